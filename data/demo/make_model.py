@@ -1,0 +1,237 @@
+"""Make the bundled language model, and the text sampled from it.
+
+    python data/demo/make_model.py train --text books-train.txt.xz --heldout books-heldout.txt.xz --minutes 60
+    python data/demo/make_model.py sample --documents 5000
+
+`train` takes any text file (.txt, .txt.xz, .txt.gz; a line `<|endoftext|>` separates documents), trains a byte-level
+BPE tokenizer on it, then a small GPT-2, and writes a Hugging Face folder (fp16) with a model card. The schedule runs on
+the clock, so that `--minutes` is the whole cost whatever the machine; `--resume` starts from the weights in `--out`.
+`sample` writes text drawn from that model at temperature 1: what the demo's dictionaries are trained and indexed on.
+"""
+
+import argparse
+import gzip
+import json
+import lzma
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+HERE = Path(__file__).parent
+END = "<|endoftext|>"
+
+
+def read_text(path: Path) -> str:
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8") as file:
+        return file.read()
+
+
+def pieces(text: str, size: int = 20_000) -> Iterator[str]:
+    """Cut text into pieces of about `size` characters at white space, so that BPE runs in parallel and in little memory."""
+    at = 0
+    while at < len(text):
+        end = text.find(" ", at + size)
+        end = len(text) if end < 0 else end
+        yield text[at:end]
+        at = end
+
+
+def make_tokenizer(text: str, vocab_size: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(pieces(text), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=256
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
+    """Token ids [n] of a whole text, as uint16."""
+    backend, ids = tokenizer.backend_tokenizer, []
+    batch: list[str] = []
+    for piece in [*pieces(text), None]:
+        if piece is not None:
+            batch.append(piece)
+        if piece is None or len(batch) == 256:
+            ids += [np.array(e.ids, dtype=np.uint16) for e in backend.encode_batch(batch)]
+            batch = []
+    return np.concatenate(ids)
+
+
+def sentence_starts(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast, window: int) -> np.ndarray:
+    """Positions right after a token that ends a sentence: where a document may begin."""
+    ends = [token.endswith((".", "!", "?", "Ċ", '."', '!"', '?"')) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    starts = np.flatnonzero(np.array(ends)[ids]) + 1
+    return starts[starts < len(ids) - window]
+
+
+def windows(ids: np.ndarray, at: np.ndarray, length: int, bos: int) -> torch.Tensor:
+    """[batch, length] windows, each opened by the document token."""
+    body = np.stack([ids[i : i + length - 1] for i in at]).astype(np.int64)
+    return torch.from_numpy(np.concatenate([np.full((len(at), 1), bos), body], axis=1))
+
+
+def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy, nats a token, of positions 1.. given those before."""
+    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), batch[:, 1:].reshape(-1))
+
+
+@torch.no_grad()
+def held_out(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text: str, length: int = 256) -> tuple[float, float]:
+    """(nats a token, bits a byte) over consecutive windows of the held-out text."""
+    ids = encode(tokenizer, text)
+    at = np.arange(0, len(ids) - length, length - 1)
+    at = at[:: max(1, len(at) // 2000)]
+    total, n_tokens = 0.0, 0
+    for chunk in np.array_split(at, max(1, len(at) // 16)):
+        batch = windows(ids, chunk, length, tokenizer.bos_token_id)
+        total += loss_of(model, batch).item() * batch[:, 1:].numel()
+        n_tokens += batch[:, 1:].numel()
+    nats = total / n_tokens
+    return nats, nats * (len(ids) / len(text.encode())) / math.log(2)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    text = "\n\n".join(read_text(path) for path in args.text)
+    if args.resume:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+        model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32)
+    else:
+        tokenizer = make_tokenizer(text, args.vocab)
+        config = GPT2Config(
+            vocab_size=args.vocab, n_positions=256, n_embd=256, n_layer=6, n_head=4,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        model = GPT2LMHeadModel(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    ids = encode(tokenizer, text)
+    starts = sentence_starts(ids, tokenizer, 256)
+    print(f"{len(ids):,} tokens, {len(text.encode()) / len(ids):.2f} bytes a token", flush=True)
+    del text
+
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
+    optimisers = [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+    peak = [o.param_groups[0]["lr"] for o in optimisers]
+    compiled = torch.compile(model)
+    begun, step, seen, losses = time.monotonic(), 0, 0, []
+    while (spent := (time.monotonic() - begun) / (60 * args.minutes)) < 1:
+        scale = min(1.0, (step + 1) / 100, (1 - spent) / 0.5)  # warm-up, plateau, linear decay over the second half
+        for optimiser, lr in zip(optimisers, peak, strict=True):
+            optimiser.param_groups[0]["lr"] = lr * scale
+        batch = windows(ids, rng.choice(starts, args.batch), 256, tokenizer.bos_token_id).to(device)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_of(compiled, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        losses.append(loss.item())
+        step, seen = step + 1, seen + batch.numel()
+        if step % 50 == 0:
+            rate = seen / (time.monotonic() - begun)
+            print(f"step {step} loss {np.mean(losses[-50:]):.3f} {rate:,.0f} tok/s {spent:.0%}", flush=True)
+        if step % 500 == 0:
+            save(model, tokenizer, args.out)
+    model.cpu().eval()
+    save(model, tokenizer, args.out)
+    model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32).eval()  # what is measured is what is shipped
+    nats, bits = held_out(model, tokenizer, read_text(args.heldout))
+    record = {"nats_per_token": round(nats, 3), "bits_per_byte": round(bits, 3), "tokens_seen": seen, "steps": step, "seed": args.seed}
+    (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / "README.md").write_text(model_card(record, args))
+    print(record, flush=True)
+
+
+def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    half = {name: tensor.detach().half() for name, tensor in model.state_dict().items()}
+    copy = GPT2LMHeadModel(model.config)
+    copy.load_state_dict(half)
+    copy.tie_weights()
+    copy.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def model_card(record: dict, args: argparse.Namespace) -> str:
+    return f"""# The bundled model
+
+A GPT-2-architecture language model: 6 layers, d_model 256, 4 heads, context 256, tied embeddings, byte-level BPE
+vocabulary of 8,192. Weights are fp16.
+
+- **Trained on** {record["tokens_seen"] / 1e6:.1f} million tokens ({record["steps"]:,} steps) of public-domain English books
+  (Project Gutenberg texts); none of that text is in this repository.
+- **Held out** (16 further books, windows of 256 tokens): {record["nats_per_token"]} nats a token, {record["bits_per_byte"]} bits a byte.
+- **Made by** `python data/demo/make_model.py train --text TEXT --heldout TEXT --minutes {args.minutes:g}`.
+
+It is here so that every part of Lexiscope can be tried in minutes on a laptop, with nothing downloaded. It is **not good
+for** anything else: it writes the grammar of old novels without their sense, knows no facts, no dialogue turns, no code and no
+language but English, and carries the views of its sources' times. Conclusions about "language models" should not rest on it.
+"""
+
+
+@torch.no_grad()
+def sample(args: argparse.Namespace) -> None:
+    """Documents of 64 to 250 tokens drawn at temperature 1 from the model, one a paragraph, separated by END lines."""
+    torch.manual_seed(args.seed)
+    lengths = random.Random(args.seed)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
+    model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32).eval()
+    documents: list[str] = []
+    while len(documents) < args.documents:
+        length = lengths.randrange(64, 251)
+        prompt = torch.full((256, 1), tokenizer.bos_token_id)
+        rows = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=0, max_new_tokens=length,
+            suppress_tokens=[tokenizer.bos_token_id], pad_token_id=tokenizer.bos_token_id,
+        )  # fmt: skip
+        documents += [tokenizer.decode(row[1:]).strip() for row in rows]
+        print(f"{len(documents)} documents", flush=True)
+    target = HERE / "corpus.txt.xz"
+    with lzma.open(target, "wt", encoding="utf-8", preset=9) as file:
+        file.write(f"\n{END}\n".join(documents[: args.documents]) + "\n")
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE / "model")
+    parser.add_argument("--seed", type=int, default=0)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("train")
+    training.add_argument("--text", type=Path, nargs="+", required=True)
+    training.add_argument("--heldout", type=Path, required=True)
+    training.add_argument("--minutes", type=float, default=60)
+    training.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")
+    training.add_argument("--vocab", type=int, default=8192)
+    training.add_argument("--resume", action="store_true")
+    training.set_defaults(run=train)
+    sampling = commands.add_parser("sample")
+    sampling.add_argument("--documents", type=int, default=5000)
+    sampling.set_defaults(run=sample)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""The records that pages, API, client and exports share.
+
+A page's `.json` twin is `record.model_dump_json()`; its HTML is the same record through a template. A record holds only
+plain values: no tensors, no rows. Units: cosines in [-1, 1], shares in [0, 1], cross-entropies in nats a token,
+activations in the dictionary's own scale (residual stream scaled to mean-square norm d).
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["reads", "predicts", "both", "unsupported", "dead"]
+Bucket = Literal["strong", "medium", "weak", "none"]
+ContextKind = Literal["top", "quantile", "near_miss"]
+
+VERDICT_WORDS: dict[str, str] = {
+    "reads": "Fires on its name (or its family) more often than chance allows.",
+    "predicts": "Fires where its name comes next more often than chance allows.",
+    "both": "Fires on its name, and where its name comes next, more often than chance allows.",
+    "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
+    "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
+}
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Token(Record):
+    """One vocabulary entry. `shown` is unambiguous (␣ ↵ ⇥, hex for partial characters); `raw` is its bytes in hex."""
+
+    id: int
+    shown: str
+    raw: str = ""
+
+
+class ScoredToken(Token):
+    """A token with a number whose meaning the field holding it gives (cosine, logit, share)."""
+
+    score: float
+
+
+class FeatureRef(Record):
+    """A feature as other records point at it. `id` is `model/source/index`."""
+
+    id: str
+    model: str
+    source: str
+    layer: int
+    index: int
+    name: Token
+    cosine: float = Field(description="cosine of the direction to its nearest anchor in the dictionary's own set")
+    verdict: Verdict
+    density: float = Field(description="share of corpus tokens on which it fires")
+
+
+class Neighbour(FeatureRef):
+    similarity: float = Field(description="cosine of the two decoder directions")
+
+
+class Context(Record):
+    """A stretch of one passage around a firing (or nearly firing) position."""
+
+    kind: ContextKind
+    quantile: int | None = Field(None, description="0 (weakest fifth of its firings) to 4 (strongest), for kind 'quantile'")
+    passage: int
+    position: int = Field(description="index into `tokens` of the position that put this context here")
+    value: float = Field(description="activation there; for a near miss, the pre-activation that lost the selection")
+    tokens: list[Token]
+    values: list[float] = Field(description="activation at each token, 0 where the feature is silent")
+
+
+class Histogram(Record):
+    """Bins between log-spaced `edges` (len(counts) + 1); zeros are counted apart."""
+
+    edges: list[float]
+    counts: list[int]
+    zeros: int
+
+
+class Share(Record):
+    """A measured share with what chance gives (METHOD.md §5: frequency-matched random tokens)."""
+
+    value: float
+    null: float
+
+
+class NameEvidence(Record):
+    """Does the feature do what its name says? Shares over its firings, drawn from all activation quantiles."""
+
+    n_firings: int = Field(description="firings the shares are taken over")
+    reads_here: Share
+    reads_family: Share
+    reads_near: Share
+    recall: float = Field(description="share of the name's occurrences on which it fires")
+    predicts: Share
+    q_reads: float = Field(description="false-discovery-rate q-value of reads_here or reads_family, over live features")
+    q_predicts: float
+    supported: bool
+    name_rank: int = Field(description="rank of the name (0 = top) when the direction is read through norm and unembedding")
+
+
+class Afterwards(Record):
+    """The best name found afterwards, whatever the geometry says."""
+
+    lift: ScoredToken | None = Field(None, description="the token it fires on with the highest lift; score = share of its firings")
+    logit: ScoredToken = Field(description="the top token of the direction through norm and unembedding; score = logit")
+    beats_name: bool = Field(description="the lift token takes more of its firings than the name does, by more than chance")
+
+
+class FeatureRecord(Record):
+    """Everything known about one feature."""
+
+    id: str
+    model: str
+    source: str
+    layer: int
+    index: int
+    recipe: str
+    name: Token
+    cosine: float
+    cosine_embedding: float = Field(description="cosine of the direction to the name's row of raw W_E")
+    assigned: Token | None = Field(None, description="the anchor it was trained towards; the name is the nearest anchor")
+    cosine_assigned: float | None = None
+    anchor_kind: str
+    bucket: Bucket
+    margin: float = Field(description="cosine of the name minus cosine of the second name")
+    next_names: list[ScoredToken]
+    random_cosine: float = Field(description="mean nearest-anchor cosine of random directions of equal covariance")
+    phrase: list[Token] = Field(description="up to three tokens, by non-negative orthogonal matching pursuit")
+    phrase_cosine: float
+    n_same_name: int = Field(description="features of this dictionary with the same name, itself included")
+    live: bool
+    density: float
+    n_firings: int
+    n_tokens: int = Field(description="corpus tokens the counts are over")
+    mean_activation: float
+    max_activation: float
+    histogram: Histogram
+    logits_positive: list[ScoredToken]
+    logits_negative: list[ScoredToken]
+    evidence: NameEvidence | None = Field(None, description="absent when the feature never fired on the corpus")
+    afterwards: Afterwards | None = None
+    verdict: Verdict
+    verdict_words: str
+    contexts: list[Context]
+    neighbours: list[Neighbour]
+    previous_layer: list[Neighbour]
+    next_layer: list[Neighbour]
+
+
+class LayerSummary(Record):
+    """One dictionary in one line: what the layer plots and tables need. Shares by METHOD.md §5."""
+
+    model: str
+    source: str
+    layer: int
+    recipe: str
+    d_in: int
+    d_sae: int
+    k: int
+    anchor_kind: str
+    n_live: int
+    dead_share: float
+    aligned_all: float
+    aligned_live: float
+    aligned_firing: float
+    aligned_energy: float
+    aligned_live_embedding: float
+    supported_live: float
+    supported_firing: float
+    coverage: float
+    verdicts: dict[str, int] = Field(description="features by verdict")
+    random_cosine: float
+    fve: float | None = None
+    delta_ce: float | None = None
+    dense_share: float | None = None
+    lookup_share: float | None = None
+    index_tokens: int = Field(description="corpus tokens indexed")
+
+
+class ModelSummary(Record):
+    model: str
+    n_features: int
+    n_live: int
+    vocab_size: int
+    layers: list[LayerSummary]
+
+
+class HomePage(Record):
+    """`/`"""
+
+    build: str
+    models: list[ModelSummary]
+    example_tokens: list[Token] = Field(description="frequent tokens that name well-supported features, to start from")
+
+
+class TokenHit(Record):
+    """A token that matches a search, with how many features carry its name (0: it names nothing, and says so)."""
+
+    model: str
+    token: Token
+    count: int = Field(description="occurrences in the indexed corpus")
+    n_features: int
+
+
+class Filters(Record):
+    """Search and list filters as the address bar carries them."""
+
+    model: str | None = None
+    source: str | None = None
+    layer: int | None = None
+    min_cosine: float | None = Field(None, ge=-1, le=1)
+    live: bool | None = None
+    verdict: Verdict | None = None
+    min_density: float | None = Field(None, ge=0, le=1)
+    max_density: float | None = Field(None, ge=0, le=1)
+    sort: Literal["match", "index", "cosine", "density", "max_activation", "name"] = "match"
+    descending: bool = False
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str | None = None
+
+
+class SearchPage(Record):
+    """`/search?q=`: `tokens` first (exact, then prefix, then substring), then the features those tokens name."""
+
+    build: str
+    query: str
+    match: Literal["exact", "prefix", "substring", "id", "none"] = Field(description="the loosest kind of match shown")
+    filters: Filters
+    tokens: list[TokenHit]
+    features: list[FeatureRef]
+    next: str | None = Field(None, description="opaque cursor of the next page")
+
+
+class TokenLayer(Record):
+    layer: int
+    source: str
+    recipe: str
+    best_cosine: float | None
+    features: list[FeatureRef]
+
+
+class TokenPage(Record):
+    """`/tokens/{model}/{id}`: one token through the layers."""
+
+    build: str
+    model: str
+    token: Token
+    count: int
+    layers: list[TokenLayer] = Field(description="one entry a dictionary, in layer order, empty where nothing carries it")
+    variants: list[TokenHit] = Field(description="tokens that fold to the same spelling (case, leading space)")
+
+
+class Collision(Record):
+    token: Token
+    n_features: int
+    n_live: int
+
+
+class DictionaryPage(Record):
+    """`/{model}/{source}`: one dictionary."""
+
+    build: str
+    summary: LayerSummary
+    hook_name: str
+    training: dict[str, Any] = Field(description="the checkpoint's metadata block: recipe, seed, tokens, versions")
+    metrics: dict[str, Any] = Field(description="the checkpoint's metrics.json")
+    cosine_histogram: Histogram = Field(description="nearest-anchor cosine of live features, linear bins; zeros = dead features")
+    density_histogram: Histogram
+    collisions: list[Collision] = Field(description="names shared by most features")
+    disagreements: list[FeatureRef] = Field(description="aligned live features whose evidence does not support the name")
+    filters: Filters
+    features: list[FeatureRef]
+    next: str | None = None
+
+
+class FeaturePage(Record):
+    """`/{model}/{source}/{index}`"""
+
+    build: str
+    feature: FeatureRecord
+
+
+class ErrorRecord(Record):
+    """The one shape of every error."""
+
+    ok: Literal[False] = False
+    status: int
+    error: str
+    kept: str = Field("", description="what was kept safe, where something could have been lost")
+
+
+# --- live model: what crosses the worker's socket and the browser's event stream ---
+
+
+class SteerFeature(Record):
+    """One intervention. Name the feature by `id`, or by `token` (id or text) and `layer`."""
+
+    id: str | None = Field(None, description="model/source/index")
+    token: str | int | None = Field(None, description="a token's text (exact, with its space) or its id")
+    layer: int | None = None
+    mode: Literal["add", "ablate"] = "add"
+    strength: float = Field(0.5, ge=-10, le=10, description="fraction of the layer's mean residual norm; ignored by ablate")
+
+
+class SteerRequest(Record):
+    model: str
+    prompt: str = Field(min_length=1, max_length=20_000)
+    features: list[SteerFeature] = Field(min_length=1, max_length=32)
+    max_tokens: int = Field(48, ge=1, le=256)
+    temperature: float = Field(0.8, ge=0, le=5)
+    seed: int = 0
+
+
+class Generated(Record):
+    """One new token of one row, as the stream carries it."""
+
+    token: Token
+    text: str = Field(description="new text since the last event; a character split over tokens arrives whole")
+    logprob: float
+
+
+class SteerStep(Record):
+    event: Literal["step"] = "step"
+    default: Generated | None
+    steered: Generated | None
+
+
+class NamedEffect(Record):
+    """What the steer did to the named token at the first generated position."""
+
+    feature: FeatureRef
+    mode: str
+    strength: float
+    probability_default: float
+    probability_steered: float
+    rank_default: int
+    rank_steered: int
+
+
+class SteerResolved(Record):
+    """First event: which features the request meant."""
+
+    event: Literal["resolved"] = "resolved"
+    features: list[FeatureRef]
+    prompt_tokens: list[Token]
+
+
+class SteerEffect(Record):
+    event: Literal["effect"] = "effect"
+    kl_first: float = Field(description="KL(steered ‖ default) at the first generated position, nats")
+    effects: list[NamedEffect]
+
+
+class SteerDone(Record):
+    """Last event; `default_text` and `steered_text` are whole."""
+
+    event: Literal["done"] = "done"
+    default_text: str
+    steered_text: str
+    tokens_per_second: float
+
+
+class SteerError(Record):
+    event: Literal["error"] = "error"
+    status: int
+    error: str
