@@ -5,14 +5,18 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-DATA = Path(__file__).parent.parent / "data"
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "data"
+"""What is shipped: data/demo."""
+WORK = DATA if (ROOT / "pyproject.toml").is_file() else Path.cwd() / "data"
+"""Where what is generated goes: beside it in a clone, under the working folder for an installed wheel."""
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LEXISCOPE_")
 
-    index: Path = Field(DATA / "index", description="folder that holds the index builds and CURRENT")
-    runs: Path = Field(DATA / "runs", description="folder that holds checkpoints")
+    index: Path = Field(WORK / "index", description="folder that holds the index builds and CURRENT")
+    runs: Path = Field(WORK / "runs", description="folder that holds checkpoints")
     database_url: str = Field("", description="PostgreSQL URL; empty: the DuckDB file that CURRENT names")
     host: str = Field("127.0.0.1", description="address the server binds")
     port: int = Field(8000, ge=0, le=65535, description="port the server binds; 0 takes a free one")

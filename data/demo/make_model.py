@@ -49,13 +49,9 @@ def make_tokenizer(text: str, vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(pieces(text), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=256
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=256)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
@@ -105,6 +101,33 @@ def held_out(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text: s
     return nats, nats * (len(ids) / len(text.encode())) / math.log(2)
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by five Newton-Schulz steps (Jordan et al. 2024), in the parameter's own precision.
+
+    torch.optim.Muon does the same in bf16, which is seven times slower than fp32 on a CPU without bf16 units.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                speed = state.setdefault("speed", torch.zeros_like(parameter))
+                speed.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(speed, group["momentum"])
+                tall = update.shape[0] > update.shape[1]
+                x = update.T if tall else update
+                x = x / (x.norm() + 1e-7)
+                for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
+                    gram = x @ x.T
+                    x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+                x = x.T if tall else x
+                parameter.add_(x, alpha=-group["lr"] * max(1, x.shape[1] / x.shape[0]) ** 0.5)  # Conv1D: [in, out]
+
+
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -129,7 +152,7 @@ def train(args: argparse.Namespace) -> None:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
     optimisers = [
-        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.01, adjust_lr_fn="original"),
+        Muon(matrices, lr=0.02),
         torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
     peak = [o.param_groups[0]["lr"] for o in optimisers]
@@ -152,7 +175,7 @@ def train(args: argparse.Namespace) -> None:
         if step % 50 == 0:
             rate = seen / (time.monotonic() - begun)
             print(f"step {step} loss {np.mean(losses[-50:]):.3f} {rate:,.0f} tok/s {spent:.0%}", flush=True)
-        if step % 500 == 0:
+        if step % 250 == 0:
             save(model, tokenizer, args.out)
     model.cpu().eval()
     save(model, tokenizer, args.out)

@@ -1,0 +1,43 @@
+# Everything runs in .venv, made on first use. TORCH_INDEX=URL takes another build of torch (a CUDA one, say).
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH_INDEX ?=
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: demo test lint smoke bench bench-demo demo-smollm2 clean
+
+demo: .venv/installed
+	$(BIN)/lexiscope demo
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy lexiscope store server && $(BIN)/lint-imports
+
+smoke: .venv/installed
+	$(BIN)/python bench/smoke.py
+
+bench-demo: .venv/installed
+	$(BIN)/python bench/demo.py
+
+bench: bench-demo
+
+# A real model of GPT-2's class. TEXT=FILE... trains and indexes on your files instead of what the model writes.
+demo-smollm2: .venv/installed
+	$(BIN)/python -m cli.smollm2 $(TEXT)
+
+# torch first, exactly this version: a looser pin fetches gigabytes of CUDA packages.
+.venv/installed: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install -q torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv data/runs data/index data/models

@@ -1,0 +1,155 @@
+"""`lexiscope train | index | serve | demo | worker`: arguments in, one line of words out when something is wrong."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lexiscope.errors import LexiscopeError
+from lexiscope.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Features named by the vocabulary.")
+console = Console()
+
+Text = Annotated[list[str], typer.Option("--text", help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated")]
+ModelId = Annotated[str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")]
+Length = Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")]
+
+
+def run() -> None:
+    """The console script: errors a person can mend are one line on stderr and exit code 1."""
+    try:
+        app()
+    except LexiscopeError as error:
+        kept = getattr(error, "kept", "")
+        print(f"lexiscope: {error}{' ' + kept if kept else ''}", file=sys.stderr)
+        sys.exit(1)
+
+
+def parse_layers(text: str, n_layers: int) -> list[int]:
+    """'all', or numbers and ranges: '0,3,5-7'. Raises LexiscopeError for anything else."""
+    if text == "all":
+        return list(range(n_layers))
+    layers: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not low.isdigit() or (high and not high.isdigit()):
+            raise LexiscopeError(f"--layers '{text}' is neither 'all' nor numbers and ranges such as 0,3,5-7.")
+        layers.update(range(int(low), int(high or low) + 1))
+    return sorted(layers)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
+    text: Text,
+    layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
+    recipe: Annotated[list[str] | None, typer.Option(help="vasae (default), plain or matched; may be repeated")] = None,
+    k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="distinct training tokens, at most")] = 1_000_000,
+    seen: Annotated[int | None, typer.Option(min=1, help="tokens each dictionary is trained on; twice --tokens unless given")] = None,
+    eval_tokens: Annotated[int, typer.Option(min=1, help="held-out tokens")] = 50_000,
+    length: Length = 256,
+    seed: int = 0,
+    set_name: Annotated[str | None, typer.Option("--set", help="names the dictionaries <layer>-<set>; the recipe unless given")] = None,
+    out: Annotated[Path | None, typer.Option(help="checkpoints go to OUT/<model>/<layer>-<set>")] = None,
+    model_id: ModelId = None,
+) -> None:
+    """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
+    from dataclasses import replace
+
+    import trainer
+    from lexiscope.language_model import load_language_model
+
+    recipes = [trainer.recipe(name) for name in recipe or ["vasae"]]
+    if k is not None:
+        recipes = [replace(r, k=k) for r in recipes]
+    loaded = load_language_model(model, model_id=model_id)
+    plan = trainer.Plan(
+        sources=text,
+        runs=[(r, parse_layers(layers, loaded.n_layers)) for r in recipes],
+        out=out or Settings().runs,
+        tokens=tokens,
+        seen=seen or 2 * tokens,
+        eval_tokens=eval_tokens,
+        width=width,
+        length=length,
+        seed=seed,
+        set_name=set_name,
+    )
+    paths = trainer.train(loaded, plan, console=console)
+    for path in paths:
+        console.print(str(path), soft_wrap=True)
+    figures(paths)
+
+
+def figures(paths: list[Path]) -> None:
+    """The held-out numbers of some runs, by METHOD.md §5, one row each."""
+    import json
+
+    from rich.table import Table
+
+    columns = ("fve", "delta_ce", "dense_share", "dead_share", "aligned_live", "aligned_firing", "aligned_energy", "supported_live")
+    table = Table("run", *columns)
+    for path in paths:
+        measured = json.loads((path / "metrics.json").read_text())
+        table.add_row(path.name, *(f"{measured[column]:.3f}" for column in columns))
+    console.print(table)
+
+
+@app.command()
+def index(
+    runs: Annotated[list[Path], typer.Argument(help="checkpoint folders")],
+    text: Text,
+    tokens: Annotated[int | None, typer.Option(min=1, help="tokens of text to read, at most")] = None,
+    length: Length = 256,
+    model: Annotated[str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")] = None,
+    model_id: ModelId = None,
+) -> None:
+    """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index is kept."""
+    import indexer
+    from lexiscope.checkpoint import Checkpoint, load_checkpoint
+    from lexiscope.language_model import load_language_model
+
+    groups: dict[tuple[str, str], list[Checkpoint]] = {}
+    for run in runs:
+        checkpoint = load_checkpoint(run)
+        path = model or str(checkpoint.config["metadata"]["model_name"])
+        groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(checkpoint)
+    loaded = [(load_language_model(path, model_id=name or None), found) for (path, name), found in groups.items()]
+    build = indexer.index(loaded, text, settings=Settings(), console=console, tokens=tokens, length=length)
+    console.print(f"published {build}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to bind")] = None,
+    port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
+) -> None:
+    """Serve the index, and a live model to steer, until interrupted."""
+    import uvicorn
+
+    from server import create_app
+
+    settings = Settings()
+    changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update=changed)
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning" if port is None else "info")
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="port to bind; 0 takes a free one")] = 8000,
+    build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
+) -> None:
+    """Train, index and serve the bundled model; what is already built is skipped."""
+    from cli.demo import build
+
+    settings = Settings()
+    build(settings, console)
+    if not build_only:
+        console.print(f"Lexiscope is at http://{settings.host}:{port} (Ctrl-C ends it)")
+        serve(port=port)

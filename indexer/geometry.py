@@ -1,0 +1,94 @@
+"""What the weights alone say of each feature: names, phrases, logit effects, neighbours. No text is read here."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lexiscope.anchors import Names, Phrases, nearest_tokens, own_cosine, phrases, random_directions
+from lexiscope.checkpoint import AnchorFit
+from lexiscope.dictionary import Dictionary
+from lexiscope.language_model import LanguageModel
+
+NEXT_NAMES, LOGITS, NEIGHBOURS = 5, 10, 10
+CHUNK = 1024
+
+
+class Geometry(NamedTuple):
+    names: Names
+    """[d_sae, 1 + NEXT_NAMES]"""
+    phrases: Phrases
+    """of the features asked; a feature not asked has its name alone"""
+    cosine_embedding: Tensor
+    """[d_sae] to the name's row of centred W_E"""
+    cosine_assigned: Tensor
+    """[d_sae] NaN where no anchor was assigned"""
+
+
+class LogitEffect(NamedTuple):
+    positive: Names
+    """[n, LOGITS] tokens and logits (not cosines), highest first"""
+    negative: Names
+    """[n, LOGITS] lowest first"""
+    rank: Tensor
+    """[n] rank of the name, 0 = top"""
+
+
+def name_features(dictionary: Dictionary, fit: AnchorFit) -> Names:
+    return nearest_tokens(dictionary.directions, fit.anchors, 1 + NEXT_NAMES)
+
+
+def geometry(dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding: Tensor, live: Tensor) -> Geometry:
+    """Phrases are searched for `live` [d_sae] features only: each costs two more passes over the vocabulary."""
+    directions = dictionary.directions
+    first = names.tokens[:, 0]
+    tokens = torch.cat([first[:, None], torch.full((len(first), 2), -1)], 1)
+    cosines = names.cosines[:, 0].clone()
+    found = phrases(directions[live], fit.anchors, first[live])
+    tokens[live], cosines[live] = found.tokens, found.cosines
+    centred = embedding - embedding.mean(0)
+    to_assigned = own_cosine(directions, fit.anchors, fit.assigned.clamp_min(0))
+    return Geometry(
+        names=names,
+        phrases=Phrases(tokens, cosines),
+        cosine_embedding=own_cosine(directions, centred, first) if centred.shape[1] == dictionary.d_in else torch.zeros(len(first)),
+        cosine_assigned=to_assigned.masked_fill(fit.assigned < 0, float("nan")),
+    )
+
+
+def random_cosine(covariance: Tensor, fit: AnchorFit, *, n: int = 512) -> float:
+    """Mean nearest-anchor cosine of random directions with the layer's covariance."""
+    return nearest_tokens(random_directions(covariance, n), fit.anchors, 1).cosines.mean().item()
+
+
+@torch.inference_mode()
+def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> LogitEffect:
+    """directions [n, d_in] unit, names [n] token ids."""
+    parts: list[tuple[Tensor, ...]] = []
+    for part, name in zip(directions.split(CHUNK), names.split(CHUNK), strict=True):
+        effect = model.read_out(part)
+        top, bottom = effect.topk(LOGITS, dim=-1), effect.topk(LOGITS, dim=-1, largest=False)
+        rank = (effect > effect.gather(1, name[:, None])).sum(-1)
+        parts.append((top.indices, top.values, bottom.indices, bottom.values, rank))
+    top_i, top_v, bottom_i, bottom_v, rank = (torch.cat(column) for column in zip(*parts, strict=True))
+    return LogitEffect(Names(top_i, top_v), Names(bottom_i, bottom_v), rank)
+
+
+def neighbours(directions: Tensor, others: Tensor, *, among: Tensor, limit: int = NEIGHBOURS, itself: bool = False) -> Names:
+    """The nearest of `others` [m, d] among the feature indices `among`, by cosine, for unit directions [n, d].
+
+    With `itself`, directions are the rows `among` of the same dictionary and each row's match with itself is left out.
+    Returns feature indices as `tokens`.
+    """
+    pool = others[among]
+    extra = limit + (1 if itself else 0)
+    indices, cosines = [], []
+    for start in range(0, len(directions), CHUNK):
+        similarity = directions[start : start + CHUNK] @ pool.T
+        if itself:
+            rows = torch.arange(len(similarity))
+            similarity[rows, start + rows] = -2
+        best = similarity.topk(min(extra, len(pool)), dim=-1)
+        indices.append(among[best.indices[:, :limit]])
+        cosines.append(best.values[:, :limit])
+    return Names(torch.cat(indices), torch.cat(cosines))

@@ -1,0 +1,78 @@
+"""Counts of one dictionary over a corpus: firings, moments, the log-binned histogram, and which token each feature fires on."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from indexer.firings import Firings
+
+EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
+"""31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to the end bins."""
+
+
+class Lift(NamedTuple):
+    """The token each feature fires on with the most lift."""
+
+    token: np.ndarray
+    """[d_sae] −1 where the feature never fired"""
+    hits: np.ndarray
+    """[d_sae] firings on it"""
+
+
+class Statistics:
+    """Merge by addition (`max` by maximum)."""
+
+    def __init__(self, d_sae: int, vocab_size: int) -> None:
+        self.d_sae, self.vocab = d_sae, vocab_size
+        self.n_tokens = 0
+        self.count = np.zeros(d_sae, np.int64)
+        self.total = np.zeros(d_sae)
+        self.squares = np.zeros(d_sae)
+        self.max = np.zeros(d_sae, np.float32)
+        self.histogram = np.zeros((d_sae, len(EDGES) - 1), np.int32)
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._held = 0
+
+    def add(self, found: Firings, tokens: np.ndarray, n_tokens: int) -> None:
+        """tokens [m] is the token each firing stands on; n_tokens counts the batch's positions, firing or not."""
+        self.n_tokens += n_tokens
+        value = found.value.astype(np.float64)
+        self.count += np.bincount(found.feature, minlength=self.d_sae)
+        self.total += np.bincount(found.feature, value, self.d_sae)
+        self.squares += np.bincount(found.feature, value**2, self.d_sae)
+        np.maximum.at(self.max, found.feature, found.value)
+        bins = np.clip(np.searchsorted(EDGES, found.value, side="right") - 1, 0, len(EDGES) - 2)
+        cells, times = np.unique(found.feature.astype(np.int64) * (len(EDGES) - 1) + bins, return_counts=True)
+        self.histogram.reshape(-1)[cells] += times.astype(np.int32)
+        self._pairs.append(np.unique(found.feature.astype(np.int64) * self.vocab + tokens, return_counts=True))
+        self._held += len(self._pairs[-1][0])
+        if self._held > 8_000_000:
+            self._merge_pairs()
+
+    def _merge_pairs(self) -> None:
+        if not self._pairs:
+            return
+        keys, inverse = np.unique(np.concatenate([k for k, _ in self._pairs]), return_inverse=True)
+        counts = np.bincount(inverse, np.concatenate([c for _, c in self._pairs])).astype(np.int64)
+        if len(keys) > 4_000_000:  # lossy counting: what was met once so far is no feature's best token
+            keys, counts = keys[counts > 1], counts[counts > 1]
+        self._pairs, self._held = [(keys, counts)], len(keys)
+
+    def lift(self, occurrences: np.ndarray) -> Lift:
+        """The token t with the highest share(t) · log(share(t) / rate(t)): its part of KL(firing positions ‖ text).
+
+        Plain lift would always pick a token met once in the text; weighting it by the share asks that it matter.
+        """
+        self._merge_pairs()
+        token, hits = np.full(self.d_sae, -1), np.zeros(self.d_sae, np.int64)
+        if not self._pairs:
+            return Lift(token, hits)
+        keys, counts = self._pairs[0]
+        feature, on = np.divmod(keys, self.vocab)
+        share = counts / np.maximum(self.count[feature], 1)
+        rate = np.maximum(occurrences[on], 1) / max(self.n_tokens, 1)
+        score = share * np.log(share / rate)
+        order = np.lexsort((on, -score, feature))
+        first = order[np.unique(feature[order], return_index=True)[1]]
+        token[feature[first]], hits[feature[first]] = on[first], counts[first]
+        return Lift(token, hits)

@@ -1,0 +1,139 @@
+"""Vocabulary anchors: one vector a token in a layer's activation space, what rows are held to, and the names read off them.
+
+All vectors here are in the centred space of the hook point (the layer's mean is subtracted), so a cosine is between
+deviations from the mean. Cosine ≥ 0.8 counts as aligned (METHOD.md §5).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ALIGNED = 0.8
+BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
+CHUNK = 2048
+
+
+def bucket(cosine: float) -> str:
+    """strong ≥ 0.8, medium ≥ 0.5, weak ≥ 0.3, else none (METHOD.md §1)."""
+    return next((name for least, name in BUCKETS if cosine >= least), "none")
+
+
+class TokenSums:
+    """Streaming sums of the residual stream by current token: what anchors are fitted from."""
+
+    def __init__(self, vocab_size: int, d_in: int) -> None:
+        self.sums = torch.zeros(vocab_size, d_in)
+        self.counts = torch.zeros(vocab_size)
+
+    def add(self, tokens: Tensor, x: Tensor) -> None:
+        """tokens [n], x [n, d_in] centred."""
+        self.sums.index_add_(0, tokens, x.float())
+        self.counts += torch.bincount(tokens, minlength=len(self.counts)).float()
+
+
+def transport(embedding: Tensor, sums: TokenSums, *, ridge: float = 1e-2) -> Tensor:
+    """[vocab, d_in] the embedding carried to the layer by one ridge map, fitted on the mean states weighted by count.
+
+    Defined for every token, seen or not. The Tuned Lens's idea (arXiv 2303.08112) turned around. `ridge` is relative to the mean
+    eigenvalue of the weighted embedding covariance.
+    """
+    centred = embedding - (sums.counts @ embedding) / sums.counts.sum()
+    weighted = centred * sums.counts[:, None]
+    gram = centred.T @ weighted
+    gram += torch.eye(len(gram)) * (ridge * gram.diagonal().mean())
+    return centred @ torch.linalg.solve(gram, centred.T @ sums.sums)
+
+
+def class_mean_anchors(embedding: Tensor, sums: TokenSums, *, prior: float = 4.0) -> Tensor:
+    """[vocab, d_in] mean state by current token, shrunk to the transported embedding with the weight of `prior` occurrences."""
+    return (sums.sums + prior * transport(embedding, sums)) / (sums.counts[:, None] + prior)
+
+
+def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
+    """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows` (METHOD.md §4 item 1).
+
+    Tokens that never occur get none; the fractional parts are settled by largest remainder.
+    """
+    share = counts.double().pow(power) * (counts > 0)
+    exact = share / share.sum() * rows
+    given = exact.floor()
+    missing = int(rows - given.sum())
+    given[(exact - given).topk(missing).indices] += 1
+    return given.long()
+
+
+def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
+    """Unit rows [n, d] moved, each as little as possible, to within `cosine` of its unit anchor [n, d] (METHOD.md §4 item 3)."""
+    unit = F.normalize(directions, dim=-1)
+    along = (unit * anchors).sum(-1, keepdim=True)
+    across = F.normalize(unit - along * anchors, dim=-1)
+    bent = cosine * anchors + (1 - cosine**2) ** 0.5 * across
+    return torch.where(along < cosine, bent, unit)
+
+
+class Names(NamedTuple):
+    """The nearest tokens of n directions, best first."""
+
+    tokens: Tensor
+    """[n, m] token ids; column 0 is the name"""
+    cosines: Tensor
+    """[n, m]"""
+
+
+def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> Names:
+    """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
+    unit = F.normalize(anchors, dim=-1)
+    found = [(F.normalize(part, dim=-1) @ unit.T).topk(min(m, len(anchors)), dim=-1) for part in directions.split(CHUNK)]
+    return Names(torch.cat([f.indices for f in found]), torch.cat([f.values for f in found]))
+
+
+def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
+    """[n] cosine of each direction [n, d] to the anchor of its token [n]."""
+    return F.cosine_similarity(directions, anchors[tokens], dim=-1)
+
+
+def random_directions(covariance: Tensor, n: int, *, seed: int = 0) -> Tensor:
+    """[n, d] Gaussian directions with the given covariance [d, d]: what chance makes of a nearest-anchor cosine."""
+    values, vectors = torch.linalg.eigh(covariance)
+    noise = torch.randn(n, len(values), generator=torch.Generator().manual_seed(seed))
+    return (noise * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+class Phrases(NamedTuple):
+    """Up to three tokens that together come nearest to each of n directions."""
+
+    tokens: Tensor
+    """[n, 3] token ids in order of choice, −1 where no further token helps"""
+    cosines: Tensor
+    """[n] cosine of the direction to the best non-negative combination"""
+
+
+def phrases(directions: Tensor, anchors: Tensor, first: Tensor, length: int = 3) -> Phrases:
+    """Non-negative orthogonal matching pursuit over the anchors [vocab, d], begun at each direction's name `first` [n]."""
+    unit = F.normalize(anchors, dim=-1)
+    tokens, cosines = [], []
+    for part, name in zip(directions.split(CHUNK), first.split(CHUNK), strict=True):
+        target = F.normalize(part, dim=-1)
+        chosen = name[:, None]
+        fitted, best = _non_negative_fit(target, unit[chosen])
+        for _ in range(length - 1):
+            candidate = ((target - fitted) @ unit.T).argmax(-1, keepdim=True)
+            trial = torch.cat([chosen.clamp_min(0), candidate], 1)
+            new_fit, new_cosine = _non_negative_fit(target, unit[trial])
+            better = (new_cosine > best + 1e-3) & (chosen[:, -1] >= 0)
+            fitted = torch.where(better[:, None], new_fit, fitted)
+            best = torch.where(better, new_cosine, best)
+            chosen = torch.cat([chosen, torch.where(better[:, None], candidate, -1)], 1)
+        tokens.append(chosen)
+        cosines.append(best)
+    return Phrases(torch.cat(tokens), torch.cat(cosines))
+
+
+def _non_negative_fit(target: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares of target [n, d] on atoms [n, m, d], negative weights set to 0: (fit [n, d], its cosine [n])."""
+    gram = atoms @ atoms.mT + 1e-6 * torch.eye(atoms.shape[1])
+    weights = torch.linalg.solve(gram, atoms @ target[..., None]).clamp_min(0)
+    fit = (weights * atoms).sum(1)
+    return fit, F.cosine_similarity(fit, target, dim=-1)

@@ -1,0 +1,208 @@
+"""The language model: load, tokenise, read and patch a hook point, read a direction out, generate.
+
+The only user of transformer-lens. Token ids go in and tensors come out; text is met only in `tokenise` and `text`.
+The hook point of layer L is `blocks.L.hook_resid_post`, the residual stream after block L.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lexiscope.errors import ModelError
+
+Patch = Callable[[Tensor], Tensor]
+"""Takes the residual stream [batch, positions, d_model] of a hook point and returns what goes on from there."""
+
+RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs"})
+
+
+def hook_name(layer: int) -> str:
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def model_slug(name: str) -> str:
+    """A model's id from a folder, a GGUF file or a hub's `owner/name`: lower-case letters, digits, '-', '_' and '.'."""
+    stem = Path(name).name.removesuffix(".gguf") or Path(name).resolve().name
+    slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.")
+    if not slug or slug in RESERVED:
+        raise ModelError(f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id.")
+    return slug
+
+
+class Step(NamedTuple):
+    """One generated token a row."""
+
+    tokens: Tensor
+    """[batch] token ids drawn."""
+    logits: Tensor
+    """[batch, vocab] they were drawn from, before temperature."""
+
+
+class LanguageModel:
+    """A decoder-only transformer with its tokenizer.
+
+    `embedding` is raw W_E [vocab, d_model]; `bos` opens every passage and stands at position 0, which is never encoded.
+    """
+
+    def __init__(self, bridge: "torch.nn.Module", path: str, model_id: str) -> None:
+        self._bridge = bridge
+        self.path = path
+        self.id = model_id
+        config = bridge.cfg
+        self.n_layers: int = config.n_layers
+        self.d_model: int = config.d_model
+        self.context_length: int = config.n_ctx
+        self.tokenizer = bridge.tokenizer
+        self.embedding: Tensor = bridge.W_E.detach().float()
+        self.vocab_size: int = self.embedding.shape[0]
+        bos = self.tokenizer.bos_token_id
+        self.bos: int = bos if bos is not None else self.tokenizer.eos_token_id
+        if self.bos is None:
+            raise ModelError(f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with.")
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    # --- tokens ---
+
+    def tokenise(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS; special tokens spelled out in the text stay plain text."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    # --- reading and patching ---
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raises ModelError for a layer that the model does not have."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
+        if wrong:
+            raise ModelError(f"{self.id} has layers 0 to {self.n_layers - 1}; there is no layer {wrong[0]}.")
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Residual stream after each asked block: {layer: [batch, positions, d_model]}, in one pass that stops at the last."""
+        self.check_layers(layers)
+        got: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Patch:
+            def patch(residual: Tensor) -> Tensor:
+                got[layer] = residual
+                return residual
+
+            return patch
+
+        with self._patched({layer: keep(layer) for layer in layers}):
+            self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
+        return got
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None) -> Tensor:
+        """[batch, positions, vocab], with the residual stream patched at the layers of `patches`."""
+        with self._patched(patches or {}):
+            return self._bridge(tokens, return_type="logits")
+
+    @contextmanager
+    def _patched(self, patches: Mapping[int, Patch]) -> Iterator[None]:
+        """Hooks in, hooks out, also after an error: nothing outlives the request that set it."""
+        hooks = [(hook_name(layer), lambda residual, hook, patch=patch: patch(residual)) for layer, patch in patches.items()]
+        with self._bridge.hooks(fwd_hooks=hooks):
+            yield
+
+    # --- directions ---
+
+    @torch.inference_mode()
+    def unembed_residual(self, residual: Tensor) -> Tensor:
+        """Logits [..., vocab] of a residual stream [..., d_model] read through the final norm (the logit lens)."""
+        return self._bridge.unembed(self._bridge.ln_final(residual))
+
+    @torch.inference_mode()
+    def read_out(self, directions: Tensor) -> Tensor:
+        """Logit effect [n, vocab] of unit directions [n, d_model] at unit norm scale.
+
+        The final norm's gain is folded into the unembedding; a LayerNorm also removes the direction's mean; logits are centred
+        over the vocabulary (a shift changes no probability).
+        """
+        gain = self._bridge.ln_final.weight.float()
+        if getattr(self._bridge.ln_final, "bias", None) is not None:  # LayerNorm; RMSNorm has no bias and no centring
+            directions = directions - directions.mean(-1, keepdim=True)
+        effect = (directions * gain) @ self._bridge.W_U.float()
+        return effect - effect.mean(-1, keepdim=True)
+
+    # --- generation ---
+
+    @torch.inference_mode()
+    def stream(
+        self, prompt: Tensor, *, max_tokens: int, temperature: float, seed: int, patches: Mapping[int, Patch] | None = None
+    ) -> Iterator[Step]:
+        """Draw up to `max_tokens` tokens a row from `prompt` [batch, positions], which includes BOS.
+
+        Every row uses the same random numbers (one Gumbel draw a position, shared over rows), so rows with equal logits stay equal.
+        `patches` see only the positions of the current forward pass: the whole prompt first, then one new position at a time.
+        Temperature 0 is greedy. Rows do not stop: the caller does. Raises ModelError where the result would overrun the context.
+        """
+        if prompt.shape[1] + max_tokens > self.context_length:
+            raise ModelError(
+                f"The prompt is {prompt.shape[1]:,} tokens; with {max_tokens} new ones it passes {self.id}'s context of "
+                f"{self.context_length:,}. Shorten the prompt or ask for fewer tokens."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        new, cache = prompt, None
+        for _ in range(max_tokens):
+            with self._patched(patches or {}):
+                given = {} if cache is None else {"past_key_values": cache}
+                logits, cache = self._bridge(new, return_type="logits_and_cache", **given)
+            last = logits[:, -1].float()
+            drawn = last
+            if temperature > 0:
+                uniform = torch.rand(last.shape[-1], generator=generator).clamp_min(1e-20)
+                drawn = last / temperature - (-uniform.log()).log().to(last.device)
+            tokens = drawn.argmax(-1)
+            yield Step(tokens, last)
+            new = tokens[:, None]
+
+
+def load_language_model(name: str, *, model_id: str | None = None, device: str | None = None) -> LanguageModel:
+    """Load a Hugging Face folder, a `.gguf` file, or a hub's name (fetched by transformers), in float32.
+
+    Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown architecture.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    slug = model_slug(model_id or name)
+    path = Path(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    looks_local = path.exists() or name.startswith((".", "/", "~")) or path.suffix == ".gguf"
+    if looks_local and not path.exists():
+        raise ModelError(f"There is no model at {name}.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{name} is no Hugging Face model folder: it has no config.json.")
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ModelError(f"{name} has no weights: no *.safetensors file lies beside its config.json.")
+    try:
+        if path.suffix == ".gguf":
+            where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        else:
+            where = {"pretrained_model_name_or_path": name}
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        weights = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, use_safetensors=True)
+        bridge = TransformerBridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=torch.float32)
+    except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
+        raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
+    bridge.eval().requires_grad_(False)
+    return LanguageModel(bridge, str(path.resolve()) if path.exists() else name, slug)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -1,0 +1,140 @@
+"""Held-out metrics (METHOD.md §5), each defined once: streaming sums in, one number out.
+
+Units: cross-entropies and KL in nats a token; shares in [0, 1]. Position 0 is in no sum.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexiscope.anchors import ALIGNED
+from lexiscope.dictionary import SparseCode
+
+LIVE_RATE = 1e-5
+"""A feature is live when it fires on at least this share of the tokens."""
+
+
+class ReconstructionSums:
+    """Sums over the whole set behind FVE, NMSE, L0 and the dense path's share. Merge by addition."""
+
+    def __init__(self, d_in: int) -> None:
+        self.n = 0
+        self.active = 0
+        self.x, self.sparse, self.dense, self.x_hat = (torch.zeros(d_in, dtype=torch.float64) for _ in range(4))
+        self.error = self.x_norm = self.x_x_hat = self.x_dense = 0.0
+
+    def add(self, x: Tensor, sparse: Tensor, dense: Tensor, bias: Tensor, code: SparseCode) -> None:
+        """x, sparse and dense [n, d_in] raw; bias [d_in]; the reconstruction is sparse + dense + bias."""
+        x_hat = sparse + dense + bias
+        self.n += len(x)
+        self.active += int((code.values > 0).sum())
+        self.x += x.sum(0).double()
+        self.dense += dense.sum(0).double()
+        self.x_hat += x_hat.sum(0).double()
+        self.error += (x - x_hat).square().sum(dtype=torch.float64).item()
+        self.x_norm += x.square().sum(dtype=torch.float64).item()
+        self.x_x_hat += (x * x_hat).sum(dtype=torch.float64).item()
+        self.x_dense += (x * dense).sum(dtype=torch.float64).item()
+
+    @property
+    def l0(self) -> float:
+        """Mean non-zero features a token."""
+        return self.active / self.n
+
+    @property
+    def nmse(self) -> float:
+        """Σ‖x − x̂‖² / Σ‖x − μ‖², both sums over the whole set."""
+        return self.error / (self.x_norm - float(self.x @ self.x) / self.n)
+
+    @property
+    def fve(self) -> float:
+        return 1 - self.nmse
+
+    @property
+    def dense_share(self) -> float:
+        """Σ⟨x − μ, D − D̄⟩ / Σ⟨x − μ, x̂ − x̂̄⟩: the dense path's part of the covariance with x; adds to 1 with the sparse part's."""
+        whole = self.x_x_hat - float(self.x @ self.x_hat) / self.n
+        dense = self.x_dense - float(self.x @ self.dense) / self.n
+        return dense / whole if whole else 0.0
+
+
+class FiringSums:
+    """Per feature: firings and Σ z² (times ‖d‖² it is the energy). Merge by addition."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.n = 0
+        self.firings = torch.zeros(d_sae, dtype=torch.long)
+        self.squares = torch.zeros(d_sae, dtype=torch.float64)
+
+    def add(self, code: SparseCode) -> None:
+        self.n += len(code.values)
+        fired = code.values > 0
+        indices = code.indices[fired]
+        self.firings += torch.bincount(indices, minlength=len(self.firings))
+        self.squares += torch.bincount(indices, code.values[fired].double().square(), minlength=len(self.firings))
+
+    @property
+    def live(self) -> Tensor:
+        """[d_sae] bool: firing rate ≥ LIVE_RATE."""
+        return self.firings >= max(1.0, LIVE_RATE * self.n)
+
+
+class Alignment(NamedTuple):
+    """Shares of features at cosine ≥ 0.8 to their nearest anchor."""
+
+    all: float
+    live: float
+    firing: float
+    """live features weighted by activation count"""
+    energy: float
+    """live features weighted by Σ ‖z_i d_i‖²"""
+
+
+def alignment(cosines: Tensor, live: Tensor, firings: Tensor, energy: Tensor) -> Alignment:
+    """cosines, live, firings and energy are [d_sae]."""
+    aligned = cosines >= ALIGNED
+    return Alignment(
+        all=aligned.float().mean().item(),
+        live=weighted_share(aligned, live),
+        firing=weighted_share(aligned, firings * live),
+        energy=weighted_share(aligned, energy * live),
+    )
+
+
+def weighted_share(holds: Tensor, weight: Tensor) -> float:
+    """Σ weight over where `holds`, by Σ weight; 0 where there is no weight."""
+    weight = weight.double()
+    return float((weight * holds).sum() / weight.sum()) if weight.sum() else 0.0
+
+
+def coverage(names: Tensor, aligned_live: Tensor, counts: Tensor) -> float:
+    """Distinct tokens that name a live aligned feature, over the distinct tokens that occur (counts [vocab] > 0)."""
+    occurring = int((counts > 0).sum())
+    return len(names[aligned_live].unique()) / occurring if occurring else 0.0
+
+
+def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
+    """[n] nats of each next token; logits [n, vocab], following [n]."""
+    return F.cross_entropy(logits.float(), following, reduction="none")
+
+
+def kl(default: Tensor, other: Tensor) -> Tensor:
+    """[n] KL(default ‖ other) in nats, from logits [n, vocab]."""
+    p = default.float().log_softmax(-1)
+    return (p.exp() * (p - other.float().log_softmax(-1))).sum(-1)
+
+
+def ce_recovered(ce: float, ce_sae: float, ce_ablated: float) -> float:
+    """(CE_ablated − CE_sae) / (CE_ablated − CE): 1 is a perfect reconstruction, 0 is as bad as the ablation."""
+    return (ce_ablated - ce_sae) / (ce_ablated - ce) if ce_ablated != ce else 0.0
+
+
+def bootstrap_mean(sums: Tensor, counts: Tensor, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of Σ sums / Σ counts over resampled passages: sums and counts [passages] (paired differences a passage)."""
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randint(len(sums), (draws, len(sums)), generator=generator)
+    means = sums.double()[picked].sum(1) / counts.double()[picked].sum(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

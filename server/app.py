@@ -1,0 +1,46 @@
+"""The application: settings and the store go in, an ASGI app comes out. It holds no state but the open index.
+
+`app.state.settings`, `app.state.store` and `app.state.pages` (how a record becomes an answer) are what route modules use.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
+
+from fastapi import FastAPI
+
+from lexiscope.settings import Settings
+from server import errors, pages, reference, static
+from server.answers import Pages
+from store import Store
+
+
+def create_app(settings: Settings | None = None, *, store: Store | None = None) -> FastAPI:
+    """The whole server. A missing index is no reason not to start: pages then answer 503 with the command that makes one."""
+    settings = settings or Settings()
+    opened = store or Store(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        opened.close()
+
+    app = FastAPI(
+        title="Lexiscope",
+        summary="Features of sparse dictionaries, named by the model's own vocabulary, with the evidence for each name.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.store = opened
+    app.state.pages = Pages()
+    errors.install(app)
+    app.include_router(reference.router)
+    static.install(app)
+    if find_spec("server.steer") is not None:
+        app.include_router(import_module("server.steer").router)
+    app.include_router(pages.router)
+    return app

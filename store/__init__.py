@@ -1,0 +1,21 @@
+"""The index: the schema, the bulk writer, the queries. The only SQL in the project; what comes out is `lexiscope.records`."""
+
+from store.builder import Builder, Kept
+from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, WrongVersion
+from store.reader import Place, Resolved, Store
+from store.schema import SCHEMA_VERSION
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BadCursor",
+    "Builder",
+    "BuilderBusy",
+    "Kept",
+    "NoIndex",
+    "NotFound",
+    "Place",
+    "Resolved",
+    "Store",
+    "StoreError",
+    "WrongVersion",
+]

@@ -1,0 +1,212 @@
+"""One published build, opened for reading: its connections, and the small tables that every page needs, held in memory.
+
+Held: `dictionary` and `layer_summary` (a row a dictionary), and each model's vocabulary from the first request that shows a
+token of it. Everything else is asked of the database, page by page.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
+from lexiscope.settings import Settings
+from store import builds, duck, schema
+from store.errors import NoIndex, NotFound, WrongVersion
+
+SUMMARY_FROM_DICTIONARY = ("model", "source", "layer", "recipe", "d_in", "d_sae", "k", "anchor_kind", "random_cosine")
+NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "cosine_counts", "cosine_edges", "density_counts", "density_edges"}
+
+Row = sa.Row[*tuple[Any, ...]]
+"""a result row of any width"""
+
+REF_COLUMNS = tuple(schema.feature.c[name] for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dictionary:
+    """A row of `dictionary`, its JSON parsed, with its summary and the two distributions of its page."""
+
+    dictionary_id: int
+    model: str
+    source: str
+    layer: int
+    recipe: str
+    d_in: int
+    d_sae: int
+    k: int
+    hook_name: str
+    anchor_kind: str
+    model_path: str
+    checkpoint_path: str
+    corpus: str
+    n_tokens: int
+    n_passages: int
+    vocab_size: int
+    random_cosine: float
+    histogram_edges: list[float]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    previous_dictionary: int | None
+    next_dictionary: int | None
+    summary: LayerSummary
+    cosine_histogram: Histogram
+    density_histogram: Histogram
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}/{self.source}"
+
+
+class Build:
+    """An open build. Raises NoIndex when its file has gone, WrongVersion when another version of the schema wrote it."""
+
+    def __init__(self, settings: Settings, build: str) -> None:
+        path = builds.build_path(settings.index, build)
+        if not path.is_file():
+            raise NoIndex(f"{builds.pointer(settings.index)} names build {build}, whose file has gone: {builds.MAKE_ONE}")
+        self.id = build
+        self.engine = duck.reader(path, threads=settings.reader_threads, memory=settings.reader_memory)
+        self.users = 0
+        self.retired = False
+        self._vocabularies: dict[str, dict[int, Token]] = {}
+        self._lock = threading.Lock()
+        try:
+            self._check_version(path)
+            self.dictionaries = {entry.dictionary_id: entry for entry in self._dictionaries()}
+        except sa.exc.DBAPIError as error:
+            self.engine.dispose()
+            raise NoIndex(f"{path} cannot be read ({str(error.orig).splitlines()[0]}): {builds.MAKE_ONE}") from error
+        except WrongVersion:
+            self.engine.dispose()
+            raise
+        self.by_source = {(entry.model, entry.source): entry for entry in self.dictionaries.values()}
+        self.models = sorted({entry.model for entry in self.dictionaries.values()})
+
+    def _check_version(self, path: Path) -> None:
+        [row] = self.rows(sa.select(schema.meta.c.schema_version))
+        if row.schema_version != schema.SCHEMA_VERSION:
+            raise WrongVersion(
+                f"{path} has schema version {row.schema_version}, this program reads {schema.SCHEMA_VERSION}:"
+                f" rebuild it, {builds.MAKE_ONE}",
+                kept="Checkpoints are untouched; only the index is made again.",
+            )
+
+    def _dictionaries(self) -> list[Dictionary]:
+        summaries = {row.dictionary_id: row for row in self.rows(sa.select(schema.layer_summary))}
+        order = (schema.dictionary.c.model, schema.dictionary.c.layer, schema.dictionary.c.source)
+        entries = []
+        for row in self.rows(sa.select(schema.dictionary).order_by(*order)):
+            own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
+            numbers = {name: value for name, value in sums.items() if name not in NOT_IN_SUMMARY}
+            from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
+            summary = LayerSummary(**from_dictionary, **numbers, verdicts=json.loads(sums["verdicts"]))
+            own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
+            entries.append(
+                Dictionary(
+                    **own,
+                    summary=summary,
+                    cosine_histogram=Histogram(
+                        edges=sums["cosine_edges"], counts=sums["cosine_counts"], zeros=own["d_sae"] - sums["n_live"]
+                    ),
+                    density_histogram=Histogram(
+                        edges=sums["density_edges"], counts=sums["density_counts"], zeros=own["d_sae"] - sum(sums["density_counts"])
+                    ),
+                )
+            )
+        return entries
+
+    def rows(self, statement: sa.Select[Any]) -> Sequence[Row]:
+        with self.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def of_model(self, model: str) -> list[Dictionary]:
+        """A model's dictionaries in layer order. Raises NotFound."""
+        found = [entry for entry in self.dictionaries.values() if entry.model == model]
+        if not found:
+            raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
+        return found
+
+    def dictionary(self, model: str, source: str) -> Dictionary:
+        """Raises NotFound."""
+        if (model, source) not in self.by_source:
+            sources = _listed([entry.source for entry in self.of_model(model)])
+            raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
+        return self.by_source[model, source]
+
+    def vocabulary(self, model: str) -> dict[int, Token]:
+        """Every token of a model by id."""
+        with self._lock:
+            if model not in self._vocabularies:
+                columns = schema.token.c
+                statement = sa.select(columns.token_id, columns.shown, columns.raw).where(columns.model == model)
+                self._vocabularies[model] = {row[0]: Token(id=row[0], shown=row[1], raw=row[2]) for row in self.rows(statement)}
+            return self._vocabularies[model]
+
+    def token(self, model: str, token_id: int) -> Token:
+        """Raises NotFound."""
+        self.of_model(model)
+        vocabulary = self.vocabulary(model)
+        if token_id not in vocabulary:
+            raise NotFound(f"{model} has no token {token_id}: its ids go from {min(vocabulary)} to {max(vocabulary)}")
+        return vocabulary[token_id]
+
+    def ref(self, row: Row) -> FeatureRef:
+        """A row that begins with REF_COLUMNS, as a reference."""
+        dictionary_id, index, name, cosine, verdict, density = row[:6]
+        entry = self.dictionaries[dictionary_id]
+        return FeatureRef(
+            id=f"{entry.id}/{index}",
+            model=entry.model,
+            source=entry.source,
+            layer=entry.layer,
+            index=index,
+            name=shown_token(self.vocabulary(entry.model), name),
+            cosine=cosine,
+            verdict=verdict,
+            density=density,
+        )
+
+    @cached_property
+    def example_tokens(self) -> list[Token]:
+        """Frequent tokens that name supported features in the most dictionaries, of the first model that has some."""
+        feature, token = schema.feature.c, schema.token.c
+        for model in self.models:
+            ids = [entry.dictionary_id for entry in self.of_model(model)]
+            carried = (
+                sa.select(feature.name_token, sa.func.count(feature.dictionary_id.distinct()).label("n"))
+                .where(feature.dictionary_id.in_(ids), feature.supported, feature.live, feature.bucket == "strong")
+                .group_by(feature.name_token)
+                .subquery()
+            )
+            statement = (
+                sa.select(token.token_id)
+                .join(carried, carried.c.name_token == token.token_id)
+                .where(token.model == model, sa.func.length(token.folded) >= 4, token.count > 0)
+                .order_by(carried.c.n.desc(), token.count.desc(), token.token_id)
+                .limit(12)
+            )
+            found = [self.vocabulary(model)[row.token_id] for row in self.rows(statement)]
+            if found:
+                return found
+        return []
+
+
+def shown_token(vocabulary: dict[int, Token], token_id: int) -> Token:
+    """A token by id; an id outside the vocabulary (a padding row of W_E) is shown as what it is."""
+    return vocabulary.get(token_id) or Token(id=token_id, shown=f"⟨unused {token_id}⟩")
+
+
+def scored(vocabulary: dict[int, Token], ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
+    tokens = [shown_token(vocabulary, token_id) for token_id in ids]
+    return [ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """At most twelve names in a sentence."""
+    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "none"

@@ -1,0 +1,180 @@
+"""Everything known about one feature, from four queries: its row, its contexts, their passages, its neighbours."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from lexiscope.records import (
+    VERDICT_WORDS,
+    Afterwards,
+    Context,
+    FeaturePage,
+    FeatureRecord,
+    FeatureRef,
+    Histogram,
+    NameEvidence,
+    Neighbour,
+    Share,
+    Token,
+)
+from store import schema
+from store.build import REF_COLUMNS, Build, Dictionary, Row, scored, shown_token
+from store.errors import NotFound
+
+BEFORE, AFTER = 32, 16
+"""tokens of context shown on either side; 32 before is how far `reads_near` looks"""
+MAX_REFS = 64
+KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
+FEATURE = schema.feature.c
+
+
+def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
+    """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
+    entry = build.dictionary(model, source)
+    _check_index(entry, index)
+    rows = build.rows(sa.select(schema.feature).where(FEATURE.dictionary_id == entry.dictionary_id, FEATURE.index == index))
+    if not rows:
+        raise NotFound(f"{entry.id} was indexed without feature {index}")
+    row, vocabulary = rows[0], build.vocabulary(model)
+    return FeaturePage(build=build.id, feature=_record(build, entry, row, vocabulary))
+
+
+def _check_index(entry: Dictionary, index: int) -> None:
+    if not 0 <= index < entry.d_sae:
+        raise NotFound(f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}")
+
+
+def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Token]) -> FeatureRecord:
+    here, previous, following = _neighbours(
+        build,
+        (entry.dictionary_id, row.neighbour_index, row.neighbour_cosine),
+        (entry.previous_dictionary, row.previous_index, row.previous_cosine),
+        (entry.next_dictionary, row.next_index, row.next_cosine),
+    )
+    return FeatureRecord(
+        id=f"{entry.id}/{row[1]}",
+        model=entry.model,
+        source=entry.source,
+        layer=entry.layer,
+        index=row[1],
+        recipe=entry.recipe,
+        name=shown_token(vocabulary, row.name_token),
+        cosine=row.cosine,
+        cosine_embedding=row.cosine_embedding,
+        assigned=None if row.assigned_token is None else shown_token(vocabulary, row.assigned_token),
+        cosine_assigned=row.cosine_assigned,
+        anchor_kind=row.anchor_kind,
+        bucket=row.bucket,
+        margin=row.margin,
+        next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
+        random_cosine=entry.random_cosine,
+        phrase=[shown_token(vocabulary, token_id) for token_id in row.phrase_tokens],
+        phrase_cosine=row.phrase_cosine,
+        n_same_name=row.n_same_name,
+        live=row.live,
+        density=row.density,
+        n_firings=row.n_firings,
+        n_tokens=entry.n_tokens,
+        mean_activation=row.mean_activation,
+        max_activation=row.max_activation,
+        histogram=Histogram(edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings),
+        logits_positive=scored(vocabulary, row.pos_tokens, row.pos_values),
+        logits_negative=scored(vocabulary, row.neg_tokens, row.neg_values),
+        evidence=_evidence(row),
+        afterwards=_afterwards(row, vocabulary),
+        verdict=row.verdict,
+        verdict_words=VERDICT_WORDS[row.verdict],
+        contexts=_contexts(build, entry, row[1], vocabulary),
+        neighbours=here,
+        previous_layer=previous,
+        next_layer=following,
+    )
+
+
+def _evidence(row: Row) -> NameEvidence | None:
+    if row.reads_here is None:
+        return None
+    return NameEvidence(
+        n_firings=row.n_firings,
+        reads_here=Share(value=row.reads_here, null=row.reads_here_null),
+        reads_family=Share(value=row.reads_family, null=row.reads_family_null),
+        reads_near=Share(value=row.reads_near, null=row.reads_near_null),
+        recall=row.recall,
+        predicts=Share(value=row.predicts, null=row.predicts_null),
+        q_reads=row.q_reads,
+        q_predicts=row.q_predicts,
+        supported=row.supported,
+        name_rank=row.name_rank,
+    )
+
+
+def _afterwards(row: Row, vocabulary: dict[int, Token]) -> Afterwards | None:
+    if not row.pos_tokens:
+        return None
+    [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
+    lift = None if row.lift_token is None else scored(vocabulary, [row.lift_token], [row.lift_share])[0]
+    return Afterwards(lift=lift, logit=logit, beats_name=row.beats_name)
+
+
+def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: dict[int, Token]) -> list[Context]:
+    column, passage = schema.context.c, schema.passage.c
+    statement = sa.select(schema.context).where(column.dictionary_id == entry.dictionary_id, column.feature == index)
+    rows = sorted(build.rows(statement), key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
+    ids = sorted({row.passage for row in rows})
+    texts = sa.select(passage.passage_id, passage.tokens).where(passage.passage_id.in_(ids))
+    passages = {row.passage_id: row.tokens for row in build.rows(texts)} if ids else {}
+    return [_context(row, passages[row.passage], vocabulary) for row in rows]
+
+
+def _context(row: Row, passage: Sequence[int], vocabulary: dict[int, Token]) -> Context:
+    start, end = max(0, row.position - BEFORE), min(len(passage), row.position + AFTER + 1)
+    activations = dict(zip(row.positions, row._mapping["values"], strict=True))
+    return Context(
+        kind=row.kind,
+        quantile=row.quantile,
+        passage=row.passage,
+        position=row.position - start,
+        value=row.value,
+        tokens=[shown_token(vocabulary, token_id) for token_id in passage[start:end]],
+        values=[activations.get(position, 0.0) for position in range(start, end)],
+    )
+
+
+def _neighbours(build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]) -> list[list[Neighbour]]:
+    """Each list is (dictionary id or None, indices, cosines); all are looked up in one query."""
+    wanted = [(dictionary_id, index) for dictionary_id, indices, _ in lists if dictionary_id is not None for index in indices]
+    refs = _refs(build, wanted)
+    found: list[list[Neighbour]] = []
+    for dictionary_id, indices, cosines in lists:
+        keys = [] if dictionary_id is None else [(dictionary_id, index) for index in indices]
+        pairs = [(refs[key], cosine) for key, cosine in zip(keys, cosines, strict=False) if key in refs]
+        found.append([Neighbour(**dict(ref), similarity=cosine) for ref, cosine in pairs])
+    return found
+
+
+def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
+    by_dictionary: dict[int, list[int]] = {}
+    for dictionary_id, index in wanted:
+        by_dictionary.setdefault(dictionary_id, []).append(index)
+    if not by_dictionary:
+        return {}
+    here = [sa.and_(FEATURE.dictionary_id == key, FEATURE.index.in_(indices)) for key, indices in by_dictionary.items()]
+    return {(row[0], row[1]): build.ref(row) for row in build.rows(sa.select(*REF_COLUMNS).where(sa.or_(*here)))}
+
+
+def feature_refs(build: Build, ids: Sequence[str]) -> list[FeatureRef]:
+    """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that does not exist."""
+    if len(ids) > MAX_REFS:
+        raise NotFound(f"{len(ids)} features asked at once: at most {MAX_REFS}")
+    keys = [_parsed(build, feature_id) for feature_id in ids]
+    refs = _refs(build, keys)
+    return [refs[key] for key in keys]
+
+
+def _parsed(build: Build, feature_id: str) -> tuple[int, int]:
+    parts = feature_id.split("/")
+    if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11):
+        raise NotFound(f"{feature_id!r} is no feature: write model/source/index, for example gpt2-small/6-vasae/4242")
+    entry = build.dictionary(parts[0], parts[1])
+    _check_index(entry, int(parts[2]))
+    return entry.dictionary_id, int(parts[2])

@@ -1,0 +1,276 @@
+"""Fit one dictionary to harvested activations: the start, the step, the cones and the restarts.
+
+Sparse all the way: the code is (values, indices), decoding is a gather, and both weight gradients touch only rows that fired.
+Gradients are written by hand (they are five lines), so no autograd graph is kept.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexiscope.anchors import TokenSums, class_mean_anchors, into_cones, rows_per_token
+from lexiscope.checkpoint import AnchorFit
+from lexiscope.dictionary import Dictionary, SparseCode, firing_order, gather_sum, top_k
+from trainer.recipes import Recipe, RecipeError
+
+OUTLIER = 4.0
+"""Positions whose norm is above this many medians are left out of training (attention sinks)."""
+
+
+class Centring(NamedTuple):
+    """y = x · scale − mean has mean 0 and mean-square norm d."""
+
+    mean: Tensor
+    """[d] in scaled space"""
+    scale: float
+    mean_norm: float
+    """mean norm of raw x: the unit of steering strength"""
+    kept: Tensor
+    """[m] indices of the rows that are no outliers"""
+
+
+class LogLine(NamedTuple):
+    """One line of train.jsonl."""
+
+    step: int
+    tokens: int
+    loss: float
+    """mean squared error a dimension in scaled space: 1 − FVE, roughly"""
+    live: float
+    """share of rows that fired since the last line's window began"""
+    tokens_per_second: float
+    seconds: float
+
+
+class Fitted(NamedTuple):
+    dictionary: Dictionary
+    """in raw space"""
+    fit: AnchorFit
+    centring: Centring
+    log: list[LogLine]
+
+
+def centring(x: Tensor) -> Centring:
+    """Measured over all n rows of x [n, d] (bf16), in chunks."""
+    norms = torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
+    kept = (norms <= OUTLIER * norms.median()).nonzero().squeeze(1)
+    total, squares = torch.zeros(x.shape[1], dtype=torch.float64), 0.0
+    for rows in kept.split(65536):
+        part = x[rows].float()
+        total += part.sum(0).double()
+        squares += part.square().sum(dtype=torch.float64).item()
+    mean = total / len(kept)
+    variance = squares / len(kept) - float(mean @ mean)
+    scale = (x.shape[1] / variance) ** 0.5
+    return Centring((mean * scale).float(), scale, norms[kept].mean().item(), kept)
+
+
+def token_sums(x: Tensor, tokens: Tensor, centred: Centring, vocab_size: int) -> TokenSums:
+    sums = TokenSums(vocab_size, x.shape[1])
+    for rows in centred.kept.split(65536):
+        sums.add(tokens[rows], x[rows].float() * centred.scale - centred.mean)
+    return sums
+
+
+@dataclass
+class Weights:
+    """What is trained, in scaled space; rows of `encoder` and `decoder` [d_sae, d] belong to features."""
+
+    encoder: Tensor
+    b_enc: Tensor
+    decoder: Tensor
+    b_dec: Tensor
+    dense_in: Tensor
+    dense_out: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return [self.encoder, self.b_enc, self.decoder, self.b_dec, self.dense_in, self.dense_out]
+
+
+class Fit:
+    """One dictionary in training. `step` takes a batch; `dictionary` gives what has been learned, in raw space."""
+
+    def __init__(self, recipe: Recipe, x: Tensor, tokens: Tensor, *, embedding: Tensor, d_sae: int, seed: int = 0) -> None:
+        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e]. Raises RecipeError where k > d_sae."""
+        if not 0 < recipe.k <= d_sae:
+            raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {d_sae}.")
+        self.recipe, self.x, self.tokens = recipe, x, tokens
+        self.random = torch.Generator().manual_seed(seed)
+        self.centring = centring(x)
+        sums = token_sums(x, tokens, self.centring, len(embedding))
+        self.counts = sums.counts
+        self.anchors = class_mean_anchors(embedding, sums)
+        self.unit_anchors = F.normalize(self.anchors, dim=-1)
+        self.assigned = torch.full((d_sae,), -1)
+        self.fired = torch.zeros(d_sae, dtype=torch.bool)
+        self._start(d_sae)
+        self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
+
+    # --- the start ---
+
+    def _start(self, d_sae: int) -> None:
+        """Rows at training samples, tied; the dense path at the top principal directions; the encoder scaled to fit."""
+        rows = self._starting_rows(d_sae)
+        if self.recipe.anchored:
+            self.assigned = self.tokens[rows].long()
+        directions = self._held(F.normalize(self.batch(rows), dim=-1), torch.arange(d_sae))
+        sample = self.batch(self.centring.kept[torch.randperm(len(self.centring.kept), generator=self.random)[:4096]])
+        rank = self.recipe.dense_rank
+        principal = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -rank:] if rank else torch.zeros(sample.shape[1], 0)
+        rest = sample - (sample @ principal) @ principal.T
+        code = top_k(sample @ directions.T, self.recipe.k)
+        decoded = gather_sum(code, directions)
+        shrink = (decoded * rest).sum() / decoded.square().sum()  # least squares: the first reconstruction does not overshoot
+        self.weights = Weights(
+            encoder=(directions * shrink).contiguous(),
+            b_enc=torch.zeros(d_sae),
+            decoder=directions.contiguous(),
+            b_dec=torch.zeros(sample.shape[1]),
+            dense_in=principal.contiguous(),
+            dense_out=principal.T.contiguous(),
+        )
+        self.encoder_norm = float(shrink)
+
+    def _starting_rows(self, d_sae: int) -> Tensor:
+        """[d_sae] indices of the samples that rows start at: uniform, or for anchored rows ∝ count^0.7 a token."""
+        kept = self.centring.kept
+        if not self.recipe.anchored:
+            return kept[torch.randint(len(kept), (d_sae,), generator=self.random)]
+        shuffled = kept[torch.randperm(len(kept), generator=self.random)]
+        shuffled = shuffled[self.tokens[shuffled].argsort(stable=True)]  # grouped by token, in random order within
+        counts = torch.bincount(self.tokens[shuffled], minlength=len(self.counts))
+        wanted = rows_per_token(counts, d_sae)
+        starts = counts.cumsum(0) - counts
+        token = torch.arange(len(wanted)).repeat_interleave(wanted)
+        nth = torch.arange(d_sae) - (wanted.cumsum(0) - wanted)[token]
+        return shuffled[starts[token] + nth % counts[token]]
+
+    def _held(self, directions: Tensor, features: Tensor) -> Tensor:
+        """Unit rows of `features`, held in their cones where the recipe anchors."""
+        if not self.recipe.anchored:
+            return F.normalize(directions, dim=-1)
+        return into_cones(directions, self.unit_anchors[self.assigned[features]], self.recipe.cosine)
+
+    def batch(self, rows: Tensor) -> Tensor:
+        """[n, d] centred and scaled activations of the given rows."""
+        return self.x[rows].float() * self.centring.scale - self.centring.mean
+
+    # --- the step ---
+
+    def step(self, y: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n])."""
+        w, n = self.weights, y.numel()
+        code = top_k(F.linear(y, w.encoder, w.b_enc), self.recipe.k)
+        hidden = y @ w.dense_in
+        error = gather_sum(code, w.decoder) + hidden @ w.dense_out + w.b_dec - y
+        slope = error * (2 / n)
+        back = self._code_gradient(code, slope)
+        order = firing_order(code)
+        features, d_decoder, d_encoder = order.features, order.sum(code.values, slope), order.sum(back, y)
+        unit = w.decoder[features]
+        d_decoder -= (d_decoder * unit).sum(-1, keepdim=True) * unit  # rows are unit: no gradient along them
+        w.encoder.grad = torch.zeros_like(w.encoder).index_copy_(0, features, d_encoder)
+        w.decoder.grad = torch.zeros_like(w.decoder).index_copy_(0, features, d_decoder)
+        w.b_enc.grad = torch.zeros_like(w.b_enc).index_add_(0, code.indices.reshape(-1), back.reshape(-1))
+        w.b_dec.grad = slope.sum(0)
+        w.dense_out.grad = hidden.T @ slope
+        w.dense_in.grad = y.T @ (slope @ w.dense_out.T)
+        self.optimiser.param_groups[0]["lr"] = learning_rate
+        self.optimiser.step()
+        self.hold()
+        self.fired[features] = True
+        squares = error.square().sum(-1)
+        return squares.sum() / n, squares
+
+    def _code_gradient(self, code: SparseCode, slope: Tensor) -> Tensor:
+        """[n, k] ∂loss/∂values: ⟨slope, W_dec[i]⟩ where the feature is active; in chunks that stay in cache."""
+        parts = [
+            torch.bmm(self.weights.decoder[indices], part[..., None]).squeeze(-1)
+            for indices, part in zip(code.indices.split(128), slope.split(128), strict=True)
+        ]
+        return torch.cat(parts) * (code.values > 0)
+
+    def hold(self) -> None:
+        """Unit norm and cones, outside Adam (METHOD.md §4 item 3), in chunks that stay in cache."""
+        for features in torch.arange(len(self.weights.decoder)).split(4096):
+            rows = self.weights.decoder[features[0] : features[-1] + 1]
+            rows.copy_(self._held(rows, features))
+
+    def restart(self, y: Tensor, tokens: Tensor, squares: Tensor) -> int:
+        """Restart every row that has not fired since the last call at the worst reconstructed of y [n, d]; returns how many.
+
+        An anchored row takes the token of its new sample.
+        """
+        dead = (~self.fired).nonzero().squeeze(1)
+        self.fired.zero_()
+        if len(dead) == 0:
+            return 0
+        picked = squares.multinomial(len(dead), replacement=len(dead) > len(squares), generator=self.random)
+        if self.recipe.anchored:
+            self.assigned[dead] = tokens[picked].long()
+        directions = self._held(F.normalize(y[picked], dim=-1), dead)
+        self.weights.decoder[dead] = directions
+        self.weights.encoder[dead] = directions * self.encoder_norm
+        self.weights.b_enc[dead] = 0
+        for tensor in (self.weights.encoder, self.weights.decoder, self.weights.b_enc):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                self.optimiser.state[tensor][moment][dead] = 0
+        return len(dead)
+
+    def fitted(self, log: list[LogLine]) -> Fitted:
+        w, dense = self.weights, self.recipe.dense_rank > 0
+        scaled = Dictionary(
+            W_enc=w.encoder.T,
+            b_enc=w.b_enc,
+            W_dec=w.decoder,
+            b_dec=w.b_dec,
+            k=self.recipe.k,
+            dense_in=w.dense_in if dense else None,
+            dense_out=w.dense_out if dense else None,
+        )
+        centred = self.centring
+        fit = AnchorFit(self.anchors / centred.scale, self.counts, centred.mean / centred.scale, self.assigned)
+        return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred, log)
+
+
+def run(fit: Fit, *, steps: int, report: Callable[[LogLine], None] = lambda line: None, every: int = 10) -> Fitted:
+    """Train for `steps` steps over shuffled epochs of the harvest, reporting every `every` steps."""
+    recipe, kept = fit.recipe, fit.centring.kept
+    restart_at = {round(steps * 0.6 * (i + 1) / recipe.restarts) for i in range(recipe.restarts)}
+    order, at = kept[:0], 0
+    begun, since, losses = time.monotonic(), time.monotonic(), []
+    log: list[LogLine] = []
+    for step in range(1, steps + 1):
+        if at + recipe.batch > len(order):
+            order, at = kept[torch.randperm(len(kept), generator=fit.random)], 0
+        rows = order[at : at + recipe.batch]
+        at += recipe.batch
+        y = fit.batch(rows)
+        rate = recipe.learning_rate * min(1.0, step / (steps / 20), (steps - step + 1) / (steps / 3))
+        loss, squares = fit.step(y, rate)
+        losses.append(loss)
+        if step in restart_at:
+            fit.restart(y, fit.tokens[rows], squares)
+        if step % every == 0 or step == steps:
+            now = time.monotonic()
+            line = LogLine(
+                step=step,
+                tokens=step * len(rows),
+                loss=round(float(torch.stack(losses).mean()), 5),
+                live=round(fit.fired.float().mean().item(), 4),
+                tokens_per_second=round(len(losses) * len(rows) / (now - since), 1),
+                seconds=round(now - begun, 1),
+            )
+            log.append(line)
+            report(line)
+            losses, since = [], now
+    return fit.fitted(log)
+
+
+def describe(recipe: Recipe) -> dict[str, object]:
+    return asdict(recipe)
