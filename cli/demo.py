@@ -1,44 +1,67 @@
-"""What `lexiscope demo` builds: the bundled model's dictionaries and their index, each step skipped where it is already done."""
+"""What the demos build: a model's dictionaries and their index, each step skipped where it is already done."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
 import indexer
 import trainer
 from lexiscope.checkpoint import CONFIG, load_checkpoint
-from lexiscope.language_model import load_language_model
+from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import DATA, Settings
-from store import NoIndex, NotFound, Store, WrongVersion
+from store import NoIndex, Store, WrongVersion
 
 MODEL = DATA / "demo" / "model"
 TEXT = str(DATA / "demo" / "corpus.txt.xz")
-MODEL_ID = "demo"
-PLAIN_LAYERS = (0, 2, 5)
-TOKENS, SEEN, EVAL_TOKENS, INDEX_TOKENS = 250_000, 250_000, 8_000, 300_000
 
 
-def build(settings: Settings, console: Console) -> None:
-    """Raises LexiscopeError with what is missing; checkpoints that stand are never trained again."""
-    runs = settings.runs / MODEL_ID
-    model = load_language_model(str(MODEL), model_id=MODEL_ID)
-    wanted = [("vasae", layer) for layer in range(model.n_layers)] + [("plain", layer) for layer in PLAIN_LAYERS]
-    missing = [(name, layer) for name, layer in wanted if not (runs / f"{layer}-{name}" / CONFIG).is_file()]
+class Amounts(NamedTuple):
+    """Tokens to harvest, to train each dictionary on, to evaluate on and to index."""
+
+    harvested: int
+    seen: int
+    held_out: int
+    indexed: int
+
+
+def build_demo(settings: Settings, console: Console) -> None:
+    """The bundled model: `vasae` at every layer, `plain` at three."""
+    model = load_language_model(str(MODEL), model_id="demo")
+    wanted = [("vasae", layer) for layer in range(model.n_layers)] + [("plain", layer) for layer in (0, 2, 5)]
+    build(model, wanted, [TEXT], Amounts(250_000, 250_000, 8_000, 300_000), settings=settings, console=console)
+
+
+def build(
+    model: LanguageModel,
+    wanted: Sequence[tuple[str, int]],
+    texts: Sequence[str],
+    amounts: Amounts,
+    *,
+    settings: Settings,
+    console: Console,
+) -> None:
+    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed already."""
+    runs = {(name, layer): settings.runs / model.id / f"{layer}-{name}" for name, layer in wanted}
+    missing = [key for key, path in runs.items() if not (path / CONFIG).is_file()]
     if missing:
         asked = [(trainer.recipe(name), [layer]) for name, layer in missing]
-        plan = trainer.Plan(sources=[TEXT], runs=asked, out=settings.runs, tokens=TOKENS, seen=SEEN, eval_tokens=EVAL_TOKENS)
+        plan = trainer.Plan(
+            sources=texts, runs=asked, out=settings.runs, tokens=amounts.harvested, seen=amounts.seen, eval_tokens=amounts.held_out
+        )
         trainer.train(model, plan, console=console)
-    if missing or not _indexed(settings, [f"{layer}-{name}" for name, layer in wanted]):
-        checkpoints = [load_checkpoint(Path(runs, f"{layer}-{name}")) for name, layer in wanted]
-        indexer.index([(model, checkpoints)], [TEXT], settings=settings, console=console, tokens=INDEX_TOKENS)
+    if missing or not _indexed(settings, model.id, [path.name for path in runs.values()]):
+        checkpoints = [load_checkpoint(Path(path)) for path in runs.values()]
+        indexer.index([(model, checkpoints)], texts, settings=settings, console=console, tokens=amounts.indexed)
 
 
-def _indexed(settings: Settings, sources: list[str]) -> bool:
+def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:
     store = Store(settings)
     try:
-        there = {(layer.model, layer.source) for model in store.home().models for layer in model.layers}
-        return all((MODEL_ID, source) in there for source in sources)
-    except (NoIndex, NotFound, WrongVersion):
+        there = {(layer.model, layer.source) for summary in store.home().models for layer in summary.layers}
+        return all((model, source) in there for source in sources)
+    except (NoIndex, WrongVersion):
         return False
     finally:
         store.close()

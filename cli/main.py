@@ -146,10 +146,10 @@ def demo(
     build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
 ) -> None:
     """Train, index and serve the bundled model; what is already built is skipped."""
-    from cli.demo import build
+    from cli.demo import build_demo
 
     settings = Settings()
-    build(settings, console)
+    build_demo(settings, console)
     if not build_only:
         console.print(f"Lexiscope is at http://{settings.host}:{port} (Ctrl-C ends it)")
         serve(port=port)

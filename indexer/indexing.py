@@ -258,7 +258,7 @@ def _summary_row(
     energy = seen.firing.squares * dictionary.W_dec.square().sum(-1)
     aligned = metrics.alignment(cosines, live, firings, energy)
     to_embedding = torch.from_numpy(table["cosine_embedding"].to_numpy().copy())
-    densities = (seen.statistics.count / max(seen.statistics.n_tokens, 1))[live.numpy()]
+    densities = (seen.statistics.count / max(seen.statistics.n_tokens, 1))[seen.statistics.count > 0]
     verdicts = table["verdict"].value_counts().to_pylist()
     row = {
         "dictionary_id": dictionary_id,

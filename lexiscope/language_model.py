@@ -140,11 +140,19 @@ class LanguageModel:
 
     @torch.inference_mode()
     def stream(
-        self, prompt: Tensor, *, max_tokens: int, temperature: float, seed: int, patches: Mapping[int, Patch] | None = None
+        self,
+        prompt: Tensor,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        patches: Mapping[int, Patch] | None = None,
+        shared_noise: bool = True,
     ) -> Iterator[Step]:
         """Draw up to `max_tokens` tokens a row from `prompt` [batch, positions], which includes BOS.
 
-        Every row uses the same random numbers (one Gumbel draw a position, shared over rows), so rows with equal logits stay equal.
+        Every row uses the same random numbers (one Gumbel draw a position, shared over rows), so rows with equal logits stay equal;
+        with `shared_noise=False` each row has its own.
         `patches` see only the positions of the current forward pass: the whole prompt first, then one new position at a time.
         Temperature 0 is greedy. Rows do not stop: the caller does. Raises ModelError where the result would overrun the context.
         """
@@ -162,7 +170,7 @@ class LanguageModel:
             last = logits[:, -1].float()
             drawn = last
             if temperature > 0:
-                uniform = torch.rand(last.shape[-1], generator=generator).clamp_min(1e-20)
+                uniform = torch.rand(last.shape[-1:] if shared_noise else last.shape, generator=generator).clamp_min(1e-20)
                 drawn = last / temperature - (-uniform.log()).log().to(last.device)
             tokens = drawn.argmax(-1)
             yield Step(tokens, last)

@@ -110,9 +110,10 @@ def weighted_share(holds: Tensor, weight: Tensor) -> float:
 
 
 def coverage(names: Tensor, aligned_live: Tensor, counts: Tensor) -> float:
-    """Distinct tokens that name a live aligned feature, over the distinct tokens that occur (counts [vocab] > 0)."""
-    occurring = int((counts > 0).sum())
-    return len(names[aligned_live].unique()) / occurring if occurring else 0.0
+    """Of the distinct tokens that occur (counts [vocab] > 0), the share that names a live aligned feature."""
+    named = torch.zeros(len(counts), dtype=torch.bool)
+    named[names[aligned_live]] = True
+    return weighted_share(named, counts > 0)
 
 
 def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:

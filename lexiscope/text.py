@@ -119,25 +119,35 @@ def _hub_documents(name: str) -> Iterator[str]:
 def passages(model: LanguageModel, sources: Sequence[str], *, length: int = 256, tokens: int | None = None) -> Iterator[np.ndarray]:
     """Passages [≤ length] int32, each opened by BOS, until `tokens` tokens (BOS not counted) are out or the text ends.
 
+    Several sources are read in turn, a passage of each, so that a limit on tokens does not leave out the last ones.
     Raises TextError as `documents`, and where all the text together is shorter than one passage of SHORTEST tokens.
     """
     length = min(length, model.context_length)
     left = tokens if tokens is not None else float("inf")
     found = False
-    for source in sources:
-        for document in documents(source):
-            ids = np.asarray(model.tokenise(document), dtype=np.int32)
-            for start in range(0, len(ids), length - 1):
-                body = ids[start : start + length - 1]
-                if len(body) < SHORTEST - 1:
-                    continue
-                found = True
-                yield np.concatenate([np.array([model.bos], dtype=np.int32), body])
-                left -= len(body)
-                if left <= 0:
-                    return
+    streams = [_source_passages(model, source, length) for source in sources]
+    while streams:
+        for stream in list(streams):
+            passage = next(stream, None)
+            if passage is None:
+                streams.remove(stream)
+                continue
+            found = True
+            yield passage
+            left -= len(passage) - 1
+            if left <= 0:
+                return
     if not found:
         raise TextError(f"The text ({', '.join(sources)}) is shorter than one passage of {SHORTEST} tokens.")
+
+
+def _source_passages(model: LanguageModel, source: str, length: int) -> Iterator[np.ndarray]:
+    for document in documents(source):
+        ids = np.asarray(model.tokenise(document), dtype=np.int32)
+        for start in range(0, len(ids), length - 1):
+            body = ids[start : start + length - 1]
+            if len(body) >= SHORTEST - 1:
+                yield np.concatenate([np.array([model.bos], dtype=np.int32), body])
 
 
 def batches(stream: Iterable[np.ndarray], *, tokens: int = 8192, window: int = 512) -> Iterator[Batch]:

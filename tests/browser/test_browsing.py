@@ -1,0 +1,157 @@
+"""From a word to a feature and what is known about it."""
+
+import re
+
+import httpx
+
+FEATURE = re.compile(r"^/[^/]+/\d+-[^/]+/\d+$")
+
+
+def test_typing_a_token_and_enter_lists_its_features(page):
+    page.goto("/")
+    page.keyboard.type("paris")  # the box has the focus
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=paris")
+    names = page.locator(".features tbody .chip").all_inner_texts()
+    assert {"␣Paris", "␣paris"} <= set(names), "case does not matter"
+    for link in page.locator(".features tbody a.chip").all():
+        assert FEATURE.match(link.get_attribute("href"))
+
+
+def test_a_feature_is_reached_from_home_by_keyboard_alone(page):
+    page.goto("/")
+    page.keyboard.type("London")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=London")
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if FEATURE.match(
+            page.evaluate("document.activeElement.getAttribute('href') ?? ''")
+        ):
+            break
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none", "the focus can be seen"
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/\d+-[^/]+/\d+$"))
+    assert page.locator("h1").inner_text() == "␣London"
+
+
+def test_slash_focuses_the_search_box_and_types_itself_inside_it(page):
+    page.goto("/tiny/1-vasae/0")
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.name") == "q"
+    page.keyboard.type("a/b")
+    assert page.locator("#q").input_value() == "a/b"
+
+
+def test_the_first_tab_skips_to_the_content(page):
+    page.goto("/tiny/1-vasae/0")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_feature_page_shows_the_cosine_of_its_json(page, site):
+    page.goto("/tiny/1-vasae/3")
+    feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
+    shown = page.locator(".cosine data")
+    assert float(shown.get_attribute("value")) == feature["cosine"]
+    assert shown.inner_text() == f"{feature['cosine']:.3f}"
+
+
+def test_name_verdict_and_its_words_stand_together(page, site):
+    page.goto("/tiny/1-vasae/3")
+    feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
+    title = page.locator("header.title").inner_text()
+    assert (
+        feature["name"]["shown"] in title
+        and feature["verdict"] in title
+        and feature["verdict_words"] in title
+    )
+
+
+def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):
+    page.goto("/tiny/1-vasae/9")
+    assert "Dead." in page.locator("main").inner_text()
+    assert page.locator(".histogram").count() == 0
+    assert page.locator(".contexts").count() == 0
+
+
+def test_a_context_tells_its_tokens_and_activations_by_arrow_keys(page):
+    page.goto("/tiny/1-vasae/3")
+    page.locator(".contexts li").first.focus()
+    page.keyboard.press("ArrowRight")
+    readout = page.locator("#readout")
+    assert re.fullmatch(r"\S+ · token \d+ · 2\.5000", readout.inner_text())
+    before = readout.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert readout.inner_text() != before
+
+
+def test_the_firing_token_lines_up_down_the_page(page):
+    page.goto("/tiny/1-vasae/3")
+    lefts = {
+        round(token.bounding_box()["x"])
+        for token in page.locator(".contexts .fired").all()
+    }
+    assert len(lefts) == 1
+
+
+def test_a_script_in_the_query_is_text(page):
+    ran = []
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    page.goto("/search?q=%3Cscript%3Ealert(1)%3C%2Fscript%3E")
+    assert ran == []
+    assert "<script>alert(1)</script>" in page.locator("h1").inner_text()
+
+
+def test_a_token_that_names_nothing_is_found_and_says_so(page):
+    page.goto("/search?q=7")
+    assert "names no feature" in page.locator(".hits li").first.inner_text()
+
+
+def test_a_search_that_finds_nothing_says_what_to_try(page):
+    page.goto("/search?q=zzzzzz")
+    assert (
+        "No token of any model here holds zzzzzz" in page.locator("main").inner_text()
+    )
+
+
+def test_filters_keep_the_query_and_narrow_the_list(page):
+    page.goto("/search?q=word")
+    page.get_by_text("Filter and sort").click()
+    page.get_by_label("What it does").select_option("reads")
+    page.get_by_role("button", name="Apply").click()
+    page.wait_for_load_state()
+    assert page.locator("#q").input_value() == "word"
+    assert set(page.locator(".features tbody .badge").all_inner_texts()) == {"reads"}
+
+
+def test_a_column_head_sorts_and_turns(page):
+    page.goto("/tiny/1-vasae")
+    cosines = lambda: [
+        float(c)
+        for c in page.locator(".features td:nth-child(3) data").all_inner_texts()
+    ]
+    page.locator(".features").get_by_role("link", name="Cosine").click()
+    page.wait_for_url("**sort=cosine&descending=true")
+    assert cosines() == sorted(cosines(), reverse=True)
+    page.locator(".features").get_by_role("link", name="Cosine").click()
+    page.wait_for_url("**sort=cosine&descending=false")
+    assert cosines() == sorted(cosines())
+
+
+def test_the_next_page_holds_other_features(page):
+    page.goto("/tiny/1-vasae")
+    first = page.locator(".features tbody a.quiet").all_inner_texts()
+    page.get_by_role("link", name="Next page").click()
+    page.wait_for_url("**cursor=**")
+    assert not set(first) & set(
+        page.locator(".features tbody a.quiet").all_inner_texts()
+    )
+
+
+def test_a_token_page_follows_the_name_through_every_dictionary(page, site):
+    page.goto("/tokens/tiny/0")
+    layers = httpx.get(f"{site}/tokens/tiny/0.json").json()["layers"]
+    assert page.locator(".bylayer tbody tr").count() == len(layers) == 4

@@ -1,0 +1,172 @@
+"""What a reader can count on at every page: it is quiet, local, legible, and works without a mouse or a script."""
+
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+TOO_SMALL = """[...document.querySelectorAll("body *")].filter(e =>
+    e.checkVisibility() && !["SCRIPT", "OPTION", "TEMPLATE", "title"].includes(e.tagName)
+    && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
+    && parseFloat(getComputedStyle(e).fontSize) < 14).map(e => e.outerHTML.slice(0, 80))"""
+NAMELESS = """[...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, main a")].filter(e =>
+    e.checkVisibility() && !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).map(e => e.outerHTML.slice(0, 80))"""
+
+PATHS = [
+    "/",
+    "/search",
+    "/search?q=paris",
+    "/search?q=paris&min_cosine=0.9&live=true",
+    "/search?q=7",
+    "/search?q=zzzz",
+    "/search?q=%3Cscript%3Ealert(1)%3C/script%3E",
+    "/tokens/tiny/0",
+    "/tokens/tiny/16",
+    "/tiny/1-vasae",
+    "/tiny/1-vasae?sort=cosine&descending=true",
+    "/tiny/1-vasae/0",
+    "/tiny/1-vasae/9",
+    "/docs",
+    pytest.param(
+        "/steer",
+        marks=pytest.mark.skipif(
+            find_spec("server.steer") is None, reason="this server has no /steer"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_page_is_quiet_local_and_legible(page, path):
+    complaints, requests = [], []
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text)
+            if message.type in ("error", "warning")
+            else None
+        ),
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    answer = page.goto(path, wait_until="networkidle")
+    assert answer.status == 200
+    assert complaints == []
+    assert {
+        urlsplit(url).hostname
+        for url in requests
+        if not url.startswith(("data:", "blob:"))
+    } == {"127.0.0.1"}
+    assert page.evaluate(TOO_SMALL) == []
+    assert page.evaluate(NAMELESS) == []
+    assert page.locator("h1").count() == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_page_fits_a_phone(page, path):
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(path, wait_until="networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_text_stands_out_from_its_background_in_both_modes(page):
+    """WCAG AA, 4.5 to 1: every text colour of the stylesheet on every ground it is used on."""
+    ratio = """names => {
+        const shade = value => {
+            const probe = document.body.appendChild(document.createElement("i"));
+            probe.style.color = `var(--${value})`;
+            const canvas = document.createElement("canvas").getContext("2d");
+            canvas.fillStyle = getComputedStyle(probe).color;
+            canvas.fillRect(0, 0, 1, 1);
+            probe.remove();
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(c => c / 255).map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+            return .2126 * r + .7152 * g + .0722 * b + .05;
+        };
+        const [a, b] = names.map(shade);
+        return Math.max(a, b) / Math.min(a, b);
+    }"""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.goto("/")
+        for ink in (
+            "ink",
+            "muted",
+            "accent",
+            "v-reads",
+            "v-predicts",
+            "v-both",
+            "v-unsupported",
+            "v-dead",
+        ):
+            for ground in ("bg", "panel"):
+                assert page.evaluate(ratio, [ink, ground]) >= 4.5, (
+                    f"{ink} on {ground}, {scheme}"
+                )
+        assert page.evaluate(ratio, ["ink", "heat"]) >= 4.5, (
+            f"text on the strongest activation, {scheme}"
+        )
+
+
+def test_dark_mode_follows_the_system(page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    page.goto("/")
+    light = page.evaluate(background)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(background) != light
+
+
+def test_the_theme_button_changes_the_background_and_is_remembered(page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    page.goto("/")
+    light = page.evaluate(background)
+    page.get_by_role("button", name="Dark").click()
+    dark = page.evaluate(background)
+    assert dark != light
+    page.goto("/search?q=paris")
+    assert page.evaluate(background) == dark
+
+
+def test_an_error_page_says_what_is_wrong_and_where_to_go(page):
+    answer = page.goto("/tiny/1-vasae/99999")
+    assert answer.status == 404
+    assert page.locator("main").inner_text().strip()
+    assert (
+        page.get_by_role("link", name="All dictionaries").get_attribute("href") == "/"
+    )
+
+
+def test_pages_are_whole_without_scripts(chromium, site):
+    context = chromium.new_context(base_url=site, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/")
+    page.get_by_role("searchbox").fill("Paris")
+    page.keyboard.press("Enter")
+    page.locator(".features a.chip").first.click()
+    assert page.locator(".contexts li").count() > 0
+    assert page.locator(".histogram svg").is_visible()
+    page.goto("/tiny/1-vasae")
+    assert page.locator(".histogram svg").first.is_visible()
+    context.close()
+
+
+def test_the_footer_links_the_same_record_as_json(page, site):
+    for path in (
+        "/",
+        "/search?q=paris",
+        "/tokens/tiny/0",
+        "/tiny/1-vasae",
+        "/tiny/1-vasae/0",
+    ):
+        page.goto(path)
+        link = page.get_by_role("link", name="This page as JSON").get_attribute("href")
+        assert (
+            httpx.get(site + link).json()["build"]
+            in page.locator("footer").inner_text()
+        )
+
+
+def test_the_home_page_draws_alignment_by_layer_and_tabulates_it(page):
+    page.goto("/")
+    page.locator(".js-plotly-plot svg.main-svg").first.wait_for()
+    assert page.locator("table.layers tbody tr").count() == 5

@@ -1,0 +1,60 @@
+"""Every command line mistake is one line of words and a non-zero exit, never a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.main import parse_layers
+from lexiscope.errors import LexiscopeError
+
+
+def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"LEXISCOPE_RUNS": str(work / "runs"), "LEXISCOPE_INDEX": str(work / "index"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", "import cli; cli.run()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2], check=False, timeout=120)
+
+
+def test_train_index_and_figures_from_the_command_line(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    sizes = ["--tokens", "1500", "--eval-tokens", "200", "--k", "4", "--length", "48"]
+    trained = lexiscope("train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = tmp_path / "runs" / "tiny" / "1-vasae"
+    assert (run / "metrics.json").is_file() and "aligned" in trained.stdout
+    indexed = lexiscope("index", str(run), "--text", str(text_file), "--length", "48", work=tmp_path)
+    assert indexed.returncode == 0, indexed.stderr
+    assert (tmp_path / "index" / "CURRENT").is_file()
+    again = lexiscope("train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path)
+    assert again.returncode == 1 and "already holds a run" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "{work}/none", "--text", "{text}"], "no model at"),
+        (["train", "{model}", "--text", "{work}/none.txt"], "no text at"),
+        (["train", "{model}", "--text", "{text}", "--layers", "5"], "no layer 5"),
+        (["train", "{model}", "--text", "{text}", "--layers", "first"], "neither 'all' nor"),
+        (["train", "{model}", "--text", "{text}", "--recipe", "best"], "no recipe"),
+        (["index", "{work}", "--text", "{text}"], "no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_non_zero_exit(
+    arguments: list[str], says: str, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    filled = [a.format(work=tmp_path, model=model_folder, text=text_file) for a in arguments]
+    result = lexiscope(*filled, work=tmp_path)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if "lexiscope:" in line]) == 1
+
+
+def test_layers_are_all_or_numbers_and_ranges() -> None:
+    assert parse_layers("all", 3) == [0, 1, 2]
+    assert parse_layers("0,2-4, 7", 8) == [0, 2, 3, 4, 7]
+    for wrong in ("", "a", "1-", "-1", "1,,2"):
+        with pytest.raises(LexiscopeError):
+            parse_layers(wrong, 8)

@@ -1,0 +1,160 @@
+"""Name evidence equals a slow count, finds names that are true, and rejects names that are not."""
+
+import math
+
+import pytest
+import torch
+
+from lexiscope.dictionary import SparseCode
+from lexiscope.evidence import (
+    FDR,
+    NEAR,
+    Evidence,
+    EvidenceCounts,
+    Place,
+    benjamini_hochberg,
+    families,
+    matched_controls,
+    places,
+    poisson_tail,
+)
+
+VOCAB, FEATURES = 50, 30
+
+
+def random_text(n: int = 400, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, VOCAB, (n // 40, 40), generator=draw)
+    following = torch.cat([tokens[:, 1:], torch.full((n // 40, 1), -1)], 1)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[:, 0] = False
+    return tokens, following, mask
+
+
+def random_code(n: int, *, seed: int = 1) -> SparseCode:
+    draw = torch.Generator().manual_seed(seed)
+    indices = torch.stack([torch.randperm(FEATURES, generator=draw)[:4] for _ in range(n)])
+    return SparseCode(torch.randn(n, 4, generator=draw).clamp_min(0), indices)
+
+
+def setup(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    names = torch.randint(0, VOCAB, (FEATURES,), generator=draw)
+    kin = families(torch.randn(VOCAB, 8, generator=draw), [f"word{i}" for i in range(VOCAB)], nearest=3)
+    return names, kin, matched_controls(torch.randint(1, 100, (VOCAB,), generator=draw).float())
+
+
+def test_counts_equal_a_loop_over_firings() -> None:
+    names, kin, controls = setup()
+    tokens, following, mask = random_text()
+    code = random_code(int(mask.sum()))
+    counts = EvidenceCounts(names, kin, controls)
+    counts.add(code, places(tokens, following, mask))
+    slow = {kind: [0] * FEATURES for kind in ("here", "family", "near", "predicts", "firings")}
+    at = 0
+    for passage in range(len(tokens)):
+        for position in range(1, tokens.shape[1]):
+            for value, feature in zip(code.values[at].tolist(), code.indices[at].tolist(), strict=True):
+                if value <= 0:
+                    continue
+                name, current = names[feature].item(), tokens[passage, position].item()
+                before = tokens[passage, max(0, position - NEAR) : position].tolist()
+                slow["firings"][feature] += 1
+                slow["here"][feature] += current == name
+                slow["family"][feature] += current == name or current in kin[name].tolist()
+                slow["near"][feature] += current == name or name in before
+                slow["predicts"][feature] += following[passage, position].item() == name
+            at += 1
+    assert counts.firings.tolist() == slow["firings"]
+    for row, kind in enumerate(("here", "family", "near", "predicts")):
+        assert counts.hits[row].tolist() == slow[kind], kind
+
+
+def test_any_split_of_the_text_counts_the_same() -> None:
+    names, kin, controls = setup()
+    tokens, following, mask = random_text()
+    code, whole = random_code(int(mask.sum())), places(tokens, following, mask)
+    once, parts = EvidenceCounts(names, kin, controls), EvidenceCounts(names, kin, controls)
+    once.add(code, whole)
+    for rows in reversed(torch.arange(len(whole.current)).split(57)):
+        parts.add(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in whole)))
+    assert torch.equal(once.hits, parts.hits)
+    assert torch.equal(once.control_hits, parts.control_hits)
+    assert torch.equal(once.occurrences, parts.occurrences)
+
+
+def planted(rule: str, *, seed: int = 0, features: int = 200, vocab: int = 500, n: int = 20_000) -> tuple[Evidence, torch.Tensor]:
+    """A dictionary whose features fire on a token (and, half the time, elsewhere), named by `rule`."""
+    draw = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, vocab, (n // 100, 100), generator=draw)
+    following = torch.cat([tokens[:, 1:], torch.full((n // 100, 1), -1)], 1)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    where = places(tokens, following, mask)
+    anywhere = torch.randint(0, features, (len(where.current),), generator=draw)
+    on = where.current if rule != "predicts" else where.following
+    on = torch.where((on >= 0) & (on < features), on, anywhere)
+    code = SparseCode(torch.ones(len(on), 2), torch.stack([on, anywhere], 1))
+    code.values[:, 1] = (code.indices[:, 0] != code.indices[:, 1]).float()
+    names = torch.arange(features)
+    if rule == "permuted":
+        names = names[torch.randperm(features, generator=draw)]
+    kin = families(torch.randn(vocab, 16, generator=draw), [f"w{i}" for i in range(vocab)])
+    counts = EvidenceCounts(names, kin, matched_controls(torch.bincount(where.current, minlength=vocab).float()))
+    counts.add(code, where)
+    live = counts.firings > 0
+    return counts.result(live), live
+
+
+def test_features_that_fire_on_their_name_read_it() -> None:
+    found, live = planted("reads")
+    assert found.supported.float().mean() > 0.95
+    assert found.verdict(live).count("reads") > 190
+    assert (found.recall[live] > 0.95).all()
+
+
+def test_features_that_fire_before_their_name_predict_it() -> None:
+    found, live = planted("predicts")
+    assert found.verdict(live).count("predicts") > 190
+
+
+def test_permuted_names_are_unsupported_at_the_false_discovery_rate() -> None:
+    shares = [planted("permuted", seed=seed)[0].supported.float().mean().item() for seed in range(5)]
+    assert sum(shares) / 5 <= FDR
+
+
+def test_a_dead_feature_has_no_evidence() -> None:
+    found, live = planted("reads")
+    live[3] = False
+    assert found.verdict(live)[3] == "dead"
+
+
+def test_controls_are_other_tokens_of_like_frequency() -> None:
+    counts = torch.arange(1000, 0, -1).float()
+    controls = matched_controls(counts)
+    assert (controls != torch.arange(1000)[:, None]).all()
+    assert ((controls - torch.arange(1000)[:, None]).abs() <= 52).all()
+
+
+def test_families_hold_case_space_and_inflection_variants() -> None:
+    folded = ["cat", "cat", "cats", "dog", "walk", "walked", "walking"]
+    kin = families(torch.eye(7), folded, nearest=0)
+    assert set(kin[0].tolist()) >= {0, 1, 2}
+    assert {4, 5, 6} <= set(kin[4].tolist())
+    assert 3 not in kin[0].tolist()
+
+
+@pytest.mark.parametrize(("hits", "expected"), [(0, 3.0), (1, 0.01), (5, 2.5), (40, 20.0)])
+def test_the_poisson_tail_equals_its_sum(hits: int, expected: float) -> None:
+    below = sum(math.exp(i * math.log(expected) - expected - math.lgamma(i + 1)) for i in range(hits))
+    tail = poisson_tail(torch.tensor([float(hits)]).double(), torch.tensor([expected]).double())
+    assert tail.item() == pytest.approx(1 - below, abs=1e-4)
+
+
+def test_benjamini_hochberg_equals_its_definition() -> None:
+    p = torch.tensor([0.01, 0.04, 0.03, 0.005, 0.9, 0.0], dtype=torch.float64)
+    tested = torch.tensor([True, True, True, True, True, False])
+    found = benjamini_hochberg(p, tested)
+    some = sorted(p[:5].tolist())
+    expected = [min(min(some[j] * 5 / (j + 1) for j in range(some.index(value), 5)), 1) for value in p[:5].tolist()]
+    assert found[:5].tolist() == pytest.approx(expected)
+    assert found[5] == 1

@@ -1,0 +1,108 @@
+"""The language model reads, patches and generates as its Hugging Face original does, and forgets every patch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lexiscope.errors import ModelError
+from lexiscope.language_model import LanguageModel, load_language_model, model_slug
+from tests import tiny
+
+
+def prompt(model: LanguageModel, rows: int = 1) -> torch.Tensor:
+    return torch.tensor([[model.bos, *model.tokenise("the cat sat on a mat")]] * rows)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_reading_equals_the_originals_hidden_states(tmp_path: Path, kind: str) -> None:
+    folder = tiny.make_model(tmp_path / kind, kind=kind)
+    model = load_language_model(str(folder))
+    tokens = prompt(model)
+    original = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = original(tokens, output_hidden_states=True)
+    assert torch.allclose(model.read(tokens, [0])[0], expected.hidden_states[1], atol=1e-4)
+    assert torch.allclose(model.logits(tokens), expected.logits, atol=1e-3)
+    last = model.read(tokens, [1])[1]
+    assert torch.allclose(model.unembed_residual(last), model.logits(tokens), atol=1e-4)
+
+
+def test_a_patch_changes_what_follows_and_is_gone_afterwards(model: LanguageModel) -> None:
+    tokens = prompt(model)
+    before = model.logits(tokens)
+    assert not torch.allclose(model.logits(tokens, {0: lambda x: x * 0}), before)
+    assert torch.equal(model.logits(tokens, {0: lambda x: x.clone()}), before)
+    with pytest.raises(ZeroDivisionError):
+        model.logits(tokens, {0: lambda x: x / (1 // 0)})
+    assert torch.equal(model.logits(tokens), before)
+
+
+def test_streaming_with_a_cache_equals_reading_the_whole_text_again(model: LanguageModel) -> None:
+    tokens = prompt(model)
+    steps = list(model.stream(tokens, max_tokens=6, temperature=0, seed=0))
+    whole = torch.cat([tokens, *(step.tokens[:, None] for step in steps[:-1])], 1)
+    assert torch.allclose(model.logits(whole)[:, -1], steps[-1].logits, atol=1e-3)
+
+
+def test_rows_of_one_batch_share_their_random_numbers_unless_told_not_to(model: LanguageModel) -> None:
+    tokens = prompt(model, rows=2)
+    shared = torch.stack([s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3)])
+    assert torch.equal(shared[:, 0], shared[:, 1])
+    again = torch.stack([s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3)])
+    assert torch.equal(shared, again)
+    apart = torch.stack([s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3, shared_noise=False)])
+    assert not torch.equal(apart[:, 0], apart[:, 1])
+
+
+def test_the_logit_effect_of_a_direction_is_what_adding_it_before_the_unembedding_does(model: LanguageModel) -> None:
+    direction = torch.nn.functional.normalize(torch.randn(1, model.d_model), dim=-1)
+    effect = model.read_out(direction)
+    assert effect.shape == (1, model.vocab_size)
+    assert effect.mean().abs() < 1e-5
+    huge = model.unembed_residual(direction * 1e6)  # through the norm, a large enough direction is all that is left
+    huge = huge - huge.mean()
+    assert torch.nn.functional.cosine_similarity(effect, huge).item() > 0.99
+
+
+def test_a_prompt_that_overruns_the_context_is_refused(model: LanguageModel) -> None:
+    with pytest.raises(ModelError, match="context"):
+        next(model.stream(prompt(model), max_tokens=1000, temperature=1, seed=0))
+
+
+def test_a_layer_that_does_not_exist_is_refused(model: LanguageModel) -> None:
+    with pytest.raises(ModelError, match="no layer 7"):
+        model.read(prompt(model), [7])
+
+
+def test_bad_model_folders_are_refused_with_the_reason(tmp_path: Path, model_folder: Path) -> None:
+    with pytest.raises(ModelError, match="no model at"):
+        load_language_model(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_language_model(str(tmp_path / "empty"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (bare / name).write_bytes((model_folder / name).read_bytes())
+    with pytest.raises(ModelError, match="no weights"):
+        load_language_model(str(bare))
+    (bare / "model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_language_model(str(bare))
+
+
+def test_special_tokens_in_a_text_stay_plain_text(model: LanguageModel) -> None:
+    assert model.bos not in model.tokenise(f"the {tiny.END} cat")
+    assert model.text(model.tokenise(f"the {tiny.END} cat")) == f"the {tiny.END} cat"
+
+
+@pytest.mark.parametrize(("name", "slug"), [("owner/GPT2-Small", "gpt2-small"), ("/a/b/model.gguf", "model"), ("My Model!", "my-model")])
+def test_a_model_id_is_a_slug(name: str, slug: str) -> None:
+    assert model_slug(name) == slug
+
+
+def test_reserved_names_are_no_model_ids() -> None:
+    with pytest.raises(ModelError, match="--model-id"):
+        model_slug("owner/search")

@@ -1,0 +1,65 @@
+"""A tiny random GPT-2 over bytes with two random dictionaries, and a worker process to ask about them."""
+
+import asyncio
+
+import pytest
+import torch
+
+from lexiscope.checkpoint import save_weights
+from lexiscope.dictionary import Dictionary
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.settings import Settings
+from server.live import WorkerClient, spawn_worker
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("live")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*alphabet, "<|endoftext|>"])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder / "tiny")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=2, n_embd=D, n_head=2, vocab_size=VOCAB, n_positions=CONTEXT, initializer_range=0.3, bos_token_id=256, eos_token_id=256
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder / "tiny")
+    checkpoints = {}
+    for layer in (0, 1):
+        bias = torch.zeros(WIDTH)
+        bias[SILENT] = -1e6
+        dictionary = Dictionary(torch.randn(D, WIDTH), bias, torch.randn(WIDTH, D), torch.zeros(D), k=16)
+        path = folder / f"dictionary-{layer}"
+        path.mkdir()
+        hook = f"blocks.{layer}.hook_resid_post"
+        save_weights(path, dictionary, fit=None, model="tiny", hook=hook, context=64, details={"mean_norm": MEAN_NORM})
+        checkpoints[layer] = str(path)
+    return Tiny(str(folder / "tiny"), checkpoints)
+
+
+@pytest.fixture(scope="session")
+def model(tiny) -> LanguageModel:
+    return load_language_model(tiny.model_path, model_id="tiny")
+
+
+@pytest.fixture(scope="module")
+def worker():
+    with spawn_worker(Settings(worker_queue=2)) as running:
+        yield running
+
+
+@pytest.fixture
+def ask(worker):
+    """All events of one job, through the process."""
+
+    async def events(job):
+        async with WorkerClient(worker).steer(job) as stream:
+            return [event async for event in stream]
+
+    return lambda job: asyncio.run(events(job))

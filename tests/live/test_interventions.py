@@ -1,0 +1,176 @@
+"""What an intervention does to the residual stream and to what is drawn, without any process between."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import LexiscopeError
+from lexiscope.language_model import hook_name
+from server.live.generation import steer
+from server.live.interventions import Cancelled, Loaded, patches
+from server.live.shelf import NotLoadable, Shelf
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    return Shelf()
+
+
+def patched(tiny, model, shelf, *features):
+    asked = tiny.job(*features).interventions
+    return patches(asked, lambda path: shelf.dictionary(path, model.device), model, cancelled=lambda: False)
+
+
+def batch(model, text="Once upon a time there was"):
+    return torch.tensor([[model.bos, *model.tokenise(text)]] * 2)
+
+
+def steps(events, kind="step"):
+    return [event for event in events if event.event == kind]
+
+
+@pytest.mark.parametrize("text", ["a", "Once upon a time there was", "é" * 150])
+def test_strength_0_leaves_both_rows_equal_bit_for_bit(tiny, model, shelf, text):
+    patch = patched(tiny, model, shelf, (0, 3, "add", 0.0), (1, 5, "add", 0.0))
+    for step in model.stream(batch(model, text), max_tokens=20, temperature=1, seed=3, patches=patch):
+        assert torch.equal(step.logits[0], step.logits[1])
+
+
+def test_the_default_row_is_the_unpatched_model_bit_for_bit(tiny, model, shelf):
+    plain = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3))
+    patch = patched(tiny, model, shelf, (0, 3, "add", 2.0), (1, 4, "ablate", 0.0))
+    steered = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch))
+    assert all(torch.equal(one.logits[0], other.logits[0]) for one, other in zip(plain, steered, strict=True))
+
+
+def test_ablating_a_silent_feature_changes_nothing(tiny, model, shelf):
+    patch = patched(tiny, model, shelf, (0, SILENT, "ablate", 0.0))
+    for step in model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch):
+        assert torch.equal(step.logits[0], step.logits[1])
+
+
+def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, shelf):
+    dictionary = load_checkpoint(Path(tiny.checkpoints[0])).dictionary
+    x = model.read(batch(model), [0])[0]
+    changed = patched(tiny, model, shelf, (0, 3, "ablate", 0.0), (0, 3, "ablate", 0.0))[0](x)
+    assert torch.equal(changed[0], x[0])
+    fired = 0
+    for position in range(x.shape[1]):
+        code = dictionary.encode(x[1, position : position + 1])
+        activation = dict(zip(code.indices[0].tolist(), code.values[0].tolist(), strict=True)).get(3, 0.0)
+        fired += activation > 0 and position > 0
+        expected = x[1, position] - (activation * dictionary.W_dec[3] if position else 0)
+        assert torch.allclose(changed[1, position], expected, atol=1e-4)
+    assert fired
+
+
+def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model, shelf):
+    patch = patched(tiny, model, shelf, (0, 3, "add", 0.5))[0]
+    first, later = model.read(batch(model), [0])[0], torch.randn(2, 1, model.d_model)
+    moved = (patch(first) - first).norm(dim=-1)
+    assert moved[0].eq(0).all() and moved[1, 0] == 0
+    assert torch.allclose(moved[1, 1:], torch.tensor(0.5 * MEAN_NORM), rtol=1e-4)
+    assert torch.allclose((patch(later) - later).norm(dim=-1), torch.tensor([[0.0], [0.5 * MEAN_NORM]]), rtol=1e-4)
+
+
+def test_the_interventions_of_one_layer_compose_in_any_order(tiny, model, shelf):
+    x = model.read(batch(model), [0])[0]
+    one, other = (0, 3, "add", 1.0), (0, 4, "ablate", 0.0)
+    assert torch.allclose(patched(tiny, model, shelf, one, other)[0](x), patched(tiny, model, shelf, other, one)[0](x), atol=1e-5)
+
+
+def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, shelf, model):
+    events = list(steer(tiny.job((0, 3, "add", 1.0), (1, 9, "add", -1.0)), shelf))
+    [effect] = steps(events, "effect")
+    patch = patched(tiny, model, shelf, (0, 3, "add", 1.0), (1, 9, "add", -1.0))
+    logits = model.logits(batch(model, "Once upon a time"), patch)[:, -1]
+    p = logits.softmax(-1)
+    assert effect.kl_first == pytest.approx((p[1] * (p[1].log() - p[0].log())).sum().item(), rel=1e-3)
+    assert effect.kl_first > 0
+    for one in effect.effects:
+        name = one.feature.name.id
+        assert one.probability_default == pytest.approx(p[0, name].item(), rel=1e-3)
+        assert one.probability_steered == pytest.approx(p[1, name].item(), rel=1e-3)
+        assert one.rank_steered == logits[1].argsort(descending=True).tolist().index(name)
+
+
+def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, shelf):
+    events = list(steer(tiny.job((0, 3, "add", 1.0), max_tokens=40), shelf))
+    assert [event.event for event in events[:3]] == ["resolved", "step", "effect"] and events[-1].event == "done"
+    for row in ("default", "steered"):
+        drawn = [getattr(step, row) for step in steps(events)]
+        assert "".join(one.text for one in drawn if one) == getattr(events[-1], f"{row}_text")
+
+
+def test_a_row_ends_at_its_end_of_text(tiny, shelf, model):
+    """The steered row is pushed onto the end-of-text token; the default row goes on alone."""
+    shelved = shelf.model(tiny.model_path, "tiny").model
+    job = tiny.job((0, 3, "add", 3.0), max_tokens=30, temperature=0.0)
+    drawn = [step.steered.token.id for step in steps(steer(job, shelf))]
+    before = shelved.tokenizer.eos_token
+    shelved.tokenizer.eos_token = shelved.tokenizer.convert_ids_to_tokens(drawn[0])
+    try:
+        events = list(steer(job, shelf))
+    finally:
+        shelved.tokenizer.eos_token = before
+    ended = [step.steered for step in steps(events)]
+    assert ended[0] is not None and ended[0].text == "" and not any(ended[1:])
+
+
+def test_a_cancelled_steer_leaves_no_hook_behind(tiny, shelf):
+    model = shelf.model(tiny.model_path, "tiny").model
+    before = model.logits(batch(model))
+    calls = iter([False] * 5)
+    with pytest.raises(Cancelled):
+        list(steer(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf, cancelled=lambda: next(calls, True)))
+    half = steer(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf)
+    for _ in range(4):
+        next(half)
+    assert torch.equal(model.logits(batch(model)), before)
+    half.close()
+    assert not model._bridge.hook_dict[hook_name(0)].fwd_hooks
+    assert torch.equal(model.logits(batch(model)), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompt": ""}, "no token"),
+        ({"prompt": "a" * 100_000}, "100,000 tokens"),
+        ({"prompt": "a" * (CONTEXT - 8)}, f"room for {CONTEXT - 9}"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused_before_the_first_event(tiny, shelf, change, says):
+    with pytest.raises(LexiscopeError, match=says):
+        next(steer(tiny.job((0, 3, "add", 1.0), **change), shelf))
+
+
+def test_a_prompt_that_just_fits_is_taken(tiny, shelf):
+    assert list(steer(tiny.job((0, 3, "add", 1.0), prompt="a" * (CONTEXT - 9)), shelf))[-1].event == "done"
+
+
+def test_control_tokens_in_a_prompt_stay_plain_text(tiny, shelf):
+    resolved = next(steer(tiny.job((0, 3, "add", 1.0), prompt="<|endoftext|>"), shelf))
+    assert [token.shown for token in resolved.prompt_tokens] == list("<|endoftext|>")
+
+
+def test_what_does_not_fit_the_model_is_refused(tiny, model, shelf):
+    job = tiny.job((0, 10_000, "add", 1.0))
+    with pytest.raises(LexiscopeError, match="48 features"):
+        next(steer(job, shelf))
+    with pytest.raises(NotLoadable, match="no model"):
+        next(steer(job.model_copy(update={"model_path": "/gone"}), shelf))
+    foreign = Loaded(shelf.dictionary(tiny.checkpoints[0], model.device).dictionary, None)
+    with pytest.raises(LexiscopeError, match="mean residual norm"):
+        patches(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, cancelled=lambda: False)
+
+
+def test_the_least_recently_used_dictionary_leaves_first(tiny, model):
+    small = Shelf(dictionary_bytes=1)
+    first = small.dictionary(tiny.checkpoints[0], model.device)
+    assert small.dictionary(tiny.checkpoints[0], model.device) is first
+    small.dictionary(tiny.checkpoints[1], model.device)
+    assert small.dictionary(tiny.checkpoints[0], model.device) is not first

@@ -1,0 +1,138 @@
+"""The worker as a process: a queue with a bound, cancellation, and a death that the others survive."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from lexiscope.settings import Settings
+from server.live import WorkerClient, WorkerRefused, spawn_worker
+
+LONG = {"max_tokens": 256}
+
+
+async def until(condition, *, seconds=5.0):
+    """Seconds until the asynchronous `condition` holds."""
+    begun = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - begun < seconds
+        await asyncio.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def whole(events):
+    return [event.model_dump(exclude={"tokens_per_second"}) for event in events]
+
+
+def test_the_same_job_gives_the_same_answer(tiny, ask):
+    job = tiny.job((0, 3, "add", 1.0), (1, 4, "ablate", 0.0))
+    assert whole(ask(job)) == whole(ask(job))
+
+
+def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask):
+    alone = ask(tiny.job((0, 3, "add", 0.0), max_tokens=30))[-1].default_text
+
+    async def together():
+        client = WorkerClient(worker)
+
+        async def one(strength):
+            async with client.steer(tiny.job((0, 3, "add", strength), (1, 4, "ablate", 0.0), max_tokens=30)) as events:
+                return [event async for event in events][-1]
+
+        return await asyncio.gather(one(1.0), one(-2.0), one(4.0))
+
+    done = asyncio.run(together())
+    assert {one.default_text for one in done} == {alone}
+    assert len({one.steered_text for one in done}) > 1
+
+
+def test_a_closed_connection_frees_the_worker_within_200_ms(tiny, worker, ask):
+    before = ask(tiny.job((0, 3, "add", 0.0)))
+
+    async def leave():
+        client = WorkerClient(worker)
+        async with client.steer(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+            assert (await anext(events)).event == "resolved"
+        return await until(idle(client))
+
+    assert asyncio.run(leave()) < 0.2
+    assert whole(ask(tiny.job((0, 3, "add", 0.0)))) == whole(before)
+
+
+def idle(client):
+    async def condition():
+        health = await client.health()
+        return not health.running and not health.waiting
+
+    return condition
+
+
+def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, worker):
+    async def crowd():
+        client = WorkerClient(worker)
+
+        async def steer():
+            async with client.steer(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+                async for _ in events:
+                    pass
+
+        async def waiting(number):
+            return (await client.health()).waiting == number
+
+        running = [asyncio.create_task(steer()) for _ in range(3)]
+        await until(lambda: waiting(2))
+        with pytest.raises(WorkerRefused) as refused:
+            await steer()
+        assert refused.value.status == 429 and int(refused.value.retry_after) > 0
+        running[2].cancel()
+        await until(lambda: waiting(1), seconds=2)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await until(idle(client))
+
+    asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("change", [{"prompt": ""}, {"prompt": "a" * 100_000}])
+def test_a_prompt_that_does_not_fit_is_a_422_before_the_stream(tiny, ask, change):
+    with pytest.raises(WorkerRefused) as refused:
+        ask(tiny.job((0, 3, "add", 1.0), **change))
+    assert refused.value.status == 422
+
+
+def test_a_model_that_has_gone_is_a_503_that_says_so(tiny, ask):
+    with pytest.raises(WorkerRefused, match="/gone") as refused:
+        ask(tiny.job((0, 3, "add", 1.0)).model_copy(update={"model_path": "/gone"}))
+    assert refused.value.status == 503
+
+
+def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(tiny):
+    async def killed(worker):
+        client = WorkerClient(worker)
+        async with client.steer(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+            await anext(events)
+            os.kill(worker.pid, signal.SIGKILL)
+            last = [event async for event in events][-1]
+        assert last.event == "error" and last.status == 503
+        async with client.steer(tiny.job((0, 3, "add", 1.0))) as events:
+            assert [event async for event in events][-1].event == "done"
+
+    with spawn_worker(Settings()) as worker:
+        asyncio.run(killed(worker))
+        folder, pid = worker.socket.parent, worker.pid
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_nobody_at_the_url_is_a_503(tiny):
+    async def nobody():
+        async with WorkerClient("unix:///nowhere/socket").steer(tiny.job()):
+            pass
+
+    with pytest.raises(WorkerRefused, match="/nowhere/socket") as refused:
+        asyncio.run(nobody())
+    assert refused.value.status == 503

@@ -1,0 +1,168 @@
+"""Pages and their JSON twins agree, errors have one shape, and a browser that has a page is told so."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from lexiscope.records import DictionaryPage, ErrorRecord, FeaturePage, HomePage, Record, SearchPage, TokenPage
+from lexiscope.settings import Settings
+from server import create_app
+from tests.store import synthetic
+
+PAGES: list[tuple[str, str, type[Record]]] = [
+    ("/", "/index.json", HomePage),
+    ("/search?q=paris", "/search.json?q=paris", SearchPage),
+    ("/search", "/search.json", SearchPage),
+    ("/tokens/tiny/0", "/tokens/tiny/0.json", TokenPage),
+    ("/tiny/1-vasae?verdict=reads&sort=name", "/tiny/1-vasae.json?verdict=reads&sort=name", DictionaryPage),
+    ("/tiny/1-vasae/6", "/tiny/1-vasae/6.json", FeaturePage),
+    ("/tiny/1-vasae/9", "/tiny/1-vasae/9.json", FeaturePage),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("served")
+    synthetic.publish(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def browser(index: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(index=index)), headers={"accept": "text/html"}, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("page", "twin", "record"), PAGES)
+def test_a_page_and_its_twin_are_one_record(browser: TestClient, page: str, twin: str, record: type[Record]) -> None:
+    html, data = browser.get(page), browser.get(twin)
+    assert (html.status_code, data.status_code) == (200, 200)
+    assert html.headers["content-type"].startswith("text/html") and data.headers["content-type"] == "application/json"
+    assert record.model_validate_json(data.content).model_dump(mode="json") == data.json()
+    assert twin.replace("&", "&amp;") in html.text, "the page links its twin"
+
+
+def test_every_feature_and_token_of_the_json_is_on_the_page(browser: TestClient) -> None:
+    data = browser.get("/search.json?q=paris").json()
+    html = browser.get("/search?q=paris").text
+    assert data["features"] and all(f'href="/{ref["id"]}"' in html for ref in data["features"])
+    assert all(f'href="/tokens/{hit["model"]}/{hit["token"]["id"]}"' in html for hit in data["tokens"])
+
+
+def test_numbers_on_the_feature_page_are_the_records(browser: TestClient) -> None:
+    feature = browser.get("/tiny/1-vasae/6.json").json()["feature"]
+    html = browser.get("/tiny/1-vasae/6").text
+    for value in (feature["cosine"], feature["density"], feature["evidence"]["reads_here"]["value"]):
+        assert f'value="{value}"' in html
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "says"),
+    [
+        ("/tiny/1-vasae/200", 404, "200 features, 0 to 199"),
+        ("/tiny/1-vasae/99999999999999999999", 404, "200 features"),
+        ("/tiny/7-vasae", 404, "1-plain"),
+        ("/nobody/1-vasae", 404, "other, tiny"),
+        ("/tokens/tiny/300", 404, "0 to 299"),
+        ("/search?layer=x", 422, "layer"),
+        ("/search?verdict=maybe", 422, "maybe"),
+        ("/search?limit=100000", 422, "200"),
+        ("/tiny/1-vasae?min_cosine=2", 422, "min_cosine"),
+        ("/search?q=a&cursor=zzz", 400, "first page"),
+        ("/tiny/1-vasae?cursor=zzz", 400, "first page"),
+        ("/search?q=a&model=nobody", 404, "other, tiny"),
+        ("/nothing", 404, "/search?q="),
+        ("/api/steer/3", 404, "page"),
+        ("/static/nothing.js", 404, "nothing.js"),
+    ],
+)
+def test_an_error_says_what_would_be_right_in_html_and_in_json(browser: TestClient, address: str, status: int, says: str) -> None:
+    html = browser.get(address)
+    data = browser.get(address, headers={"accept": "application/json"})
+    assert (html.status_code, data.status_code) == (status, status)
+    record = ErrorRecord.model_validate_json(data.content)
+    assert record.status == status and says in record.error
+    assert html.headers["content-type"].startswith("text/html") and says in html.text
+    path, _, query = address.partition("?")
+    twin = browser.get(f"{path}.json" + (f"?{query}" if query else ""))
+    assert twin.status_code == status and set(twin.json()) == {"ok", "status", "error", "kept"}
+
+
+def test_an_error_of_the_server_itself_has_the_same_shape(index: Path) -> None:
+    app = create_app(Settings(index=index))
+    app.add_api_route("/broken.json", lambda: 1 / 0)
+    app.router.routes.insert(0, app.router.routes.pop())
+    answer = TestClient(app, raise_server_exceptions=False).get("/broken.json")
+    assert answer.status_code == 500 and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).error
+
+
+def test_a_script_in_a_search_is_text(browser: TestClient) -> None:
+    html = browser.get("/search", params={"q": "<script>alert(1)</script>"}).text
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html
+    named = browser.get("/search", params={"q": "<script>"})
+    assert named.status_code == 200 and not re.search(r"<script>", named.text)
+
+
+def test_a_search_for_nothing_is_a_page_with_a_hint(browser: TestClient) -> None:
+    for query in ("", "?q=", "?q=zzzzz"):
+        answer = browser.get(f"/search{query}")
+        assert answer.status_code == 200 and 'class="empty"' in answer.text
+
+
+def test_a_form_field_left_empty_is_no_filter(browser: TestClient) -> None:
+    empty = browser.get("/search.json?q=paris&layer=&verdict=&live=&min_cosine=&model=").json()
+    assert empty == browser.get("/search.json?q=paris").json()
+
+
+def test_a_reader_who_has_the_page_is_told_so_until_the_build_changes(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        first, other = client.get("/m/0-vasae/3"), client.get("/m/0-vasae/3.json")
+        assert first.headers["etag"] != other.headers["etag"]
+        again = {"if-none-match": f'W/"x", {first.headers["etag"]}'}
+        assert client.get("/m/0-vasae/3", headers=again).status_code == 304
+        assert client.get("/m/0-vasae/4", headers=again).status_code == 200
+        synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
+        assert client.get("/m/0-vasae/3", headers=again).status_code == 200
+
+
+def test_without_an_index_the_server_starts_and_says_how_to_make_one(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        for address in ("/", "/index.json", "/search?q=a", "/healthz", "/random", "/tiny/1-vasae/3.json"):
+            answer = client.get(address)
+            assert answer.status_code == 503 and "lexiscope index" in answer.text, address
+        assert client.get("/docs").status_code == 200
+        synthetic.publish(tmp_path)
+        assert client.get("/").status_code == 200, "and needs no restart once there is one"
+
+
+def test_random_leads_to_a_feature(browser: TestClient) -> None:
+    answer = browser.get("/random")
+    assert answer.status_code == 302 and browser.get(answer.headers["location"]).status_code == 200
+
+
+def test_the_reference_describes_every_twin_and_asks_no_other_machine(browser: TestClient) -> None:
+    html, paths = browser.get("/docs").text, browser.get("/openapi.json").json()["paths"]
+    wanted = {"/index.json", "/search.json", "/tokens/{model}/{token_id}.json", "/{model}/{source}.json", "/{model}/{source}/{index}.json"}
+    assert wanted <= set(paths)
+    assert all(path in html for path in wanted) and "min_cosine" in html and 'id="ErrorRecord"' in html
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', html)
+
+
+def test_no_page_asks_another_machine_for_anything(browser: TestClient) -> None:
+    for page, _, _ in PAGES:
+        assert not re.search(r'(?:src|href)="(?:https?:)?//', browser.get(page).text), page
+
+
+def test_plotly_comes_from_the_installed_package(browser: TestClient) -> None:
+    answer = browser.get("/static/plotly.min.js")
+    assert answer.headers["content-type"].startswith("text/javascript") and len(answer.content) > 1_000_000
+
+
+def test_alignment_is_drawn_with_a_line_for_every_recipe(browser: TestClient) -> None:
+    html = browser.get("/").text
+    assert 'id="chart-alignment-tiny"' in html
+    assert "aligned, live features (vasae)" in html and "aligned, live features (plain)" in html

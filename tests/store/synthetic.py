@@ -1,0 +1,251 @@
+"""A small index with known contents: two models, five dictionaries, about 200 features each, made through the Builder.
+
+`tables(...)` gives the Arrow tables the indexer would write, so that any test can publish one model, a changed one, or many;
+`publish(root)` writes the usual index. Words are chosen so that spellings, prefixes and single characters can be searched.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lexiscope import tokens
+from store import Builder
+
+WORDS = (" Paris", "Paris", " paris", " Parisian", " London", "a", " a", "A", " ", "\n", "%", "_", "100%", " the", "The", "<script>", "7")
+SILENT = len(WORDS) - 1
+"""the token "7" names no feature"""
+VOCABULARY = 300
+HISTOGRAM_EDGES = [0.01, 0.1, 1.0, 10.0, 100.0]
+
+
+class Dictionary(NamedTuple):
+    model: str
+    layer: int
+    recipe: str = "vasae"
+    d_sae: int = 200
+
+    @property
+    def source(self) -> str:
+        return f"{self.layer}-{self.recipe}"
+
+
+USUAL = (
+    *(Dictionary("tiny", layer) for layer in range(3)),
+    Dictionary("tiny", 1, "plain"),
+    Dictionary("other", 0, d_sae=150),
+)
+
+
+def spellings(size: int = VOCABULARY) -> list[bytes]:
+    """The vocabulary: WORDS, one partial character, then made-up words."""
+    made_up = [f" word{number}".encode() for number in range(len(WORDS) + 1, size)]
+    return [*(word.encode() for word in WORDS), b"\xe2\x80", *made_up]
+
+
+def token_table(model: str, *, size: int = VOCABULARY) -> pa.Table:
+    raw = spellings(size)
+    return pa.table(
+        {
+            "model": [model] * size,
+            "token_id": pa.array(range(size), pa.int32()),
+            "shown": [tokens.shown(word) for word in raw],
+            "raw": [word.hex() for word in raw],
+            "folded": [tokens.folded(word) for word in raw],
+            "count": pa.array([(size - number) * 10 for number in range(size)], pa.int64()),
+        }
+    )
+
+
+def name_of(index: int, *, vocabulary: int = VOCABULARY) -> int:
+    """The token that feature `index` is named after: every other token, "7" never."""
+    name = (index * 2 + index // 50) % vocabulary
+    return name + 1 if name == SILENT else name
+
+
+def lists(rows: Sequence[Sequence[float]] | np.ndarray, kind: pa.DataType) -> pa.Array:
+    return pa.array([list(row) for row in rows], pa.list_(kind))
+
+
+def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tuple[bool, bool], vocabulary: int = VOCABULARY) -> pa.Table:
+    n, draw = entry.d_sae, np.random.default_rng(seed)
+    index = np.arange(n)
+    fired = index % 10 != 9
+    cosine = np.round(draw.uniform(0.1, 1.0, n), 3).astype("float32")
+    supported = fired & (index % 3 == 0)
+
+    def share() -> pa.Array:
+        return pa.array(draw.uniform(0, 1, n).astype("float32"), mask=~fired)
+
+    near = (index[:, None] + np.arange(1, 6)) % n
+    near_cosine = np.tile(np.linspace(0.9, 0.5, 5), (n, 1))
+    top = draw.integers(0, vocabulary, (n, 10))
+    names = [name_of(int(number), vocabulary=vocabulary) for number in index]
+
+    def linked(there: bool) -> tuple[Any, Any]:
+        return (near, near_cosine) if there else ([[]] * n, [[]] * n)
+
+    (previous, previous_cosine), (following, following_cosine) = linked(links[0]), linked(links[1])
+    evidence = ("reads_here", "reads_here_null", "reads_family", "reads_family_null", "reads_near", "reads_near_null")
+    evidence += ("recall", "predicts", "predicts_null", "q_reads", "q_predicts")
+    return pa.table(
+        {
+            "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
+            "index": pa.array(index, pa.int32()),
+            "name_token": pa.array(names, pa.int32()),
+            "assigned_token": pa.array(names, pa.int32(), mask=np.full(n, entry.recipe == "plain")),
+            "anchor_kind": ["embedding"] * n,
+            "cosine": cosine,
+            "cosine_assigned": pa.array(cosine, mask=np.full(n, entry.recipe == "plain")),
+            "cosine_embedding": cosine * np.float32(0.9),
+            "margin": np.full(n, 0.125, "float32"),
+            "bucket": [("strong" if c >= 0.8 else "medium" if c >= 0.5 else "weak" if c >= 0.3 else "none") for c in cosine],
+            "next_tokens": lists(top[:, :5], pa.int32()),
+            "next_cosines": lists(near_cosine, pa.float32()),
+            "phrase_tokens": lists([[name] for name in names], pa.int32()),
+            "phrase_cosine": cosine,
+            "n_same_name": pa.array([names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()),
+            "live": fired,
+            "verdict": ["dead" if not f else "reads" if s else "unsupported" for f, s in zip(fired, supported, strict=True)],
+            "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
+            "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
+            "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
+            "max_activation": np.where(fired, 3 + index % 7, 0).astype("float32"),
+            "histogram": lists([[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)], pa.int32()),
+            "pos_tokens": lists(top, pa.int32()),
+            "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
+            "neg_tokens": lists(top[:, ::-1], pa.int32()),
+            "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
+            "name_rank": pa.array(index % 40, pa.int32()),
+            **{name: share() for name in evidence},
+            "supported": supported,
+            "lift_token": pa.array(top[:, 0], pa.int32(), mask=~fired),
+            "lift_share": share(),
+            "beats_name": index % 5 == 0,
+            "neighbour_index": lists(near, pa.int32()),
+            "neighbour_cosine": lists(near_cosine, pa.float32()),
+            "previous_index": lists(previous, pa.int32()),
+            "previous_cosine": lists(previous_cosine, pa.float32()),
+            "next_index": lists(following, pa.int32()),
+            "next_cosine": lists(following_cosine, pa.float32()),
+        }
+    )
+
+
+def context_table(dictionary_id: int, entry: Dictionary, *, passages: range, length: int, each: int = 4, seed: int = 0) -> pa.Table:
+    """`each` contexts of three kinds for every live feature."""
+    draw = np.random.default_rng(seed)
+    features = np.repeat([index for index in range(entry.d_sae) if index % 10 != 9], 3 * each)
+    n = len(features)
+    kinds = np.tile(np.repeat(["top", "quantile", "near_miss"], each), n // (3 * each))
+    position = draw.integers(1, length, n)
+    firing = kinds != "near_miss"
+    return pa.table(
+        {
+            "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
+            "feature": pa.array(features, pa.int32()),
+            "kind": kinds,
+            "quantile": pa.array(np.tile(np.arange(each) % 5, n // each), pa.int32(), mask=kinds != "quantile"),
+            "rank": pa.array(np.tile(np.arange(each), n // each), pa.int32()),
+            "passage": pa.array(draw.integers(passages.start, passages.stop, n), pa.int64()),
+            "position": pa.array(position, pa.int32()),
+            "value": np.full(n, 2.5, "float32"),
+            "positions": lists([[int(p)] if f else [] for p, f in zip(position, firing, strict=True)], pa.int32()),
+            "values": lists([[2.5] if f else [] for f in firing], pa.float32()),
+        }
+    )
+
+
+def passage_table(passages: range, *, corpus: str, length: int, vocabulary: int = VOCABULARY) -> pa.Table:
+    ids = np.random.default_rng(len(passages)).integers(0, vocabulary, len(passages) * length).astype("int32")
+    offsets = np.arange(0, len(ids) + 1, length, dtype="int32")
+    return pa.table(
+        {
+            "passage_id": pa.array(passages, pa.int64()),
+            "corpus": [corpus] * len(passages),
+            "tokens": pa.ListArray.from_arrays(offsets, ids),
+        }
+    )
+
+
+def dictionary_table(dictionary_id: int, entry: Dictionary, *, links: tuple[bool, bool], vocabulary: int = VOCABULARY) -> pa.Table:
+    row = {
+        "dictionary_id": dictionary_id,
+        "model": entry.model,
+        "source": entry.source,
+        "layer": entry.layer,
+        "recipe": entry.recipe,
+        "d_in": 16,
+        "d_sae": entry.d_sae,
+        "k": 8,
+        "hook_name": f"blocks.{entry.layer}.hook_resid_post",
+        "anchor_kind": "embedding",
+        "model_path": f"/models/{entry.model}",
+        "checkpoint_path": f"/runs/{entry.model}/{entry.source}",
+        "corpus": f"{entry.model} on nothing",
+        "n_tokens": 1000 * entry.d_sae,
+        "n_passages": 40,
+        "vocab_size": vocabulary,
+        "random_cosine": 0.25,
+        "histogram_edges": HISTOGRAM_EDGES,
+        "training": json.dumps({"recipe": entry.recipe, "seed": 0}),
+        "metrics": json.dumps({"fve": 0.75}),
+        "previous_dictionary": dictionary_id - 1 if links[0] else None,
+        "next_dictionary": dictionary_id + 1 if links[1] else None,
+    }
+    kinds = {"previous_dictionary": pa.int32(), "next_dictionary": pa.int32(), "histogram_edges": pa.list_(pa.float32())}
+    return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
+
+
+def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
+    live = sum(index % 10 != 9 for index in range(entry.d_sae))
+    shares = ("aligned_all", "aligned_live", "aligned_firing", "aligned_energy", "aligned_live_embedding", "supported_live")
+    row = {
+        "dictionary_id": dictionary_id,
+        "n_live": live,
+        "dead_share": 1 - live / entry.d_sae,
+        **dict.fromkeys((*shares, "supported_firing", "coverage"), 0.5),
+        "verdicts": json.dumps({"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}),
+        "fve": 0.75,
+        "delta_ce": 0.125,
+        "dense_share": None,
+        "lookup_share": 0.25,
+        "index_tokens": 1000 * entry.d_sae,
+        "cosine_counts": [0, live],
+        "cosine_edges": [-1.0, 0.0, 1.0],
+        "density_counts": [live // 2, live - live // 2],
+        "density_edges": [1e-5, 1e-3, 1e-1],
+    }
+    return pa.table({name: pa.array([value], pa.float32() if name == "dense_share" else None) for name, value in row.items()})
+
+
+def add(
+    builder: Builder, entries: Sequence[Dictionary], *, length: int = 64, n_passages: int = 40, vocabulary: int = VOCABULARY, each: int = 4
+) -> None:
+    """Add `entries` with a corpus of their own a model, and link layers of one set that follow each other."""
+    for model in dict.fromkeys(entry.model for entry in entries):
+        builder.add("token", token_table(model, size=vocabulary))
+    first, passages = builder.next_dictionary_id, range(builder.next_passage_id, builder.next_passage_id + n_passages)
+    builder.add("passage", passage_table(passages, corpus="nothing", length=length, vocabulary=vocabulary))
+    for place, entry in enumerate(entries):
+        before, after = entries[place - 1] if place else None, entries[place + 1] if place + 1 < len(entries) else None
+        links = (before is not None and _follows(before, entry), after is not None and _follows(entry, after))
+        key = first + place
+        builder.add("dictionary", dictionary_table(key, entry, links=links, vocabulary=vocabulary))
+        builder.add("layer_summary", summary_table(key, entry))
+        builder.add("feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary))
+        builder.add("context", context_table(key, entry, passages=passages, length=length, each=each, seed=entry.layer))
+
+
+def _follows(one: Dictionary, other: Dictionary) -> bool:
+    return (one.model, one.recipe, one.layer + 1) == (other.model, other.recipe, other.layer)
+
+
+def publish(root: Path, entries: Sequence[Dictionary] = USUAL) -> str:
+    """A new index at `root`; the build's id."""
+    with Builder(root) as builder:
+        add(builder, entries)
+        return builder.publish()

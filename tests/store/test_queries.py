@@ -1,0 +1,232 @@
+"""What a person asks the index, and what must come back."""
+
+import base64
+import json
+import random
+import statistics
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lexiscope.records import FeatureRef, Filters
+from store import BadCursor, NotFound, Store
+from tests.store import synthetic
+
+SORTS = ("match", "index", "cosine", "density", "max_activation", "name")
+VERDICTS = (None, "reads", "unsupported", "dead")
+
+
+def shown(store: Store, query: str, model: str = "tiny") -> list[str]:
+    return [hit.token.shown for hit in store.search(query, Filters(model=model)).tokens]
+
+
+def walk(store: Store, query: str | None, filters: Filters) -> list[FeatureRef]:
+    """Every feature of a search (or of tiny/1-vasae, when `query` is None), page by page."""
+    found: list[FeatureRef] = []
+    while True:
+        page = store.dictionary_page("tiny", "1-vasae", filters) if query is None else store.search(query, filters)
+        found += page.features
+        assert len(page.features) <= filters.limit
+        if page.next is None:
+            return found
+        assert len(page.features) == filters.limit, "only the last page may be short"
+        filters = filters.model_copy(update={"cursor": page.next})
+
+
+def test_a_feature_named_paris_is_found_without_its_case_or_space(store: Store) -> None:
+    assert {"␣Paris", "Paris", "␣paris"} <= set(shown(store, "paris")[:3])
+    assert {ref.name.shown for ref in store.search("paris", Filters()).features} >= {"␣Paris", "␣paris"}
+
+
+def test_the_spelling_as_typed_comes_before_its_variants(store: Store) -> None:
+    for typed, first in ((" Paris", "␣Paris"), ("Paris", "Paris"), (" paris", "␣paris"), ("␣Paris", "␣Paris")):
+        assert shown(store, typed)[0] == first
+
+
+def test_beginnings_come_after_exact_spellings_and_before_middles(store: Store) -> None:
+    assert shown(store, "paris")[3] == "␣Parisian"
+    found = [text.removeprefix("␣").casefold() for text in shown(store, "a")]
+    tiers = [0 if text == "a" else 1 if text.startswith("a") else 2 for text in found]
+    assert tiers == sorted(tiers) and tiers[0] == 0 and tiers[-1] == 2
+
+
+@pytest.mark.parametrize("character", ["a", "%", "_", "7", " ", "\n"])
+def test_a_name_of_one_character_is_found(store: Store, character: str) -> None:
+    assert shown(store, character)[0] == {" ": "␣", "\n": "↵"}.get(character, character)
+
+
+def test_wildcards_of_the_database_are_plain_characters(store: Store) -> None:
+    assert set(shown(store, "%")) == {"%", "100%"}
+    assert shown(store, "_") == ["_"]
+    assert shown(store, "p%s") == []
+
+
+def test_a_token_is_found_by_its_id_alone(store: Store) -> None:
+    page = store.search("#3", Filters(model="tiny"))
+    assert [hit.token.id for hit in page.tokens] == [3] and page.match == "id"
+    assert {ref.name.id for ref in page.features} == {3} if page.features else page.tokens[0].n_features == 0
+    assert store.search("#99999999999999", Filters()).match == "none"
+
+
+def test_a_partial_character_is_found_by_its_hex(store: Store) -> None:
+    assert shown(store, "E2") and shown(store, "E2")[0].startswith("⟨E2⟩")
+
+
+def test_a_token_that_names_nothing_is_found_and_says_so(store: Store) -> None:
+    hit = store.search("7", Filters(model="tiny")).tokens[0]
+    assert hit.token.shown == "7" and hit.n_features == 0
+
+
+@pytest.mark.parametrize("query", ["", "zzzz", "<b>nothing</b>", "x" * 5000, "\x00", "#", "'; DROP TABLE feature; --"])
+def test_a_search_that_finds_nothing_is_an_empty_page(store: Store, query: str) -> None:
+    page = store.search(query, Filters())
+    assert (page.match, page.tokens, page.features, page.next) == ("none", [], [], None)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.text(max_size=8))
+def test_any_text_can_be_searched(store: Store, query: str) -> None:
+    page = store.search(query, Filters(limit=5))
+    assert (page.match == "none") == (not page.tokens)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    query=st.sampled_from([None, "word", "paris", "a", "#0"]),
+    sort=st.sampled_from(SORTS),
+    descending=st.booleans(),
+    limit=st.integers(7, 200),
+    verdict=st.sampled_from(VERDICTS),
+    live=st.sampled_from([None, True, False]),
+    min_cosine=st.sampled_from([None, 0.5]),
+)
+def test_a_walk_by_cursor_is_the_whole_list_once_in_order(store: Store, query: str | None, sort: str, limit: int, **rest: object) -> None:
+    filters = Filters.model_validate({"sort": sort, "limit": limit, **rest})
+    found = walk(store, query, filters)
+    assert len({ref.id for ref in found}) == len(found)
+    entries = synthetic.USUAL if query is not None else [synthetic.Dictionary("tiny", 1)]
+    everything = {f"{e.model}/{e.source}/{i}": store_ref(store, e, i) for e in entries for i in range(e.d_sae)}
+    named = {hit.token.id for hit in store.search(query, Filters(limit=200)).tokens} if query else None
+    if query in ("word", "a"):
+        word = str(query)
+        named = {i for i, raw in enumerate(synthetic.spellings()) if word in raw.decode(errors="replace").casefold()}
+    wanted = {
+        ref.id
+        for ref in everything.values()
+        if (named is None or ref.name.id in named)
+        and (rest["verdict"] is None or ref.verdict == rest["verdict"])
+        and (rest["live"] is None or (ref.density > 0) == rest["live"])
+        and (rest["min_cosine"] is None or ref.cosine >= float(str(rest["min_cosine"])))
+    }
+    assert {ref.id for ref in found} == wanted
+    if sort in ("cosine", "density"):
+        values = [getattr(ref, sort) for ref in found]
+        assert values == sorted(values, reverse=bool(rest["descending"]))
+
+
+REFS: dict[str, FeatureRef] = {}
+
+
+def store_ref(store: Store, entry: synthetic.Dictionary, index: int) -> FeatureRef:
+    """Read feature by feature, in batches: the slow way to the same list."""
+    key = f"{entry.model}/{entry.source}/{index}"
+    if key not in REFS:
+        ids = [f"{entry.model}/{entry.source}/{i}" for i in range(entry.d_sae)]
+        for start in range(0, len(ids), 64):
+            REFS.update({ref.id: ref for ref in store.feature_refs(ids[start : start + 64])})
+    return REFS[key]
+
+
+def test_a_cursor_of_another_build_is_refused(store: Store) -> None:
+    cursor = store.search("word", Filters(limit=5)).next
+    assert cursor is not None
+    build, *rest = json.loads(base64.urlsafe_b64decode(cursor + "=="))
+    assert build == store.build_id()
+    stale = base64.urlsafe_b64encode(json.dumps(["20200101T000000-abcdef", *rest]).encode()).decode()
+    with pytest.raises(BadCursor, match="20200101T000000-abcdef"):
+        store.search("word", Filters(limit=5, cursor=stale))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cursor=st.text(min_size=1, max_size=30) | st.binary(min_size=1).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+def test_a_broken_cursor_is_refused_as_such(store: Store, cursor: str) -> None:
+    with pytest.raises(BadCursor):
+        store.search("word", Filters(cursor=cursor))
+
+
+def test_a_cursor_of_another_search_is_refused(store: Store) -> None:
+    cursor = store.search("word", Filters(limit=5)).next
+    for query, filters in (("a", Filters(cursor=cursor)), ("word", Filters(cursor=cursor, live=True))):
+        with pytest.raises(BadCursor, match="another search"):
+            store.search(query, filters)
+
+
+def test_a_token_page_has_an_entry_for_every_dictionary_of_its_model(store: Store) -> None:
+    page = store.token_page("tiny", 0)
+    assert [(layer.layer, layer.source) for layer in page.layers] == [(0, "0-vasae"), (1, "1-plain"), (1, "1-vasae"), (2, "2-vasae")]
+    assert all(ref.name.id == 0 for layer in page.layers for ref in layer.features)
+    assert {hit.token.shown for hit in page.variants} == {"Paris", "␣paris"}
+    silent = store.token_page("tiny", synthetic.SILENT)
+    assert all(layer.features == [] and layer.best_cosine is None for layer in silent.layers)
+
+
+def test_a_feature_page_shows_each_context_around_its_position(store: Store) -> None:
+    feature = store.feature("tiny", "1-vasae", 6).feature
+    assert [context.kind for context in feature.contexts] == ["top"] * 4 + ["quantile"] * 4 + ["near_miss"] * 4
+    for context in feature.contexts:
+        assert len(context.values) == len(context.tokens)
+        assert context.values[context.position] == (0 if context.kind == "near_miss" else context.value)
+    assert feature.histogram.zeros + sum(feature.histogram.counts) == feature.n_tokens
+    assert {ref.source for ref in feature.previous_layer} == {"0-vasae"} and {ref.source for ref in feature.next_layer} == {"2-vasae"}
+
+
+def test_a_feature_that_never_fired_has_no_evidence(store: Store) -> None:
+    dead = store.feature("tiny", "1-vasae", 9).feature
+    assert dead.evidence is None and dead.verdict == "dead" and dead.contexts == []
+
+
+def test_what_does_not_exist_is_refused_with_what_does(store: Store) -> None:
+    for ask, says in (
+        (lambda: store.feature("tiny", "1-vasae", 200), "200 features, 0 to 199"),
+        (lambda: store.feature("tiny", "9-vasae", 0), "0-vasae, 1-plain, 1-vasae, 2-vasae"),
+        (lambda: store.token_page("huge", 0), "other, tiny"),
+        (lambda: store.token_page("tiny", 300), "0 to 299"),
+        (lambda: store.feature_refs(["tiny/1-vasae"]), "model/source/index"),
+        (lambda: store.resolve_token("tiny", "Pari"), "␣Paris"),
+        (lambda: store.resolve_token("tiny", 0, layer=7), "layers 0, 1, 2"),
+        (lambda: store.search("a", Filters(model="huge")), "other, tiny"),
+    ):
+        with pytest.raises(NotFound, match=says):
+            ask()
+
+
+def test_a_name_resolves_to_its_features_the_best_evidenced_first(store: Store) -> None:
+    for wanted in (" Paris", "␣Paris", 0, "#0"):
+        resolved = store.resolve_token("tiny", wanted, layer=1)
+        assert resolved.token.id == 0 and {ref.layer for ref in resolved.features} == {1}
+        ranks = [["both", "predicts", "reads", "unsupported", "dead"].index(ref.verdict) for ref in resolved.features]
+        assert ranks == sorted(ranks)
+    assert store.resolve_token("tiny", "7").features == []
+
+
+def test_a_random_feature_is_live(store: Store) -> None:
+    assert all(store.random_feature().verdict != "dead" for _ in range(20))
+
+
+def test_latency_is_printed(store: Store) -> None:
+    """Prints medians; asserts nothing about time."""
+    asks = {
+        "feature": lambda: store.feature("tiny", "1-vasae", random.randrange(200)),
+        "token": lambda: store.token_page("tiny", random.randrange(300)),
+        "search": lambda: store.search("word", Filters()),
+        "dictionary": lambda: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")),
+    }
+    for name, ask in asks.items():
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            ask()
+            times.append(1000 * (time.perf_counter() - start))
+        print(f"{name}: {statistics.median(times):.1f} ms")

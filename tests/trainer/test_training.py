@@ -1,0 +1,203 @@
+"""Training: the hand-written gradients are right, rows stay in their cones, runs are whole or not there."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import trainer
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
+from lexiscope.language_model import LanguageModel
+from lexiscope.text import passages
+from trainer.evaluation import Candidate, evaluate
+from trainer.fitting import Fit, run
+from trainer.harvest import HarvestError, harvest
+
+QUIET = Console(quiet=True)
+SMALL = {"k": 4, "batch": 64}
+
+
+def small_fit(*, anchored: bool = True, seed: int = 0) -> Fit:
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.randn(30, 12, generator=draw) * 3
+    tokens = torch.randint(0, 30, (2000,), generator=draw)
+    x = (states[tokens] + torch.randn(2000, 12, generator=draw) + 4).bfloat16()
+    recipe = replace(trainer.recipe("vasae" if anchored else "plain"), dense_rank=2, **SMALL)
+    return Fit(recipe, x, tokens, embedding=torch.randn(30, 8, generator=draw), d_sae=40, seed=seed)
+
+
+def test_the_step_follows_the_gradient_of_the_mean_squared_error() -> None:
+    fit = small_fit(anchored=False)
+    y = fit.batch(torch.arange(64))
+    copies = [tensor.clone().requires_grad_() for tensor in fit.weights.tensors()]
+    encoder, b_enc, decoder, b_dec, dense_in, dense_out = copies
+    values, indices = (y @ encoder.T + b_enc).topk(4)
+    code = torch.zeros(64, 40).scatter(1, indices, values.relu())
+    unit = decoder / decoder.norm(dim=-1, keepdim=True)  # unit rows: the gradient along a row is removed
+    loss = ((code @ unit + y @ dense_in @ dense_out + b_dec - y) ** 2).mean()
+    loss.backward()
+    found, _ = fit.step(y, 0.0)
+    assert found.item() == pytest.approx(loss.item(), rel=1e-4)
+    for copy, tensor in zip(copies, fit.weights.tensors(), strict=True):
+        assert torch.allclose(copy.grad, tensor.grad, atol=1e-5), tensor.shape
+
+
+def test_anchored_rows_stay_in_their_cones_through_steps_and_restarts() -> None:
+    fit = small_fit()
+    for _ in range(5):
+        y = fit.batch(torch.randint(0, 2000, (64,)))
+        fit.step(y, 1e-2)
+    fit.restart(y, fit.tokens[:64], torch.ones(64))
+    cosines = (fit.weights.decoder * fit.unit_anchors[fit.assigned]).sum(-1)
+    assert (cosines >= fit.recipe.cosine - 1e-4).all()
+    assert torch.allclose(fit.weights.decoder.norm(dim=-1), torch.ones(40), atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights() -> None:
+    results = [run(small_fit(), steps=60) for _ in range(2)]
+    assert results[0].log[-1].loss < 0.7 * results[0].log[0].loss
+    assert torch.equal(results[0].dictionary.W_dec, results[1].dictionary.W_dec)
+    other = run(small_fit(seed=1), steps=60)
+    assert not torch.equal(results[0].dictionary.W_dec, other.dictionary.W_dec)
+
+
+def test_the_folded_dictionary_reconstructs_raw_activations() -> None:
+    fit = small_fit()
+    fitted = run(fit, steps=100)
+    x = fit.x[:500].float()
+    error = (x - fitted.dictionary.reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum()
+    assert error < 0.3
+
+
+def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
+    runs: list[Path], model: LanguageModel, text_file: Path
+) -> None:
+    assert [path.name for path in runs] == ["0-vasae", "1-vasae", "1-plain"]
+    found = load_checkpoint(runs[0])
+    assert found.details["recipe"] == "vasae" and found.details["tokens_seen"] > 0
+    lines = [json.loads(line) for line in (runs[0] / "train.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] > lines[0]["step"] and "loss" in lines[0]
+    held_out = [p for i, p in enumerate(passages(model, [str(text_file)], length=48)) if i % 10 == 9]
+    short, kept = 600, []
+    for passage in held_out:
+        if short > 0:
+            kept.append(passage)
+            short -= len(passage) - 1
+    assert found.fit is not None
+    (again,) = evaluate(model, [Candidate(0, found.dictionary, found.fit, 0)], kept)
+    for key, value in found.metrics.items():
+        if isinstance(value, float):
+            assert again[key] == pytest.approx(value, rel=1e-3, abs=2e-3), key
+
+
+def test_metrics_hold_every_key_of_the_definition_and_shares_are_shares(runs: list[Path]) -> None:
+    keys = [
+        "protocol",
+        "tokens",
+        "seed",
+        "l0",
+        "fve",
+        "nmse",
+        "ce",
+        "ce_sae",
+        "delta_ce",
+        "delta_ce_ci",
+        "kl",
+        "ce_recovered_zero",
+        "ce_recovered_mean",
+        "logit_lens_agreement",
+        "d_sae",
+        "n_live",
+        "dead_share",
+        "vocab_seen",
+        "dense_share",
+        "lookup_share",
+        "aligned_all",
+        "aligned_live",
+        "aligned_firing",
+        "aligned_energy",
+        "aligned_live_embedding",
+        "coverage",
+        "reads_precision",
+        "reads_null",
+        "reads_family",
+        "reads_family_null",
+        "predicts_precision",
+        "predicts_null",
+        "supported_live",
+        "supported_firing",
+    ]
+    for path in runs:
+        metrics = json.loads((path / "metrics.json").read_text())
+        assert set(keys) <= set(metrics)
+        for key in keys[keys.index("dead_share") :]:
+            assert 0 <= metrics[key] <= 1, key
+        assert metrics["delta_ce_ci"][0] <= metrics["delta_ce"] <= metrics["delta_ce_ci"][1]
+    anchored = json.loads((runs[0] / "metrics.json").read_text())
+    assert anchored["aligned_live"] > 0.99
+
+
+def plan(text: Path, out: Path, **changes: object) -> trainer.Plan:
+    base = trainer.Plan([str(text)], [(replace(trainer.recipe("vasae"), **SMALL), [0])], out, 1000, 1000, 100, length=48)
+    return base._replace(**changes)
+
+
+def test_an_existing_run_is_refused_before_any_time_is_spent(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+    there = tmp_path / model.id / "0-vasae"
+    there.mkdir(parents=True)
+    (there / "cfg.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        trainer.train(model, plan(text_file, tmp_path), console=QUIET)
+    assert (there / "cfg.json").read_text() == "{}"
+
+
+def test_a_layer_that_does_not_exist_a_k_too_large_and_an_unknown_recipe_are_refused(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = replace(trainer.recipe("vasae"), **SMALL)
+    with pytest.raises(ModelError, match="no layer 9"):
+        trainer.train(model, plan(text_file, tmp_path, runs=[(recipe, [9])]), console=QUIET)
+    with pytest.raises(LexiscopeError, match="k is 4"):
+        trainer.train(model, plan(text_file, tmp_path, width=3), console=QUIET)
+    with pytest.raises(LexiscopeError, match="no recipe 'best'"):
+        trainer.recipe("best")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_too_short_to_hold_a_passage_out_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("the cat sat on a mat and then one dog ran to Paris while rain fell")
+    with pytest.raises(TextError, match="too few"):
+        trainer.train(model, plan(tmp_path / "few.txt", tmp_path / "out"), console=QUIET)
+
+
+class Broken:
+    """A language model whose activations are all one value."""
+
+    id, d_model, device, context_length = "broken", 4, torch.device("cpu"), 64
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def check_layers(self, layers: list[int]) -> None: ...
+
+    def read(self, tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
+        return {layer: torch.full((*tokens.shape, 4), self.value) for layer in layers}
+
+
+@pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN"), (float("inf"), "NaN or Inf"), (1.0, "constant")])
+def test_activations_that_cannot_be_trained_on_are_refused(value: float, says: str) -> None:
+    stream = [np.arange(20, dtype=np.int32)]
+    with pytest.raises((HarvestError, ModelError), match=says), harvest(Broken(value), stream, layers=[0], tokens=100):
+        pass
+
+
+def test_a_harvest_never_holds_position_zero(model: LanguageModel, text_file: Path) -> None:
+    stream = passages(model, [str(text_file)], length=48)
+    with harvest(model, stream, layers=[0, 1], tokens=500) as found:
+        assert found.activations[0].shape == found.activations[1].shape == (500, model.d_model)
+        assert model.bos not in found.tokens
