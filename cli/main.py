@@ -137,7 +137,7 @@ def serve(
     settings = Settings()
     changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changed)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning" if port is None else "info")
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
 
 
 @app.command()

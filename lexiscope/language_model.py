@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class LanguageModel:
     `embedding` is raw W_E [vocab, d_model]; `bos` opens every passage and stands at position 0, which is never encoded.
     """
 
-    def __init__(self, bridge: "torch.nn.Module", path: str, model_id: str) -> None:
+    def __init__(self, bridge: Any, path: str, model_id: str) -> None:
         self._bridge = bridge
         self.path = path
         self.id = model_id
@@ -165,7 +165,7 @@ class LanguageModel:
         new, cache = prompt, None
         for _ in range(max_tokens):
             with self._patched(patches or {}):
-                given = {} if cache is None else {"past_key_values": cache}
+                given: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
                 logits, cache = self._bridge(new, return_type="logits_and_cache", **given)
             last = logits[:, -1].float()
             drawn = last

@@ -116,6 +116,7 @@ class FeatureRecord(Record):
     source: str
     layer: int
     index: int
+    d_sae: int = Field(description="features of its dictionary")
     recipe: str
     name: Token
     cosine: float

@@ -7,10 +7,10 @@ A line `<|endoftext|>` separates documents in a text file.
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def documents(source: str) -> Iterator[str]:
         return
     if path.is_dir():
         raise TextError(f"{source} is a folder; give a text file (.txt, .jsonl, each also .xz or .gz).")
-    opener: Callable[..., IO[str]] = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
     is_json = path.name.removesuffix(".xz").removesuffix(".gz").endswith(".jsonl")
     found = False
     try:

@@ -57,6 +57,7 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Tok
         source=entry.source,
         layer=entry.layer,
         index=row[1],
+        d_sae=entry.d_sae,
         recipe=entry.recipe,
         name=shown_token(vocabulary, row.name_token),
         cosine=row.cosine,

@@ -8,31 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 END = "<|endoftext|>"
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "then",
-    "one",
-    "dog",
-    "ran",
-    "to",
-    "Paris",
-    "while",
-    "rain",
-    "fell",
-    "over",
-    "old",
-    "grey",
-    "stone",
-    "houses",
-    "by",
-    "night",
-]
+WORDS = "the cat sat on a mat and then one dog ran to Paris while rain fell over old grey stone houses by night".split()
 
 
 def text(n_words: int, *, seed: int = 0) -> str:

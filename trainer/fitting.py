@@ -6,7 +6,7 @@ Gradients are written by hand (they are five lines), so no autograd graph is kep
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,12 @@ class Centring(NamedTuple):
     """mean norm of raw x: the unit of steering strength"""
     kept: Tensor
     """[m] indices of the rows that are no outliers"""
+
+
+def fast_dtype() -> torch.dtype:
+    """bf16 where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven times slower than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
 
 
 class LogLine(NamedTuple):
@@ -112,6 +118,7 @@ class Fit:
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
         self.pre_activations = torch.empty(recipe.batch, d_sae)
+        self.matmul_dtype = fast_dtype()
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
 
     # --- the start ---
@@ -168,9 +175,7 @@ class Fit:
     def step(self, y: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
         """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n])."""
         w, n = self.weights, y.numel()
-        pre = self.pre_activations[: len(y)]  # one buffer: fresh pages of this size would cost more than the topk
-        torch.addmm(w.b_enc, y, w.encoder.T, out=pre)
-        code = top_k(pre, self.recipe.k)
+        code = top_k(self._encode(y), self.recipe.k)
         hidden = y @ w.dense_in
         error = gather_sum(code, w.decoder) + hidden @ w.dense_out + w.b_dec - y
         slope = error * (2 / n)
@@ -191,6 +196,14 @@ class Fit:
         self.fired[features] = True
         squares = error.square().sum(-1)
         return squares.sum() / n, squares
+
+    def _encode(self, y: Tensor) -> Tensor:
+        """[n, d_sae] pre-activations, into one buffer: fresh pages of this size would cost more than the topk."""
+        pre = self.pre_activations[: len(y)]
+        if self.matmul_dtype == torch.float32:
+            return torch.addmm(self.weights.b_enc, y, self.weights.encoder.T, out=pre)
+        product = y.to(self.matmul_dtype) @ self.weights.encoder.to(self.matmul_dtype).T
+        return torch.add(product, self.weights.b_enc, out=pre)
 
     def _code_gradient(self, code: SparseCode, slope: Tensor) -> Tensor:
         """[n, k] ∂loss/∂values: ⟨slope, W_dec[i]⟩ where the feature is active; in chunks that stay in cache."""
@@ -275,7 +288,3 @@ def run(fit: Fit, *, steps: int, report: Callable[[LogLine], None] = lambda line
             report(line)
             losses, since = [], now
     return fit.fitted(log)
-
-
-def describe(recipe: Recipe) -> dict[str, object]:
-    return asdict(recipe)

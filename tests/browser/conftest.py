@@ -55,9 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     thread.start()
     deadline = time.monotonic() + 30
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < deadline, (
-            "the server did not start"
-        )
+        assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
         time.sleep(0.02)
     host, port = server.servers[0].sockets[0].getsockname()[:2]
     yield f"http://{host}:{port}"
@@ -67,9 +65,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def context(chromium: "Browser", site: str) -> Iterator["BrowserContext"]:
-    context = chromium.new_context(
-        base_url=site, color_scheme="light", viewport={"width": 1280, "height": 900}
-    )
+    context = chromium.new_context(base_url=site, color_scheme="light", viewport={"width": 1280, "height": 900})
     context.set_default_timeout(10_000)
     yield context
     context.close()

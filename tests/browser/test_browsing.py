@@ -25,9 +25,7 @@ def test_a_feature_is_reached_from_home_by_keyboard_alone(page):
     page.wait_for_url("**/search?q=London")
     for _ in range(80):
         page.keyboard.press("Tab")
-        if FEATURE.match(
-            page.evaluate("document.activeElement.getAttribute('href') ?? ''")
-        ):
+        if FEATURE.match(page.evaluate("document.activeElement.getAttribute('href') ?? ''")):
             break
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline != "none", "the focus can be seen"
@@ -63,11 +61,7 @@ def test_name_verdict_and_its_words_stand_together(page, site):
     page.goto("/tiny/1-vasae/3")
     feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
     title = page.locator("header.title").inner_text()
-    assert (
-        feature["name"]["shown"] in title
-        and feature["verdict"] in title
-        and feature["verdict_words"] in title
-    )
+    assert feature["name"]["shown"] in title and feature["verdict"] in title and feature["verdict_words"] in title
 
 
 def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):
@@ -90,10 +84,7 @@ def test_a_context_tells_its_tokens_and_activations_by_arrow_keys(page):
 
 def test_the_firing_token_lines_up_down_the_page(page):
     page.goto("/tiny/1-vasae/3")
-    lefts = {
-        round(token.bounding_box()["x"])
-        for token in page.locator(".contexts .fired").all()
-    }
+    lefts = {round(token.bounding_box()["x"]) for token in page.locator(".contexts .fired").all()}
     assert len(lefts) == 1
 
 
@@ -112,9 +103,7 @@ def test_a_token_that_names_nothing_is_found_and_says_so(page):
 
 def test_a_search_that_finds_nothing_says_what_to_try(page):
     page.goto("/search?q=zzzzzz")
-    assert (
-        "No token of any model here holds zzzzzz" in page.locator("main").inner_text()
-    )
+    assert "No token of any model here holds zzzzzz" in page.locator("main").inner_text()
 
 
 def test_filters_keep_the_query_and_narrow_the_list(page):
@@ -129,10 +118,7 @@ def test_filters_keep_the_query_and_narrow_the_list(page):
 
 def test_a_column_head_sorts_and_turns(page):
     page.goto("/tiny/1-vasae")
-    cosines = lambda: [
-        float(c)
-        for c in page.locator(".features td:nth-child(3) data").all_inner_texts()
-    ]
+    cosines = lambda: [float(c) for c in page.locator(".features td:nth-child(3) data").all_inner_texts()]
     page.locator(".features").get_by_role("link", name="Cosine").click()
     page.wait_for_url("**sort=cosine&descending=true")
     assert cosines() == sorted(cosines(), reverse=True)
@@ -146,9 +132,7 @@ def test_the_next_page_holds_other_features(page):
     first = page.locator(".features tbody a.quiet").all_inner_texts()
     page.get_by_role("link", name="Next page").click()
     page.wait_for_url("**cursor=**")
-    assert not set(first) & set(
-        page.locator(".features tbody a.quiet").all_inner_texts()
-    )
+    assert not set(first) & set(page.locator(".features tbody a.quiet").all_inner_texts())
 
 
 def test_a_token_page_follows_the_name_through_every_dictionary(page, site):

@@ -30,9 +30,7 @@ PATHS = [
     "/docs",
     pytest.param(
         "/steer",
-        marks=pytest.mark.skipif(
-            find_spec("server.steer") is None, reason="this server has no /steer"
-        ),
+        marks=pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer"),
     ),
 ]
 
@@ -42,22 +40,14 @@ def test_every_page_is_quiet_local_and_legible(page, path):
     complaints, requests = [], []
     page.on(
         "console",
-        lambda message: (
-            complaints.append(message.text)
-            if message.type in ("error", "warning")
-            else None
-        ),
+        lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None,
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     answer = page.goto(path, wait_until="networkidle")
     assert answer.status == 200
     assert complaints == []
-    assert {
-        urlsplit(url).hostname
-        for url in requests
-        if not url.startswith(("data:", "blob:"))
-    } == {"127.0.0.1"}
+    assert {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))} == {"127.0.0.1"}
     assert page.evaluate(TOO_SMALL) == []
     assert page.evaluate(NAMELESS) == []
     assert page.locator("h1").count() == 1
@@ -80,7 +70,8 @@ def test_text_stands_out_from_its_background_in_both_modes(page):
             canvas.fillStyle = getComputedStyle(probe).color;
             canvas.fillRect(0, 0, 1, 1);
             probe.remove();
-            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(c => c / 255).map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(c => c / 255)
+                .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
             return .2126 * r + .7152 * g + .0722 * b + .05;
         };
         const [a, b] = names.map(shade);
@@ -100,12 +91,8 @@ def test_text_stands_out_from_its_background_in_both_modes(page):
             "v-dead",
         ):
             for ground in ("bg", "panel"):
-                assert page.evaluate(ratio, [ink, ground]) >= 4.5, (
-                    f"{ink} on {ground}, {scheme}"
-                )
-        assert page.evaluate(ratio, ["ink", "heat"]) >= 4.5, (
-            f"text on the strongest activation, {scheme}"
-        )
+                assert page.evaluate(ratio, [ink, ground]) >= 4.5, f"{ink} on {ground}, {scheme}"
+        assert page.evaluate(ratio, ["ink", "heat"]) >= 4.5, f"text on the strongest activation, {scheme}"
 
 
 def test_dark_mode_follows_the_system(page):
@@ -131,9 +118,7 @@ def test_an_error_page_says_what_is_wrong_and_where_to_go(page):
     answer = page.goto("/tiny/1-vasae/99999")
     assert answer.status == 404
     assert page.locator("main").inner_text().strip()
-    assert (
-        page.get_by_role("link", name="All dictionaries").get_attribute("href") == "/"
-    )
+    assert page.get_by_role("link", name="All dictionaries").get_attribute("href") == "/"
 
 
 def test_pages_are_whole_without_scripts(chromium, site):
@@ -160,10 +145,7 @@ def test_the_footer_links_the_same_record_as_json(page, site):
     ):
         page.goto(path)
         link = page.get_by_role("link", name="This page as JSON").get_attribute("href")
-        assert (
-            httpx.get(site + link).json()["build"]
-            in page.locator("footer").inner_text()
-        )
+        assert httpx.get(site + link).json()["build"] in page.locator("footer").inner_text()
 
 
 def test_the_home_page_draws_alignment_by_layer_and_tabulates_it(page):

@@ -18,9 +18,7 @@ from lexiscope.records import (
     Token,
 )
 
-pytestmark = pytest.mark.skipif(
-    find_spec("server.steer") is None, reason="this server has no /steer"
-)
+pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
 
 NAME = Token(id=0, shown="␣Paris", raw="205061726973")
 FEATURE = FeatureRef(
@@ -72,9 +70,7 @@ def test_default_and_steered_text_arrive_side_by_side_with_their_effect(page):
         step(" a river", " Paris"),
         SteerEffect(kl_first=2.25, effects=[EFFECT]),
         step(" é", " 😀<b>"),
-        SteerDone(
-            default_text=" a river é", steered_text=" Paris 😀<b>", tokens_per_second=31
-        ),
+        SteerDone(default_text=" a river é", steered_text=" Paris 😀<b>", tokens_per_second=31),
     )
     sent = answer(page, status=200, content_type="text/event-stream", body=body)
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
@@ -86,9 +82,7 @@ def test_default_and_steered_text_arrive_side_by_side_with_their_effect(page):
     row = page.locator("#effect tbody tr").inner_text().split()
     assert {"␣Paris", "+0.50×", "0.0400", "31.0", "1,923", "0"} <= set(row)
     assert "2.250 nats" in page.locator("#effect").inner_text()
-    assert sent[0]["features"] == [
-        {"id": "tiny/1-vasae/0", "mode": "add", "strength": 0.5}
-    ]
+    assert sent[0]["features"] == [{"id": "tiny/1-vasae/0", "mode": "add", "strength": 0.5}]
 
 
 def test_a_token_is_sent_with_its_space_and_layer(page):
@@ -104,9 +98,7 @@ def test_a_token_is_sent_with_its_space_and_layer(page):
     page.locator("select.mode").select_option("ablate")
     page.get_by_role("button", name="Steer", exact=True).click()
     page.get_by_role("alert").get_by_text("no such name").wait_for()
-    assert sent[0]["features"] == [
-        {"token": " Paris", "layer": 2, "mode": "ablate", "strength": 0.5}
-    ]
+    assert sent[0]["features"] == [{"token": " Paris", "layer": 2, "mode": "ablate", "strength": 0.5}]
 
 
 def test_a_refusal_is_read_out_in_words(page):
@@ -124,9 +116,7 @@ def test_a_refusal_is_read_out_in_words(page):
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.get_by_role("button", name="Steer", exact=True).click()
     alert = page.get_by_role("alert")
-    alert.get_by_text(
-        "The model is busy: 8 requests wait. Your prompt is still here."
-    ).wait_for()
+    alert.get_by_text("The model is busy: 8 requests wait. Your prompt is still here.").wait_for()
     assert page.locator("#stop").is_disabled()
 
 

@@ -33,6 +33,7 @@ def small_fit(*, anchored: bool = True, seed: int = 0) -> Fit:
 
 def test_the_step_follows_the_gradient_of_the_mean_squared_error() -> None:
     fit = small_fit(anchored=False)
+    fit.matmul_dtype = torch.float32
     y = fit.batch(torch.arange(64))
     copies = [tensor.clone().requires_grad_() for tensor in fit.weights.tensors()]
     encoder, b_enc, decoder, b_dec, dense_in, dense_out = copies
@@ -66,6 +67,15 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights() -> 
     assert not torch.equal(results[0].dictionary.W_dec, other.dictionary.W_dec)
 
 
+def test_bf16_encoding_trains_as_well_as_fp32() -> None:
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        fit = small_fit()
+        fit.matmul_dtype = dtype
+        losses.append(run(fit, steps=60).log[-1].loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 def test_the_folded_dictionary_reconstructs_raw_activations() -> None:
     fit = small_fit()
     fitted = run(fit, steps=100)
@@ -96,42 +106,12 @@ def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
 
 
 def test_metrics_hold_every_key_of_the_definition_and_shares_are_shares(runs: list[Path]) -> None:
-    keys = [
-        "protocol",
-        "tokens",
-        "seed",
-        "l0",
-        "fve",
-        "nmse",
-        "ce",
-        "ce_sae",
-        "delta_ce",
-        "delta_ce_ci",
-        "kl",
-        "ce_recovered_zero",
-        "ce_recovered_mean",
-        "logit_lens_agreement",
-        "d_sae",
-        "n_live",
-        "dead_share",
-        "vocab_seen",
-        "dense_share",
-        "lookup_share",
-        "aligned_all",
-        "aligned_live",
-        "aligned_firing",
-        "aligned_energy",
-        "aligned_live_embedding",
-        "coverage",
-        "reads_precision",
-        "reads_null",
-        "reads_family",
-        "reads_family_null",
-        "predicts_precision",
-        "predicts_null",
-        "supported_live",
-        "supported_firing",
-    ]
+    keys = (
+        "protocol tokens seed l0 fve nmse ce ce_sae delta_ce delta_ce_ci kl ce_recovered_zero ce_recovered_mean logit_lens_agreement "
+        "d_sae n_live dead_share vocab_seen dense_share lookup_share aligned_all aligned_live aligned_firing aligned_energy "
+        "aligned_live_embedding coverage reads_precision reads_null reads_family reads_family_null predicts_precision predicts_null "
+        "supported_live supported_firing"
+    ).split()
     for path in runs:
         metrics = json.loads((path / "metrics.json").read_text())
         assert set(keys) <= set(metrics)
