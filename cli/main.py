@@ -81,23 +81,18 @@ def train(
         set_name=set_name,
     )
     paths = trainer.train(loaded, plan, console=console)
-    for path in paths:
-        console.print(str(path), soft_wrap=True)
+    console.print(f"written to {paths[0].parent}", soft_wrap=True)
     figures(paths)
 
 
 def figures(paths: list[Path]) -> None:
-    """The held-out numbers of some runs, by METHOD.md §5, one row each."""
+    """The held-out numbers of some runs, by METHOD.md §5, a line each."""
     import json
 
-    from rich.table import Table
-
-    columns = ("fve", "delta_ce", "dense_share", "dead_share", "aligned_live", "aligned_firing", "aligned_energy", "supported_live")
-    table = Table("run", *columns)
+    shown = ("fve", "delta_ce", "dense_share", "dead_share", "aligned_live", "aligned_firing", "aligned_energy", "supported_live")
     for path in paths:
         measured = json.loads((path / "metrics.json").read_text())
-        table.add_row(path.name, *(f"{measured[column]:.3f}" for column in columns))
-    console.print(table)
+        console.print(path.name, *(f"{key} {measured[key]:.3f}" for key in shown), soft_wrap=True)
 
 
 @app.command()
@@ -138,6 +133,17 @@ def serve(
     changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changed)
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+
+
+@app.command()
+def worker(
+    port: Annotated[int, typer.Option(help="port to bind")] = 8001,
+    host: Annotated[str, typer.Option(help="address to bind")] = "127.0.0.1",
+) -> None:
+    """Run a model worker by itself, for servers that set LEXISCOPE_WORKER_URL; `serve` starts its own otherwise."""
+    from server.live.__main__ import main
+
+    main(["--host", host, "--port", str(port)])
 
 
 @app.command()

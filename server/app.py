@@ -1,17 +1,15 @@
 """The application: settings and the store go in, an ASGI app comes out. It holds no state but the open index.
 
-`app.state.settings`, `app.state.store` and `app.state.pages` (how a record becomes an answer) are what route modules use.
+Route modules use `app.state.settings`, `.store`, `.pages` (how a record becomes an answer) and `.worker`.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 
 from fastapi import FastAPI
 
 from lexiscope.settings import Settings
-from server import errors, pages, reference, static
+from server import errors, pages, reference, static, steer
 from server.answers import Pages
 from store import Store
 
@@ -24,6 +22,8 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if app.state.worker is not None:
+            app.state.worker.close()
         opened.close()
 
     app = FastAPI(
@@ -37,10 +37,10 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     app.state.settings = settings
     app.state.store = opened
     app.state.pages = Pages()
+    app.state.worker = None  # the model worker, started by the first look at /steer
     errors.install(app)
     app.include_router(reference.router)
     static.install(app)
-    if find_spec("server.steer") is not None:
-        app.include_router(import_module("server.steer").router)
+    app.include_router(steer.router)
     app.include_router(pages.router)
     return app

@@ -91,7 +91,7 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, work
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await until(idle(client))
+        await until(idle(client), seconds=30)
 
     asyncio.run(crowd())
 

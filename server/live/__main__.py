@@ -1,0 +1,43 @@
+"""`python -m server.live --socket PATH`, or `--port N`: the model worker as a process. `lexiscope worker` is the same.
+
+Started by `spawn_worker` it also gets `--leash`: it ends when its standard input closes, however its parent ended.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+
+import uvicorn
+
+from lexiscope.settings import Settings
+from server.live.app import create_worker_app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m server.live", description="The model worker: reads and steers language models.")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket", type=Path, help="unix domain socket to listen on")
+    where.add_argument("--port", type=int, help="TCP port to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port")
+    parser.add_argument("--leash", action="store_true", help="end when standard input closes")
+    given = parser.parse_args(arguments)
+    if given.leash:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    app = create_worker_app(Settings())
+    if given.socket is not None:
+        os.umask(0o077)
+        uvicorn.run(app, uds=str(given.socket), log_level="warning")
+    else:
+        uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
+
+
+def _end_with_parent() -> None:
+    while sys.stdin.buffer.read(1024):
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

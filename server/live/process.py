@@ -1,0 +1,134 @@
+"""The worker's process, as its owner sees it: started once, started again when it died, ended with its owner.
+
+with spawn_worker(settings) as worker:
+    WorkerClient(worker) ...
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from lexiscope.errors import LexiscopeError
+from lexiscope.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 90.0
+
+
+class WorkerDown(LexiscopeError):
+    """The worker process cannot be started."""
+
+
+class Worker:
+    """One worker process behind a unix domain socket that only this user may open. Methods may be called from any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._healthy = False
+        self._closed = False
+        self._folder = Path(tempfile.mkdtemp(prefix="lexiscope-worker-"))
+        self.socket = self._folder / "socket"
+        self.url = f"unix://{self.socket}"
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process under way, None when there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process if none runs, and return at once; it answers some seconds later."""
+        with self._lock:
+            self._start()
+
+    def ensure(self) -> None:
+        """Return when a process runs and answers; start one if the last has died. Raises WorkerDown."""
+        with self._lock:
+            process = self._start()
+            deadline = time.monotonic() + START_SECONDS
+            while not self._healthy:
+                if process.poll() is not None:
+                    raise WorkerDown(f"The model worker ended with status {process.returncode} while it started; its log has the details.")
+                if time.monotonic() > deadline:
+                    raise WorkerDown(f"The model worker did not answer within {START_SECONDS:.0f} seconds.")
+                self._healthy = self._answers()
+                if not self._healthy:
+                    time.sleep(0.05)
+
+    def lost(self) -> None:
+        """Its socket refused a connection: wait until the process is seen to have ended, so that `ensure` starts another."""
+        process = self._process
+        if process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=2)
+
+    def close(self) -> None:
+        """End the process and remove its socket. It is not started again."""
+        with self._lock:
+            self._closed = True
+            if self._process is not None:
+                _end(self._process)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        if self._closed:
+            raise WorkerDown("The server is shutting down.")
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._healthy = False
+        self.socket.unlink(missing_ok=True)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        environment = {**os.environ, "PYTHONPATH": path, "LEXISCOPE_WORKER_QUEUE": str(self._settings.worker_queue)}
+        command = [sys.executable, "-m", "server.live", "--socket", str(self.socket), "--leash"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        return self._process
+
+    def _answers(self) -> bool:
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=2) as client:
+                return client.get("http://worker/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def spawn_worker(settings: Settings, *, wait: bool = True) -> Worker:
+    """A started worker, to be closed by its owner (`with`, or `close`). `wait=False` returns before it answers. Raises WorkerDown."""
+    worker = Worker(settings)
+    try:
+        worker.ensure() if wait else worker.start()
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.terminate()
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,40 @@
+"""The wheel carries templates, static files and the bundled model, and serves a page from where it is installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+from pathlib import Path
+import lexiscope, server
+from lexiscope.settings import DATA, Settings
+from fastapi.testclient import TestClient
+assert Path(lexiscope.__file__).is_relative_to(Path.cwd() / "site"), lexiscope.__file__
+assert (DATA / "demo" / "model" / "config.json").is_file(), DATA
+with TestClient(server.create_app(Settings())) as client:
+    assert client.get("/static/lexiscope.css").status_code == 200
+    assert client.get("/docs").status_code == 200
+    page = client.get("/", headers={"accept": "text/html"})
+    assert page.status_code == 503 and "lexiscope" in page.text, page.text
+"""
+
+
+def test_an_installed_wheel_serves_a_page(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    copied = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in copied:
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "-q"]
+    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", *options, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")} | {"PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run(
+        [sys.executable, "-c", SERVE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
