@@ -30,6 +30,8 @@ from lexiscope.text import fingerprint, passages
 from lexiscope.tokens import Vocabulary
 from store import Builder
 
+LOG_TOKENS = 50_000
+"""Where the output is no terminal, a line of progress this often."""
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
@@ -113,6 +115,13 @@ def _index_model(
             names.append(name_features(found.checkpoint.dictionary, found.fit))
             progress.advance(naming)
         task = progress.add_task(f"{model.id}: reading the text (tokens)", total=tokens)
+
+        def advance(n: int) -> None:
+            before = progress.tasks[task].completed
+            progress.advance(task, n)
+            if not console.is_terminal and before // LOG_TOKENS < (before + n) // LOG_TOKENS:
+                console.print(f"{model.id}: {before + n:,.0f} tokens read")
+
         counts = torch.stack([found.fit.counts for found in group]).mean(0)
         corpus = read_corpus(
             model,
@@ -120,7 +129,7 @@ def _index_model(
             passages(model, sources, length=length, tokens=tokens),
             families=families(model.embedding, vocabulary.folded()),
             controls=matched_controls(counts),
-            advance=lambda n: progress.advance(task, n),
+            advance=advance,
         )
         if not any((seen.statistics.count > 0).any() for seen in corpus.observed):
             raise IndexingError("No feature of these dictionaries fires anywhere in this text: there is nothing to index.")

@@ -1,6 +1,9 @@
 """Training: the hand-written gradients are right, rows stay in their cones, runs are whole or not there."""
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,8 +175,26 @@ class Broken:
 @pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN"), (float("inf"), "NaN or Inf"), (1.0, "constant")])
 def test_activations_that_cannot_be_trained_on_are_refused(value: float, says: str) -> None:
     stream = [np.arange(20, dtype=np.int32)]
-    with pytest.raises((HarvestError, ModelError), match=says), harvest(Broken(value), stream, layers=[0], tokens=100):
+    with pytest.raises(HarvestError, match=says), harvest(Broken(value), stream, layers=[0], tokens=100):
         pass
+
+
+def test_a_full_disk_says_so(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+    stream = passages(model, [str(text_file)], length=48)
+    with pytest.raises(HarvestError, match="Free some disk"):
+        _write_to_full_disk(model, stream, tmp_path)
+
+
+def _write_to_full_disk(model: LanguageModel, stream: Iterator[np.ndarray], tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with harvest(model, stream, layers=[0], tokens=2000, folder=tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_harvest_never_holds_position_zero(model: LanguageModel, text_file: Path) -> None:
