@@ -1,7 +1,7 @@
 """Make the bundled language model, and the text sampled from it.
 
     python data/demo/make_model.py train --text books-train.txt.xz --heldout books-heldout.txt.xz --minutes 60
-    python data/demo/make_model.py sample --documents 5000
+    python data/demo/make_model.py sample
 
 `train` takes any text file (.txt, .txt.xz, .txt.gz; a line `<|endoftext|>` separates documents), trains a byte-level
 BPE tokenizer on it, then a small GPT-2, and writes a Hugging Face folder (fp16) with a model card. The schedule runs on
@@ -250,7 +250,7 @@ def main() -> None:
     training.add_argument("--resume", action="store_true")
     training.set_defaults(run=train)
     sampling = commands.add_parser("sample")
-    sampling.add_argument("--documents", type=int, default=5000)
+    sampling.add_argument("--documents", type=int, default=2400)
     sampling.set_defaults(run=sample)
     args = parser.parse_args()
     args.run(args)
