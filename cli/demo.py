@@ -30,7 +30,7 @@ def build_demo(settings: Settings, console: Console) -> None:
     """The bundled model: `vasae` at every layer, `plain` at three."""
     model = load_language_model(str(MODEL), model_id="demo")
     wanted = [("vasae", layer) for layer in range(model.n_layers)] + [("plain", layer) for layer in (0, 2, 5)]
-    build(model, wanted, [TEXT], Amounts(250_000, 250_000, 8_000, 300_000), settings=settings, console=console)
+    build(model, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000), settings=settings, console=console)
 
 
 def build(

@@ -144,9 +144,10 @@ class Store:
                 raise NotFound(f"{model} has no dictionary at layer {layer}: it has layers {layers}")
             token = find_token(build, model, wanted)
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
-            features = [ref for refs in carriers.values() for ref in refs]
-            evidence = {"both": 0, "predicts": 1, "reads": 1, "unsupported": 2, "dead": 3}
-            return Resolved(token, sorted(features, key=lambda ref: (evidence[ref.verdict], -ref.cosine, ref.layer, ref.id)))
+            ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
+            weak = {"unsupported": 1, "dead": 2}
+            ranked.sort(key=lambda item: (weak.get(item[1].verdict, 0), item[0], item[1].layer))
+            return Resolved(token, [ref for _, ref in ranked])
 
     def places(self) -> list[Place]:
         """Every dictionary, with the paths of its model and checkpoint."""

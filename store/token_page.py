@@ -46,9 +46,12 @@ def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
 
 
 def features_named(build: Build, entries: list[Dictionary], token_id: int, *, limit: int) -> dict[int, list[FeatureRef]]:
-    """Dictionary id → its features that carry the token: supported before unsupported, then live, then by cosine."""
+    """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how far the shares
+    of firings that read or predict the name exceed chance."""
     feature = schema.feature.c
-    order: list[sa.ColumnElement[Any]] = [unsupported(), sa.case((feature.live, 0), else_=1), feature.cosine.desc(), feature.index]
+    reads, predicts = feature.reads_family - feature.reads_family_null, feature.predicts - feature.predicts_null
+    excess = sa.func.coalesce(reads, 0.0) + sa.func.coalesce(predicts, 0.0)
+    order: list[sa.ColumnElement[Any]] = [unsupported(), sa.case((feature.live, 0), else_=1), excess.desc(), feature.index]
     place = sa.func.row_number().over(partition_by=feature.dictionary_id, order_by=order).label("place")
     ids = [entry.dictionary_id for entry in entries]
     ranked = sa.select(*REF_COLUMNS, place).where(feature.dictionary_id.in_(ids), feature.name_token == token_id).subquery()
