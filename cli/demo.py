@@ -1,18 +1,18 @@
 """What the demos build: a model's dictionaries and their index, each step skipped where it is already done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-import indexer
-import trainer
-from lexiscope.checkpoint import CONFIG, load_checkpoint
-from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import DATA, Settings
 from store import NoIndex, Store, WrongVersion
 
+if TYPE_CHECKING:
+    from lexiscope.language_model import LanguageModel
+
+MODEL_ID = "demo"
 MODEL = DATA / "demo" / "model"
 TEXT = str(DATA / "demo" / "corpus.txt.xz")
 
@@ -28,13 +28,19 @@ class Amounts(NamedTuple):
 
 def build_demo(settings: Settings, console: Console) -> None:
     """The bundled model: `vasae` at every layer, `plain` at three."""
-    model = load_language_model(str(MODEL), model_id="demo")
-    wanted = [("vasae", layer) for layer in range(model.n_layers)] + [("plain", layer) for layer in (0, 2, 5)]
-    build(model, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000), settings=settings, console=console)
+
+    def load() -> "LanguageModel":
+        from lexiscope.language_model import load_language_model
+
+        return load_language_model(str(MODEL), model_id=MODEL_ID)
+
+    wanted = [("vasae", layer) for layer in range(6)] + [("plain", layer) for layer in (0, 2, 5)]
+    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000), settings=settings, console=console)
 
 
 def build(
-    model: LanguageModel,
+    load: "Callable[[], LanguageModel]",
+    model_id: str,
     wanted: Sequence[tuple[str, int]],
     texts: Sequence[str],
     amounts: Amounts,
@@ -42,18 +48,27 @@ def build(
     settings: Settings,
     console: Console,
 ) -> None:
-    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed already."""
-    runs = {(name, layer): settings.runs / model.id / f"{layer}-{name}" for name, layer in wanted}
-    missing = [key for key, path in runs.items() if not (path / CONFIG).is_file()]
+    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed already.
+
+    What is slow to import (torch, the model) is met only when there is something to build: a second start takes seconds.
+    """
+    runs = {(name, layer): settings.runs / model_id / f"{layer}-{name}" for name, layer in wanted}
+    missing = [key for key, path in runs.items() if not (path / "cfg.json").is_file()]
+    if not missing and _indexed(settings, model_id, [path.name for path in runs.values()]):
+        return
+    import indexer
+    import trainer
+    from lexiscope.checkpoint import load_checkpoint
+
+    model = load()
     if missing:
         asked = [(trainer.recipe(name), [layer]) for name, layer in missing]
         plan = trainer.Plan(
             sources=texts, runs=asked, out=settings.runs, tokens=amounts.harvested, seen=amounts.seen, eval_tokens=amounts.held_out
         )
         trainer.train(model, plan, console=console)
-    if missing or not _indexed(settings, model.id, [path.name for path in runs.values()]):
-        checkpoints = [load_checkpoint(Path(path)) for path in runs.values()]
-        indexer.index([(model, checkpoints)], texts, settings=settings, console=console, tokens=amounts.indexed)
+    checkpoints = [load_checkpoint(Path(path)) for path in runs.values()]
+    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, tokens=amounts.indexed)
 
 
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:

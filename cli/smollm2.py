@@ -75,7 +75,9 @@ def main(texts: list[str]) -> None:
             write_text(model, own)
         texts = [str(own)]
     wanted = [("vasae", layer) for layer in LAYERS]
-    build(model, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console)
+    build(
+        lambda: model, MODEL_ID, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console
+    )
     from cli.main import serve
 
     console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")

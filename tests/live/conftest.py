@@ -1,7 +1,5 @@
 """A tiny random GPT-2 over bytes with two random dictionaries, and a worker process to ask about them."""
 
-import asyncio
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
 from server.live import WorkerClient, spawn_worker
-from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
 
 
 @pytest.fixture(scope="session")
@@ -62,4 +60,4 @@ def ask(worker):
         async with WorkerClient(worker).steer(job) as stream:
             return [event async for event in stream]
 
-    return lambda job: asyncio.run(events(job))
+    return lambda job: finish(events(job))

@@ -1,6 +1,9 @@
 """Where the tiny model and its random dictionaries lie, and jobs that steer it."""
 
-from typing import NamedTuple
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from lexiscope.records import FeatureRef, Token
 from server.live import Intervention, SteerJob
@@ -38,3 +41,9 @@ class Tiny(NamedTuple):
         ]
         asked = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.0, "seed": 1} | given
         return SteerJob(model="tiny", model_path=self.model_path, interventions=interventions, **asked)
+
+
+def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end in a thread of its own: the browser tests' playwright keeps a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

@@ -1,6 +1,5 @@
 """Steering over the web: names are resolved in the index, the worker's events arrive as server-sent events, errors have one shape."""
 
-import asyncio
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from lexiscope.settings import Settings
 from server import create_app
 from server.live import WorkerClient
 from store import Place, Store
-from tests.live.jobs import WIDTH
+from tests.live.jobs import WIDTH, finish
 from tests.store import synthetic
 
 
@@ -106,9 +105,9 @@ def test_a_closed_tab_stops_its_generation(client):
         with httpx.stream("POST", url, json=asked, trust_env=False) as answer:
             lines = answer.iter_lines()
             assert next(lines)
-            assert asyncio.run(worker.health()).running
+            assert finish(worker.health()).running
         closed = time.monotonic()
-        while asyncio.run(worker.health()).running:
+        while finish(worker.health()).running:
             time.sleep(0.01)
         assert time.monotonic() - closed < 0.4
     finally:

@@ -9,6 +9,7 @@ import pytest
 
 from lexiscope.settings import Settings
 from server.live import WorkerClient, WorkerRefused, spawn_worker
+from tests.live.jobs import finish
 
 LONG = {"max_tokens": 256}
 
@@ -43,7 +44,7 @@ def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask
 
         return await asyncio.gather(one(1.0), one(-2.0), one(4.0))
 
-    done = asyncio.run(together())
+    done = finish(together())
     assert {one.default_text for one in done} == {alone}
     assert len({one.steered_text for one in done}) > 1
 
@@ -57,7 +58,7 @@ def test_a_closed_connection_frees_the_worker_within_200_ms(tiny, worker, ask):
             assert (await anext(events)).event == "resolved"
         return await until(idle(client))
 
-    assert asyncio.run(leave()) < 0.2
+    assert finish(leave()) < 0.2
     assert whole(ask(tiny.job((0, 3, "add", 0.0)))) == whole(before)
 
 
@@ -93,7 +94,7 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, work
         await asyncio.gather(*running, return_exceptions=True)
         await until(idle(client), seconds=30)
 
-    asyncio.run(crowd())
+    finish(crowd())
 
 
 @pytest.mark.parametrize("change", [{"prompt": ""}, {"prompt": "a" * 100_000}])
@@ -121,7 +122,7 @@ def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(t
             assert [event async for event in events][-1].event == "done"
 
     with spawn_worker(Settings()) as worker:
-        asyncio.run(killed(worker))
+        finish(killed(worker))
         folder, pid = worker.socket.parent, worker.pid
     assert not folder.exists()
     with pytest.raises(ProcessLookupError):
@@ -134,5 +135,5 @@ def test_nobody_at_the_url_is_a_503(tiny):
             pass
 
     with pytest.raises(WorkerRefused, match="/nowhere/socket") as refused:
-        asyncio.run(nobody())
+        finish(nobody())
     assert refused.value.status == 503
