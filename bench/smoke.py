@@ -46,7 +46,9 @@ def main() -> None:
         home = client.get("/index.json").raise_for_status().json()
         (model,) = home["models"]
         token = home["example_tokens"][0]
-        found = client.get("/search.json", params={"q": token["shown"].replace("␣", " "), "live": True}).raise_for_status().json()
+        middle = model["layers"][len(model["layers"]) // 2]["layer"]
+        query = {"q": token["shown"].replace("␣", " "), "live": True, "layer": middle}
+        found = client.get("/search.json", params=query).raise_for_status().json()
         feature = found["features"][0]
         source = f"/{feature['model']}/{feature['source']}"
         pages = ["/", "/search?q=the", f"/tokens/{feature['model']}/{feature['name']['id']}", source, f"{source}/{feature['index']}"]
