@@ -1,7 +1,6 @@
 """What the demos build: a model's dictionaries and their index, each step skipped where it is already done."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
@@ -67,7 +66,7 @@ def build(
             sources=texts, runs=asked, out=settings.runs, tokens=amounts.harvested, seen=amounts.seen, eval_tokens=amounts.held_out
         )
         trainer.train(model, plan, console=console)
-    checkpoints = [load_checkpoint(Path(path)) for path in runs.values()]
+    checkpoints = [load_checkpoint(path) for path in runs.values()]
     indexer.index([(model, checkpoints)], texts, settings=settings, console=console, tokens=amounts.indexed)
 
 

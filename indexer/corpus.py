@@ -14,7 +14,7 @@ from indexer.firings import Firings, firings, windows
 from indexer.pools import Pool, priority
 from indexer.statistics import Statistics
 from lexiscope.dictionary import Dictionary, SparseCode
-from lexiscope.evidence import EvidenceCounts, places
+from lexiscope.evidence import EvidenceCounts, Place, places
 from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import FiringSums
 from lexiscope.text import Batch, batches
@@ -96,13 +96,14 @@ def read_corpus(
         for layer in layers:
             if layer not in covariances:
                 covariances[layer] = torch.cov(residuals[layer][mask].float().T)
+        where = places(batch.tokens, batch.next_tokens, mask)
         for subject, seen in zip(subjects, observed, strict=True):
-            _observe(seen, subject, batch, mask, residuals[subject.layer][mask])
+            _observe(seen, subject, batch, mask, where, residuals[subject.layer][mask])
         advance(int(mask.sum()))
     return Corpus(kept, occurrences.numpy(), covariances, observed)
 
 
-def _observe(seen: Observed, subject: Subject, batch: Batch, mask: Tensor, x: Tensor) -> None:
+def _observe(seen: Observed, subject: Subject, batch: Batch, mask: Tensor, where: Place, x: Tensor) -> None:
     dictionary = subject.dictionary
     k = dictionary.k
     wide = dictionary.pre_activations(x).topk(min(k + LOSERS, dictionary.d_sae), dim=-1)
@@ -114,7 +115,7 @@ def _observe(seen: Observed, subject: Subject, batch: Batch, mask: Tensor, x: Te
     row_of[batch.passages] = np.arange(len(batch.passages))
     seen.statistics.add(found, batch.tokens.numpy()[row_of[found.passage], found.position], len(x))
     seen.firing.add(code)
-    seen.evidence.add(code, places(batch.tokens, batch.next_tokens, mask))
+    seen.evidence.add(code, where)
     _offer(seen.top, found, *found, key=found.value)
     _offer(seen.sample, found, *found, key=priority(found.feature, found.passage, found.position))
     lost = wide.values[:, k:] > 0

@@ -32,6 +32,7 @@ from store import Builder
 
 LOG_TOKENS = 50_000
 """Where the output is no terminal, a line of progress this often."""
+ANCHOR_KIND = "mean state by current token"
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
@@ -176,7 +177,7 @@ def _write_dictionaries(
                 relations[relation] = neighbours(directions[alive], theirs, among=live[other].nonzero().squeeze(1), limit=3)
         table = feature_table(
             dictionary_id=first_dictionary + at,
-            anchor_kind="mean state by current token",
+            anchor_kind=ANCHOR_KIND,
             seen=seen,
             geometry=shape,
             assigned=found.fit.assigned,
@@ -234,7 +235,7 @@ def _dictionary_row(
         "d_sae": dictionary.d_sae,
         "k": dictionary.k,
         "hook_name": hook_name(found.layer),
-        "anchor_kind": "mean state by current token",
+        "anchor_kind": ANCHOR_KIND,
         "model_path": model.path,
         "checkpoint_path": str(found.checkpoint.path.resolve()),
         "corpus": text,

@@ -73,8 +73,9 @@ def evaluate(
             fill = torch.zeros(model.d_model) if kind == "zero" else mean_of[layer]
             logits = model.logits(batch.tokens, {layer: _fill(mask, fill)})[scored]
             ablated[layer, kind] += metrics.cross_entropy(logits, following[scored]).sum().item()
+        where = evidence.places(batch.tokens, following, mask)
         for s in sums:
-            _add(s, model, batch, residuals[s.candidate.layer], default, ce)
+            _add(s, model, batch, where, residuals[s.candidate.layer], default, ce)
         advance(int(mask.sum()))
     return [_result(s, model, occurrences, base_ce / n, n, ablated) for s in sums]
 
@@ -83,7 +84,7 @@ def _fill(mask: Tensor, value: Tensor) -> Patch:
     return lambda residual: torch.where(mask[..., None], value, residual)
 
 
-def _add(s: _Sums, model: LanguageModel, batch: Batch, residual: Tensor, default: Tensor, ce: Tensor) -> None:
+def _add(s: _Sums, model: LanguageModel, batch: Batch, where: evidence.Place, residual: Tensor, default: Tensor, ce: Tensor) -> None:
     mask, following = batch.mask, batch.next_tokens
     scored = mask & (following >= 0)
     dictionary, layer = s.candidate.dictionary, s.candidate.layer
@@ -92,7 +93,7 @@ def _add(s: _Sums, model: LanguageModel, batch: Batch, residual: Tensor, default
     sparse, dense = dictionary.decode_sparse(code), dictionary.dense_part(x)
     s.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
     s.firing.add(code)
-    s.evidence.add(code, evidence.places(batch.tokens, following, mask))
+    s.evidence.add(code, where)
     patched = residual.clone()
     patched[mask] = sparse + dense + dictionary.b_dec
     lens = [model.unembed_residual(r[mask]).argmax(-1) for r in (residual, patched)]
