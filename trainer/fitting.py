@@ -4,8 +4,6 @@ Sparse all the way: the code is (values, indices), decoding is a gather, and bot
 Gradients are written by hand (they are five lines), so no autograd graph is kept.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,25 +38,11 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
 
 
-class LogLine(NamedTuple):
-    """One line of train.jsonl."""
-
-    step: int
-    tokens: int
-    loss: float
-    """mean squared error a dimension in scaled space: 1 − FVE, roughly"""
-    live: float
-    """share of rows that fired since the last line's window began"""
-    tokens_per_second: float
-    seconds: float
-
-
 class Fitted(NamedTuple):
     dictionary: Dictionary
     """in raw space"""
     fit: AnchorFit
     centring: Centring
-    log: list[LogLine]
 
 
 def centring(x: Tensor) -> Centring:
@@ -166,9 +150,13 @@ class Fit:
             return F.normalize(directions, dim=-1)
         return into_cones(directions, self.unit_anchors[self.assigned[features]], self.recipe.cosine)
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """[n, d] raw activations, centred and scaled to mean-square norm d, in float32."""
+        return x.float() * self.centring.scale - self.centring.mean
+
     def batch(self, rows: Tensor) -> Tensor:
-        """[n, d] centred and scaled activations of the given rows."""
-        return self.x[rows].float() * self.centring.scale - self.centring.mean
+        """[n, d] centred and scaled activations of the given rows of the starting sample."""
+        return self.normalise(self.x[rows])
 
     # --- the step ---
 
@@ -240,7 +228,7 @@ class Fit:
                 self.optimiser.state[tensor][moment][dead] = 0
         return len(dead)
 
-    def fitted(self, log: list[LogLine]) -> Fitted:
+    def fitted(self) -> Fitted:
         w, dense = self.weights, self.recipe.dense_rank > 0
         scaled = Dictionary(
             W_enc=w.encoder.T,
@@ -253,38 +241,4 @@ class Fit:
         )
         centred = self.centring
         fit = AnchorFit(self.anchors / centred.scale, self.counts, centred.mean / centred.scale, self.assigned)
-        return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred, log)
-
-
-def run(fit: Fit, *, steps: int, report: Callable[[LogLine], None] = lambda line: None, every: int = 10) -> Fitted:
-    """Train for `steps` steps over shuffled epochs of the harvest, reporting every `every` steps."""
-    recipe, kept = fit.recipe, fit.centring.kept
-    restart_at = {round(steps * 0.6 * (i + 1) / recipe.restarts) for i in range(recipe.restarts)}
-    order, at = kept[:0], 0
-    begun, since, losses = time.monotonic(), time.monotonic(), []
-    log: list[LogLine] = []
-    for step in range(1, steps + 1):
-        if at + recipe.batch > len(order):
-            order, at = kept[torch.randperm(len(kept), generator=fit.random)], 0
-        rows = order[at : at + recipe.batch]
-        at += recipe.batch
-        y = fit.batch(rows)
-        rate = recipe.learning_rate * min(1.0, step / (steps / 20), (steps - step + 1) / (steps / 3))
-        loss, squares = fit.step(y, rate)
-        losses.append(loss)
-        if step in restart_at:
-            fit.restart(y, fit.tokens[rows], squares)
-        if step % every == 0 or step == steps:
-            now = time.monotonic()
-            line = LogLine(
-                step=step,
-                tokens=step * len(rows),
-                loss=round(float(torch.stack(losses).mean()), 5),
-                live=round(fit.fired.float().mean().item(), 4),
-                tokens_per_second=round(len(losses) * len(rows) / (now - since), 1),
-                seconds=round(now - begun, 1),
-            )
-            log.append(line)
-            report(line)
-            losses, since = [], now
-    return fit.fitted(log)
+        return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred)

@@ -20,8 +20,9 @@ from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.text import fingerprint, passages
 from trainer.evaluation import Candidate, evaluate
-from trainer.fitting import Fit, Fitted, LogLine, run
+from trainer.fitting import Fit
 from trainer.harvest import Harvest, harvest
+from trainer.loop import LogLine, Trained, run
 from trainer.recipes import Recipe, RecipeError
 
 HELD_OUT_EVERY = 10
@@ -75,13 +76,13 @@ def train(model: LanguageModel, plan: Plan, *, console: Console) -> list[Path]:
             progress.update(task, total=len(found.tokens), completed=len(found.tokens))
             if not held_out:
                 raise TextError(f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text.")
-            fitted = [
+            trained = [
                 (recipe, layer, _fit(model, found, recipe, layer, width, plan, progress)) for recipe, asked in plan.runs for layer in asked
             ]
-        results = _evaluate(model, fitted, held_out, plan, progress)
-        for (recipe, layer, fit), measured in zip(fitted, results, strict=True):
+        results = _evaluate(model, trained, held_out, plan, progress)
+        for (recipe, layer, done), measured in zip(trained, results, strict=True):
             path = destination(plan, model, recipe, layer)
-            _write(path, model, plan, recipe, layer, fit, measured, n_distinct=len(found.tokens))
+            _write(path, model, plan, recipe, layer, done, measured, n_distinct=len(found.tokens))
             paths.append(path)
     return paths
 
@@ -97,7 +98,7 @@ def _training_stream(model: LanguageModel, plan: Plan, held_out: list[np.ndarray
             yield passage
 
 
-def _fit(model: LanguageModel, found: Harvest, recipe: Recipe, layer: int, width: int, plan: Plan, progress: Progress) -> Fitted:
+def _fit(model: LanguageModel, found: Harvest, recipe: Recipe, layer: int, width: int, plan: Plan, progress: Progress) -> Trained:
     steps = max(1, plan.seen // recipe.batch)
     task = progress.add_task(f"layer {layer} {recipe.name}", total=steps, rate="", loss="", live="")
 
@@ -112,16 +113,17 @@ def _fit(model: LanguageModel, found: Harvest, recipe: Recipe, layer: int, width
 
 
 def _evaluate(
-    model: LanguageModel, fitted: list[tuple[Recipe, int, Fitted]], held_out: list[np.ndarray], plan: Plan, progress: Progress
+    model: LanguageModel, trained: list[tuple[Recipe, int, Trained]], held_out: list[np.ndarray], plan: Plan, progress: Progress
 ) -> list[dict[str, Any]]:
     task = progress.add_task("evaluating", total=sum(len(p) - 1 for p in held_out), rate="", loss="", live="")
-    candidates = [Candidate(layer, fit.dictionary, fit.fit, plan.seed) for _, layer, fit in fitted]
+    candidates = [Candidate(layer, done.fitted.dictionary, done.fitted.fit, plan.seed) for _, layer, done in trained]
     return evaluate(model, candidates, held_out, advance=lambda n: progress.advance(task, n))
 
 
 def _write(
-    path: Path, model: LanguageModel, plan: Plan, recipe: Recipe, layer: int, fitted: Fitted, measured: dict[str, Any], *, n_distinct: int
+    path: Path, model: LanguageModel, plan: Plan, recipe: Recipe, layer: int, trained: Trained, measured: dict[str, Any], *, n_distinct: int
 ) -> None:
+    fitted, log = trained
     details = {
         "recipe": recipe.name,
         "config": asdict(recipe),
@@ -135,8 +137,8 @@ def _write(
         "text_fingerprint": fingerprint(plan.sources),
         "seed": plan.seed,
         "tokens_distinct": n_distinct,
-        "tokens_seen": fitted.log[-1].tokens,
-        "seconds": fitted.log[-1].seconds,
+        "tokens_seen": log[-1].tokens,
+        "seconds": log[-1].seconds,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
     }
     with new_checkpoint(path) as folder:
@@ -144,7 +146,7 @@ def _write(
             folder, fitted.dictionary, fit=fitted.fit, model=model.path, hook=hook_name(layer), context=plan.length, details=details
         )
         write_json(folder / METRICS, measured)
-        (folder / LOG).write_text("".join(json.dumps(line._asdict()) + "\n" for line in fitted.log))
+        (folder / LOG).write_text("".join(json.dumps(line._asdict()) + "\n" for line in log))
 
 
 def _progress(console: Console) -> Progress:

@@ -18,8 +18,9 @@ from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextEr
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
 from trainer.evaluation import Candidate, evaluate
-from trainer.fitting import Fit, run
+from trainer.fitting import Fit
 from trainer.harvest import HarvestError, harvest
+from trainer.loop import run
 
 QUIET = Console(quiet=True)
 SMALL = {"k": 4, "batch": 64}
@@ -65,9 +66,9 @@ def test_anchored_rows_stay_in_their_cones_through_steps_and_restarts() -> None:
 def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_weights() -> None:
     results = [run(small_fit(), steps=60) for _ in range(2)]
     assert results[0].log[-1].loss < 0.7 * results[0].log[0].loss
-    assert torch.equal(results[0].dictionary.W_dec, results[1].dictionary.W_dec)
+    assert torch.equal(results[0].fitted.dictionary.W_dec, results[1].fitted.dictionary.W_dec)
     other = run(small_fit(seed=1), steps=60)
-    assert not torch.equal(results[0].dictionary.W_dec, other.dictionary.W_dec)
+    assert not torch.equal(results[0].fitted.dictionary.W_dec, other.fitted.dictionary.W_dec)
 
 
 def test_bf16_encoding_trains_as_well_as_fp32() -> None:
@@ -81,7 +82,7 @@ def test_bf16_encoding_trains_as_well_as_fp32() -> None:
 
 def test_the_folded_dictionary_reconstructs_raw_activations() -> None:
     fit = small_fit()
-    fitted = run(fit, steps=100)
+    fitted = run(fit, steps=100).fitted
     x = fit.x[:500].float()
     error = (x - fitted.dictionary.reconstruct(x)).square().sum() / (x - x.mean(0)).square().sum()
     assert error < 0.3
