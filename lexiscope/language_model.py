@@ -7,6 +7,7 @@ The hook point of layer L is `blocks.L.hook_resid_post`, the residual stream aft
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,15 @@ def model_slug(name: str) -> str:
     if not slug or slug in RESERVED:
         raise ModelError(f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id.")
     return slug
+
+
+class Reading(NamedTuple):
+    """One unpatched pass."""
+
+    residuals: dict[int, Tensor]
+    """{layer: [batch, positions, d_model]}"""
+    logits: Tensor
+    """[batch, positions, vocab]"""
 
 
 class Step(NamedTuple):
@@ -89,6 +99,19 @@ class LanguageModel:
     @torch.inference_mode()
     def read(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """Residual stream after each asked block: {layer: [batch, positions, d_model]}, in one pass that stops at the last."""
+        with self._kept(layers) as got:
+            self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
+        return got
+
+    @torch.inference_mode()
+    def read_on(self, tokens: Tensor, layers: Sequence[int]) -> Reading:
+        """As `read`, but the pass goes on to the logits."""
+        with self._kept(layers) as got:
+            logits = self._bridge(tokens, return_type="logits")
+        return Reading(got, logits)
+
+    @contextmanager
+    def _kept(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
         self.check_layers(layers)
         got: dict[int, Tensor] = {}
 
@@ -100,14 +123,46 @@ class LanguageModel:
             return patch
 
         with self._patched({layer: keep(layer) for layer in layers}):
-            self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
-        return got
+            yield got
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None) -> Tensor:
         """[batch, positions, vocab], with the residual stream patched at the layers of `patches`."""
         with self._patched(patches or {}):
             return self._bridge(tokens, return_type="logits")
+
+    @torch.inference_mode()
+    def logits_from(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
+        """[batch, positions, vocab] with the whole residual stream after block `layer` replaced by [batch, positions, d_model].
+
+        The same logits as a patch gives; the blocks up to `layer` are not run where the architecture can do without them.
+        """
+        if not self._can_leave_blocks_out:
+            return self.logits(tokens, {layer: lambda _: residual})
+        return self._resume(tokens, layer, residual)
+
+    def _resume(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
+        """transformer-lens's own `start_at_layer` still computes the blocks before; here each returns `residual` at once."""
+        left_out = list(self._bridge.blocks)[: layer + 1]
+        try:
+            for block in left_out:
+                vars(block)["forward"] = lambda *args, **kwargs: residual
+            return self._bridge(tokens, return_type="logits")
+        finally:
+            for block in left_out:
+                vars(block).pop("forward", None)
+
+    @cached_property
+    def _can_leave_blocks_out(self) -> bool:
+        """Tried once on a short passage: some architectures' blocks return more than a tensor, or share state with later ones."""
+        tokens = torch.full((2, 3), self.bos, device=self.device)
+        layer = self.n_layers // 2
+        residual = torch.randn(2, 3, self.d_model, generator=torch.Generator().manual_seed(0)).to(self.device)
+        expected = self.logits(tokens, {layer: lambda _: residual})
+        try:
+            return torch.allclose(self._resume(tokens, layer, residual), expected, rtol=1e-4, atol=1e-4)
+        except Exception:  # whatever the architecture's own code raises when it is handed a tensor it did not expect
+            return False
 
     @contextmanager
     def _patched(self, patches: Mapping[int, Patch]) -> Iterator[None]:

@@ -39,6 +39,20 @@ def test_a_patch_changes_what_follows_and_is_gone_afterwards(model: LanguageMode
     assert torch.equal(model.logits(tokens), before)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path, kind: str) -> None:
+    model = load_language_model(str(tiny.make_model(tmp_path / kind, kind=kind)))
+    tokens = prompt(model, rows=2)
+    before = model.read_on(tokens, [0, 1])
+    assert torch.equal(before.logits, model.logits(tokens))
+    assert torch.equal(before.residuals[0], model.read(tokens, [0])[0])
+    assert model._can_leave_blocks_out  # or the saving is not tested here
+    for layer in (0, 1):
+        changed = before.residuals[layer] * 0.5
+        assert torch.allclose(model.logits_from(tokens, layer, changed), model.logits(tokens, {layer: lambda _: changed}), atol=1e-5)
+        assert torch.equal(model.logits(tokens), before.logits)
+
+
 def test_streaming_with_a_cache_equals_reading_the_whole_text_again(model: LanguageModel) -> None:
     tokens = prompt(model)
     steps = list(model.stream(tokens, max_tokens=6, temperature=0, seed=0))
