@@ -45,6 +45,7 @@ def families(embedding: Tensor, folded: list[str], *, nearest: int = 20, variant
 
 def matched_controls(counts: Tensor, *, draws: int = 4, seed: int = 0) -> Tensor:
     """[vocab, draws] for each token, other tokens of like frequency: ranks within ±5 % (at least ±10 places), never itself."""
+    counts = counts.cpu()  # drawn on the CPU, so that every device has the same
     order = counts.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
@@ -57,6 +58,45 @@ def matched_controls(counts: Tensor, *, draws: int = 4, seed: int = 0) -> Tensor
     place = torch.where(place < 0, -place, torch.where(place > last, 2 * last - place, place)).clamp(0, last)
     place = torch.where(place == rank[:, None], (place + 1) % len(order), place)
     return order[place]
+
+
+class Lift(NamedTuple):
+    """The token each feature fires on with the most lift."""
+
+    tokens: Tensor
+    """[d_sae] −1 where the feature never fired"""
+    hits: Tensor
+    """[d_sae] firings on it"""
+
+
+def highest_lift(features: Tensor, tokens: Tensor, counts: Tensor, firings: Tensor, token_counts: Tensor) -> Lift:
+    """The token t with the highest share(t) · log(share(t) / rate(t)): its part of KL(firing positions ‖ text).
+
+    Plain lift would always pick a token met once in the text; weighting it by the share asks that it matter. features, tokens and
+    counts [pairs] are the distinct pairs of a feature with a token it fired on, and how often; firings [d_sae] all the firings
+    of each feature; token_counts [vocab] the occurrences of each token in the same text. Of equal tokens the smallest id wins.
+    """
+    share = counts.double() / firings[features].clamp_min(1)
+    rate = token_counts[tokens].double().clamp_min(1) / token_counts.sum().clamp_min(1)
+    order = tokens.argsort(stable=True)
+    order = order[(share * (share / rate).log())[order].argsort(descending=True, stable=True)]
+    order = order[features[order].argsort(stable=True)]
+    met, times = torch.unique_consecutive(features[order], return_counts=True)
+    first = order[times.cumsum(0) - times]
+    best, hits = torch.full_like(firings, -1, dtype=torch.long), torch.zeros_like(firings, dtype=torch.long)
+    best[met], hits[met] = tokens[first], counts[first].long()
+    return Lift(best, hits)
+
+
+def lift_names(features: Tensor, tokens: Tensor, token_counts: Tensor, d_sae: int) -> Tensor:
+    """[d_sae] the name of highest lift of each feature, −1 where it never fired.
+
+    features and tokens [firings]: which feature fired, on which token; token_counts [vocab] as in `highest_lift`, over every
+    position of the text that the firings are from, whether anything fired there or not.
+    """
+    keys, counts = torch.unique(features.long() * len(token_counts) + tokens.long(), return_counts=True)
+    firings = torch.bincount(features, minlength=d_sae)
+    return highest_lift(keys // len(token_counts), keys % len(token_counts), counts, firings, token_counts).tokens
 
 
 class Place(NamedTuple):
@@ -103,15 +143,16 @@ class EvidenceCounts:
         """names [d_sae] token ids; families [vocab, m]; controls [vocab, draws]."""
         self.names, self.families, self.controls = names, families, controls
         self.vocab = len(families)
-        self.firings = torch.zeros(len(names), dtype=torch.long)
-        self.hits = torch.zeros(len(KINDS), len(names), dtype=torch.long)
-        self.control_hits = torch.zeros(len(KINDS), len(names), dtype=torch.long)
-        self.occurrences = torch.zeros(self.vocab, dtype=torch.long)
+        self.firings = names.new_zeros(len(names), dtype=torch.long)
+        self.hits = names.new_zeros(len(KINDS), len(names), dtype=torch.long)
+        self.control_hits = names.new_zeros(len(KINDS), len(names), dtype=torch.long)
+        self.occurrences = names.new_zeros(self.vocab, dtype=torch.long)
 
     def add(self, code: SparseCode, place: Place) -> None:
         """Count one batch: code and place of the same n positions."""
         self.occurrences += torch.bincount(place.current, minlength=self.vocab)
-        for rows in torch.arange(len(place.current)).split(CHUNK):
+        for start in range(0, len(place.current), CHUNK):
+            rows = slice(start, start + CHUNK)
             self._add_chunk(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows].int() for part in place)))
 
     def _add_chunk(self, code: SparseCode, place: Place) -> None:
@@ -178,7 +219,7 @@ def benjamini_hochberg(p: Tensor, tested: Tensor) -> Tensor:
     some = p[tested]
     if len(some):
         order = some.argsort()
-        ranked = some[order] * len(some) / torch.arange(1, len(some) + 1, dtype=p.dtype)
+        ranked = some[order] * len(some) / torch.arange(1, len(some) + 1, dtype=p.dtype, device=p.device)
         smallest = ranked.flip(0).cummin(0).values.flip(0).clamp_max(1)
         found = torch.empty_like(smallest)
         found[order] = smallest

@@ -3,6 +3,7 @@
 Units: cross-entropies and KL in nats a token; shares in [0, 1]. Position 0 is in no sum.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lexiscope.anchors import ALIGNED
 from lexiscope.dictionary import SparseCode
+from lexiscope.errors import LexiscopeError
 
 LIVE_RATE = 1e-5
 """A feature is live when it fires on at least this share of the tokens."""
@@ -19,10 +21,10 @@ LIVE_RATE = 1e-5
 class ReconstructionSums:
     """Sums over the whole set behind FVE, NMSE, L0 and the dense path's share. Merge by addition."""
 
-    def __init__(self, d_in: int) -> None:
+    def __init__(self, d_in: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
         self.active = 0
-        self.x, self.sparse, self.dense, self.x_hat = (torch.zeros(d_in, dtype=torch.float64) for _ in range(4))
+        self.x, self.dense, self.x_hat = (torch.zeros(d_in, dtype=torch.float64, device=device) for _ in range(3))
         self.error = self.x_norm = self.x_x_hat = self.x_dense = 0.0
 
     def add(self, x: Tensor, sparse: Tensor, dense: Tensor, bias: Tensor, code: SparseCode) -> None:
@@ -30,9 +32,9 @@ class ReconstructionSums:
         x_hat = sparse + dense + bias
         self.n += len(x)
         self.active += int((code.values > 0).sum())
-        self.x += x.sum(0).double()
-        self.dense += dense.sum(0).double()
-        self.x_hat += x_hat.sum(0).double()
+        self.x += x.sum(0, dtype=torch.float64)
+        self.dense += dense.sum(0, dtype=torch.float64)
+        self.x_hat += x_hat.sum(0, dtype=torch.float64)
         self.error += (x - x_hat).square().sum(dtype=torch.float64).item()
         self.x_norm += x.square().sum(dtype=torch.float64).item()
         self.x_x_hat += (x * x_hat).sum(dtype=torch.float64).item()
@@ -63,10 +65,10 @@ class ReconstructionSums:
 class FiringSums:
     """Per feature: firings and Σ z² (times ‖d‖² it is the energy). Merge by addition."""
 
-    def __init__(self, d_sae: int) -> None:
+    def __init__(self, d_sae: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
-        self.firings = torch.zeros(d_sae, dtype=torch.long)
-        self.squares = torch.zeros(d_sae, dtype=torch.float64)
+        self.firings = torch.zeros(d_sae, dtype=torch.long, device=device)
+        self.squares = torch.zeros(d_sae, dtype=torch.float64, device=device)
 
     def add(self, code: SparseCode) -> None:
         self.n += len(code.values)
@@ -104,14 +106,14 @@ def alignment(cosines: Tensor, live: Tensor, firings: Tensor, energy: Tensor) ->
 
 
 def weighted_share(holds: Tensor, weight: Tensor) -> float:
-    """Σ weight over where `holds`, by Σ weight; 0 where there is no weight."""
+    """Σ weight · holds by Σ weight, for `holds` bool or a share in [0, 1]; 0 where there is no weight."""
     weight = weight.double()
     return float((weight * holds).sum() / weight.sum()) if weight.sum() else 0.0
 
 
 def coverage(names: Tensor, aligned_live: Tensor, counts: Tensor) -> float:
     """Of the distinct tokens that occur (counts [vocab] > 0), the share that names a live aligned feature."""
-    named = torch.zeros(len(counts), dtype=torch.bool)
+    named = torch.zeros(len(counts), dtype=torch.bool, device=counts.device)
     named[names[aligned_live]] = True
     return weighted_share(named, counts > 0)
 
@@ -132,10 +134,92 @@ def ce_recovered(ce: float, ce_sae: float, ce_ablated: float) -> float:
     return (ce_ablated - ce_sae) / (ce_ablated - ce) if ce_ablated != ce else 0.0
 
 
-def bootstrap_mean(sums: Tensor, counts: Tensor, *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of Σ sums / Σ counts over resampled passages: sums and counts [passages] (paired differences a passage)."""
+DRAWS = 2000
+"""Bootstrap resamples behind every interval."""
+
+
+def bootstrap_mean(sums: Tensor, counts: Tensor, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of Σ sums / Σ counts over resampled passages: sums and counts [passages] (paired differences a passage).
+
+    Percentile bootstrap (Efron 1979); the passage is the unit, because tokens of one passage are not independent.
+    """
+    drawn = _resampled(torch.stack([sums, counts], 1).double(), draws, seed)
+    return _interval(drawn[:, 0] / drawn[:, 1])
+
+
+class Ratio(NamedTuple):
+    """A ratio of two runs with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_ratio(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, draws: int = DRAWS, seed: int = 0) -> Ratio:
+    """ΔCE of a over ΔCE of b, from their `passage_delta_ce`: [Σ difference in nats, tokens] a passage, the same passages in both.
+
+    Every resample draws the same passages for both, so what makes a passage hard cancels. Raises LexiscopeError where the
+    passages are not the same.
+    """
+    first, second = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+    if first.ndim != 2 or first.shape != second.shape or not torch.equal(first[:, 1], second[:, 1]):
+        raise LexiscopeError(f"Runs evaluated on different passages ({len(first)} and {len(second)}) cannot be paired.")
+    drawn = _resampled(torch.stack([first[:, 0], second[:, 0]], 1), draws, seed)
+    low, high = _interval(drawn[:, 0] / drawn[:, 1])
+    return Ratio(float(first[:, 0].sum() / second[:, 0].sum()), low, high)
+
+
+def _resampled(columns: Tensor, draws: int, seed: int) -> Tensor:
+    """[draws, m] sums of `columns` [passages, m] over passages drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
-    picked = torch.randint(len(sums), (draws, len(sums)), generator=generator)
-    means = sums.double()[picked].sum(1) / counts.double()[picked].sum(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    n, columns = len(columns), columns.cpu()
+    parts = [columns[torch.randint(n, (min(100, draws - at), n), generator=generator)].sum(1) for at in range(0, draws, 100)]
+    return torch.cat(parts)
+
+
+def _interval(values: Tensor) -> tuple[float, float]:
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+class Named(NamedTuple):
+    """What name stability needs of one run."""
+
+    names: Tensor
+    """[d_sae] token ids, −1 for none"""
+    directions: Tensor
+    """[d_sae, d_in] unit norm"""
+    firings: Tensor
+    """[d_sae] held-out firings"""
+    live: Tensor
+    """[d_sae] bool"""
+
+
+class Stability(NamedTuple):
+    """How far names recur from run a to run b: of the tokens that name a live feature of a, the share that …"""
+
+    recurs: float
+    """… recur: the most-firing live feature of that name has, as its nearest live feature of b, one of the same name"""
+    named: float
+    """… name a live feature of b at all"""
+    tokens: int
+    """how many tokens name a live feature of a"""
+
+
+def name_stability(a: Named, b: Named) -> Stability:
+    """Names of run a looked for in run b (another seed); nearest is by decoder cosine. Not symmetric: average both ways.
+
+    Mean of the best cosine (Paulo & Belrose 2025, arXiv 2501.16615) says that features recur; this says that their names do.
+    """
+    live = (a.live & (a.names >= 0)).nonzero().squeeze(1)
+    other = b.live.nonzero().squeeze(1)
+    by_firing = live[a.firings[live].argsort(descending=True, stable=True)]
+    by_name = by_firing[a.names[by_firing].argsort(stable=True)]
+    tokens, times = torch.unique_consecutive(a.names[by_name], return_counts=True)
+    first = by_name[times.cumsum(0) - times]
+    if not len(tokens) or not len(other):
+        return Stability(0.0, 0.0, len(tokens))
+    found = b.directions[other].T
+    nearest = torch.cat([(part @ found).argmax(-1) for part in a.directions[first].split(1024)])
+    recurs = b.names[other[nearest]] == tokens
+    return Stability(recurs.double().mean().item(), torch.isin(tokens, b.names[other]).double().mean().item(), len(tokens))

@@ -1,19 +1,34 @@
-"""Held-out evaluation by METHOD.md §5: one streaming pass over passages gives `metrics.json` for every dictionary."""
+"""Held-out evaluation by METHOD.md §5: one streaming pass over passages gives `metrics.json` for every dictionary.
 
-from collections.abc import Callable, Sequence
+What needs only the code (reconstruction, firing, alignment, evidence, coverage) is counted over all passages; what needs the model
+run again with x̂ in place (cross-entropy, KL, logit lens) over the first `ce_tokens` tokens of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lexiscope import evidence, metrics
-from lexiscope.anchors import ALIGNED, nearest_tokens
-from lexiscope.checkpoint import AnchorFit
-from lexiscope.dictionary import Dictionary
-from lexiscope.language_model import LanguageModel, Patch
-from lexiscope.text import Batch, batches
+from lexiscope.anchors import ALIGNED, nearest_tokens, own_cosine
+from lexiscope.checkpoint import METRICS, AnchorFit, write_json
+from lexiscope.dictionary import Dictionary, SparseCode
+from lexiscope.errors import CheckpointError, LexiscopeError, TextError
+from lexiscope.language_model import LanguageModel
+from lexiscope.text import batches
 from lexiscope.tokens import Vocabulary
+
+EVIDENCE = "evidence.safetensors"
+BATCH_LOGITS = 50_000_000
+"""Logits of a batch at most, which bounds its tokens where the vocabulary is large."""
+HEAD = 50_000
+"""Tokens after which names are permuted among the features that have fired."""
 
 
 class Candidate(NamedTuple):
@@ -25,128 +40,329 @@ class Candidate(NamedTuple):
     seed: int
 
 
+class Measured(NamedTuple):
+    """What evaluation says of one candidate."""
+
+    metrics: dict[str, Any]
+    """`metrics.json`"""
+    features: dict[str, Tensor]
+    """`evidence.safetensors`, each [d_sae]: names, cosines, firings, live, supported, q_reads, q_predicts"""
+
+    def save(self, folder: Path) -> None:
+        """Write both files into a checkpoint's folder."""
+        write_json(folder / METRICS, self.metrics)
+        save_file({name: tensor.contiguous().cpu() for name, tensor in self.features.items()}, folder / EVIDENCE)
+
+
+class _Naming:
+    """Evidence for one way of naming a dictionary's features; a name of −1 is none, and such a feature is not supported."""
+
+    def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
+        self.names = names
+        self.counts = evidence.EvidenceCounts(names.clamp_min(0), families, controls)
+
+    def result(self, live: Tensor) -> evidence.Evidence:
+        return self.counts.result(live & (self.names >= 0))
+
+    def figures(self, live: Tensor) -> dict[str, float]:
+        """The named_… block of metrics.json: shares of live features, or of their firings."""
+        found = self.result(live)
+        named = live & (self.names >= 0)
+        weight = found.firings * live
+        kept = self.names[found.supported]
+        return {
+            "supported_live": metrics.weighted_share(found.supported, live),
+            "supported_firing": metrics.weighted_share(found.supported, weight),
+            "reads_precision": metrics.weighted_share(found.share["here"] * named, weight),
+            "reads_family": metrics.weighted_share(found.share["family"] * named, weight),
+            "predicts_precision": metrics.weighted_share(found.share["predicts"] * named, weight),
+            "coverage_supported": metrics.coverage(kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences),
+        }
+
+
+class _Permuted:
+    """What the support test says of wrong names: names permuted among the features that fire in the first HEAD tokens.
+
+    Permuted among all features, the live ones would be given names of tokens that never occur, which is too easy a null.
+    """
+
+    def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
+        self.names, self.families, self.controls = names, families, controls
+        self.head: list[tuple[SparseCode, evidence.Place]] = []
+        self.firing = metrics.FiringSums(len(names), names.device)
+        self.counts: evidence.EvidenceCounts | None = None
+
+    def add(self, code: SparseCode, where: evidence.Place) -> None:
+        if self.counts is not None:
+            self.counts.add(code, where)
+            return
+        self.head.append((code, where))
+        self.firing.add(code)
+        if self.firing.n >= HEAD:
+            self._permute()
+
+    def _permute(self) -> evidence.EvidenceCounts:
+        fired = self.firing.firings.nonzero().squeeze(1)
+        order = torch.randperm(len(fired), generator=torch.Generator().manual_seed(0)).to(fired.device)
+        names = self.names.clone()
+        names[fired] = self.names[fired[order]]
+        self.counts = evidence.EvidenceCounts(names, self.families, self.controls)
+        for code, where in self.head:
+            self.counts.add(code, where)
+        self.head = []
+        return self.counts
+
+    def supported(self, live: Tensor) -> tuple[float, float]:
+        """Share of the permuted live features called supported: by feature, by firing."""
+        counts = self.counts or self._permute()
+        tested = live & (self.firing.firings > 0)
+        found = counts.result(tested)
+        return metrics.weighted_share(found.supported, tested), metrics.weighted_share(found.supported, found.firings * tested)
+
+
 class _Sums:
     """Everything streamed for one candidate."""
 
-    def __init__(self, candidate: Candidate, families: Tensor) -> None:
+    def __init__(self, candidate: Candidate, model: LanguageModel, families: Tensor, *, rivals: bool) -> None:
         self.candidate = candidate
-        directions = candidate.dictionary.directions
-        nearest = nearest_tokens(directions, candidate.fit.anchors, 1)
-        self.names, self.cosines = nearest.tokens[:, 0], nearest.cosines[:, 0]
-        self.reconstruction = metrics.ReconstructionSums(candidate.dictionary.d_in)
-        self.firing = metrics.FiringSums(candidate.dictionary.d_sae)
-        self.evidence = evidence.EvidenceCounts(self.names, families, evidence.matched_controls(candidate.fit.counts))
-        self.passage_ce: list[tuple[float, int]] = []
-        """(Σ CE(with x̂) − CE, tokens) of each passage"""
+        dictionary, fit, device = candidate.dictionary, candidate.fit, model.device
+        nearest = nearest_tokens(dictionary.directions, fit.anchors, 1)
+        self.cosines = nearest.cosines[:, 0]
+        controls = evidence.matched_controls(fit.counts).to(device)
+        names = {"nearest": nearest.tokens[:, 0]} | (rival_names(candidate, model) if rivals else {})
+        self.namings = {kind: _Naming(tokens, families, controls) for kind, tokens in names.items()}
+        self.permuted = _Permuted(names["nearest"], families, controls)
+        self.reconstruction = metrics.ReconstructionSums(dictionary.d_in, device)
+        self.firing = metrics.FiringSums(dictionary.d_sae, device)
+        self.passage_delta_ce: dict[int, tuple[float, int]] = {}
+        """{passage: (Σ CE(with x̂) − CE, next tokens scored)}"""
         self.ce = self.kl = self.agree = 0.0
 
+    def add_code(self, x: Tensor, where: evidence.Place) -> Tensor:
+        """Count one batch's positions x [n, d_in]; returns x̂ [n, d_in]."""
+        dictionary = self.candidate.dictionary
+        code = dictionary.encode(x)
+        sparse, dense = dictionary.decode_sparse(code), dictionary.dense_part(x)
+        self.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
+        self.firing.add(code)
+        for naming in self.namings.values():
+            naming.counts.add(code, where)
+        self.permuted.add(code, where)
+        return sparse + dense + dictionary.b_dec
 
-@torch.inference_mode()
+    def add_patched(self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default") -> None:
+        """Run the model on from x̂ and compare with what it does by default."""
+        patched = residual.clone()
+        patched[text.mask] = x_hat
+        self.agree += int((model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.layer]).sum())
+        logits = model.logits_from(text.tokens, self.candidate.layer, patched)[text.scored]
+        ce = metrics.cross_entropy(logits, text.following[text.scored])
+        self.ce += ce.sum(dtype=torch.float64).item()
+        self.kl += metrics.kl(default.logits, logits).sum(dtype=torch.float64).item()
+        row = text.scored.nonzero()[:, 0]
+        difference = torch.bincount(row, (ce - default.ce).double(), len(text.tokens)).tolist()
+        counts = torch.bincount(row, minlength=len(text.tokens)).tolist()
+        self.passage_delta_ce |= {p: (d, c) for p, d, c in zip(text.passages, difference, counts, strict=True)}
+
+
+class _Text(NamedTuple):
+    """A batch on the model's device."""
+
+    tokens: Tensor
+    mask: Tensor
+    following: Tensor
+    scored: Tensor
+    passages: list[int]
+
+
+class _Default(NamedTuple):
+    """What the unpatched model says of a batch."""
+
+    logits: Tensor
+    """[scored, vocab]"""
+    ce: Tensor
+    """[scored]"""
+    lens: dict[int, Tensor]
+    """{layer: [masked] the token each residual reads out as}"""
+
+
+class _Baseline:
+    """Cross-entropy of the model itself, and with each layer's stream ablated to zero or to its mean."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.n = 0
+        self.ce = 0.0
+        self.fills: list[tuple[int, Tensor]] = []
+        """(layer, [d_in] what every position is replaced by), each once"""
+        self.ablated: list[float] = []
+        for candidate in candidates:
+            for fill in (torch.zeros_like(candidate.fit.mean), candidate.fit.mean):
+                if self._find(candidate.layer, fill) is None:
+                    self.fills.append((candidate.layer, fill))
+                    self.ablated.append(0.0)
+
+    def _find(self, layer: int, fill: Tensor) -> int | None:
+        return next((i for i, (at, known) in enumerate(self.fills) if at == layer and torch.equal(known, fill)), None)
+
+    def ablated_to(self, layer: int, fill: Tensor) -> float:
+        """Cross-entropy in nats a token with the stream after `layer` replaced by `fill`."""
+        found = self._find(layer, fill)
+        assert found is not None
+        return self.ablated[found] / self.n
+
+    def add(self, model: LanguageModel, text: _Text, residuals: dict[int, Tensor], logits: Tensor) -> _Default:
+        following = text.following[text.scored]
+        default = logits[text.scored]
+        ce = metrics.cross_entropy(default, following)
+        self.n += len(ce)
+        self.ce += ce.sum(dtype=torch.float64).item()
+        for index, (layer, fill) in enumerate(self.fills):
+            patched = torch.where(text.mask[..., None], fill, residuals[layer])
+            ablated = model.logits_from(text.tokens, layer, patched)[text.scored]
+            self.ablated[index] += metrics.cross_entropy(ablated, following).sum(dtype=torch.float64).item()
+        lens = {layer: model.unembed_residual(residual[text.mask]).argmax(-1) for layer, residual in residuals.items()}
+        return _Default(default, ce, lens)
+
+
+def rival_names(candidate: Candidate, model: LanguageModel) -> dict[str, Tensor]:
+    """Other ways to name the same features, {kind: [d_sae] token ids, −1 for none}: `assigned` where rows were held near a token,
+    `lift` where the fit has the tokens of highest lift on the training text, `lens` (the top logit-lens token).
+    """
+    fit, directions = candidate.fit, candidate.dictionary.directions
+    found = {"assigned": fit.assigned} if (fit.assigned >= 0).any() else {}
+    lift = getattr(fit, "lift", None)
+    if lift is not None:
+        found["lift"] = lift
+    lens = torch.cat([model.read_out(part).argmax(-1) for part in directions.split(512)])
+    return found | {"lens": lens}
+
+
 def evaluate(
     model: LanguageModel,
     candidates: Sequence[Candidate],
     passages: Sequence[np.ndarray],
     *,
+    ce_tokens: int | None = None,
+    rivals: bool = True,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[dict[str, Any]]:
-    """`metrics.json` of each candidate, in order. Position 0 is neither encoded nor patched.
+    """`metrics.json` of each candidate, in order: `measure` without the results of each feature."""
+    found = measure(model, candidates, passages, ce_tokens=ce_tokens, rivals=rivals, advance=advance)
+    return [measured.metrics for measured in found]
 
-    Zero and mean ablation are patched once a layer, whatever the number of candidates there.
+
+@torch.inference_mode()
+def measure(
+    model: LanguageModel,
+    candidates: Sequence[Candidate],
+    passages: Sequence[np.ndarray],
+    *,
+    ce_tokens: int | None = None,
+    rivals: bool = True,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[Measured]:
+    """Evaluate each candidate on held-out passages [BOS, …], in order. Position 0 is neither encoded nor patched.
+
+    The model is read once a batch for all candidates; zero and mean ablation are patched once a layer and mean. Whole passages are
+    scored until `ce_tokens` tokens are (all unless given). `advance` is told of tokens done. Raises CheckpointError for a dictionary
+    that does not fit the model, ModelError for a layer it lacks, TextError without passages, LexiscopeError for `ce_tokens` below 1.
     """
-    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded())
-    sums = [_Sums(candidate, families) for candidate in candidates]
+    check(model, candidates)
+    if not passages:
+        raise TextError("There is no held-out passage to evaluate on.")
+    if ce_tokens is not None and ce_tokens < 1:
+        raise LexiscopeError(f"Cross-entropy over {ce_tokens} tokens means nothing; ask for at least 1.")
+    candidates = [_on_device(candidate, model.device) for candidate in candidates]
+    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()).to(model.device)
+    sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
     layers = sorted({candidate.layer for candidate in candidates})
-    mean_of = {candidate.layer: candidate.fit.mean for candidate in candidates}
-    base_ce, n = 0.0, 0
-    ablated = {(layer, kind): 0.0 for layer in layers for kind in ("zero", "mean")}
-    occurrences = torch.zeros(model.vocab_size, dtype=torch.long)
-    for batch in batches(passages, tokens=2048):
-        mask, following = batch.mask, batch.next_tokens
-        scored = mask & (following >= 0)
-        residuals = model.read(batch.tokens, layers)
-        default = model.logits(batch.tokens)[scored]
-        ce = metrics.cross_entropy(default, following[scored])
-        base_ce += ce.sum().item()
-        n += len(ce)
-        occurrences += torch.bincount(batch.tokens[mask], minlength=model.vocab_size)
-        for layer, kind in ablated:
-            fill = torch.zeros(model.d_model) if kind == "zero" else mean_of[layer]
-            logits = model.logits(batch.tokens, {layer: _fill(mask, fill)})[scored]
-            ablated[layer, kind] += metrics.cross_entropy(logits, following[scored]).sum().item()
-        where = evidence.places(batch.tokens, following, mask)
+    baseline = _Baseline(candidates)
+    n_scored = _passages_of(passages, ce_tokens)
+    size = max(256, min(2048, BATCH_LOGITS // model.vocab_size))
+    for text in _texts(passages[:n_scored], size, model.device):
+        residuals, logits = model.read_on(text.tokens, layers)
+        default = baseline.add(model, text, residuals, logits)
+        where = evidence.places(text.tokens, text.following, text.mask)
         for s in sums:
-            _add(s, model, batch, where, residuals[s.candidate.layer], default, ce)
-        advance(int(mask.sum()))
-    return [_result(s, model, occurrences, base_ce / n, n, ablated) for s in sums]
+            residual = residuals[s.candidate.layer]
+            s.add_patched(model, text, s.add_code(residual[text.mask], where), residual, default)
+        advance(int(text.mask.sum()))
+    scored_tokens = sums[0].reconstruction.n
+    for text in _texts(passages[n_scored:], size, model.device):
+        residuals = model.read(text.tokens, layers)
+        where = evidence.places(text.tokens, text.following, text.mask)
+        for s in sums:
+            s.add_code(residuals[s.candidate.layer][text.mask], where)
+        advance(int(text.mask.sum()))
+    shared = {"ce_tokens": scored_tokens, "passages": passages_fingerprint(passages[:n_scored])}
+    return [_measured(s, model, baseline, shared) for s in sums]
 
 
-def _fill(mask: Tensor, value: Tensor) -> Patch:
-    return lambda residual: torch.where(mask[..., None], value, residual)
+def check(model: LanguageModel, candidates: Sequence[Candidate]) -> None:
+    """Raises before any time is spent: CheckpointError for another model's dictionary, ModelError for a layer the model lacks."""
+    model.check_layers([candidate.layer for candidate in candidates])
+    for _, dictionary, fit, _ in candidates:
+        if dictionary.d_in != model.d_model:
+            raise CheckpointError(f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is {model.d_model}.")
+        if len(fit.anchors) != model.vocab_size:
+            raise CheckpointError(f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has {model.vocab_size:,}.")
 
 
-def _add(s: _Sums, model: LanguageModel, batch: Batch, where: evidence.Place, residual: Tensor, default: Tensor, ce: Tensor) -> None:
-    mask, following = batch.mask, batch.next_tokens
-    scored = mask & (following >= 0)
-    dictionary, layer = s.candidate.dictionary, s.candidate.layer
-    x = residual[mask]
-    code = dictionary.encode(x)
-    sparse, dense = dictionary.decode_sparse(code), dictionary.dense_part(x)
-    s.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
-    s.firing.add(code)
-    s.evidence.add(code, where)
-    patched = residual.clone()
-    patched[mask] = sparse + dense + dictionary.b_dec
-    lens = [model.unembed_residual(r[mask]).argmax(-1) for r in (residual, patched)]
-    s.agree += (lens[0] == lens[1]).sum().item()
-    logits = model.logits(batch.tokens, {layer: lambda _: patched})[scored]
-    ce_sae = metrics.cross_entropy(logits, following[scored])
-    s.ce += ce_sae.sum().item()
-    s.kl += metrics.kl(default, logits).sum().item()
-    row = scored.nonzero()[:, 0]
-    difference = torch.bincount(row, ce_sae - ce, len(batch.tokens)).tolist()
-    counts = torch.bincount(row, minlength=len(batch.tokens)).tolist()
-    s.passage_ce += [(d, c) for d, c in zip(difference, counts, strict=True) if c]
+def passages_fingerprint(passages: Sequence[np.ndarray]) -> str:
+    """A short id of token ids: only runs scored on the same passages can be paired."""
+    digest = sha256()
+    for passage in passages:
+        digest.update(np.asarray(passage, dtype=np.int32).tobytes() + b"|")
+    return digest.hexdigest()[:12]
 
 
-def _result(
-    s: _Sums, model: LanguageModel, occurrences: Tensor, ce: float, n: int, ablated: dict[tuple[int, str], float]
-) -> dict[str, Any]:
-    dictionary, fit, layer = s.candidate.dictionary, s.candidate.fit, s.candidate.layer
+def _passages_of(passages: Sequence[np.ndarray], tokens: int | None) -> int:
+    """How many of the first passages hold `tokens` tokens, position 0 not counted."""
+    if tokens is None:
+        return len(passages)
+    ends = np.cumsum([len(passage) - 1 for passage in passages])
+    return min(int(np.searchsorted(ends, tokens)) + 1, len(passages))
+
+
+def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> Iterator[_Text]:
+    for batch in batches(passages, tokens=size):
+        mask, following = batch.mask, batch.next_tokens
+        parts = (batch.tokens, mask, following, mask & (following >= 0))
+        yield _Text(*(part.to(device) for part in parts), batch.passages)
+
+
+def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
+    tensors = {name: value.to(device) for name, value in vars(candidate.dictionary).items() if isinstance(value, Tensor)}
+    fit = candidate.fit._replace(**{n: v.to(device) for n, v in candidate.fit._asdict().items() if isinstance(v, Tensor)})
+    return candidate._replace(dictionary=replace(candidate.dictionary, **tensors), fit=fit)
+
+
+def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[str, Any]) -> Measured:
+    dictionary, fit = s.candidate.dictionary, s.candidate.fit
     live, firings = s.firing.live, s.firing.firings
+    naming = s.namings["nearest"]
+    names, found = naming.names, naming.result(live)
     energy = s.firing.squares * dictionary.W_dec.square().sum(-1)
     aligned = metrics.alignment(s.cosines, live, firings, energy)
-    directions = dictionary.directions
-    embedding = nearest_tokens(directions[live], model.embedding - model.embedding.mean(0), 1).cosines[:, 0]
-    found = s.evidence.result(live)
-    weight = (firings * live).double()
-
-    def mean_of(shares: Tensor) -> float:
-        return float((shares * weight).sum() / weight.sum()) if weight.sum() else 0.0
-
-    ce_sae = s.ce / n
-    differences = torch.tensor(s.passage_ce, dtype=torch.float64)
-    low, high = metrics.bootstrap_mean(differences[:, 0], differences[:, 1])
+    embedding = nearest_tokens(dictionary.directions[live], model.embedding - model.embedding.mean(0), 1).cosines[:, 0]
+    occurrences = naming.counts.occurrences
+    weight = firings * live
     seen = fit.counts / fit.counts.sum() >= metrics.LIVE_RATE
-    own = torch.where(fit.assigned >= 0, fit.assigned, s.names)
-    return {
+    own = torch.where(fit.assigned >= 0, fit.assigned, names)
+    permuted_live, permuted_firing = s.permuted.supported(live)
+    figures: dict[str, Any] = {
         "protocol": "held-out passages; position 0 neither encoded nor patched",
         "tokens": s.reconstruction.n,
+        **shared,
         "seed": s.candidate.seed,
         "l0": s.reconstruction.l0,
         "fve": s.reconstruction.fve,
         "nmse": s.reconstruction.nmse,
-        "ce": ce,
-        "ce_sae": ce_sae,
-        "delta_ce": ce_sae - ce,
-        "delta_ce_ci": [low, high],
-        "kl": s.kl / n,
-        "ce_recovered_zero": metrics.ce_recovered(ce, ce_sae, ablated[layer, "zero"] / n),
-        "ce_recovered_mean": metrics.ce_recovered(ce, ce_sae, ablated[layer, "mean"] / n),
-        "logit_lens_agreement": s.agree / s.reconstruction.n,
+        **_cross_entropy(s, baseline, shared["ce_tokens"]),
         "d_sae": dictionary.d_sae,
         "n_live": int(live.sum()),
-        "dead_share": 1 - live.float().mean().item(),
-        "vocab_seen": seen.float().mean().item(),
+        "dead_share": 1 - live.double().mean().item(),
+        "vocab_seen": seen.double().mean().item(),
         "dead_share_seen": metrics.weighted_share(~live, seen[own]),
         "dense_share": s.reconstruction.dense_share,
         "lookup_share": 0.0,
@@ -154,15 +370,66 @@ def _result(
         "aligned_live": aligned.live,
         "aligned_firing": aligned.firing,
         "aligned_energy": aligned.energy,
-        "aligned_live_embedding": (embedding >= ALIGNED).float().mean().item() if len(embedding) else 0.0,
-        "coverage": metrics.coverage(s.names, live & (s.cosines >= ALIGNED), occurrences),
-        "name_is_assigned": metrics.weighted_share(s.names == fit.assigned, (fit.assigned >= 0) & live),
-        "reads_precision": mean_of(found.share["here"]),
-        "reads_null": mean_of(found.null["here"]),
-        "reads_family": mean_of(found.share["family"]),
-        "reads_family_null": mean_of(found.null["family"]),
-        "predicts_precision": mean_of(found.share["predicts"]),
-        "predicts_null": mean_of(found.null["predicts"]),
+        "aligned_live_embedding": (embedding >= ALIGNED).double().mean().item() if len(embedding) else 0.0,
+        "coverage": metrics.coverage(names, live & (s.cosines >= ALIGNED), occurrences),
+        "name_is_assigned": metrics.weighted_share(names == fit.assigned, (fit.assigned >= 0) & live),
+        "reads_precision": metrics.weighted_share(found.share["here"], weight),
+        "reads_null": metrics.weighted_share(found.null["here"], weight),
+        "reads_family": metrics.weighted_share(found.share["family"], weight),
+        "reads_family_null": metrics.weighted_share(found.null["family"], weight),
+        "predicts_precision": metrics.weighted_share(found.share["predicts"], weight),
+        "predicts_null": metrics.weighted_share(found.null["predicts"], weight),
         "supported_live": metrics.weighted_share(found.supported, live),
         "supported_firing": metrics.weighted_share(found.supported, weight),
+        "supported_permuted": permuted_live,
+        "supported_permuted_firing": permuted_firing,
+        **{f"named_{kind}": other.figures(live) for kind, other in s.namings.items()},
+        "passage_delta_ce": [list(s.passage_delta_ce[p]) for p in sorted(s.passage_delta_ce)],
     }
+    features = {
+        "names": names,
+        "cosines": s.cosines,
+        "firings": firings,
+        "live": live,
+        "supported": found.supported,
+        "q_reads": found.q_reads,
+        "q_predicts": found.q_predicts,
+    }
+    return Measured(figures, features)
+
+
+def _cross_entropy(s: _Sums, baseline: _Baseline, tokens: int) -> dict[str, Any]:
+    """The figures that the patched model gives, in nats a next token."""
+    layer, mean, n = s.candidate.layer, s.candidate.fit.mean, baseline.n
+    ce, ce_sae = baseline.ce / n, s.ce / n
+    differences = torch.tensor(list(s.passage_delta_ce.values()), dtype=torch.float64)
+    return {
+        "ce": ce,
+        "ce_sae": ce_sae,
+        "delta_ce": ce_sae - ce,
+        "delta_ce_ci": list(metrics.bootstrap_mean(differences[:, 0], differences[:, 1])),
+        "kl": s.kl / n,
+        "ce_recovered_zero": metrics.ce_recovered(ce, ce_sae, baseline.ablated_to(layer, torch.zeros_like(mean))),
+        "ce_recovered_mean": metrics.ce_recovered(ce, ce_sae, baseline.ablated_to(layer, mean)),
+        "logit_lens_agreement": s.agree / tokens,
+    }
+
+
+@torch.inference_mode()
+def quick_metrics(dictionary: Dictionary, x: Tensor, fit: AnchorFit | None = None) -> dict[str, float]:
+    """A few figures on held-out activations x [n, d_in], cheap enough to log while training.
+
+    `dead` counts features that fire on none of these few tokens: an upper bound of `dead_share`. With a fit, `aligned` is the
+    firing-weighted share of features at cosine ≥ 0.8 to the anchor they were assigned (unassigned ones count as not aligned).
+    """
+    sums = metrics.ReconstructionSums(dictionary.d_in, x.device)
+    firing = metrics.FiringSums(dictionary.d_sae, x.device)
+    for part in x.float().split(2048):
+        code = dictionary.encode(part)
+        sums.add(part, dictionary.decode_sparse(code), dictionary.dense_part(part), dictionary.b_dec, code)
+        firing.add(code)
+    found = {"fve": sums.fve, "l0": sums.l0, "dead": (firing.firings == 0).double().mean().item()}
+    if fit is not None:
+        cosines = own_cosine(dictionary.directions, fit.anchors, fit.assigned.clamp_min(0))
+        found["aligned"] = metrics.weighted_share((cosines >= ALIGNED) & (fit.assigned >= 0), firing.firings)
+    return found

@@ -1,0 +1,265 @@
+"""Evaluation: every figure equals a slow computation, passage by passage, and says nothing about what it did not see."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from lexiscope import metrics
+from lexiscope.checkpoint import AnchorFit
+from lexiscope.dictionary import Dictionary, SparseCode
+from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
+from lexiscope.evidence import matched_controls, places
+from lexiscope.language_model import LanguageModel
+from lexiscope.text import passages as passages_of
+from trainer import evaluation
+from trainer.evaluation import Candidate, Measured, check, evaluate, measure, quick_metrics
+
+LAYER = 0
+
+
+def candidate(model: LanguageModel, *, d_sae: int = 60, seed: int = 0, dense: bool = False, layer: int = LAYER) -> Candidate:
+    """A dictionary whose rows are random mixtures, roughly reconstructing the residual stream."""
+    draw = torch.Generator().manual_seed(seed)
+    d = model.d_model
+    rows = F.normalize(torch.randn(d_sae, d, generator=draw), dim=-1)
+    path = {"dense_in": torch.randn(d, 2, generator=draw) * 0.1, "dense_out": torch.randn(2, d, generator=draw) * 0.1} if dense else {}
+    dictionary = Dictionary(rows.T * 0.3, torch.zeros(d_sae), rows.clone(), torch.zeros(d), 5, **path)
+    anchors = torch.randn(model.vocab_size, d, generator=draw)
+    anchors[:30] = rows[:30] + 0.3 * torch.randn(30, d, generator=draw) / d**0.5
+    assigned = torch.randint(-1, model.vocab_size, (d_sae,), generator=draw)
+    counts = torch.randint(0, 50, (model.vocab_size,), generator=draw).float()
+    return Candidate(layer, dictionary, AnchorFit(anchors, counts, torch.randn(d, generator=draw), assigned), seed)
+
+
+@pytest.fixture(scope="module")
+def held_out(model: LanguageModel, text_file: Path) -> list[np.ndarray]:
+    """Passages of differing length."""
+    found = list(passages_of(model, [str(text_file)], length=48, tokens=900))
+    return [passage[: len(passage) - i % 7] for i, passage in enumerate(found)]
+
+
+@pytest.fixture(scope="module")
+def measured(model: LanguageModel, held_out: list[np.ndarray]) -> Measured:
+    return measure(model, [candidate(model, dense=True)], held_out)[0]
+
+
+class Slow:
+    """The sums, one passage and one position at a time."""
+
+    def __init__(self, model: LanguageModel, c: Candidate, held_out: list[np.ndarray]) -> None:
+        self.x, self.x_hat, self.fired, self.tokens = [], [], [], []
+        self.ce, self.ce_sae, self.ce_zero, self.ce_mean, self.kl, self.lens, self.by_passage = [], [], [], [], [], [], []
+        for passage in held_out:
+            tokens = torch.from_numpy(passage).long()[None]
+            residual = model.read(tokens, [c.layer])[c.layer]
+            x = residual[0, 1:]
+            patched = {"sae": residual.clone(), "zero": residual.clone(), "mean": residual.clone()}
+            patched["sae"][0, 1:] = c.dictionary.reconstruct(x)
+            patched["zero"][0, 1:] = 0
+            patched["mean"][0, 1:] = c.fit.mean
+            default = model.logits(tokens)[0].log_softmax(-1)
+            after = {kind: model.logits(tokens, {c.layer: lambda _, r=r: r})[0].log_softmax(-1) for kind, r in patched.items()}
+            difference = 0.0
+            for position in range(1, len(passage) - 1):
+                following = passage[position + 1]
+                self.ce.append(-default[position, following].item())
+                self.ce_sae.append(-after["sae"][position, following].item())
+                self.ce_zero.append(-after["zero"][position, following].item())
+                self.ce_mean.append(-after["mean"][position, following].item())
+                difference += self.ce_sae[-1] - self.ce[-1]
+                self.kl.append((default[position].exp() * (default[position] - after["sae"][position])).sum().item())
+            self.by_passage.append((difference, len(passage) - 2))
+            for position in range(1, len(passage)):
+                self.x.append(residual[0, position])
+                self.x_hat.append(patched["sae"][0, position])
+                code = c.dictionary.encode(residual[0, position][None])
+                self.fired.append({i for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True) if v > 0})
+                self.tokens.append(int(passage[position]))
+                tops = [model.unembed_residual(r[0, position]).argmax().item() for r in (residual, patched["sae"])]
+                self.lens.append(tops[0] == tops[1])
+
+
+@pytest.fixture(scope="module")
+def slow(model: LanguageModel, held_out: list[np.ndarray]) -> Slow:
+    return Slow(model, candidate(model, dense=True), held_out)
+
+
+def mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def test_reconstruction_figures_equal_a_loop_over_positions(measured: Measured, slow: Slow) -> None:
+    m = measured.metrics
+    x, x_hat = torch.stack(slow.x).double(), torch.stack(slow.x_hat).double()
+    centre = [mean(column.tolist()) for column in x.T]
+    error = sum((a - b) ** 2 for row, other in zip(x.tolist(), x_hat.tolist(), strict=True) for a, b in zip(row, other, strict=True))
+    variance = sum((a - b) ** 2 for row in x.tolist() for a, b in zip(row, centre, strict=True))
+    assert m["tokens"] == m["ce_tokens"] == len(slow.x)
+    assert m["nmse"] == pytest.approx(error / variance, rel=1e-4)
+    assert m["fve"] == pytest.approx(1 - error / variance, abs=1e-4)
+    assert m["l0"] == pytest.approx(mean([len(fired) for fired in slow.fired]))
+
+
+def test_what_the_patched_model_says_equals_a_loop_over_passages(measured: Measured, slow: Slow) -> None:
+    m = measured.metrics
+    ce, ce_sae = mean(slow.ce), mean(slow.ce_sae)
+    assert m["ce"] == pytest.approx(ce, abs=1e-4)
+    assert m["ce_sae"] == pytest.approx(ce_sae, abs=1e-4)
+    assert m["delta_ce"] == pytest.approx(ce_sae - ce, abs=1e-4)
+    assert m["kl"] == pytest.approx(mean(slow.kl), abs=1e-4)
+    assert m["logit_lens_agreement"] == pytest.approx(mean([float(same) for same in slow.lens]), abs=2e-3)
+    for kind, values in (("zero", slow.ce_zero), ("mean", slow.ce_mean)):
+        assert m[f"ce_recovered_{kind}"] == pytest.approx((mean(values) - ce_sae) / (mean(values) - ce), abs=1e-2), kind
+    assert len(m["passage_delta_ce"]) == len(slow.by_passage)
+    for (difference, count), (expected, tokens) in zip(m["passage_delta_ce"], slow.by_passage, strict=True):
+        assert difference == pytest.approx(expected, abs=1e-3) and count == tokens
+    assert m["delta_ce_ci"][0] <= m["delta_ce"] <= m["delta_ce_ci"][1]
+
+
+def test_features_are_live_named_and_aligned_as_in_a_loop(model: LanguageModel, measured: Measured, slow: Slow) -> None:
+    c, m = candidate(model, dense=True), measured.metrics
+    firings = [sum(feature in fired for fired in slow.fired) for feature in range(60)]
+    live = [feature for feature in range(60) if firings[feature] >= 1]
+    cosine = [[F.cosine_similarity(row, anchor, dim=0).item() for anchor in c.fit.anchors] for row in c.dictionary.W_dec]
+    names = [row.index(max(row)) for row in cosine]
+    best = [max(row) for row in cosine]
+    assert measured.features["firings"].tolist() == firings
+    assert measured.features["names"].tolist() == names
+    assert m["n_live"] == len(live) and m["dead_share"] == pytest.approx(1 - len(live) / 60)
+    assert m["aligned_all"] == pytest.approx(mean([b >= 0.8 for b in best]))
+    assert m["aligned_live"] == pytest.approx(mean([best[f] >= 0.8 for f in live]))
+    assert m["aligned_firing"] == pytest.approx(sum(firings[f] for f in live if best[f] >= 0.8) / sum(firings))
+    occurring = set(slow.tokens)
+    assert m["coverage"] == pytest.approx(len({names[f] for f in live if best[f] >= 0.8} & occurring) / len(occurring))
+    here = sum(slow.tokens[at] == names[f] for at, fired in enumerate(slow.fired) for f in fired)
+    assert m["reads_precision"] == pytest.approx(here / sum(firings))
+    counts = c.fit.counts.tolist()
+    seen = [count / sum(counts) >= 1e-5 for count in counts]
+    assert m["vocab_seen"] == pytest.approx(mean(seen))
+    own = [a if a >= 0 else n for a, n in zip(c.fit.assigned.tolist(), names, strict=True)]
+    of_seen = [f for f in range(60) if seen[own[f]]]
+    assert m["dead_share_seen"] == pytest.approx(mean([f not in live for f in of_seen]))
+    held = [f for f in live if c.fit.assigned[f] >= 0]
+    assert m["name_is_assigned"] == pytest.approx(mean([names[f] == c.fit.assigned[f].item() for f in held]))
+
+
+def test_cross_entropy_may_be_taken_over_the_first_passages_only(
+    model: LanguageModel, held_out: list[np.ndarray], measured: Measured
+) -> None:
+    few = measure(model, [candidate(model, dense=True)], held_out, ce_tokens=100)[0].metrics
+    n = next(i for i in range(len(held_out)) if sum(len(p) - 1 for p in held_out[: i + 1]) >= 100) + 1
+    assert few["ce_tokens"] == sum(len(p) - 1 for p in held_out[:n]) < few["tokens"] == measured.metrics["tokens"]
+    assert len(few["passage_delta_ce"]) == n
+    alone = measure(model, [candidate(model, dense=True)], held_out[:n])[0].metrics
+    for key in ("ce", "delta_ce", "kl", "ce_recovered_mean", "logit_lens_agreement"):
+        assert few[key] == pytest.approx(alone[key], abs=1e-4), key
+    for key in ("fve", "l0", "aligned_firing", "reads_family", "supported_live", "coverage"):
+        assert few[key] == pytest.approx(measured.metrics[key], abs=1e-5), key
+    assert few["passages"] == alone["passages"] != measured.metrics["passages"]
+
+
+def test_several_dictionaries_and_layers_share_a_pass_without_changing_each_other(
+    model: LanguageModel, held_out: list[np.ndarray], measured: Measured
+) -> None:
+    others = [candidate(model, seed=3, layer=1), candidate(model, dense=True), candidate(model, seed=4)]
+    together = evaluate(model, others, held_out)
+    for key, value in measured.metrics.items():
+        if isinstance(value, float):
+            assert together[1][key] == pytest.approx(value, abs=1e-4), key
+
+
+def naming_of(model: LanguageModel, names: torch.Tensor) -> evaluation._Naming:
+    """Features that fire exactly on their own token of a random text, under the given names."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 50, (40, 60), generator=draw)
+    following = torch.cat([tokens[:, 1:], torch.full((40, 1), -1)], 1)
+    where = places(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
+    naming = evaluation._Naming(names, torch.arange(50)[:, None].int(), matched_controls(torch.bincount(tokens.flatten())))
+    naming.counts.add(SparseCode(torch.ones(len(where.current), 1), where.current[:, None]), where)
+    return naming
+
+
+def test_a_feature_without_a_name_is_not_supported_and_reads_nothing(model: LanguageModel) -> None:
+    live = torch.ones(50, dtype=torch.bool)
+    names = torch.arange(50)
+    whole = naming_of(model, names).figures(live)
+    assert whole["supported_live"] == whole["reads_precision"] == whole["coverage_supported"] == 1
+    names[:10] = -1
+    some = naming_of(model, names).figures(live)
+    assert some["supported_live"] == some["coverage_supported"] == pytest.approx(0.8)
+    assert some["reads_precision"] == pytest.approx(some["supported_firing"])
+
+
+def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 200, (100, 60), generator=draw)
+    following = torch.cat([tokens[:, 1:], torch.full((100, 1), -1)], 1)
+    where = places(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
+    code = SparseCode(torch.ones(len(where.current), 1), where.current[:, None])
+    controls = matched_controls(torch.bincount(tokens.flatten()))
+    live = torch.ones(200, dtype=torch.bool)
+    found = []
+    for head in (1_000, 100_000):
+        monkeypatch.setattr(evaluation, "HEAD", head)
+        permuted = evaluation._Permuted(torch.arange(200), torch.arange(200)[:, None].int(), controls)
+        for rows in torch.arange(len(where.current)).split(500):
+            permuted.add(SparseCode(code.values[rows], code.indices[rows]), type(where)(*(part[rows] for part in where)))
+        assert permuted.counts is None or int(permuted.counts.firings.sum()) == len(where.current)
+        found.append(permuted.supported(live))
+    assert max(max(pair) for pair in found) <= 0.06
+
+
+def test_every_way_of_naming_is_measured_where_it_is_known(model: LanguageModel, held_out: list[np.ndarray], measured: Measured) -> None:
+    assert {"named_nearest", "named_assigned", "named_lens"} <= set(measured.metrics) and "named_lift" not in measured.metrics
+    near = measured.metrics["named_nearest"]
+    for key in ("supported_live", "supported_firing", "reads_precision", "reads_family"):
+        assert near[key] == measured.metrics[key]
+    c = candidate(model)
+    lens = evaluation.rival_names(c, model)["lens"]
+    assert lens.tolist() == [model.read_out(row[None])[0].argmax().item() for row in c.dictionary.directions]
+    plain = evaluate(model, [c], held_out, rivals=False)[0]
+    assert "named_lens" not in plain
+
+
+def test_each_features_result_is_written_beside_the_metrics(measured: Measured, tmp_path: Path) -> None:
+    measured.save(tmp_path)
+    found = load_file(tmp_path / "evidence.safetensors")
+    assert set(found) == {"names", "cosines", "firings", "live", "supported", "q_reads", "q_predicts"}
+    assert {len(tensor) for tensor in found.values()} == {60}
+    share = metrics.weighted_share(found["supported"], found["live"])
+    assert share == measured.metrics["supported_live"]
+
+
+def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: LanguageModel, held_out: list[np.ndarray]) -> None:
+    c = candidate(model)
+    with pytest.raises(LexiscopeError, match="0 tokens"):
+        evaluate(model, [c], held_out, ce_tokens=0)
+    with pytest.raises(TextError, match="no held-out passage"):
+        evaluate(model, [c], [])
+    with pytest.raises(ModelError, match="no layer 9"):
+        check(model, [c._replace(layer=9)])
+    with pytest.raises(CheckpointError, match="width 7"):
+        check(model, [c._replace(dictionary=Dictionary(torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2))])
+    with pytest.raises(CheckpointError, match="Anchors for 5 tokens"):
+        check(model, [c._replace(fit=c.fit._replace(anchors=torch.zeros(5, model.d_model)))])
+
+
+def test_quick_figures_agree_with_the_whole_evaluation(model: LanguageModel, held_out: list[np.ndarray]) -> None:
+    c = candidate(model)
+    x = torch.cat([model.read(torch.from_numpy(p).long()[None], [LAYER])[LAYER][0, 1:] for p in held_out])
+    whole = evaluate(model, [c], held_out, rivals=False)[0]
+    quick = quick_metrics(c.dictionary, x, c.fit)
+    assert quick["fve"] == pytest.approx(whole["fve"], abs=1e-4)
+    assert quick["l0"] == pytest.approx(whole["l0"], abs=1e-4)
+    assert quick["dead"] == pytest.approx(whole["dead_share"])
+    firings = torch.bincount(c.dictionary.encode(x).indices[c.dictionary.encode(x).values > 0], minlength=60)
+    aligned = [
+        a >= 0 and F.cosine_similarity(row, c.fit.anchors[a], dim=0).item() >= 0.8
+        for row, a in zip(c.dictionary.W_dec, c.fit.assigned.tolist(), strict=True)
+    ]
+    assert quick["aligned"] == pytest.approx(sum(f for f, a in zip(firings.tolist(), aligned, strict=True) if a) / firings.sum().item())
