@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from indexer.firings import Firings
+from lexiscope.evidence import highest_lift
 
 EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
 """31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to the end bins."""
@@ -59,20 +61,10 @@ class Statistics:
         self._pairs, self._held = [(keys, counts)], len(keys)
 
     def lift(self, occurrences: np.ndarray) -> Lift:
-        """The token t with the highest share(t) · log(share(t) / rate(t)): its part of KL(firing positions ‖ text).
-
-        Plain lift would always pick a token met once in the text; weighting it by the share asks that it matter.
-        """
+        """The token of highest lift of each feature, as `lexiscope.evidence.highest_lift` defines it."""
         self._merge_pairs()
-        token, hits = np.full(self.d_sae, -1), np.zeros(self.d_sae, np.int64)
-        if not self._pairs:
-            return Lift(token, hits)
-        keys, counts = self._pairs[0]
+        keys, counts = self._pairs[0] if self._pairs else (np.zeros(0, np.int64), np.zeros(0, np.int64))
         feature, on = np.divmod(keys, self.vocab)
-        share = counts / np.maximum(self.count[feature], 1)
-        rate = np.maximum(occurrences[on], 1) / max(self.n_tokens, 1)
-        score = share * np.log(share / rate)
-        order = np.lexsort((on, -score, feature))
-        first = order[np.unique(feature[order], return_index=True)[1]]
-        token[feature[first]], hits[feature[first]] = on[first], counts[first]
-        return Lift(token, hits)
+        arrays = (feature, on, counts, self.count, np.asarray(occurrences))
+        found = highest_lift(*(torch.from_numpy(array) for array in arrays))
+        return Lift(found.tokens.numpy(), found.hits.numpy())

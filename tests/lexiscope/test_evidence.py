@@ -14,6 +14,7 @@ from lexiscope.evidence import (
     Place,
     benjamini_hochberg,
     families,
+    lift_names,
     matched_controls,
     places,
     poisson_tail,
@@ -158,3 +159,30 @@ def test_benjamini_hochberg_equals_its_definition() -> None:
     expected = [min(min(some[j] * 5 / (j + 1) for j in range(some.index(value), 5)), 1) for value in p[:5].tolist()]
     assert found[:5].tolist() == pytest.approx(expected)
     assert found[5] == 1
+
+
+def slow_lift(features: list[int], tokens: list[int], text: list[int], d_sae: int) -> list[int]:
+    best = []
+    for feature in range(d_sae):
+        on = [t for f, t in zip(features, tokens, strict=True) if f == feature]
+        gain = {t: on.count(t) / len(on) * math.log((on.count(t) / len(on)) / (text.count(t) / len(text))) for t in set(on)}
+        best.append(min(gain, key=lambda t: (-gain[t], t)) if gain else -1)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_name_of_highest_lift_equals_a_loop_over_firings(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    text = torch.randint(0, 12, (300,), generator=draw).square() // 11
+    at = torch.randint(0, 300, (200,), generator=draw)
+    features = torch.randint(0, 9, (200,), generator=draw)
+    found = lift_names(features, text[at], torch.bincount(text, minlength=20), 10)
+    assert found.tolist() == slow_lift(features.tolist(), text[at].tolist(), text.tolist(), 10)
+    assert found[9] == -1
+
+
+def test_a_token_met_once_is_no_name_beside_one_that_matters() -> None:
+    text = torch.tensor([0] * 90 + [1] * 9 + [2])
+    features = torch.zeros(10, dtype=torch.long)
+    on = torch.tensor([1] * 9 + [2])
+    assert lift_names(features, on, torch.bincount(text), 1).tolist() == [1]

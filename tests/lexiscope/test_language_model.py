@@ -49,7 +49,7 @@ def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path,
     assert model._can_leave_blocks_out  # or the saving is not tested here
     for layer in (0, 1):
         changed = before.residuals[layer] * 0.5
-        assert torch.allclose(model.logits_from(tokens, layer, changed), model.logits(tokens, {layer: lambda _: changed}), atol=1e-5)
+        assert torch.allclose(model.logits_from(tokens, layer, changed), model.logits(tokens, {layer: lambda _, x=changed: x}), atol=1e-5)
         assert torch.equal(model.logits(tokens), before.logits)
 
 
