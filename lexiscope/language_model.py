@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +79,14 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.embedding.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short id of the weights: the sums of their bits, exact on any device."""
+        digest = sha256()
+        for name, weights in self._bridge.named_parameters():
+            digest.update(f"{name} {tuple(weights.shape)} {weights.view(torch.int32).sum(dtype=torch.int64).item()}".encode())
+        return digest.hexdigest()[:12]
 
     # --- tokens ---
 

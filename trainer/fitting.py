@@ -4,8 +4,9 @@ Sparse all the way: the code is (values, indices), decoding is a gather, and bot
 Gradients are written by hand (they are five lines), so no autograd graph is kept.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ class Centring(NamedTuple):
     """mean norm of raw x: the unit of steering strength"""
     kept: Tensor
     """[m] indices of the rows that are no outliers"""
+    largest: float
+    """the norm of raw x above which a row is one"""
 
 
 def fast_dtype() -> torch.dtype:
@@ -45,10 +48,20 @@ class Fitted(NamedTuple):
     centring: Centring
 
 
+def _norms(x: Tensor) -> Tensor:
+    return torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
+
+
+def inliers(x: Tensor, largest: float) -> Tensor:
+    """[m] indices of the rows of x [n, d] whose norm is at most `largest`."""
+    return (_norms(x) <= largest).nonzero().squeeze(1)
+
+
 def centring(x: Tensor) -> Centring:
     """Measured over all n rows of x [n, d] (bf16), in chunks."""
-    norms = torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
-    kept = (norms <= OUTLIER * norms.median()).nonzero().squeeze(1)
+    norms = _norms(x)
+    largest = OUTLIER * norms.median().item()
+    kept = (norms <= largest).nonzero().squeeze(1)
     total, squares = torch.zeros(x.shape[1], dtype=torch.float64), 0.0
     for rows in kept.split(65536):
         part = x[rows].float()
@@ -57,7 +70,7 @@ def centring(x: Tensor) -> Centring:
     mean = total / len(kept)
     variance = squares / len(kept) - float(mean @ mean)
     scale = (x.shape[1] / variance) ** 0.5
-    return Centring((mean * scale).float(), scale, norms[kept].mean().item(), kept)
+    return Centring((mean * scale).float(), scale, norms[kept].mean().item(), kept, largest)
 
 
 def token_sums(x: Tensor, tokens: Tensor, centred: Centring, vocab_size: int) -> TokenSums:
@@ -98,6 +111,8 @@ class Fit:
         self.unit_anchors = F.normalize(self.anchors, dim=-1)
         self.assigned = torch.full((d_sae,), -1)
         self.fired = torch.zeros(d_sae, dtype=torch.bool)
+        self.reduce: Callable[[Sequence[Tensor], Tensor], None] = lambda gradients, fired: None
+        """Makes the gradients and `fired` of several ranks one (trainer.distributed), in place, before each optimiser step."""
         self._start(d_sae)
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
@@ -178,10 +193,11 @@ class Fit:
         w.b_dec.grad.copy_(slope.sum(0))
         w.dense_out.grad.copy_(hidden.T @ slope)
         w.dense_in.grad.copy_(y.T @ (slope @ w.dense_out.T))
+        self.fired[features] = True
+        self.reduce([tensor.grad for tensor in w.tensors()], self.fired)
         self.optimiser.param_groups[0]["lr"] = learning_rate
         self.optimiser.step()
         self.hold()
-        self.fired[features] = True
         squares = error.square().sum(-1)
         return squares.sum() / n, squares
 
@@ -227,6 +243,26 @@ class Fit:
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[tensor][moment][dead] = 0
         return len(dead)
+
+    # --- snapshots ---
+
+    def state(self) -> dict[str, Any]:
+        """What training changes; the rest follows from the recipe and the sample, so a resumed run makes the same `Fit` first."""
+        return {
+            "weights": self.weights.tensors(),
+            "optimiser": self.optimiser.state_dict(),
+            "assigned": self.assigned,
+            "fired": self.fired,
+            "random": self.random.get_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for tensor, saved in zip(self.weights.tensors(), state["weights"], strict=True):
+            tensor.copy_(saved)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.assigned.copy_(state["assigned"])
+        self.fired.copy_(state["fired"])
+        self.random.set_state(state["random"])
 
     def fitted(self) -> Fitted:
         w, dense = self.weights, self.recipe.dense_rank > 0

@@ -1,10 +1,12 @@
-"""Harvest the residual stream: one pass of the model writes all asked layers to memory-mapped bf16 files.
+"""Harvest the residual stream: one pass of the model over some passages writes every asked layer to a bf16 file.
 
-The files bound memory whatever the corpus size; they live as long as the `Harvest` is open.
+The files are memory-mapped, so that memory stays bounded whatever their size.
 """
 
+import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +19,12 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import batches
 
+BYTES = 2
+"""of one bf16 number"""
+
 
 class HarvestError(LexiscopeError):
-    """Activations that cannot be trained on."""
+    """Activations that cannot be trained on, or not kept."""
 
 
 class Harvest(NamedTuple):
@@ -31,58 +36,82 @@ class Harvest(NamedTuple):
     """[n] the token each activation stands on"""
 
 
+def count(passages: Sequence[np.ndarray]) -> int:
+    """Tokens that a harvest of these passages holds: all but BOS."""
+    return sum(len(passage) - 1 for passage in passages)
+
+
 @contextmanager
 def harvest(
     model: LanguageModel,
-    stream: Iterable[np.ndarray],
+    passages: Sequence[np.ndarray],
     *,
     layers: Sequence[int],
-    tokens: int,
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Iterator[Harvest]:
-    """Read up to `tokens` tokens of passages into files under `folder` (a temporary one unless given).
+    """The activations of the passages, in files under `folder` (TMPDIR unless given) that last as long as the block.
 
     Raises ModelError for a layer the model lacks, HarvestError for NaN, Inf or constant activations, or a full disk.
     """
-    model.check_layers(layers)
     with tempfile.TemporaryDirectory(dir=folder, prefix="harvest-") as where:
         files = {layer: Path(where, f"{layer}.bf16") for layer in layers}
-        try:
-            seen = _write(model, stream, files, tokens, advance)
-        except OSError as error:
-            raise HarvestError(
-                f"Activations could not be written under {where}: {error.strerror}. Free some disk or set TMPDIR."
-            ) from error
-        shape = (len(seen), model.d_model)
-        found = {
-            layer: torch.from_file(str(file), shared=True, size=shape[0] * shape[1], dtype=torch.bfloat16).view(shape)
-            for layer, file in files.items()
-        }
-        for layer, x in found.items():
-            if len(seen) < 2 or x[:4096].float().std(0).max() == 0:
-                raise HarvestError(f"The activations of {model.id} at layer {layer} are constant: there is nothing to learn.")
-        yield Harvest(found, seen)
+        tokens = write_activations(model, passages, files, advance=advance)
+        yield Harvest({layer: map_activations(file, len(tokens)) for layer, file in files.items()}, tokens)
 
 
-def _write(
-    model: LanguageModel, stream: Iterable[np.ndarray], files: dict[int, Path], tokens: int, advance: Callable[[int], None]
+def write_activations(
+    model: LanguageModel,
+    passages: Sequence[np.ndarray],
+    files: Mapping[int, Path],
+    *,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Fill one file a layer; returns the tokens [n] the activations stand on."""
+    """Fill one file a layer, flushed to disk; returns the tokens [n] the activations stand on. Raises as `harvest`."""
+    model.check_layers(list(files))
+    where = next(iter(files.values())).parent
+    refuse_full_disk(where, len(files) * count(passages) * model.d_model * BYTES)
     seen: list[Tensor] = []
-    left = tokens
-    with ExitStack() as opened:
-        sinks = {layer: opened.enter_context(file.open("wb")) for layer, file in files.items()}
-        for batch in batches(stream):
-            mask = batch.mask
-            for layer, residual in model.read(batch.tokens.to(model.device), list(files)).items():
-                part = residual[mask][:left]
-                if not torch.isfinite(part).all():
-                    raise HarvestError(f"The activations of {model.id} at layer {layer} hold NaN or Inf.")
-                part.bfloat16().view(torch.int16).cpu().numpy().tofile(sinks[layer])
-            seen.append(batch.tokens[mask][:left])
-            left -= len(seen[-1])
-            advance(len(seen[-1]))
-            if left == 0:
-                break
+    try:
+        with ExitStack() as opened:
+            sinks = {layer: opened.enter_context(file.open("wb")) for layer, file in files.items()}
+            for batch in batches(passages):
+                mask = batch.mask
+                for layer, residual in model.read(batch.tokens.to(model.device), list(files)).items():
+                    part = residual[mask.to(residual.device)]
+                    _check(part, f"The activations of {model.id} at layer {layer}", first=not seen)
+                    part.bfloat16().view(torch.int16).cpu().numpy().tofile(sinks[layer])
+                seen.append(batch.tokens[mask])
+                advance(len(seen[-1]))
+            for sink in sinks.values():
+                sink.flush()
+                os.fsync(sink.fileno())
+    except OSError as error:
+        raise HarvestError(
+            f"Activations could not be written under {where}: {error.strerror or error}. Free some disk, or give another place with "
+            "--cache or TMPDIR."
+        ) from error
     return torch.cat(seen)
+
+
+def _check(part: Tensor, what: str, *, first: bool) -> None:
+    if not torch.isfinite(part).all():
+        raise HarvestError(f"{what} hold NaN or Inf.")
+    if first and (part == part[0]).all():
+        raise HarvestError(f"{what} are constant: there is nothing to learn.")
+
+
+def map_activations(file: Path, n: int) -> Tensor:
+    """[n, d_model] bf16 of a file that `write_activations` wrote."""
+    size = file.stat().st_size // BYTES
+    return torch.from_file(str(file), shared=False, size=size, dtype=torch.bfloat16).view(n, size // n)
+
+
+def refuse_full_disk(where: Path, needed: int) -> None:
+    """Raises HarvestError where `needed` bytes do not fit, before time is spent on making them."""
+    free = shutil.disk_usage(where).free
+    if needed > free:
+        raise HarvestError(
+            f"{needed / 1e9:,.1f} GB of activations do not fit under {where}, which has {free / 1e9:,.1f} GB free. Ask for fewer --tokens "
+            "or --layers, a smaller --buffer, or another place with --cache or TMPDIR."
+        )

@@ -1,13 +1,9 @@
 """Training: the hand-written gradients are right, rows stay in their cones, runs are whole or not there."""
 
 import json
-import resource
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -19,7 +15,6 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
 from trainer.evaluation import Candidate, evaluate
 from trainer.fitting import Fit
-from trainer.harvest import HarvestError, harvest
 from trainer.loop import run
 
 QUIET = Console(quiet=True)
@@ -157,49 +152,4 @@ def test_a_text_too_short_to_hold_a_passage_out_is_refused(model: LanguageModel,
     (tmp_path / "few.txt").write_text("the cat sat on a mat and then one dog ran to Paris while rain fell")
     with pytest.raises(TextError, match="too few"):
         trainer.train(model, plan(tmp_path / "few.txt", tmp_path / "out"), console=QUIET)
-
-
-class Broken:
-    """A language model whose activations are all one value."""
-
-    id, d_model, device, context_length = "broken", 4, torch.device("cpu"), 64
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def check_layers(self, layers: list[int]) -> None: ...
-
-    def read(self, tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
-        return {layer: torch.full((*tokens.shape, 4), self.value) for layer in layers}
-
-
-@pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN"), (float("inf"), "NaN or Inf"), (1.0, "constant")])
-def test_activations_that_cannot_be_trained_on_are_refused(value: float, says: str) -> None:
-    stream = [np.arange(20, dtype=np.int32)]
-    with pytest.raises(HarvestError, match=says), harvest(Broken(value), stream, layers=[0], tokens=100):
-        pass
-
-
-def test_a_full_disk_says_so(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
-    stream = passages(model, [str(text_file)], length=48)
-    with pytest.raises(HarvestError, match="Free some disk"):
-        _write_to_full_disk(model, stream, tmp_path)
-
-
-def _write_to_full_disk(model: LanguageModel, stream: Iterator[np.ndarray], tmp_path: Path) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
-    try:
-        with harvest(model, stream, layers=[0], tokens=2000, folder=tmp_path):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_harvest_never_holds_position_zero(model: LanguageModel, text_file: Path) -> None:
-    stream = passages(model, [str(text_file)], length=48)
-    with harvest(model, stream, layers=[0, 1], tokens=500) as found:
-        assert found.activations[0].shape == found.activations[1].shape == (500, model.d_model)
-        assert model.bos not in found.tokens
+    assert not (tmp_path / "out").exists()

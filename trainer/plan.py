@@ -1,0 +1,119 @@
+"""What `lexiscope train` is asked for: the plan, what is wrong with it, what its weights follow from, and its passages."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lexiscope.errors import TextError
+from lexiscope.language_model import LanguageModel
+from lexiscope.text import fingerprint, passages
+from trainer.distributed import Ranks
+from trainer.logs import check_logger
+from trainer.recipes import Recipe, RecipeError
+from trainer.sources import cropped
+
+HELD_OUT_EVERY = 10
+"""Every tenth passage is held out, unless there is held-out text of its own."""
+BUFFER = 500_000
+"""Tokens the buffer holds unless told otherwise."""
+
+
+class Plan(NamedTuple):
+    """What to train."""
+
+    sources: Sequence[str]
+    runs: Sequence[tuple[Recipe, Sequence[int]]]
+    """each recipe with its layers; all share one pass of the model"""
+    out: Path
+    """checkpoints go to out/<model>/<layer>-<recipe>"""
+    tokens: int
+    """distinct training tokens, at most"""
+    seen: int
+    """tokens each dictionary is trained on (epochs × distinct)"""
+    eval_tokens: int
+    """held-out tokens, at least"""
+    ce_tokens: int | None = None
+    """of those, tokens that patched cross-entropies are measured on; all unless given"""
+    width: int | None = None
+    """features; the vocabulary size unless given"""
+    length: int = 256
+    seed: int = 0
+    set_name: str | None = None
+    """overrides the recipe's name in `<layer>-<set>`"""
+    held_out: Sequence[str] = ()
+    """text to evaluate on; every tenth passage of `sources` unless given"""
+    cache: Path | None = None
+    """keep the activations here, and use those that are (trainer.cache)"""
+    buffer: int | None = None
+    """tokens of activations held at once without a cache; the text must hold as many. BUFFER, or the text where it is shorter"""
+    resume: bool = False
+    """go on with what an interrupted run of this plan left"""
+    snapshot_every: float = 120.0
+    """seconds"""
+    log: str | None = None
+    """'tensorboard' or 'wandb', beside train.jsonl"""
+
+    @property
+    def filling(self) -> int:
+        """Tokens of activations at hand at once."""
+        return self.tokens if self.cache else min(self.tokens, self.buffer or BUFFER)
+
+
+def destination(plan: Plan, model: LanguageModel, recipe: Recipe, layer: int) -> Path:
+    return plan.out / model.id / f"{layer}-{plan.set_name or recipe.name}"
+
+
+def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
+    """Raises ModelError, RecipeError, TextError or LogError for what can be seen to be wrong without reading the text."""
+    width = plan.width or model.vocab_size
+    check_logger(plan.log)
+    model.check_layers([layer for _, asked in plan.runs for layer in asked])
+    for recipe, _ in plan.runs:
+        if not 0 < recipe.k <= width:
+            raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {width}.")
+        if ranks.together and recipe.batch % ranks.world:
+            raise RecipeError(f"A batch of {recipe.batch:,} tokens does not divide by {ranks.world} ranks; take a number that divides it.")
+        if plan.filling < recipe.batch:
+            raise RecipeError(f"{plan.filling:,} tokens (--tokens, --buffer) are fewer than a batch of {recipe.batch:,}.")
+    both = {Path(source).resolve() for source in plan.sources} & {Path(source).resolve() for source in plan.held_out}
+    if both:
+        raise TextError(f"{both.pop()} is given both to train on and to hold out.")
+
+
+def identity(model: LanguageModel, plan: Plan, recipe: Recipe, layer: int) -> dict[str, Any]:
+    """What the weights follow from."""
+    told = {name: getattr(plan, name) for name in ("tokens", "seen", "length", "seed", "filling")}
+    text = {"text": fingerprint(plan.sources), "held_out": held_out_rule(plan)}
+    what = {"recipe": asdict(recipe), "layer": layer, "width": plan.width or model.vocab_size}
+    return {"model": model.id, "weights": model.fingerprint} | what | text | told
+
+
+def held_out_rule(plan: Plan) -> str:
+    return "other text" if plan.held_out else f"every {HELD_OUT_EVERY}th passage"
+
+
+def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
+    """Passages to evaluate on, of `eval_tokens` tokens or a little more."""
+    if plan.held_out:
+        return list(passages(model, plan.held_out, length=plan.length, tokens=plan.eval_tokens))
+    found: list[np.ndarray] = []
+    left = plan.eval_tokens
+    for passage in islice(passages(model, plan.sources, length=plan.length), HELD_OUT_EVERY - 1, None, HELD_OUT_EVERY):
+        found.append(passage)
+        left -= len(passage) - 1
+        if left <= 0:
+            break
+    if not found:
+        raise TextError(f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text, or --held-out.")
+    return found
+
+
+def training_passages(model: LanguageModel, plan: Plan) -> Iterator[np.ndarray]:
+    """Passages to train on."""
+    every = 0 if plan.held_out else HELD_OUT_EVERY
+    found = enumerate(passages(model, plan.sources, length=plan.length))
+    return cropped((passage for index, passage in found if not every or index % every != every - 1), plan.tokens)

@@ -1,0 +1,172 @@
+"""A run that is not finished: the hidden folder beside its destination that `--resume` goes on from.
+
+    .<layer>-<set>.unfinished/plan.json     what is being trained; a resume with another plan is refused
+                              train.jsonl   one line a log step, flushed as it goes
+                              snapshot.pt   weights, moments, random state and step, replaced now and then
+                              checkpoint/   the dictionary, once it is trained; evaluated, it becomes the destination
+
+Every file appears under its name only when whole, so a process may die anywhere. Snapshots are read with `weights_only=True`.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from lexiscope.checkpoint import CONFIG, LOG, METRICS, load_checkpoint, refuse_existing, write_json
+from lexiscope.errors import CheckpointError
+
+PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
+
+
+class Unfinished:
+    """The run that will stand at `destination`. `plan` is plain JSON: equal plans, equal weights."""
+
+    def __init__(self, destination: Path, plan: dict[str, Any]) -> None:
+        self.destination, self.plan = destination, json.loads(json.dumps(plan))
+        self.folder = destination.with_name(f".{destination.name}.unfinished")
+        self._lock: IO[str] | None = None
+
+    # --- before any time is spent ---
+
+    def check(self, *, resume: bool) -> None:
+        """Raises CheckpointError where the destination holds a run, or where an unfinished one may not be gone on with.
+
+        With `resume`, a finished run of the same plan is no error: see `finished`.
+        """
+        if resume and self.finished:
+            return
+        refuse_existing(self.destination)
+        file = self.folder / PLAN
+        if not file.is_file():
+            return
+        if not resume:
+            raise CheckpointError(f"An unfinished run lies at {self.folder}; it is kept. Go on with it by --resume, or remove it first.")
+        _refuse_other(self.plan, json.loads(file.read_text(encoding="utf-8")), self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """The destination holds this very plan's run."""
+        if not (self.destination / CONFIG).is_file():
+            return False
+        found = load_details(self.destination)
+        if "plan" in found:
+            _refuse_other(self.plan, found["plan"], self.destination)
+        return "plan" in found
+
+    def open(self) -> None:
+        """Make the folder, and hold it against other processes until this one ends."""
+        with self._errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "LOCK").open("w")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"Another process is training {self.folder}.") from None
+            if not (self.folder / PLAN).is_file():
+                with _whole(self.folder / PLAN) as partial:
+                    write_json(partial, self.plan)
+
+    # --- while training ---
+
+    @property
+    def trained(self) -> Path | None:
+        """The finished dictionary's folder, which lacks only its evaluation."""
+        path = self.folder / TRAINED
+        return path if path.is_dir() else None
+
+    def load(self) -> dict[str, Any] | None:
+        """The last snapshot's state; None where there is none."""
+        file = self.folder / SNAPSHOT
+        if not file.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            return state
+        except Exception as error:  # torch raises anything from EOFError to UnpicklingError
+            raise CheckpointError(f"{file} is damaged ({type(error).__name__}). Remove {self.folder} to start again.") from error
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""
+        with self._errors(), _whole(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
+            try:
+                torch.save(state, sink)
+            except RuntimeError as error:  # torch's zip writer hides the disk's own error in one of these
+                raise OSError(28, str(error).splitlines()[0]) from error
+            sink.flush()
+            os.fsync(sink.fileno())
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+    # --- the end ---
+
+    def publish(self, metrics: dict[str, Any]) -> None:
+        """The trained dictionary, its metrics and its log become the destination; the rest is removed."""
+        with self._errors():
+            trained = self.folder / TRAINED
+            write_json(trained / METRICS, metrics)
+            shutil.copyfile(self.log, trained / LOG)
+            refuse_existing(self.destination)
+            os.replace(trained, self.destination)
+        self.remove()
+
+    def leave(self) -> None:
+        """After an error: what can be gone on with is kept, the rest removed."""
+        if not (self.folder / SNAPSHOT).is_file() and self.trained is None:
+            self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock:
+            self._lock.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = "The last snapshot is kept: go on with --resume." if (self.folder / SNAPSHOT).is_file() else "Nothing has changed."
+            raise CheckpointError(f"{self.folder} could not be written: {error.strerror or error}. {kept}") from error
+
+
+def refuse_full_disk(where: Path, needed: int) -> None:
+    """Raises CheckpointError where `needed` bytes do not fit under `where`."""
+    free = shutil.disk_usage(where).free
+    if needed > free:
+        raise CheckpointError(
+            f"Checkpoints and snapshots of {needed / 1e9:,.1f} GB do not fit under {where}, which has {free / 1e9:,.1f} GB free. "
+            "Free some disk, or give another place with --out."
+        )
+
+
+def load_details(path: Path) -> dict[str, Any]:
+    """The metadata.lexiscope block of a checkpoint's cfg.json."""
+    return load_checkpoint(path, anchors=False).details
+
+
+def _refuse_other(plan: dict[str, Any], found: dict[str, Any], where: Path) -> None:
+    other = [f"{key} was {found.get(key)!r}, is {plan.get(key)!r}" for key in {**found, **plan} if found.get(key) != plan.get(key)]
+    if other:
+        raise CheckpointError(
+            f"{where} is a run of another plan ({'; '.join(other)}). It is kept: go on with the plan it was "
+            "started with, or remove it first."
+        )
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A path to write to that becomes `file` when the block ends well, and is removed otherwise."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
