@@ -1,4 +1,4 @@
-"""`lexiscope train | index | serve | demo | worker`: arguments in, one line of words out when something is wrong."""
+"""`lexiscope train | eval | index | serve | demo | worker`: arguments in, one line of words out when something is wrong."""
 
 import atexit
 import os
@@ -104,6 +104,36 @@ def figures(paths: list[Path]) -> None:
     for path in paths:
         measured = json.loads((path / "metrics.json").read_text())
         console.print(path.name, *(f"{key} {measured[key]:.3f}" for key in shown), soft_wrap=True)
+
+
+@app.command(name="eval")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(help="checkpoint folders; those of one model share its passes")],
+    text: Text,
+    tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens; as recorded on the text of training, else 100,000")] = None,
+    ce_tokens: Annotated[int | None, typer.Option(min=1, help="of those, tokens to patch the model on; all unless given")] = None,
+    length: Annotated[int | None, typer.Option(min=16, help="tokens of a passage; as recorded unless given")] = None,
+    model: Annotated[str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")] = None,
+    model_id: ModelId = None,
+    out: Annotated[Path | None, typer.Option(help="write all figures to this JSON file")] = None,
+    write: Annotated[bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")] = False,
+    force: Annotated[bool, typer.Option("--force", help="accept figures that are far from the recorded ones")] = False,
+) -> None:
+    """Evaluate checkpoints on a text; on the text they were trained on, only the passages held out of it are used.
+
+    Figures that cannot be a checkpoint's own (another model, an FVE far from the recorded one) are shown with a warning, written
+    nowhere, and the exit code is 1, unless --force.
+    """
+    from cli import evaluation
+
+    found = evaluation.evaluate_runs(runs, evaluation.Ask(text, tokens, ce_tokens, length, model, model_id), console=console)
+    console.print(evaluation.table(found))
+    for each in found:
+        for warning in each.warnings:
+            print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
+    if any(each.warnings for each in found) and not force:
+        raise LexiscopeError("These figures are not to be trusted; nothing was written. --force accepts them.")
+    evaluation.write(found, out=out, into_runs=write)
 
 
 @app.command()

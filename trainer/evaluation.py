@@ -166,13 +166,16 @@ class _Sums:
 
 
 class _Text(NamedTuple):
-    """A batch on the model's device."""
+    """A batch on the model's device, all [batch, positions]."""
 
+    passages: list[int]
+    """index of each row's passage"""
     tokens: Tensor
     mask: Tensor
+    """which positions are real and not position 0"""
     following: Tensor
     scored: Tensor
-    passages: list[int]
+    """which of those have a next token"""
 
 
 class _Default(NamedTuple):
@@ -328,11 +331,11 @@ def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> I
     for batch in batches(passages, tokens=size):
         mask, following = batch.mask, batch.next_tokens
         parts = (batch.tokens, mask, following, mask & (following >= 0))
-        yield _Text(*(part.to(device) for part in parts), batch.passages)
+        yield _Text(batch.passages, *(part.to(device) for part in parts))
 
 
 def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
-    tensors = {name: value.to(device) for name, value in vars(candidate.dictionary).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {name: value.to(device) for name, value in vars(candidate.dictionary).items() if isinstance(value, Tensor)}
     fit = candidate.fit._replace(**{n: v.to(device) for n, v in candidate.fit._asdict().items() if isinstance(v, Tensor)})
     return candidate._replace(dictionary=replace(candidate.dictionary, **tensors), fit=fit)
 
