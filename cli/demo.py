@@ -63,7 +63,13 @@ def build(
     if missing:
         asked = [(trainer.recipe(name), [layer]) for name, layer in missing]
         plan = trainer.Plan(
-            sources=texts, runs=asked, out=settings.runs, tokens=amounts.harvested, seen=amounts.seen, eval_tokens=amounts.held_out
+            sources=texts,
+            runs=asked,
+            out=settings.runs,
+            tokens=amounts.harvested,
+            seen=amounts.seen,
+            eval_tokens=amounts.held_out,
+            resume=True,
         )
         trainer.train(model, plan, console=console)
     checkpoints = [load_checkpoint(path) for path in runs.values()]

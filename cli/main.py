@@ -39,71 +39,12 @@ def run() -> None:
     sys.exit(code)
 
 
-def parse_layers(text: str, n_layers: int) -> list[int]:
-    """'all', or numbers and ranges: '0,3,5-7'. Raises LexiscopeError for anything else."""
-    if text == "all":
-        return list(range(n_layers))
-    layers: set[int] = set()
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
-            raise LexiscopeError(f"--layers '{text}' is neither 'all' nor numbers and ranges such as 0,3,5-7.")
-        layers.update(range(int(low), int(high or low) + 1))
-    return sorted(layers)
-
-
-@app.command()
-def train(
-    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
-    text: Text,
-    layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
-    recipe: Annotated[list[str] | None, typer.Option(help="vasae (default), plain or matched; may be repeated")] = None,
-    k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="distinct training tokens, at most")] = 1_000_000,
-    seen: Annotated[int | None, typer.Option(min=1, help="tokens each dictionary is trained on; twice --tokens unless given")] = None,
-    eval_tokens: Annotated[int, typer.Option(min=1, help="held-out tokens")] = 50_000,
-    length: Length = 256,
-    seed: int = 0,
-    set_name: Annotated[str | None, typer.Option("--set", help="names the dictionaries <layer>-<set>; the recipe unless given")] = None,
-    out: Annotated[Path | None, typer.Option(help="checkpoints go to OUT/<model>/<layer>-<set>")] = None,
-    model_id: ModelId = None,
-) -> None:
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
     """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
-    from dataclasses import replace
+    from trainer.__main__ import main
 
-    import trainer
-    from lexiscope.language_model import load_language_model
-
-    recipes = [trainer.recipe(name) for name in recipe or ["vasae"]]
-    if k is not None:
-        recipes = [replace(r, k=k) for r in recipes]
-    loaded = load_language_model(model, model_id=model_id)
-    plan = trainer.Plan(
-        sources=text,
-        runs=[(r, parse_layers(layers, loaded.n_layers)) for r in recipes],
-        out=out or Settings().runs,
-        tokens=tokens,
-        seen=seen or 2 * tokens,
-        eval_tokens=eval_tokens,
-        width=width,
-        length=length,
-        seed=seed,
-        set_name=set_name,
-    )
-    paths = trainer.train(loaded, plan, console=console)
-    console.print(f"written to {paths[0].parent}", soft_wrap=True)
-    figures(paths)
-
-
-def figures(paths: list[Path]) -> None:
-    """The held-out numbers of some runs, by METHOD.md §5, a line each."""
-    import json
-
-    shown = ("fve", "delta_ce", "dense_share", "dead_share", "aligned_live", "aligned_firing", "aligned_energy", "supported_live")
-    for path in paths:
-        measured = json.loads((path / "metrics.json").read_text())
-        console.print(path.name, *(f"{key} {measured[key]:.3f}" for key in shown), soft_wrap=True)
+    main(context.args, prog="lexiscope train")
 
 
 @app.command(name="eval")

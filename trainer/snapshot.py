@@ -64,11 +64,13 @@ class Unfinished:
         """Make the folder, and hold it against other processes until this one ends."""
         with self._errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "LOCK").open("w")
+            lock = (self.folder / "LOCK").open("w")
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise CheckpointError(f"Another process is training {self.folder}.") from None
+                lock.close()
+                raise CheckpointError(f"Another process is training {self.destination}; two would spoil each other's run.") from None
+            self._lock = lock
             if not (self.folder / PLAN).is_file():
                 with _whole(self.folder / PLAN) as partial:
                     write_json(partial, self.plan)
@@ -120,13 +122,19 @@ class Unfinished:
 
     def leave(self) -> None:
         """After an error: what can be gone on with is kept, the rest removed."""
-        if not (self.folder / SNAPSHOT).is_file() and self.trained is None:
+        if self._lock and not (self.folder / SNAPSHOT).is_file() and self.trained is None:
             self.remove()
+        self.close()
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes go on with the run."""
         if self._lock:
             self._lock.close()
+            self._lock = None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

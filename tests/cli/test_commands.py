@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import parse_layers
 from lexiscope.errors import LexiscopeError
+from trainer.__main__ import parse_layers
 
 
 def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
@@ -18,7 +18,7 @@ def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_train_index_and_figures_from_the_command_line(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
-    sizes = ["--tokens", "1500", "--eval-tokens", "200", "--k", "4", "--length", "48"]
+    sizes = ["--tokens", "2500", "--eval-tokens", "200", "--k", "4", "--length", "48"]
     trained = lexiscope("train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path)
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "runs" / "tiny" / "1-vasae"

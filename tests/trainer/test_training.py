@@ -13,9 +13,12 @@ from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
+from tests import tiny
 from trainer.evaluation import Candidate, evaluate
 from trainer.fitting import Fit
+from trainer.logs import LOGGERS
 from trainer.loop import run
+from trainer.plan import training_passages
 
 QUIET = Console(quiet=True)
 SMALL = {"k": 4, "batch": 64}
@@ -153,3 +156,27 @@ def test_a_text_too_short_to_hold_a_passage_out_is_refused(model: LanguageModel,
     with pytest.raises(TextError, match="too few"):
         trainer.train(model, plan(tmp_path / "few.txt", tmp_path / "out"), console=QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_logger_that_is_not_there_is_refused_before_any_time_is_spent(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOGGERS, "tensorboard", "no_such_package")
+    for name, says in (("tensorboard", "not installed: pip install"), ("paper", "no logger 'paper'")):
+        with pytest.raises(LexiscopeError, match=says):
+            trainer.train(model, plan(text_file, tmp_path / "out", log=name), console=QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_of_its_own_is_held_out_whole_and_never_trained_on(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(tiny.text(400, seed=5))
+    asked = plan(text_file, tmp_path / "out", held_out=[str(other)], eval_tokens=10_000)
+    (path,) = trainer.train(model, asked, console=QUIET)
+    measured = load_checkpoint(path).metrics["tokens"]
+    assert measured == sum(len(passage) - 1 for passage in passages(model, [str(other)], length=48))
+    with pytest.raises(TextError, match="both to train on and to hold out"):
+        trainer.train(model, asked._replace(held_out=[str(text_file)], set_name="b"), console=QUIET)
+    every = [len(passage) for passage in training_passages(model, asked._replace(held_out=(), tokens=10**6))]
+    whole = [len(passage) for passage in passages(model, [str(text_file)], length=48)]
+    assert every == [n for i, n in enumerate(whole) if i % 10 != 9]

@@ -1,0 +1,190 @@
+"""Resume: a run that is killed anywhere goes on to the very weights it would have had, and only with the plan it was started with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import trainer
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import CheckpointError
+from lexiscope.language_model import LanguageModel
+from tests.trainer.test_sources import full_disk
+from trainer.harvest import HarvestError
+from trainer.snapshot import Unfinished
+
+QUIET = Console(quiet=True)
+
+
+def plan(text: Path, out: Path, **changes: Any) -> trainer.Plan:
+    recipes = [replace(trainer.recipe(name), k=4, batch=64) for name in ("vasae", "plain")]
+    runs = [(recipes[0], [0, 1]), (recipes[1], [1])]
+    return trainer.Plan([str(text)], runs, out, 1000, 20_000, 100, length=48, snapshot_every=0)._replace(**changes)
+
+
+def weights(path: Path) -> list[torch.Tensor]:
+    found = load_checkpoint(path)
+    assert found.fit is not None
+    d = found.dictionary
+    return [t for t in (d.W_enc, d.b_enc, d.W_dec, d.b_dec, d.dense_in, d.dense_out, found.fit.assigned) if t is not None]
+
+
+def same(paths: Sequence[Path], others: Sequence[Path]) -> bool:
+    return all(torch.equal(a, b) for p, q in zip(paths, others, strict=True) for a, b in zip(weights(p), weights(q), strict=True))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Training ends in an error right after its `after`-th snapshot."""
+    save, saved = Unfinished.save, []
+
+    def counted(self: Unfinished, state: dict[str, Any]) -> None:
+        save(self, state)
+        saved.append(state["step"])
+        if len(saved) == after:
+            raise Interrupted
+
+    monkeypatch.setattr(Unfinished, "save", counted)
+
+
+@pytest.mark.parametrize("buffer", [None, 300])
+def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int | None
+) -> None:
+    whole = trainer.train(model, plan(text_file, tmp_path / "whole", buffer=buffer), console=QUIET)
+    parts = plan(text_file, tmp_path / "parts", buffer=buffer, resume=True)  # --resume with nothing to resume starts
+    for after in (3, 20, 50):
+        with monkeypatch.context() as patched, pytest.raises(Interrupted):
+            interrupt(patched, after=after)
+            trainer.train(model, parts, console=QUIET)
+    resumed = trainer.train(model, parts, console=QUIET)
+    assert same(whole, resumed)
+    for one, other in zip(whole, resumed, strict=True):
+        lines = [[json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()] for path in (one, other)]
+        assert [(line["step"], line["loss"], line["live"]) for line in lines[0]] == [
+            (line["step"], line["loss"], line["live"]) for line in lines[1]
+        ]
+    assert {path.name for path in (tmp_path / "parts" / model.id).iterdir()} == {path.name for path in resumed}
+
+
+def command(model_folder: Path, text: Path, out: Path) -> list[str]:
+    sizes = "--layers 1 --tokens 4100 --seen 600000 --eval-tokens 100 --k 4 --length 48 --snapshot-every 0 --resume".split()
+    return [sys.executable, "-m", "trainer", str(model_folder), "--text", str(text), "--out", str(out), *sizes]
+
+
+def test_a_process_that_is_killed_goes_on_to_the_same_weights(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    given: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": Path(__file__).parents[2]}
+    killed = tmp_path / "killed"
+    snapshot = killed / "tiny" / ".1-vasae.unfinished" / "snapshot.pt"
+    started: int | None = None
+    for _ in range(2):
+        process = subprocess.Popen(command(model_folder, text_file, killed), **given)
+        try:
+            while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == started):
+                time.sleep(0.005)
+            assert process.poll() is None, "the run ended before it could be killed"
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        started = snapshot.stat().st_mtime_ns
+    for out in (killed, tmp_path / "whole"):
+        done = subprocess.run(command(model_folder, text_file, out), check=False, **given)
+        assert done.returncode == 0, done.stderr.decode()
+    assert same([killed / "tiny" / "1-vasae"], [tmp_path / "whole" / "tiny" / "1-vasae"])
+    assert [path.name for path in (killed / "tiny").iterdir()] == ["1-vasae"]
+
+
+@pytest.fixture
+def unfinished(model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trainer.Plan:
+    """The plan of a run that was interrupted in its second dictionary."""
+    asked = plan(text_file, tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        interrupt(patched, after=40)
+        trainer.train(model, asked, console=QUIET)
+    return asked
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_unfinished_run_is_kept_unless_it_is_resumed_with_its_own_plan(
+    unfinished: trainer.Plan, model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match=r"unfinished run.*--resume"):
+        trainer.train(model, unfinished, console=QUIET)
+    other_text = tmp_path.parent / f"{tmp_path.name}.txt"
+    other_text.write_text(text_file.read_text() + "the cat sat on a mat")
+    recipe, layers = unfinished.runs[0]
+    others: list[tuple[str, dict[str, Any]]] = [
+        ("seed was 0, is 1", {"seed": 1}),
+        ("text was", {"sources": [str(other_text)]}),
+        ("recipe was", {"runs": [(replace(recipe, learning_rate=0.1), layers)]}),
+        ("tokens was 1000, is 900", {"tokens": 900}),
+        ("width was", {"width": 300}),
+    ]
+    for says, changes in others:
+        with pytest.raises(CheckpointError, match=f"another plan.*{says}"):
+            trainer.train(model, unfinished._replace(resume=True, **changes), console=QUIET)
+    assert contents(tmp_path) == before
+
+
+def test_what_is_finished_is_not_trained_again(
+    unfinished: trainer.Plan, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tmp_path / model.id / ".0-vasae.unfinished" / "checkpoint" / "sae_weights.safetensors"
+    before = trained.stat().st_mtime_ns
+    paths = trainer.train(model, unfinished._replace(resume=True), console=QUIET)
+    assert (paths[0] / "sae_weights.safetensors").stat().st_mtime_ns == before
+    again = trainer.train(model, unfinished._replace(resume=True), console=QUIET)
+    assert again == paths and (paths[0] / "sae_weights.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        trainer.train(model, unfinished, console=QUIET)
+    with pytest.raises(CheckpointError, match=r"another plan.*seed"):
+        trainer.train(model, unfinished._replace(resume=True, seed=2), console=QUIET)
+
+
+def test_a_damaged_snapshot_is_refused_and_two_processes_do_not_share_a_run(unfinished: trainer.Plan, model: LanguageModel) -> None:
+    folder = unfinished.out / model.id / ".1-vasae.unfinished"
+    again = unfinished._replace(resume=True)
+    held = Unfinished(folder.with_name("1-vasae"), json.loads((folder / "plan.json").read_text()))
+    held.open()
+    with pytest.raises(CheckpointError, match="Another process"):
+        trainer.train(model, again, console=QUIET)
+    held.close()
+    (folder / "snapshot.pt").write_bytes((folder / "snapshot.pt").read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        trainer.train(model, again, console=QUIET)
+
+
+def test_a_disk_that_fills_up_keeps_the_last_snapshot(tmp_path: Path) -> None:
+    run = Unfinished(tmp_path / "0-vasae", {"seed": 0})
+    run.open()
+    run.save({"step": 1, "weights": torch.zeros(10)})
+    with full_disk(), pytest.raises(CheckpointError, match=r"could not be written.*last snapshot is kept"):
+        run.save({"step": 2, "weights": torch.zeros(100_000)})
+    state = run.load()
+    assert state is not None and state["step"] == 1
+
+
+def test_an_error_before_the_first_snapshot_leaves_nothing(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with full_disk(), pytest.raises(HarvestError):
+        trainer.train(model, plan(text_file, tmp_path / "out"), console=QUIET)
+    assert list((tmp_path / "out" / model.id).iterdir()) == []

@@ -1,0 +1,112 @@
+"""The command line of training: `lexiscope train …`, `python -m trainer …` and `torchrun --nproc-per-node N -m trainer …`."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lexiscope.errors import LexiscopeError
+from lexiscope.settings import Settings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def parse_layers(text: str, n_layers: int) -> list[int]:
+    """'all', or numbers and ranges: '0,3,5-7'. Raises LexiscopeError for anything else."""
+    if text == "all":
+        return list(range(n_layers))
+    layers: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise LexiscopeError(f"--layers '{text}' is neither 'all' nor numbers and ranges such as 0,3,5-7.")
+        layers.update(range(int(low), int(high or low) + 1))
+    return sorted(layers)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
+    text: Annotated[list[str], typer.Option(help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated")],
+    layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
+    recipe: Annotated[list[str] | None, typer.Option(help="vasae (default), plain or matched; may be repeated")] = None,
+    k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="distinct training tokens, at most")] = 1_000_000,
+    seen: Annotated[int | None, typer.Option(min=1, help="tokens each dictionary is trained on; twice --tokens unless given")] = None,
+    held_out: Annotated[list[str] | None, typer.Option(help="text to evaluate on; every tenth passage unless given")] = None,
+    eval_tokens: Annotated[int, typer.Option(min=1, help="held-out tokens")] = 50_000,
+    ce_tokens: Annotated[int | None, typer.Option(min=1, help="of those, tokens for patched cross-entropies; all unless given")] = None,
+    length: Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")] = 256,
+    seed: int = 0,
+    cache: Annotated[Path | None, typer.Option(help="keep activations in this folder, and use those that are there")] = None,
+    buffer: Annotated[int | None, typer.Option(min=1, help="tokens of activations at hand at once, without --cache; 500,000")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with what an interrupted run of the same plan left")] = False,
+    snapshot_every: Annotated[float, typer.Option(min=0, help="seconds between snapshots")] = 120.0,
+    log: Annotated[str | None, typer.Option(help="tensorboard or wandb, beside train.jsonl")] = None,
+    layers_over_ranks: Annotated[bool, typer.Option("--layers-over-ranks", help="under torchrun: split dictionaries, not batches")] = False,
+    set_name: Annotated[str | None, typer.Option("--set", help="names the dictionaries <layer>-<set>; the recipe unless given")] = None,
+    out: Annotated[Path | None, typer.Option(help="checkpoints go to OUT/<model>/<layer>-<set>")] = None,
+    model_id: Annotated[str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")] = None,
+) -> None:
+    """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
+    import trainer
+    from lexiscope.language_model import load_language_model
+    from trainer.distributed import ranks
+
+    recipes = [trainer.recipe(name) for name in recipe or ["vasae"]]
+    if k is not None:
+        recipes = [replace(r, k=k) for r in recipes]
+    with ranks(split_layers=layers_over_ranks) as these:
+        loaded = load_language_model(model, model_id=model_id)
+        plan = trainer.Plan(
+            sources=text,
+            runs=[(r, parse_layers(layers, loaded.n_layers)) for r in recipes],
+            out=out or Settings().runs,
+            tokens=tokens,
+            seen=seen or 2 * tokens,
+            eval_tokens=eval_tokens,
+            ce_tokens=ce_tokens,
+            width=width,
+            length=length,
+            seed=seed,
+            set_name=set_name,
+            held_out=held_out or (),
+            cache=cache,
+            buffer=buffer,
+            resume=resume,
+            snapshot_every=snapshot_every,
+            log=log,
+        )
+        console = Console(quiet=not these.writes)
+        paths = trainer.train(loaded, plan, console=console, ranks=these)
+        if paths:
+            console.print(f"written to {paths[0].parent}", soft_wrap=True)
+            _figures(paths, console)
+
+
+def _figures(paths: list[Path], console: Console) -> None:
+    """The held-out numbers of some runs, by METHOD.md §5, a line each."""
+    shown = ("fve", "delta_ce", "dense_share", "dead_share", "aligned_live", "aligned_firing", "aligned_energy", "supported_live")
+    for path in paths:
+        measured = json.loads((path / "metrics.json").read_text())
+        console.print(path.name, *(f"{key} {measured[key]:.3f}" for key in shown), soft_wrap=True)
+
+
+def main(arguments: list[str], *, prog: str) -> None:
+    """Train as the arguments say. Raises LexiscopeError for what a person can mend, SystemExit for a command line that is wrong."""
+    app(arguments, prog_name=prog)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:], prog="python -m trainer")
+    except LexiscopeError as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # other ranks wait in a collective: leave at once, and torchrun ends them
