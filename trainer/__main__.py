@@ -3,9 +3,10 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+RECIPE_HELP = "vasae (default), plain or matched, or by themselves paper-plain, paper-soft, paper-hard; may be repeated"
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:
@@ -34,7 +36,10 @@ def train(
     model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
     text: Annotated[list[str], typer.Option(help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated")],
     layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
-    recipe: Annotated[list[str] | None, typer.Option(help="vasae (default), plain or matched; may be repeated")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help=RECIPE_HELP)] = None,
+    anchor_weight: Annotated[float | None, typer.Option("--lambda", help="paper-soft: weight of the anchor term; 1e-4")] = None,
+    anchor_mode: Annotated[str | None, typer.Option(help="paper-soft: nearest (default), logsumexp or softmax")] = None,
+    anchor_every: Annotated[int | None, typer.Option(help="paper-soft: steps between anchor terms; 1")] = None,
     k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="distinct training tokens, at most")] = 1_000_000,
@@ -58,10 +63,14 @@ def train(
     import trainer
     from lexiscope.language_model import load_language_model
     from trainer.distributed import ranks
+    from trainer.paper import PaperRecipe
+    from trainer.paper_run import train_paper_recipes
 
-    recipes = [trainer.recipe(name) for name in recipe or ["vasae"]]
-    if k is not None:
-        recipes = [replace(r, k=k) for r in recipes]
+    anchoring = {"anchor_weight": anchor_weight, "anchor_mode": anchor_mode, "anchor_every": anchor_every}
+    recipes = _recipes(recipe or ["vasae"], k, anchoring)
+    paper = any(isinstance(r, PaperRecipe) for r in recipes)
+    if paper and seen is not None:
+        raise trainer.RecipeError("The paper's recipes train by epochs until the validation loss stops falling; leave --seen out.")
     with ranks(split_layers=layers_over_ranks) as these:
         loaded = load_language_model(model, model_id=model_id)
         plan = trainer.Plan(
@@ -84,10 +93,30 @@ def train(
             log=log,
         )
         console = Console(quiet=not these.writes)
-        paths = trainer.train(loaded, plan, console=console, ranks=these)
+        if paper:
+            paths = train_paper_recipes(loaded, plan, console=console, ranks=these)
+        else:
+            paths = trainer.train(loaded, plan, console=console, ranks=these)
         if paths:
             console.print(f"written to {paths[0].parent}", soft_wrap=True)
             _figures(paths, console)
+
+
+def _recipes(names: Sequence[str], k: int | None, anchoring: dict[str, Any]) -> list[Any]:
+    """The named recipes with the options that were given; those about the paper's anchor term are for paper-soft alone."""
+    import trainer
+    from trainer.paper import paper_recipe
+
+    given = {option: value for option, value in anchoring.items() if value is not None}
+    if given and "paper-soft" not in names:
+        raise trainer.RecipeError("--lambda, --anchor-mode and --anchor-every say something to the recipe paper-soft alone.")
+    found: list[Any] = []
+    for name in names:
+        if name.startswith("paper-"):
+            found.append(paper_recipe(name, k=k, **(given if name == "paper-soft" else {})))
+        else:
+            found.append(trainer.recipe(name) if k is None else replace(trainer.recipe(name), k=k))
+    return found
 
 
 def _figures(paths: list[Path], console: Console) -> None:

@@ -8,7 +8,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -82,12 +82,12 @@ def paper_recipe(
     if name not in PAPER_RECIPES:
         raise RecipeError(f"There is no recipe '{name}'; the paper's are {', '.join(PAPER_RECIPES)}.")
     asked = {"anchor_weight": anchor_weight, "anchor_mode": anchor_mode, "anchor_every": anchor_every}
-    given = {field: value for field, value in asked.items() if value is not None}
+    given: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     if given and name != "paper-soft":
         raise RecipeError(f"{name} has no anchor term: lambda, the anchor mode and anchor-every belong to paper-soft.")
     if name == "paper-soft" and anchor_weight == 0:
         raise RecipeError("paper-soft with lambda 0 is paper-plain; ask for that.")
-    return replace(PAPER_RECIPES[name], **given, **({} if k is None else {"k": k}))
+    return replace(PAPER_RECIPES[name], **given | ({} if k is None else {"k": k}))
 
 
 class Rows(NamedTuple):

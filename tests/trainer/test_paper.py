@@ -1,15 +1,26 @@
 """The paper's algorithm: its loss, its anchor modes, its three variants and its early stopping are what METHOD.md §1 says."""
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import CheckpointError
+from lexiscope.language_model import LanguageModel
+from lexiscope.text import passages
 from trainer import paper
+from trainer.__main__ import _recipes, main
 from trainer.paper import PaperRecipe, PaperSAE, Rows, anchor_scores, paper_recipe, row_batches, train_paper
-from trainer.recipes import RecipeError
+from trainer.paper_run import read_rows, train_paper_recipes
+from trainer.plan import Plan
+from trainer.recipes import RecipeError, recipe
 
 VOCAB, D = 30, 12
 
@@ -208,3 +219,59 @@ def test_a_width_or_a_model_that_the_recipe_does_not_fit_is_refused() -> None:
     nothing = Rows(torch.empty(0, D), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long))
     with pytest.raises(RecipeError, match="no rows of text to validate on"):
         train_paper(short(), rows_of_text(4), nothing, embedding=embedding(), d_sae=VOCAB)
+
+
+# --- lexiscope train --recipe paper-… ---
+
+
+def paper_plan(text: Path, out: Path, names: Sequence[str], **changes: object) -> Plan:
+    recipes = [replace(paper_recipe(name), k=4, epochs=2, rows=8) for name in names]
+    return Plan([str(text)], [(recipe, [0]) for recipe in recipes], out, 2000, 1, 400, length=48)._replace(**changes)
+
+
+def test_a_paper_run_keeps_every_position_writes_a_checkpoint_and_is_evaluated(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    paths = train_paper_recipes(model, paper_plan(text_file, tmp_path, ["paper-soft", "paper-hard"]), console=Console(quiet=True))
+    assert [path.name for path in paths] == ["0-paper-soft", "0-paper-hard"]
+    soft, hard = (load_checkpoint(path) for path in paths)
+    assert soft.fit is not None and torch.allclose(soft.fit.anchors, model.embedding.cpu().half().float())
+    assert soft.fit.counts[model.bos] > 0  # position 0 is among what was trained on
+    assert hard.metrics["aligned_all"] == pytest.approx(1)
+    assert torch.allclose(hard.dictionary.W_dec, model.embedding.cpu().float())
+    assert soft.config["architecture"] == "topk" and soft.details["config"]["anchor_weight"] == 1e-4
+    lines = [json.loads(line) for line in (paths[0] / "train.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["validation_loss"] is not None] == [1, 2]
+
+
+def test_rows_are_whole_passages_and_hold_what_the_model_computes(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+    found = list(passages(model, [str(text_file)], length=20))[:7]
+    rows = read_rows(model, found, 0, tmp_path / "rows")
+    assert len(rows.starts) == 7 and len(rows.activations) == sum(len(passage) for passage in found)
+    assert (rows.tokens[rows.starts] == model.bos).all()
+    start, end = int(rows.starts[2]), int(rows.starts[3])
+    alone = model.read(rows.tokens[None, start:end].to(model.device), [0])[0][0].cpu()
+    assert torch.allclose(rows.activations[start:end].float(), alone, rtol=1e-2, atol=1e-2)
+
+
+def test_the_command_line_gives_the_papers_options_to_paper_soft_alone() -> None:
+    soft, plain = _recipes(["paper-soft", "paper-plain"], 8, {"anchor_weight": 5e-3, "anchor_mode": None, "anchor_every": 50})
+    assert (soft.anchor_weight, soft.anchor_every, soft.k, plain.anchor_weight, plain.k) == (5e-3, 50, 8, 0.0, 8)
+    with pytest.raises(RecipeError, match="paper-soft alone"):
+        main(["somewhere", "--text=t.txt", "--lambda=0.1"], prog="lexiscope train")
+    with pytest.raises(RecipeError, match="leave --seen out"):
+        main(["somewhere", "--text=t.txt", "--recipe=paper-plain", "--seen=100"], prog="lexiscope train")
+
+
+def test_paper_recipes_beside_others_over_a_run_or_with_resume_are_refused(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+    quiet, mixed = Console(quiet=True), paper_plan(text_file, tmp_path, ["paper-plain"])
+    with pytest.raises(RecipeError, match="in a run of their own"):
+        train_paper_recipes(model, mixed._replace(runs=[*mixed.runs, (recipe("plain"), [0])]), console=quiet)
+    with pytest.raises(RecipeError, match="know no --resume"):
+        train_paper_recipes(model, mixed._replace(resume=True), console=quiet)
+    there = tmp_path / model.id / "0-paper-plain"
+    there.mkdir(parents=True)
+    (there / "cfg.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        train_paper_recipes(model, mixed, console=quiet)
+    assert (there / "cfg.json").read_text() == "{}"
