@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test lint smoke bench bench-demo demo-smollm2 clean
+.PHONY: demo test lint smoke results bench bench-demo bench-train demo-smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -18,8 +18,16 @@ lint: .venv/installed-test
 smoke: .venv/installed
 	$(BIN)/python bench/smoke.py
 
+# docs/results.md and its plots, from the figures under docs/results
+results: .venv/installed
+	$(BIN)/python bench/results.py
+
 bench-demo: .venv/installed
 	$(BIN)/python bench/demo.py
+
+# Peers get virtual environments of their own. ARGS=--gpu for CUDA; ARGS='--threads 1 --only sparsify' and so on.
+bench-train: .venv/installed
+	$(BIN)/python bench/trainers.py --write docs/bench-train.md $(ARGS)
 
 bench: bench-demo
 

@@ -1,0 +1,117 @@
+"""Train one peer's TopK dictionary on cached activations, write it in SAELens's layout, raw space. Runs in the peer's environment.
+
+    python bench/peers/quality.py saelens_topk OUT --cache DIR --layer 10 --d 576 --width 49152 --tokens 200000
+
+Every trainer sees the same rows once; held-out FVE is printed beside the trainer's own reconstruction, which must agree.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+from activations import held_out_split
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def fve(x: Tensor, rebuilt: Tensor, kept: Tensor) -> float:
+    """1 − Σ‖x−x̂‖² / Σ‖x−μ‖² over the kept rows (METHOD.md §5)."""
+    x, rebuilt = x[kept].double(), rebuilt[kept].double()
+    return float(1 - (x - rebuilt).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def apply(weights: dict[str, Tensor], x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(reconstruction [n, d], which features fired [d_sae])."""
+    fired = torch.zeros(len(weights["b_enc"]), dtype=torch.bool)
+    rebuilt = []
+    for part in x.split(1024):
+        values, indices = (part @ weights["W_enc"] + weights["b_enc"]).topk(k, dim=-1)
+        values = values.relu()
+        fired[indices[values > 0]] = True
+        rebuilt.append(
+            torch.nn.functional.embedding_bag(indices, weights["W_dec"], per_sample_weights=values, mode="sum") + weights["b_dec"]
+        )
+    return torch.cat(rebuilt), fired
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("trainer", help="saelens_topk, sparsify_topk, or lexiscope_topk")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--layer", type=int, default=10)
+    parser.add_argument("--d", type=int, default=576)
+    parser.add_argument("--width", type=int, default=49152)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--held-out", type=int, default=20_000)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--option", action="append", default=[], help="name=value for the trainer")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(asked.seed)
+    steps = asked.tokens // asked.batch
+    x, tokens, held_out = held_out_split(
+        asked.cache, asked.layer, asked.d, train=steps * asked.batch, held_out=asked.held_out, seed=asked.seed
+    )
+    module = importlib.import_module(asked.trainer)
+    options = dict(option.split("=", 1) for option in asked.option)
+    options = {name: value == "True" if value in ("True", "False") else value for name, value in options.items()}
+    if asked.rate is not None:
+        options["rate"] = asked.rate
+    if asked.trainer == "lexiscope_topk":
+        options["tokens"] = tokens
+    begun = time.monotonic()
+    trainer = module.Trainer(x, d_sae=asked.width, k=asked.k, batch=asked.batch, steps=steps, **options)
+    for step, rows in enumerate(torch.arange(len(x)).split(asked.batch), 1):
+        trainer.step(rows)
+        if step in (1, 3) or step % 10 == 0:
+            print(f"step {step}/{steps}  {(time.monotonic() - begun) / step:.2f} s a step, load {os.getloadavg()[0]:.1f}", flush=True)
+    seconds = time.monotonic() - begun
+    weights = trainer.dictionary()
+    held_out = held_out.float()
+    rebuilt, fired = apply(weights, held_out, asked.k)
+    norms = held_out.norm(dim=-1)
+    every, typical = torch.ones(len(norms), dtype=torch.bool), norms <= 4 * norms.median()
+    own = module.reconstruct(trainer, held_out[:1024])
+    found = {
+        "trainer": module.NAME,
+        "rate": options.get("rate", getattr(trainer, "rate", getattr(module, "RATE", None))),
+        "options": asked.option,
+        "tokens": steps * asked.batch,
+        "seconds": round(seconds, 1),
+        "fve": round(fve(held_out, rebuilt, typical), 4),
+        "fve_with_outliers": round(fve(held_out, rebuilt, every), 4),
+        "held_out": int(typical.sum()),
+        "outliers": int((~typical).sum()),
+        "fired": round(fired.float().mean().item(), 4),
+        "own_reconstruction_differs_by": float((own - rebuilt[:1024]).norm() / rebuilt[:1024].norm()),
+    }
+    print(json.dumps(found))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, asked.out / "sae_weights.safetensors")
+    config = {
+        "architecture": "topk",
+        "d_in": asked.d,
+        "d_sae": asked.width,
+        "k": asked.k,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "rescale_acts_by_decoder_norm": False,
+        "metadata": {"hook_name": f"blocks.{asked.layer}.hook_resid_post", "trained_by": found},
+    }
+    (asked.out / "cfg.json").write_text(json.dumps(config, indent=1))
+
+
+if __name__ == "__main__":
+    main()
