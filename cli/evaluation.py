@@ -19,8 +19,7 @@ from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint, write_j
 from lexiscope.errors import CheckpointError, LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import fingerprint, passages
-from trainer.evaluation import Candidate, Measured, check, measure
-from trainer.plan import Plan, held_out_passages
+from trainer import Candidate, Measured, Plan, check_candidates, held_out_passages, measure
 
 TOKENS = 100_000
 """Held-out tokens where neither the command nor the run says how many."""
@@ -151,7 +150,7 @@ def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np
     fit = checkpoint.fit or AnchorFit(model.embedding, torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.empty(0))
     candidate = Candidate(layer, dictionary, fit, int(checkpoint.details.get("seed", 0)))
     try:
-        check(model, [candidate])
+        check_candidates(model, [candidate])
     except LexiscopeError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
     return candidate if checkpoint.fit else candidate._replace(fit=_foreign_fit(model, layer, dictionary.d_sae, chosen))

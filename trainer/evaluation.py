@@ -270,7 +270,7 @@ def measure(
     scored until `ce_tokens` tokens are (all unless given). `advance` is told of tokens done. Raises CheckpointError for a dictionary
     that does not fit the model, ModelError for a layer it lacks, TextError without passages, LexiscopeError for `ce_tokens` below 1.
     """
-    check(model, candidates)
+    check_candidates(model, candidates)
     if not passages:
         raise TextError("There is no held-out passage to evaluate on.")
     if ce_tokens is not None and ce_tokens < 1:
@@ -301,7 +301,7 @@ def measure(
     return [_measured(s, model, baseline, shared) for s in sums]
 
 
-def check(model: LanguageModel, candidates: Sequence[Candidate]) -> None:
+def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> None:
     """Raises before any time is spent: CheckpointError for another model's dictionary, ModelError for a layer the model lacks."""
     model.check_layers([candidate.layer for candidate in candidates])
     for _, dictionary, fit, _ in candidates:

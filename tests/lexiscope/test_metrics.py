@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lexiscope import metrics
+from lexiscope.errors import LexiscopeError
 from tests.lexiscope.test_dictionary import random_dictionary
 
 
@@ -80,3 +81,82 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_passages() -> No
     assert low < sums.sum().item() / 40_000 < high
     few_low, few_high = metrics.bootstrap_mean(sums[:20], counts[:20])
     assert few_high - few_low > high - low
+
+
+def test_cross_entropy_and_kl_equal_a_loop() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(5, 7, generator=draw) * 3, torch.randn(5, 7, generator=draw)
+    following = [0, 6, 3, 3, 1]
+    for row in range(5):
+        p, q = ([math.exp(v) for v in table[row].tolist()] for table in (logits, other))
+        p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
+        ce = metrics.cross_entropy(logits, torch.tensor(following))[row].item()
+        assert ce == pytest.approx(-math.log(p[following[row]]), abs=1e-5)
+        assert metrics.kl(logits, other)[row].item() == pytest.approx(sum(a * math.log(a / b) for a, b in zip(p, q)), abs=1e-5)
+
+
+def test_the_bootstrap_interval_holds_the_truth_about_nineteen_times_in_twenty() -> None:
+    draw = torch.Generator().manual_seed(0)
+    held = 0
+    for seed in range(200):
+        counts = torch.randint(20, 200, (80,), generator=draw).double()
+        sums = counts * (0.3 + 0.2 * torch.randn(80, generator=draw))  # a passage's tokens share its luck
+        low, high = metrics.bootstrap_mean(sums, counts, draws=400, seed=seed)
+        held += low <= 0.3 <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def pairs(rate: float, *, seed: int, hardness: float = 1.0, n: int = 300) -> list[list[float]]:
+    """[Σ ΔCE, tokens] a passage: what the passage costs is shared by every run, the rest is the run's own noise."""
+    shared = torch.rand(n, generator=torch.Generator().manual_seed(0)) * hardness
+    noise = 0.02 * torch.randn(n, generator=torch.Generator().manual_seed(seed))
+    return [[(rate * (0.5 + s) + e) * 100, 100] for s, e in zip(shared.tolist(), noise.tolist())]
+
+
+def test_a_paired_ratio_is_that_of_the_sums_and_narrower_than_an_unpaired_one() -> None:
+    a, b = pairs(0.11, seed=1), pairs(0.10, seed=2)
+    found = metrics.paired_ratio(a, b)
+    assert found.value == pytest.approx(sum(d for d, _ in a) / sum(d for d, _ in b))
+    assert found.low < found.value < found.high
+    low, high = metrics.bootstrap_mean(*torch.tensor(a, dtype=torch.float64).T)
+    assert (found.high - found.low) / found.value < (high - low) / ((high + low) / 2)
+    same = metrics.paired_ratio(a, a)
+    assert (same.value, same.low, same.high) == pytest.approx((1, 1, 1))
+
+
+def test_runs_on_different_passages_are_not_paired() -> None:
+    a = pairs(0.1, seed=1)
+    for other in (a[:-1], [[d, 99] for d, _ in a], []):
+        with pytest.raises(LexiscopeError, match="different passages"):
+            metrics.paired_ratio(a, other)
+
+
+def slow_stability(a: metrics.Named, b: metrics.Named) -> tuple[float, float, int]:
+    live_a, live_b = ([i for i in range(len(r.names)) if r.live[i] and r.names[i] >= 0] for r in (a, b))
+    all_b = [i for i in range(len(b.names)) if b.live[i]]
+    tokens = sorted({a.names[i].item() for i in live_a})
+    recurs = shared = 0
+    for token in tokens:
+        feature = min((i for i in live_a if a.names[i] == token), key=lambda i: (-a.firings[i].item(), i))
+        cosines = [float(a.directions[feature] @ b.directions[j]) for j in all_b]
+        recurs += b.names[all_b[cosines.index(max(cosines))]].item() == token
+        shared += any(b.names[j] == token for j in live_b)
+    return recurs / len(tokens), shared / len(tokens), len(tokens)
+
+
+def random_run(seed: int, base: torch.Tensor) -> metrics.Named:
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(40, generator=draw)
+    directions = torch.nn.functional.normalize(base[order] + 0.3 * torch.randn(40, 8, generator=draw), dim=-1)
+    names = torch.where(torch.rand(40, generator=draw) < 0.8, order // 2, torch.randint(-1, 20, (40,), generator=draw))
+    return metrics.Named(names, directions, torch.randint(0, 9, (40,), generator=draw), torch.rand(40, generator=draw) < 0.8)
+
+
+def test_name_stability_equals_a_loop_over_tokens() -> None:
+    base = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(9)), dim=-1)
+    a, b = random_run(1, base), random_run(2, base)
+    assert tuple(metrics.name_stability(a, b)) == pytest.approx(slow_stability(a, b))
+    everywhere = a._replace(names=torch.arange(40), live=torch.ones(40, dtype=torch.bool))
+    assert tuple(metrics.name_stability(everywhere, everywhere)) == (1, 1, 40)
+    dead = a._replace(live=torch.zeros(40, dtype=torch.bool))
+    assert tuple(metrics.name_stability(dead, b)) == (0, 0, 0)

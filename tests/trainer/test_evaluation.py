@@ -17,7 +17,7 @@ from lexiscope.evidence import matched_controls, places
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages as passages_of
 from trainer import evaluation
-from trainer.evaluation import Candidate, Measured, check, evaluate, measure, quick_metrics
+from trainer.evaluation import Candidate, Measured, check_candidates, evaluate, measure, quick_metrics
 
 LAYER = 0
 
@@ -242,11 +242,13 @@ def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: Lan
     with pytest.raises(TextError, match="no held-out passage"):
         evaluate(model, [c], [])
     with pytest.raises(ModelError, match="no layer 9"):
-        check(model, [c._replace(layer=9)])
+        check_candidates(model, [c._replace(layer=9)])
     with pytest.raises(CheckpointError, match="width 7"):
-        check(model, [c._replace(dictionary=Dictionary(torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2))])
+        check_candidates(
+            model, [c._replace(dictionary=Dictionary(torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2))]
+        )
     with pytest.raises(CheckpointError, match="Anchors for 5 tokens"):
-        check(model, [c._replace(fit=c.fit._replace(anchors=torch.zeros(5, model.d_model)))])
+        check_candidates(model, [c._replace(fit=c.fit._replace(anchors=torch.zeros(5, model.d_model)))])
 
 
 def test_quick_figures_agree_with_the_whole_evaluation(model: LanguageModel, held_out: list[np.ndarray]) -> None:
