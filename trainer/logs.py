@@ -31,7 +31,7 @@ class Log:
     """The log of one dictionary in training; `close` it."""
 
     def __init__(self, file: Path, *, after: int, logger: str | None, name: str, config: dict[str, Any]) -> None:
-        """Lines of steps beyond `after`, where a resumed run goes on, are dropped."""
+        """Lines of steps beyond `after`, where a resumed run goes on, are dropped. TensorBoard's files go to OUT/tensorboard."""
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= after]
         partial = file.with_suffix(".partial")
         partial.write_text("".join(kept), encoding="utf-8")
@@ -41,7 +41,7 @@ class Log:
         if logger == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(file.parent.parent / "tensorboard" / name))
+            self._tensorboard = SummaryWriter(str(file.parents[2] / "tensorboard" / name), purge_step=after + 1)
         if logger == "wandb":
             import wandb
 

@@ -41,6 +41,9 @@ def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = 
     fillings = _fillings(model, plan)
     ranks.wait()
     todo = [job for job in jobs if not (plan.resume and job.unfinished.finished)]
+    if ranks.writes:
+        for job in set(jobs) - set(todo):
+            job.unfinished.remove()  # killed between its last two steps
     for job in todo:
         job.done = job.unfinished.trained is not None
     ranks.wait()
