@@ -33,13 +33,17 @@ class Contender(NamedTuple):
     target: str
 
 
+AT_WORK = "half the rows silent, so that AuxK is at work"
 CONTENDERS = (
     Contender("ours, plain", "lexiscope_topk", None, None, ("recipe=plain",), "≥ 1,000 tok/s (CPU), ≥ 1,000,000 (GPU)"),
+    Contender(f"ours, plain, {AT_WORK}", "lexiscope_topk", None, None, ("recipe=plain", "silent=0.5"), "–"),
     Contender("ours, vasae", "lexiscope_topk", None, None, ("recipe=vasae",), "anchors add ≤ 5 %"),
     Contender("sparsify, Signum (its default)", "sparsify_topk", "sparsify", "eai-sparsify==1.3.3", (), "≥ 4× (CPU), ≥ 3× (GPU)"),
     Contender("sparsify, Adam", "sparsify_topk", "sparsify", "eai-sparsify==1.3.3", ("optimiser=adam",), "≥ 4× (CPU), ≥ 3× (GPU)"),
     Contender("SAELens TopK", "saelens_topk", "saelens", "sae-lens==6.54.12", (), "≥ 4× (CPU), ≥ 10× (GPU)"),
+    Contender(f"SAELens TopK, {AT_WORK}", "saelens_topk", "saelens", "sae-lens==6.54.12", ("silent=0.5",), "as above"),
     Contender("paper-soft, anchor every step", "paper_soft", None, None, (), "≥ 100×"),
+    Contender("paper-soft, the anchor term as the authors' code has it", "paper_soft", None, None, ("anchor=autograd",), "≥ 100×"),
 )
 
 
@@ -143,7 +147,9 @@ def main() -> None:
     shapes = [{"d": asked.d, "width": asked.width, "k": asked.k, "batch": batch}]
     if asked.gpu:
         shapes.append({"d": 4096, "width": 128_256, "k": asked.k, "batch": batch})
-    command = "`" + " ".join(["python bench/trainers.py", *sys.argv[1:]]) + "`"
+    told = [f"--{name} {getattr(asked, name)}" for name in ("threads", "steps", "seconds", "patience") if getattr(asked, name) is not None]
+    told += [f"--only '{asked.only}'"] if asked.only else []
+    command = "`" + " ".join(["python bench/trainers.py", *told, *(["--gpu"] if asked.gpu else [])]) + "`"
     lines = ["# Training speed beside peers", "", f"Written by {command} on {time.strftime('%Y-%m-%d %H:%M')}.", ""]
     lines.append(f"Machine: {machine(asked)}; {asked.threads} threads. Load is the highest one-minute average around a measurement;")
     lines.append("where it is above the number of threads the machine was shared, and tokens a CPU-second are the fairer figure.")

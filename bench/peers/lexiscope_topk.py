@@ -1,6 +1,5 @@
 """Lexiscope's own trainer, as `lexiscope train` steps it; `recipe` is plain (the default), vasae or matched."""
 
-import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +9,19 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer
-from trainer import fitting
+from trainer import fitting, kernels
 from trainer.loop import Training
 
 NAME = "Lexiscope"
 PARTS = {
     "encoder": [(fitting.Fit, "_encode")],
-    "top-k": [(fitting, "top_k"), (fitting, "encode_top_k")],
-    "decode": [(fitting, "gather_sum")],
-    "gradients": [(fitting.Fit, "_code_gradient"), (fitting, "firing_order"), (fitting.FiringOrder, "sum")]
-    if hasattr(fitting, "FiringOrder")
-    else [(fitting.Fit, "_code_gradient"), (fitting, "firing_order")],
-    "cones, norms": [(fitting.Fit, "hold")],
+    "top-k": [(kernels, "top_k"), (kernels, "select_top_k")],
+    "decode": [(kernels, "decode")],
+    "gradients": [(fitting.Fit, "_row_gradients")],
+    "AuxK": [(fitting.Fit, "_revive")],
+    "cones, norms": [(fitting.Fit, "hold"), (fitting, "stay_in_cones")],
 }
-"""What each part of a step is made of; names the trainer does not have are passed over."""
+"""What each part of a step is made of, without the parts inside it; names the trainer does not have are passed over."""
 
 
 class Trainer:
@@ -40,21 +38,22 @@ class Trainer:
         embedding: Tensor | None = None,
         rate: float | None = None,
         device: str = "cpu",
+        silent: str = "0",
     ) -> None:
+        """`silent` is a share of rows to count as long silent before every step, so that AuxK has its work from the first."""
         changes = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
         chosen = replace(trainer.recipe(recipe), **changes)
-        given = {"device": device} if "device" in inspect.signature(fitting.Fit).parameters else {}
-        if device != "cpu" and not given:
-            raise SystemExit("Lexiscope's Fit does not take a device yet: nothing to time on a GPU.")
         if embedding is None:  # only the anchored recipes and names look at it
             embedding = torch.randn(int(tokens.max()) + 1, x.shape[1])
         self.x, self.tokens = x, tokens
-        self.fit = fitting.Fit(chosen, x, tokens, embedding=embedding, d_sae=d_sae, **given)
+        self.fit = fitting.Fit(chosen, x, tokens, embedding=embedding, d_sae=d_sae, device=device)
         self.training = Training(self.fit, steps=steps, every=10**9)
         self.rate = chosen.learning_rate
+        self.silent = torch.randperm(d_sae, device=device)[: round(float(silent) * d_sae)]
 
     def step(self, rows: Tensor) -> None:
         """A turn of the training loop, schedule and restarts included."""
+        self.fit.silent[self.silent] = self.fit.recipe.aux_after + 1
         self.training._train(self.x, self.tokens, rows)
 
     def bytes_of_state(self) -> int:

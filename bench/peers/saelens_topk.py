@@ -18,9 +18,22 @@ RATE = 3e-4
 
 class Trainer:
     def __init__(
-        self, x: Tensor, *, d_sae: int, k: int, batch: int, steps: int, rate: float = RATE, device: str = "cpu", sparse: bool = False
+        self,
+        x: Tensor,
+        *,
+        d_sae: int,
+        k: int,
+        batch: int,
+        steps: int,
+        rate: float = RATE,
+        device: str = "cpu",
+        sparse: bool = False,
+        silent: str = "0",
     ) -> None:
-        """`sparse` is its option use_sparse_activations; on CUDA its autocast to bf16 is on, which that option cannot be used with."""
+        """`sparse` is its option use_sparse_activations; on CUDA its autocast to bf16 is on, which that option cannot be used with.
+
+        `silent` is a share of rows to count as dead before every step, so that AuxK has its work from the first.
+        """
         self.x, self.batch = x, batch
         sae = TopKTrainingSAE(
             TopKTrainingSAEConfig(
@@ -42,6 +55,7 @@ class Trainer:
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer = SAETrainer(config, sae, self._stream())
+        self.silent = torch.randperm(d_sae, device=device)[: round(float(silent) * d_sae)]
         self.trainer.activation_scaler.estimate_scaling_factor(x.shape[1], self._stream(), min(16, len(x) // batch))
 
     def _stream(self) -> Iterator[Tensor]:
@@ -51,6 +65,7 @@ class Trainer:
 
     def step(self, rows: Tensor) -> None:
         """One turn of SAETrainer.fit's loop, on x[rows]."""
+        self.trainer.n_forward_passes_since_fired[self.silent] = self.trainer.cfg.dead_feature_window + 1
         self.trainer.maybe_reset_sparsity()
         self.trainer.step(self.x[rows].float())
         self.trainer.n_training_steps += 1

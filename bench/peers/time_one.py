@@ -58,22 +58,22 @@ def synchronise(device: str) -> None:
 
 @contextmanager
 def timed(parts: dict[str, list[tuple[Any, str]]], device: str) -> Any:
-    """Wraps the functions that make up each part; yields {part: seconds} that fills as they are called. Nested calls count once."""
-    spent, restore, inside = dict.fromkeys(parts, 0.0), [], []
+    """Wraps the functions that make up each part; yields {part: seconds}, filled as they are called, less the timed calls inside."""
+    spent, restore, open_calls = dict.fromkeys(parts, 0.0), [], []
 
     def wrap(label: str, function: Any) -> Any:
         def timing(*given: Any, **named: Any) -> Any:
-            if inside:
-                return function(*given, **named)
-            inside.append(label)
+            open_calls.append(0.0)  # seconds of timed calls inside this one
             synchronise(device)
             begun = time.perf_counter()
             try:
                 return function(*given, **named)
             finally:
                 synchronise(device)
-                spent[label] += time.perf_counter() - begun
-                inside.pop()
+                whole = time.perf_counter() - begun
+                spent[label] += whole - open_calls.pop()
+                if open_calls:
+                    open_calls[-1] += whole
 
         return timing
 
