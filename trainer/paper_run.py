@@ -24,7 +24,6 @@ from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.text import batches, fingerprint
 from trainer.distributed import ALONE, Ranks
 from trainer.evaluation import Candidate, evaluate
-from trainer.fitting import OUTLIER
 from trainer.harvest import BYTES, HarvestError, map_activations, refuse_full_disk
 from trainer.paper import PaperLine, PaperRecipe, PaperTrained, Rows, train_paper
 from trainer.plan import Plan, destination, held_out_passages, identity, training_passages
@@ -32,6 +31,8 @@ from trainer.recipes import RecipeError
 
 VALIDATES = 6
 """Every so many training rows one validates."""
+SINK = 4.0
+"""Positions whose norm is above this many medians are attention sinks: trained on here, but no part of a typical norm."""
 
 
 class _Task(NamedTuple):
@@ -102,7 +103,7 @@ def read_rows(model: LanguageModel, passages: Sequence[np.ndarray], layer: int, 
 def _mean_norm(x: Tensor) -> float:
     """Of raw x [n, d] without attention sinks: the unit of steering strength."""
     norms = torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
-    return norms[norms <= OUTLIER * norms.median()].mean().item()
+    return norms[norms <= SINK * norms.median()].mean().item()
 
 
 def _train(model: LanguageModel, plan: Plan, task: _Task, training: Rows, validation: Rows, width: int, console: Console) -> PaperTrained:
