@@ -32,7 +32,6 @@ from store import Builder
 
 LOG_TOKENS = 50_000
 """Where the output is no terminal, a line of progress this often."""
-ANCHOR_KIND = "mean state by current token"
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
@@ -49,6 +48,10 @@ class Identified(NamedTuple):
     source: str
     layer: int
     set_name: str
+
+    @property
+    def anchor_kind(self) -> str:
+        return str(self.checkpoint.details.get("anchors", "unknown"))
 
 
 def identify(model: LanguageModel, checkpoint: Checkpoint) -> Identified:
@@ -177,7 +180,7 @@ def _write_dictionaries(
                 relations[relation] = neighbours(directions[alive], theirs, among=live[other].nonzero().squeeze(1), limit=3)
         table = feature_table(
             dictionary_id=first_dictionary + at,
-            anchor_kind=ANCHOR_KIND,
+            anchor_kind=found.anchor_kind,
             seen=seen,
             geometry=shape,
             assigned=found.fit.assigned,
@@ -235,7 +238,7 @@ def _dictionary_row(
         "d_sae": dictionary.d_sae,
         "k": dictionary.k,
         "hook_name": hook_name(found.layer),
-        "anchor_kind": ANCHOR_KIND,
+        "anchor_kind": found.anchor_kind,
         "model_path": model.path,
         "checkpoint_path": str(found.checkpoint.path.resolve()),
         "corpus": text,

@@ -13,6 +13,8 @@ from torch import Tensor
 ALIGNED = 0.8
 BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
 CHUNK = 2048
+EDGE = 2e-3
+"""A row whose cosine is within this of its cone's rests on its edge."""
 
 
 def bucket(cosine: float) -> str:
@@ -71,6 +73,21 @@ def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
     across = F.normalize(unit - along * anchors, dim=-1)
     bent = cosine * anchors + (1 - cosine**2) ** 0.5 * across
     return torch.where(along < cosine, bent, unit)
+
+
+def stay_in_cones(gradient: Tensor, directions: Tensor, anchors: Tensor, assigned: Tensor, cosine: float) -> None:
+    """In place: takes off gradient [n, d] what would push unit rows [n, d] that rest on the edge of their cone out of it.
+
+    Without this an optimiser with momentum spends its step, and its second moments, on a move that the projection undoes.
+    `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
+    """
+    for part in torch.arange(len(gradient), device=gradient.device).split(4096):  # chunks that stay in cache
+        at = slice(int(part[0]), int(part[-1]) + 1)
+        unit, anchor, g = directions[at], anchors[assigned[at]], gradient[at]
+        along = (unit * anchor).sum(-1, keepdim=True)
+        inward = F.normalize(anchor - along * unit, dim=-1)
+        outward = (g * inward).sum(-1, keepdim=True)  # descent moves against the gradient
+        g -= torch.where((along <= cosine + EDGE) & (outward > 0), outward, 0) * inward
 
 
 class Names(NamedTuple):

@@ -2,7 +2,7 @@
 
     sae_weights.safetensors   W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec (and dense_in, dense_out)
     cfg.json                  SAELens's keys; metadata.lexiscope: recipe, seed, text, tokens seen, scale, versions
-    anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned [d_sae]
+    anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned [d_sae], lift [d_sae]
     metrics.json              held-out, METHOD.md §5
     train.jsonl               one line a log step
 
@@ -41,6 +41,8 @@ class AnchorFit(NamedTuple):
     """[d_in] mean residual stream"""
     assigned: Tensor
     """[d_sae] the token each row was held near, −1 for none"""
+    lift: Tensor | None = None
+    """[d_sae] the training token of highest lift, −1 where the feature was silent; None in older checkpoints"""
 
 
 class Checkpoint(NamedTuple):
@@ -88,10 +90,8 @@ def save_weights(
     tensors = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out")}
     save_file({name: tensor.contiguous().float() for name, tensor in tensors.items() if tensor is not None}, folder / WEIGHTS)
     if fit is not None:
-        save_file(
-            {"anchors": fit.anchors.half().contiguous(), "counts": fit.counts, "mean": fit.mean.float(), "assigned": fit.assigned},
-            folder / ANCHORS,
-        )
+        found = {"anchors": fit.anchors.half().contiguous(), "counts": fit.counts, "mean": fit.mean.float(), "assigned": fit.assigned}
+        save_file(found | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
     dense = dictionary.dense_in is not None
     config = {
         "architecture": DENSE_ARCHITECTURE if dense else "topk",
@@ -146,7 +146,7 @@ def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
     fit = None
     if anchors and (path / ANCHORS).is_file():
         found = _read_tensors(path / ANCHORS)
-        fit = AnchorFit(found["anchors"].float(), found["counts"], found["mean"], found["assigned"])
+        fit = AnchorFit(found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift"))
     metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
     return Checkpoint(path, dictionary, config, fit, metrics)
 

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lexiscope.anchor_sets import ANCHOR_SETS
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+ANCHORS_HELP = "what rows are held to and named by: " + ", ".join(ANCHOR_SETS) + ", or auto (a bake-off); current unless given"
 RECIPE_HELP = "vasae (default), plain or matched, or by themselves paper-plain, paper-soft, paper-hard; may be repeated"
 
 
@@ -41,6 +43,10 @@ def train(
     anchor_mode: Annotated[str | None, typer.Option(help="paper-soft: nearest (default), logsumexp or softmax")] = None,
     anchor_every: Annotated[int | None, typer.Option(help="paper-soft: steps between anchor terms; 1")] = None,
     k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
+    anchors: Annotated[str | None, typer.Option(help=ANCHORS_HELP)] = None,
+    cosine: Annotated[float | None, typer.Option(help="anchored rows keep at least this cosine to their anchor; 0.802")] = None,
+    dense_rank: Annotated[int | None, typer.Option(min=0, help="rank of the dense path; the recipe's unless given")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's; the recipe's unless given")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="distinct training tokens, at most")] = 1_000_000,
     seen: Annotated[int | None, typer.Option(min=1, help="tokens each dictionary is trained on; twice --tokens unless given")] = None,
@@ -67,7 +73,8 @@ def train(
     from trainer.paper_run import train_paper_recipes
 
     anchoring = {"anchor_weight": anchor_weight, "anchor_mode": anchor_mode, "anchor_every": anchor_every}
-    recipes = _recipes(recipe or ["vasae"], k, anchoring)
+    options = {"k": k, "anchors": anchors, "cosine": cosine, "dense_rank": dense_rank, "learning_rate": learning_rate}
+    recipes = _recipes(recipe or ["vasae"], options, anchoring)
     paper = any(isinstance(r, PaperRecipe) for r in recipes)
     if paper and seen is not None:
         raise trainer.RecipeError("The paper's recipes train by epochs until the validation loss stops falling; leave --seen out.")
@@ -102,7 +109,7 @@ def train(
             _figures(paths, console)
 
 
-def _recipes(names: Sequence[str], k: int | None, anchoring: dict[str, Any]) -> list[Any]:
+def _recipes(names: Sequence[str], options: dict[str, Any], anchoring: dict[str, Any]) -> list[Any]:
     """The named recipes with the options that were given; those about the paper's anchor term are for paper-soft alone."""
     import trainer
     from trainer.paper import paper_recipe
@@ -110,12 +117,15 @@ def _recipes(names: Sequence[str], k: int | None, anchoring: dict[str, Any]) -> 
     given = {option: value for option, value in anchoring.items() if value is not None}
     if given and "paper-soft" not in names:
         raise trainer.RecipeError("--lambda, --anchor-mode and --anchor-every say something to the recipe paper-soft alone.")
+    changed = {option: value for option, value in options.items() if value is not None}
     found: list[Any] = []
     for name in names:
         if name.startswith("paper-"):
-            found.append(paper_recipe(name, k=k, **(given if name == "paper-soft" else {})))
+            if changed.keys() - {"k"}:
+                raise trainer.RecipeError(f"Of {', '.join(changed)} the paper's recipes know k alone.")
+            found.append(paper_recipe(name, k=options["k"], **(given if name == "paper-soft" else {})))
         else:
-            found.append(trainer.recipe(name) if k is None else replace(trainer.recipe(name), k=k))
+            found.append(replace(trainer.recipe(name), **changed))
     return found
 
 

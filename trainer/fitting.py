@@ -1,9 +1,10 @@
 """Fit one dictionary to harvested activations: the start, the step, the cones and the restarts.
 
 Sparse all the way: the code is (values, indices), decoding is a gather, and both weight gradients touch only rows that fired.
-Gradients are written by hand (they are five lines), so no autograd graph is kept.
+Gradients are written by hand (they are a few lines), so no autograd graph is kept.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,33 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexiscope.anchors import TokenSums, class_mean_anchors, into_cones, rows_per_token
+from lexiscope.anchor_sets import ANCHOR_SETS, DESCRIPTIONS, Material
+from lexiscope.anchors import into_cones, stay_in_cones
 from lexiscope.checkpoint import AnchorFit
-from lexiscope.dictionary import Dictionary, SparseCode, firing_order, gather_sum, top_k
+from lexiscope.dictionary import Dictionary, SparseCode, gather_sum, top_k
+from lexiscope.evidence import lift_names
+from trainer import kernels
 from trainer.recipes import Recipe, RecipeError
+from trainer.start import Centring, centring, covariance, outside, principal_directions, starting_rows, token_sums
 
-OUTLIER = 4.0
-"""Positions whose norm is above this many medians are left out of training (attention sinks)."""
-
-
-class Centring(NamedTuple):
-    """y = x · scale − mean has mean 0 and mean-square norm d."""
-
-    mean: Tensor
-    """[d] in scaled space"""
-    scale: float
-    mean_norm: float
-    """mean norm of raw x: the unit of steering strength"""
-    kept: Tensor
-    """[m] indices of the rows that are no outliers"""
-    largest: float
-    """the norm of raw x above which a row is one"""
+REMEMBERED = 65536
+"""Tokens, the last trained on, whose firings the names of highest lift are read from."""
 
 
-def fast_dtype() -> torch.dtype:
-    """bf16 where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven times slower than fp32."""
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven times slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else torch.float32
+    fast = device.type == "cuda" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32
 
 
 class Fitted(NamedTuple):
@@ -46,38 +38,8 @@ class Fitted(NamedTuple):
     """in raw space"""
     fit: AnchorFit
     centring: Centring
-
-
-def _norms(x: Tensor) -> Tensor:
-    return torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
-
-
-def inliers(x: Tensor, largest: float) -> Tensor:
-    """[m] indices of the rows of x [n, d] whose norm is at most `largest`."""
-    return (_norms(x) <= largest).nonzero().squeeze(1)
-
-
-def centring(x: Tensor) -> Centring:
-    """Measured over all n rows of x [n, d] (bf16), in chunks."""
-    norms = _norms(x)
-    largest = OUTLIER * norms.median().item()
-    kept = (norms <= largest).nonzero().squeeze(1)
-    total, squares = torch.zeros(x.shape[1], dtype=torch.float64), 0.0
-    for rows in kept.split(65536):
-        part = x[rows].float()
-        total += part.sum(0).double()
-        squares += part.square().sum(dtype=torch.float64).item()
-    mean = total / len(kept)
-    variance = squares / len(kept) - float(mean @ mean)
-    scale = (x.shape[1] / variance) ** 0.5
-    return Centring((mean * scale).float(), scale, norms[kept].mean().item(), kept, largest)
-
-
-def token_sums(x: Tensor, tokens: Tensor, centred: Centring, vocab_size: int) -> TokenSums:
-    sums = TokenSums(vocab_size, x.shape[1])
-    for rows in centred.kept.split(65536):
-        sums.add(tokens[rows], x[rows].float() * centred.scale - centred.mean)
-    return sums
+    anchor_kind: str
+    """what the anchors are, in words"""
 
 
 @dataclass
@@ -96,68 +58,78 @@ class Weights:
 
 
 class Fit:
-    """One dictionary in training. `step` takes a batch; `dictionary` gives what has been learned, in raw space."""
+    """One dictionary in training. `step` takes a batch; `fitted` gives what has been learned, in raw space."""
 
-    def __init__(self, recipe: Recipe, x: Tensor, tokens: Tensor, *, embedding: Tensor, d_sae: int, seed: int = 0) -> None:
-        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e]. Raises RecipeError where k > d_sae."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        x: Tensor,
+        tokens: Tensor,
+        *,
+        embedding: Tensor,
+        d_sae: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e].
+
+        Raises RecipeError where k > d_sae, or where the anchor set cannot be made from these.
+        """
         if not 0 < recipe.k <= d_sae:
             raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {d_sae}.")
         self.recipe, self.x, self.tokens = recipe, x, tokens
         self.random = torch.Generator().manual_seed(seed)
         self.centring = centring(x)
+        self.device = torch.device(device)
+        spread = covariance(x, self.centring)
+        self.principal = principal_directions(spread, recipe.dense_rank)
         sums = token_sums(x, tokens, self.centring, len(embedding))
         self.counts = sums.counts
-        self.anchors = class_mean_anchors(embedding, sums)
-        self.unit_anchors = F.normalize(self.anchors, dim=-1)
-        self.assigned = torch.full((d_sae,), -1)
-        self.fired = torch.zeros(d_sae, dtype=torch.bool)
+        self.anchors = self._anchors(Material(embedding.cpu(), sums, spread, seed=seed))
+        self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device)
+        self.assigned = torch.full((d_sae,), -1, device=self.device)
+        self.fired = torch.zeros(d_sae, dtype=torch.bool, device=self.device)
+        self.silent = torch.zeros(d_sae, dtype=torch.int32, device=self.device)
+        """steps since each row last fired"""
         self.reduce: Callable[[Sequence[Tensor], Tensor], None] = lambda gradients, fired: None
         """Makes the gradients and `fired` of several ranks one (trainer.distributed), in place, before each optimiser step."""
         self._start(d_sae)
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
-        self.pre_activations = torch.empty(recipe.batch, d_sae)
-        self.matmul_dtype = fast_dtype()
+        self.matmul_dtype = fast_dtype(self.device)
+        self.pre_activations = None if self.device.type == "cuda" else torch.empty(recipe.batch, d_sae)
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=-(-REMEMBERED // recipe.batch))
 
     # --- the start ---
 
-    def _start(self, d_sae: int) -> None:
-        """Rows at training samples, tied; the dense path at the top principal directions; the encoder scaled to fit."""
-        rows = self._starting_rows(d_sae)
-        if self.recipe.anchored:
-            self.assigned = self.tokens[rows].long()
-        directions = self._held(F.normalize(self.batch(rows), dim=-1), torch.arange(d_sae))
-        sample = self.batch(self.centring.kept[torch.randperm(len(self.centring.kept), generator=self.random)[:4096]])
-        rank = self.recipe.dense_rank
-        principal = torch.linalg.eigh(sample.T @ sample).eigenvectors[:, -rank:] if rank else torch.zeros(sample.shape[1], 0)
-        rest = sample - (sample @ principal) @ principal.T
-        code = top_k(sample @ directions.T, self.recipe.k)
-        decoded = gather_sum(code, directions)
-        shrink = (decoded * rest).sum() / decoded.square().sum()  # least squares: the first reconstruction does not overshoot
-        self.weights = Weights(
-            encoder=(directions * shrink).contiguous(),
-            b_enc=torch.zeros(d_sae),
-            decoder=directions.contiguous(),
-            b_dec=torch.zeros(sample.shape[1]),
-            dense_in=principal.contiguous(),
-            dense_out=principal.T.contiguous(),
-        )
-        self.encoder_norm = float(shrink)
+    def _anchors(self, material: Material) -> Tensor:
+        """[vocab, d] in scaled space, outside the dense path's directions."""
+        try:
+            anchors = ANCHOR_SETS[self.recipe.anchors](material)
+        except ValueError as error:
+            raise RecipeError(f"Anchors '{self.recipe.anchors}' cannot be fitted: {error}") from error
+        if anchors.shape[1] != len(self.principal):
+            raise RecipeError(f"Anchors '{self.recipe.anchors}' have {anchors.shape[1]} dimensions, the activations {len(self.principal)}.")
+        return outside(anchors, self.principal)
 
-    def _starting_rows(self, d_sae: int) -> Tensor:
-        """[d_sae] indices of the samples that rows start at: uniform, or for anchored rows ∝ count^0.7 a token."""
-        kept = self.centring.kept
-        if not self.recipe.anchored:
-            return kept[torch.randint(len(kept), (d_sae,), generator=self.random)]
-        shuffled = kept[torch.randperm(len(kept), generator=self.random)]
-        shuffled = shuffled[self.tokens[shuffled].argsort(stable=True)]  # grouped by token, in random order within
-        counts = torch.bincount(self.tokens[shuffled], minlength=len(self.counts))
-        wanted = rows_per_token(counts, d_sae)
-        starts = counts.cumsum(0) - counts
-        token = torch.arange(len(wanted)).repeat_interleave(wanted)
-        nth = torch.arange(d_sae) - (wanted.cumsum(0) - wanted)[token]
-        return shuffled[starts[token] + nth % counts[token]]
+    def _start(self, d_sae: int) -> None:
+        """Rows at training samples, the decoder's held in their cones; the dense path at the top principal directions."""
+        kept, by_token = self.centring.kept, self.recipe.anchored
+        rows = starting_rows(self.tokens, kept, d_sae, vocab_size=len(self.counts), by_token=by_token, random=self.random)
+        if self.recipe.anchored:
+            self.assigned = self.tokens[rows].long().to(self.device)
+        begin = F.normalize(outside(self.batch(rows), self.principal), dim=-1)
+        directions = self._held(begin.to(self.device), torch.arange(d_sae, device=self.device)).cpu()
+        sample = self.batch(kept[torch.randperm(len(kept), generator=self.random)[:4096]])
+        code = top_k(sample @ begin.T, self.recipe.k)
+        decoded = gather_sum(code, directions)
+        shrink = (decoded * outside(sample, self.principal)).sum() / decoded.square().sum()  # least squares: no overshoot at first
+        start = (begin * shrink, torch.zeros(d_sae), directions, torch.zeros(sample.shape[1]), self.principal.clone(), self.principal.T)
+        self.weights = Weights(*(tensor.contiguous().to(self.device) for tensor in start))
+        self.encoder_norm = float(shrink)
+        self.centring = self.centring._replace(mean=self.centring.mean.to(self.device))
+        self.principal = self.principal.to(self.device)
 
     def _held(self, directions: Tensor, features: Tensor) -> Tensor:
         """Unit rows of `features`, held in their cones where the recipe anchors."""
@@ -167,7 +139,7 @@ class Fit:
 
     def normalise(self, x: Tensor) -> Tensor:
         """[n, d] raw activations, centred and scaled to mean-square norm d, in float32."""
-        return x.float() * self.centring.scale - self.centring.mean
+        return self.centring.normalise(x)
 
     def batch(self, rows: Tensor) -> Tensor:
         """[n, d] centred and scaled activations of the given rows of the starting sample."""
@@ -175,53 +147,70 @@ class Fit:
 
     # --- the step ---
 
-    def step(self, y: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n])."""
+    def step(self, y: Tensor, learning_rate: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n]).
+
+        `tokens` [n], where given, are remembered with what fired on them, for the names of highest lift.
+        """
         w, n = self.weights, y.numel()
-        code = top_k(self._encode(y), self.recipe.k)
+        code = self._encode(y)
         hidden = y @ w.dense_in
-        error = gather_sum(code, w.decoder) + hidden @ w.dense_out + w.b_dec - y
+        error = kernels.decode(code, w.decoder) + hidden @ w.dense_out + w.b_dec - y
         slope = error * (2 / n)
-        back = self._code_gradient(code, slope)
-        order = firing_order(code)
-        features, d_decoder, d_encoder = order.features, order.sum(code.values, slope), order.sum(back, y)
-        unit = w.decoder[features]
-        d_decoder -= (d_decoder * unit).sum(-1, keepdim=True) * unit  # rows are unit: no gradient along them
-        for tensor, rows in ((w.encoder, d_encoder), (w.decoder, d_decoder)):
-            tensor.grad.zero_().index_copy_(0, features, rows)
-        w.b_enc.grad.zero_().index_add_(0, code.indices.reshape(-1), back.reshape(-1))
+        self._row_gradients(code, slope, y)
         w.b_dec.grad.copy_(slope.sum(0))
         w.dense_out.grad.copy_(hidden.T @ slope)
         w.dense_in.grad.copy_(y.T @ (slope @ w.dense_out.T))
-        self.fired[features] = True
+        if self.recipe.aux_k:
+            self._revive(y, error)
         self.reduce([tensor.grad for tensor in w.tensors()], self.fired)
+        if self.recipe.anchored:
+            stay_in_cones(w.decoder.grad, w.decoder, self.unit_anchors, self.assigned, self.recipe.cosine)
         self.optimiser.param_groups[0]["lr"] = learning_rate
         self.optimiser.step()
         self.hold()
+        if tokens is not None:
+            self.recent.append((torch.where(code.values > 0, code.indices, -1).int().cpu(), tokens.int()))
         squares = error.square().sum(-1)
         return squares.sum() / n, squares
 
-    def _encode(self, y: Tensor) -> Tensor:
-        """[n, d_sae] pre-activations, into one buffer: fresh pages of this size would cost more than the topk."""
-        pre = self.pre_activations[: len(y)]
-        if self.matmul_dtype == torch.float32:
-            return torch.addmm(self.weights.b_enc, y, self.weights.encoder.T, out=pre)
-        product = y.to(self.matmul_dtype) @ self.weights.encoder.to(self.matmul_dtype).T
-        return torch.add(product, self.weights.b_enc, out=pre)
+    def _encode(self, y: Tensor) -> SparseCode:
+        """On a CPU into one buffer: fresh pages of this size would cost more than the top k."""
+        w, dtype = self.weights, self.matmul_dtype
+        return kernels.encode_top_k(y.to(dtype), w.encoder.to(dtype), w.b_enc, self.recipe.k, buffer=self.pre_activations)
 
-    def _code_gradient(self, code: SparseCode, slope: Tensor) -> Tensor:
-        """[n, k] ∂loss/∂values: ⟨slope, W_dec[i]⟩ where the feature is active; in chunks that stay in cache."""
-        parts = [
-            torch.bmm(self.weights.decoder[indices], part[..., None]).squeeze(-1)
-            for indices, part in zip(code.indices.split(128), slope.split(128), strict=True)
-        ]
-        return torch.cat(parts) * (code.values > 0)
+    def _row_gradients(self, code: SparseCode, slope: Tensor, y: Tensor) -> None:
+        """Of encoder, decoder and encoder bias; rows are unit, so there is no gradient along them."""
+        w = self.weights
+        back = kernels.code_gradient(code, w.decoder, slope)
+        order = kernels.firings(code, len(w.decoder))
+        kernels.row_gradients(order, code.values, slope, w.decoder.grad, tangent_to=w.decoder)
+        kernels.row_gradients(order, back, y, w.encoder.grad, total=w.b_enc.grad)
+        self.fired |= order.fired
+        self.silent += 1
+        self.silent.masked_fill_(order.fired, 0)
+
+    def _revive(self, y: Tensor, error: Tensor) -> None:
+        """AuxK: the silent rows' best aux_k reconstruct what is missing; their gradients join the others'. Reads silent rows alone."""
+        w, n = self.weights, y.numel()
+        rows = (self.silent > self.recipe.aux_after).nonzero().squeeze(1)
+        if not len(rows):
+            return
+        directions = w.decoder[rows]
+        code = top_k(torch.addmm(w.b_enc[rows], y, w.encoder[rows].T), min(self.recipe.aux_k, len(rows)))
+        slope = (gather_sum(code, directions) + error) * (2 * self.recipe.aux_weight / n)
+        back = kernels.code_gradient(code, directions, slope)
+        order = kernels.firings(code, len(rows))
+        encoder, decoder, bias = torch.zeros_like(directions), torch.zeros_like(directions), torch.zeros_like(w.b_enc[rows])
+        kernels.row_gradients(order, code.values, slope, decoder, tangent_to=directions)
+        kernels.row_gradients(order, back, y, encoder, total=bias)
+        for tensor, gradient in ((w.decoder, decoder), (w.encoder, encoder), (w.b_enc, bias)):
+            tensor.grad.index_copy_(0, rows, gradient)
 
     def hold(self) -> None:
-        """Unit norm and cones, outside Adam (METHOD.md §4 item 3), in chunks that stay in cache."""
-        for features in torch.arange(len(self.weights.decoder)).split(4096):
-            rows = self.weights.decoder[features[0] : features[-1] + 1]
-            rows.copy_(self._held(rows, features))
+        """Unit norm and cones, outside Adam (METHOD.md §4 item 3)."""
+        anchored = (self.unit_anchors, self.assigned, self.recipe.cosine) if self.recipe.anchored else ()
+        kernels.hold_rows(self.weights.decoder, *anchored)
 
     def restart(self, y: Tensor, tokens: Tensor, squares: Tensor) -> int:
         """Restart every row that has not fired since the last call at the worst reconstructed of y [n, d]; returns how many.
@@ -232,13 +221,14 @@ class Fit:
         self.fired.zero_()
         if len(dead) == 0:
             return 0
-        picked = squares.multinomial(len(dead), replacement=len(dead) > len(squares), generator=self.random)
+        picked = squares.cpu().multinomial(len(dead), replacement=len(dead) > len(squares), generator=self.random)
         if self.recipe.anchored:
-            self.assigned[dead] = tokens[picked].long()
-        directions = self._held(F.normalize(y[picked], dim=-1), dead)
-        self.weights.decoder[dead] = directions
-        self.weights.encoder[dead] = directions * self.encoder_norm
+            self.assigned[dead] = tokens[picked].long().to(self.device)
+        begin = F.normalize(outside(y[picked.to(self.device)], self.principal), dim=-1)
+        self.weights.decoder[dead] = self._held(begin, dead)
+        self.weights.encoder[dead] = begin * self.encoder_norm
         self.weights.b_enc[dead] = 0
+        self.silent[dead] = 0
         for tensor in (self.weights.encoder, self.weights.decoder, self.weights.b_enc):
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.optimiser.state[tensor][moment][dead] = 0
@@ -253,6 +243,8 @@ class Fit:
             "optimiser": self.optimiser.state_dict(),
             "assigned": self.assigned,
             "fired": self.fired,
+            "silent": self.silent,
+            "recent": list(self.recent),
             "random": self.random.get_state(),
         }
 
@@ -260,21 +252,41 @@ class Fit:
         for tensor, saved in zip(self.weights.tensors(), state["weights"], strict=True):
             tensor.copy_(saved)
         self.optimiser.load_state_dict(state["optimiser"])
-        self.assigned.copy_(state["assigned"])
-        self.fired.copy_(state["fired"])
+        for mine, saved in ((self.assigned, "assigned"), (self.fired, "fired"), (self.silent, "silent")):
+            mine.copy_(state[saved])
+        self.recent.extend(state["recent"])
         self.random.set_state(state["random"])
+
+    # --- the result ---
 
     def fitted(self) -> Fitted:
         w, dense = self.weights, self.recipe.dense_rank > 0
         scaled = Dictionary(
-            W_enc=w.encoder.T,
-            b_enc=w.b_enc,
-            W_dec=w.decoder,
-            b_dec=w.b_dec,
+            W_enc=w.encoder.T.cpu(),
+            b_enc=w.b_enc.cpu(),
+            W_dec=w.decoder.cpu(),
+            b_dec=w.b_dec.cpu(),
             k=self.recipe.k,
-            dense_in=w.dense_in if dense else None,
-            dense_out=w.dense_out if dense else None,
+            dense_in=w.dense_in.cpu() if dense else None,
+            dense_out=w.dense_out.cpu() if dense else None,
         )
-        centred = self.centring
-        fit = AnchorFit(self.anchors / centred.scale, self.counts, centred.mean / centred.scale, self.assigned)
-        return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred)
+        centred = self.centring._replace(mean=self.centring.mean.cpu())
+        fit = AnchorFit(
+            anchors=self.anchors / centred.scale,
+            counts=self.counts,
+            mean=centred.mean / centred.scale,
+            assigned=self.assigned.cpu(),
+            lift=self._lift_names(),
+        )
+        kind = DESCRIPTIONS[self.recipe.anchors] + (f", outside the top {self.recipe.dense_rank} principal directions" if dense else "")
+        return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred, kind)
+
+    def _lift_names(self) -> Tensor:
+        """[d_sae] the training token of highest lift of each feature, over the last tokens trained on; −1 where it was silent."""
+        if not self.recent:
+            return torch.full_like(self.assigned, -1).cpu()
+        features, tokens = (torch.cat(parts) for parts in zip(*self.recent, strict=True))
+        fired = features >= 0
+        on = tokens[:, None].expand_as(features)[fired]
+        counts = torch.bincount(tokens, minlength=len(self.counts))
+        return lift_names(features[fired], on, counts, len(self.assigned))

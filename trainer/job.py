@@ -1,6 +1,8 @@
 """One dictionary of a plan, from its start to its folder: begun or resumed, trained filling after filling, kept safe, written."""
 
 import importlib.metadata
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,12 @@ class Job:
             self._log = Log(self.unfinished.log, after=training.step, logger=self.plan.log, name=name, config=self.unfinished.plan)
             self._saved = time.monotonic()
         task = progress.add_task(self.name, total=self.steps, completed=training.step, rate="", loss="", live="")
-        training.report = lambda line: self._report(training, line, progress, task)
+        training.report = lambda line: self._report(line, progress, task)
         return training
 
-    def _report(self, training: Training, line: LogLine, progress: Progress, task: TaskID) -> None:
+    def _report(self, line: LogLine, progress: Progress, task: TaskID) -> None:
+        training = self._training
+        assert training is not None  # it reports only while it is trained
         shown = {"rate": f"{line.tokens_per_second:,.0f} tok/s", "loss": f"loss {line.loss:.4f}", "live": f"live {line.live:.0%}"}
         progress.update(task, completed=line.step, **shown)
         if not progress.console.is_terminal and line.step * 10 // self.steps > (line.step - training.every) * 10 // self.steps:
@@ -98,7 +102,7 @@ class Job:
             "layer": self.layer,
             "set": plan.set_name or self.recipe.name,
             "model_id": self.model.id,
-            "anchors": "class mean by current token, shrunk to the transported embedding",
+            "anchors": fitted.anchor_kind,
             "scale": fitted.centring.scale,
             "mean_norm": fitted.centring.mean_norm,
             "text": [Path(source).name for source in plan.sources],
@@ -109,6 +113,7 @@ class Job:
             "seconds": round(training.seconds, 1),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
             "plan": self.unfinished.plan,
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
         with new_checkpoint(self.unfinished.folder / TRAINED) as folder:
             save_weights(

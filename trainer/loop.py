@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lexiscope.errors import TextError
 from trainer.distributed import ALONE, Ranks
-from trainer.fitting import Fit, Fitted, inliers
+from trainer.fitting import Fit, Fitted
+from trainer.start import inliers
 
 
 class LogLine(NamedTuple):
@@ -75,7 +76,8 @@ class Training:
         fit, steps = self.fit, self.steps
         self.step += 1
         rate = fit.recipe.learning_rate * min(1.0, self.step / (steps / 20), (steps - self.step + 1) / (steps / 3))
-        loss, squares = fit.step(fit.normalise(x[self.ranks.part(rows)]), rate)
+        mine = self.ranks.part(rows)
+        loss, squares = fit.step(fit.normalise(x[mine]), rate, tokens[mine])
         self._losses.append(loss)
         if self.step in self._restart_at:
             fit.restart(fit.normalise(x[rows]), tokens[rows], self.ranks.gathered(squares))

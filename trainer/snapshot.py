@@ -19,8 +19,9 @@ from typing import IO, Any
 
 import torch
 
-from lexiscope.checkpoint import CONFIG, LOG, METRICS, load_checkpoint, refuse_existing, write_json
+from lexiscope.checkpoint import CONFIG, LOG, load_checkpoint, refuse_existing, write_json
 from lexiscope.errors import CheckpointError
+from trainer.evaluation import Measured
 
 PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
 
@@ -110,11 +111,11 @@ class Unfinished:
 
     # --- the end ---
 
-    def publish(self, metrics: dict[str, Any]) -> None:
+    def publish(self, measured: Measured) -> None:
         """The trained dictionary, its metrics and its log become the destination; the rest is removed."""
         with self._errors():
             trained = self.folder / TRAINED
-            write_json(trained / METRICS, metrics)
+            measured.save(trained)
             shutil.copyfile(self.log, trained / LOG)
             refuse_existing(self.destination)
             os.replace(trained, self.destination)

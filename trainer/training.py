@@ -18,7 +18,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.text import fingerprint
 from trainer.cache import Origin, place, refuse_foreign
 from trainer.distributed import ALONE, Ranks
-from trainer.evaluation import Candidate, evaluate
+from trainer.evaluation import Candidate, measure
 from trainer.job import Job
 from trainer.plan import Plan, check, held_out_passages, held_out_rule, training_passages
 from trainer.snapshot import TRAINED, refuse_full_disk
@@ -119,7 +119,7 @@ def _evaluate(model: LanguageModel, jobs: list[Job], held_out: list[np.ndarray],
         found = load_checkpoint(job.unfinished.folder / TRAINED)
         assert found.fit is not None  # _write gave it one
         candidates.append(Candidate(job.layer, found.dictionary, found.fit, plan.seed))
-    results = evaluate(model, candidates, held_out, ce_tokens=plan.ce_tokens, advance=lambda n: progress.advance(task, n))
+    results = measure(model, candidates, held_out, ce_tokens=plan.ce_tokens, advance=lambda n: progress.advance(task, n))
     for job, measured in zip(jobs, results, strict=True):
         job.unfinished.publish(measured)
 

@@ -54,7 +54,7 @@ def test_anchored_rows_stay_in_their_cones_through_steps_and_restarts() -> None:
     fit = small_fit()
     for _ in range(5):
         y = fit.batch(torch.randint(0, 2000, (64,)))
-        fit.step(y, 1e-2)
+        fit.step(y, 1e-2, fit.tokens[:64])
     fit.restart(y, fit.tokens[:64], torch.ones(64))
     cosines = (fit.weights.decoder * fit.unit_anchors[fit.assigned]).sum(-1)
     assert (cosines >= fit.recipe.cosine - 1e-4).all()
