@@ -67,12 +67,15 @@ class Ranks(NamedTuple):
             return
         for tensor in fit.weights.tensors():
             dist.broadcast(tensor, 0)
-        fit.reduce = self._reduce
+        fit.reduce, fit.unite = self._reduce, self._unite
 
     def _reduce(self, gradients: Sequence[Tensor], fired: Tensor) -> None:
         for gradient in gradients:
             dist.all_reduce(gradient)
             gradient.div_(self.world)
+        self._unite(fired)
+
+    def _unite(self, fired: Tensor) -> None:
         seen = fired.byte()
         dist.all_reduce(seen, dist.ReduceOp.MAX)
         fired.copy_(seen)
