@@ -255,7 +255,7 @@ def test_rows_are_whole_passages_and_hold_what_the_model_computes(model: Languag
 
 
 def test_the_command_line_gives_the_papers_options_to_paper_soft_alone() -> None:
-    soft, plain = _recipes(["paper-soft", "paper-plain"], 8, {"anchor_weight": 5e-3, "anchor_mode": None, "anchor_every": 50})
+    soft, plain = _recipes(["paper-soft", "paper-plain"], {"k": 8}, {"anchor_weight": 5e-3, "anchor_mode": None, "anchor_every": 50})
     assert (soft.anchor_weight, soft.anchor_every, soft.k, plain.anchor_weight, plain.k) == (5e-3, 50, 8, 0.0, 8)
     with pytest.raises(RecipeError, match="paper-soft alone"):
         main(["somewhere", "--text=t.txt", "--lambda=0.1"], prog="lexiscope train")
