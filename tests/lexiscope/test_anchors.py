@@ -15,6 +15,7 @@ from lexiscope.anchors import (
     phrases,
     random_directions,
     rows_per_token,
+    stay_in_cones,
     transport,
 )
 
@@ -86,3 +87,22 @@ def test_random_directions_have_the_asked_covariance() -> None:
 @pytest.mark.parametrize(("cosine", "name"), [(0.8, "strong"), (0.79, "medium"), (0.5, "medium"), (0.3, "weak"), (0.29, "none")])
 def test_buckets_are_the_papers(cosine: float, name: str) -> None:
     assert bucket(cosine) == name
+
+
+def test_a_gradient_out_of_the_cone_is_taken_off_at_its_edge_and_nowhere_else() -> None:
+    draw = torch.Generator().manual_seed(0)
+    anchors = F.normalize(torch.randn(5, 6, generator=draw), dim=-1)
+    assigned = torch.tensor([0, 1, 2, 3, 4, 0])
+    edge = into_cones(torch.randn(6, 6, generator=draw), anchors[assigned], 0.8)
+    edge[5] = anchors[0]  # well inside
+    gradient = torch.randn(6, 6, generator=draw)
+    gradient -= (gradient * edge).sum(-1, keepdim=True) * edge  # tangent, as the step makes it
+    kept = gradient.clone()
+    stay_in_cones(kept, edge, anchors, assigned, 0.8)
+    for i in range(6):
+        anchor = anchors[assigned[i]]
+        slope = float(gradient[i] @ anchor)  # descent along −gradient lowers the cosine where this is positive
+        if i < 5 and slope > 0:
+            assert float(kept[i] @ anchor) == pytest.approx(0, abs=1e-5)
+        else:
+            assert torch.equal(kept[i], gradient[i])
