@@ -78,6 +78,24 @@ def evaluate(
 
 
 @app.command()
+def anchors(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
+    text: Text,
+    layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
+    tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to fit anchors on")] = 100_000,
+    k: Annotated[int, typer.Option(min=1, help="active features a token of the plain dictionary")] = 32,
+    width: Annotated[int | None, typer.Option(min=1, help="its features; the vocabulary's size unless given")] = None,
+) -> None:
+    """Compare anchor sets on each layer by what they name of a briefly trained plain dictionary: the bake-off of --anchors auto."""
+    from cli.anchors import show, survey_layers
+    from lexiscope.language_model import load_language_model
+    from trainer.__main__ import parse_layers
+
+    loaded = load_language_model(model)
+    show(survey_layers(loaded, text, parse_layers(layers, loaded.n_layers), tokens=tokens, k=k, width=width), console)
+
+
+@app.command()
 def index(
     runs: Annotated[list[Path], typer.Argument(help="checkpoint folders")],
     text: Text,

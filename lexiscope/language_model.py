@@ -200,6 +200,17 @@ class LanguageModel:
         effect = (directions * gain) @ self._bridge.W_U.float()
         return effect - effect.mean(-1, keepdim=True)
 
+    @torch.inference_mode()
+    def unembedding(self) -> Tensor:
+        """[vocab, d_model] rows that read each token's logit out of a normalised residual stream, the final norm's gain folded in."""
+        return (self._bridge.W_U.float() * self._bridge.ln_final.weight.float()[:, None]).T.contiguous()
+
+    def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
+        """[vocab, d_model] the residual stream on each token alone after BOS."""
+        tokens = torch.arange(self.vocab_size, device=self.device)
+        rows = torch.stack([torch.full_like(tokens, self.bos), tokens], 1)
+        return torch.cat([self.read(part, [layer])[layer][:, 1] for part in rows.split(batch)]).clone()
+
     # --- generation ---
 
     @torch.inference_mode()

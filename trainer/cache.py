@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
-from trainer.harvest import BYTES, Harvest, HarvestError, count, map_activations, write_activations
+from trainer.harvest import BYTES, Harvest, HarvestError, count, map_activations, neighbours, write_activations
 
 MANIFEST, TOKENS = "manifest.json", "tokens.npy"
 
@@ -121,7 +121,7 @@ def _filled(
     for file in files.values():
         if len(tokens) != n or file.stat().st_size != n * model.d_model * BYTES:
             raise HarvestError(f"{file} is not of the {n:,} tokens of this text: it is damaged. Remove {where}, or give another --cache.")
-    return Harvest({layer: map_activations(file, n) for layer, file in files.items()}, tokens)
+    return Harvest({layer: map_activations(file, n) for layer, file in files.items()}, tokens, *neighbours(passages))
 
 
 def _keep_tokens(where: Path, tokens: Tensor) -> None:

@@ -20,7 +20,7 @@ from lexiscope.dictionary import Dictionary, SparseCode, gather_sum, top_k
 from lexiscope.evidence import lift_names
 from trainer import kernels
 from trainer.recipes import Recipe, RecipeError
-from trainer.start import Centring, centring, covariance, outside, principal_directions, starting_rows, token_sums
+from trainer.start import Centring, Surroundings, centring, material, outside, principal_directions, starting_rows
 
 REMEMBERED = 65536
 """Tokens, the last trained on, whose firings the names of highest lift are read from."""
@@ -75,8 +75,9 @@ class Fit:
         d_sae: int,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        around: Surroundings | None = None,
     ) -> None:
-        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e].
+        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e]; some anchor sets are made from `around`.
 
         Raises RecipeError where k > d_sae, or where the anchor set cannot be made from these.
         """
@@ -86,11 +87,10 @@ class Fit:
         self.random = torch.Generator().manual_seed(seed)
         self.centring = centring(x)
         self.device = torch.device(device)
-        spread = covariance(x, self.centring)
-        self.principal = principal_directions(spread, recipe.dense_rank)
-        sums = token_sums(x, tokens, self.centring, len(embedding))
-        self.counts = sums.counts
-        self.anchors = self._anchors(Material(embedding.cpu(), sums, spread, seed=seed))
+        found = material(x, tokens, self.centring, embedding=embedding, around=around, seed=seed)
+        self.principal = principal_directions(found.covariance, recipe.dense_rank)
+        self.counts = found.current.counts
+        self.anchors = self._anchors(found)
         self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device)
         self.assigned = torch.full((d_sae,), -1, device=self.device)
         self.fired = torch.zeros(d_sae, dtype=torch.bool, device=self.device)
@@ -110,10 +110,10 @@ class Fit:
 
     # --- the start ---
 
-    def _anchors(self, material: Material) -> Tensor:
+    def _anchors(self, found: Material) -> Tensor:
         """[vocab, d] in scaled space, outside the dense path's directions."""
         try:
-            anchors = ANCHOR_SETS[self.recipe.anchors](material)
+            anchors = ANCHOR_SETS[self.recipe.anchors](found)
         except ValueError as error:
             raise RecipeError(f"Anchors '{self.recipe.anchors}' cannot be fitted: {error}") from error
         if anchors.shape[1] != len(self.principal):

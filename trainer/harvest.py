@@ -34,11 +34,24 @@ class Harvest(NamedTuple):
     """{layer: [n, d_model] bf16, memory-mapped}"""
     tokens: Tensor
     """[n] the token each activation stands on"""
+    previous: Tensor
+    """[n] the token before it (BOS opens a passage)"""
+    following: Tensor
+    """[n] the token after it, −1 at a passage's end"""
 
 
 def count(passages: Sequence[np.ndarray]) -> int:
     """Tokens that a harvest of these passages holds: all but BOS."""
     return sum(len(passage) - 1 for passage in passages)
+
+
+def neighbours(passages: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(previous, following) of every position of a harvest of these passages, in its order."""
+    before, after = [], []
+    for batch in batches(passages):
+        before.append(batch.tokens.roll(1, 1)[batch.mask])
+        after.append(batch.next_tokens[batch.mask])
+    return torch.cat(before), torch.cat(after)
 
 
 @contextmanager
@@ -57,7 +70,7 @@ def harvest(
     with tempfile.TemporaryDirectory(dir=folder, prefix="harvest-") as where:
         files = {layer: Path(where, f"{layer}.bf16") for layer in layers}
         tokens = write_activations(model, passages, files, advance=advance)
-        yield Harvest({layer: map_activations(file, len(tokens)) for layer, file in files.items()}, tokens)
+        yield Harvest({layer: map_activations(file, len(tokens)) for layer, file in files.items()}, tokens, *neighbours(passages))
 
 
 def write_activations(

@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 
 from lexiscope.checkpoint import new_checkpoint, save_weights
 from lexiscope.language_model import LanguageModel, hook_name
+from trainer.choosing import settled
 from trainer.distributed import Ranks
 from trainer.fitting import Fit
 from trainer.harvest import Harvest
@@ -51,7 +52,7 @@ class Job:
         self._distinct += filling.tokens if filling.epoch == 0 else 0
         if found is not None:
             x = found.activations[self.layer]
-            training = self._training or self._begin(x, found.tokens, progress)
+            training = self._training or self._begin(found, progress)
             self._training = training
             training.over(x, found.tokens, nth=filling.nth, begins=self._begins, last=filling.last)
             if training.step == self.steps:
@@ -60,8 +61,11 @@ class Job:
                 training.fit.x, training.fit.tokens = torch.empty(0, x.shape[1]), torch.empty(0, dtype=torch.long)
         self._begins += filling.tokens // self.recipe.batch
 
-    def _begin(self, x: torch.Tensor, tokens: torch.Tensor, progress: Progress) -> Training:
-        fit = Fit(self.recipe, x, tokens, embedding=self.model.embedding, d_sae=self.width, seed=self.plan.seed)
+    def _begin(self, found: Harvest, progress: Progress) -> Training:
+        model, width, seed = self.model, self.width, self.plan.seed
+        recipe, around = settled(self.recipe, model, found, self.layer, width=width, seed=seed)
+        x, tokens = found.activations[self.layer], found.tokens
+        fit = Fit(recipe, x, tokens, embedding=model.embedding, d_sae=width, seed=seed, device=model.device, around=around)
         training = Training(fit, steps=self.steps, ranks=self.ranks)
         state = self.unfinished.load() if self.plan.resume else None
         if state:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lexiscope.anchor_sets import Material
 from lexiscope.anchors import TokenSums, rows_per_token
 
 OUTLIER = 4.0
@@ -65,6 +66,30 @@ def token_sums(x: Tensor, tokens: Tensor, centred: Centring, vocab_size: int) ->
     for rows in centred.kept[tokens[centred.kept] >= 0].split(CHUNK):
         sums.add(tokens[rows].long(), centred.normalise(x[rows]))
     return sums
+
+
+class Surroundings(NamedTuple):
+    """What anchor sets other than the mean state by current token are made from."""
+
+    previous: Tensor
+    """[n] the token before each of the starting sample"""
+    following: Tensor
+    """[n] the token after, −1 for none"""
+    unembedding: Tensor
+    """[vocab, d] rows that read a token's logit"""
+    unigram: Tensor | None
+    """[vocab, d] raw state of each token alone after BOS; None where it was not worth a pass of the model"""
+
+
+def material(x: Tensor, tokens: Tensor, centred: Centring, *, embedding: Tensor, around: Surroundings | None, seed: int) -> Material:
+    """All that anchors of this layer can be made from, in scaled space."""
+    sums = token_sums(x, tokens, centred, len(embedding))
+    found = Material(embedding.cpu(), sums, covariance(x, centred), seed=seed)
+    if around is None:
+        return found
+    before, after = (token_sums(x, at, centred, len(embedding)) for at in (around.previous, around.following))
+    unigram = None if around.unigram is None else centred.normalise(around.unigram.cpu())
+    return found._replace(previous=before, following=after, unembedding=around.unembedding.cpu().clone(), unigram=unigram)
 
 
 def covariance(x: Tensor, centred: Centring) -> Tensor:
