@@ -25,6 +25,9 @@ from trainer.start import Centring, Surroundings, centring, material, outside, p
 REMEMBERED = 65536
 """Tokens, the last trained on, whose firings the names of highest lift are read from."""
 
+ENCODED = 1024
+"""Tokens whose pre-activations are held at once on a CPU: 206 MB at F 50,257."""
+
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven times slower than fp32."""
@@ -91,7 +94,7 @@ class Fit:
         self.principal = principal_directions(found.covariance, recipe.dense_rank)
         self.counts = found.current.counts
         self.anchors = self._anchors(found)
-        self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device)
+        self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device) if recipe.anchored else self.anchors[:0]
         self.assigned = torch.full((d_sae,), -1, device=self.device)
         self.fired = torch.zeros(d_sae, dtype=torch.bool, device=self.device)
         self.silent = torch.zeros(d_sae, dtype=torch.int32, device=self.device)
@@ -104,7 +107,7 @@ class Fit:
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
         self.matmul_dtype = fast_dtype(self.device)
-        self.pre_activations = None if self.device.type == "cuda" else _buffer(recipe.batch, d_sae)
+        self.pre_activations = None if self.device.type == "cuda" else _buffer(min(recipe.batch, ENCODED), d_sae)
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=-(-REMEMBERED // recipe.batch))
 

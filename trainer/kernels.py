@@ -60,15 +60,22 @@ def encode_top_k(y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, buffer: T
     greatest, so k values would come before it. Ties fall the same way in both stages, as the order is (value, lower index first).
 
     y and encoder are float32 or bfloat16, b_enc float32, values float32. The kernel accumulates in float32; the plain path rounds
-    the product to y's dtype, and works in `buffer` [≥ n, F] where one is given (fresh pages cost a CPU more than the top k).
+    the product to y's dtype, and works in `buffer` [rows, F] where one is given, that many tokens at a time (fresh pages cost a CPU more
+    than the top k).
     """
-    n, n_features = len(y), len(encoder)
     if has_kernels(y):
         return _encode_top_k(y.contiguous(), encoder.contiguous(), b_enc, k)
-    pre = torch.empty(n, n_features, device=y.device) if buffer is None else buffer[:n]
-    if y.dtype == torch.float32:
-        return top_k(torch.addmm(b_enc, y, encoder.T, out=pre), k)
-    return top_k(torch.add(y @ encoder.T, b_enc, out=pre), k)
+    if buffer is None:
+        buffer = torch.empty(len(y), len(encoder), device=y.device)
+    parts = []
+    for part in y.split(len(buffer)):
+        pre = buffer[: len(part)]
+        if y.dtype == torch.float32:
+            torch.addmm(b_enc, part, encoder.T, out=pre)
+        else:
+            torch.add(part @ encoder.T, b_enc, out=pre)
+        parts.append(top_k(pre, k))
+    return SparseCode(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def decode(code: SparseCode, rows: Tensor) -> Tensor:

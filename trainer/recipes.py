@@ -34,7 +34,7 @@ class Recipe:
     """Tokens a step."""
     restarts: int = 4
     """How often, over the first 60 % of the steps, rows that no longer fire are restarted at badly reconstructed tokens (item 7)."""
-    aux_k: int = 256
+    aux_k: int = 64
     """Rows that have long been silent which also reconstruct each token's error (AuxK, arXiv 2406.04093 §A.2); 0 for none."""
     aux_after: int = 100
     """Steps without firing after which a row counts as silent."""
