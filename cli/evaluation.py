@@ -55,7 +55,6 @@ def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[E
     """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for what cannot be evaluated at all."""
     checkpoints = [load_checkpoint(run) for run in runs]
     for checkpoint in checkpoints:
-        refuse_unreadable(checkpoint)
         layer_of(checkpoint)
     text = fingerprint(ask.text)
     groups: dict[tuple[Any, ...], list[Checkpoint]] = {}
@@ -79,15 +78,6 @@ def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[E
 
 def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
     return lambda n: progress.advance(task, n)
-
-
-def refuse_unreadable(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for what another library's dictionary does that this one does not."""
-    asks = {"apply_b_dec_to_input": False, "rescale_acts_by_decoder_norm": False, "normalize_activations": "none"}
-    for key, value in asks.items():
-        if checkpoint.config.get(key, value) not in (value, None):
-            found = checkpoint.config[key]
-            raise CheckpointError(f"{checkpoint.path}: {key} is {found!r}; only {value!r} is read here, anything else would be wrong.")
 
 
 def layer_of(checkpoint: Checkpoint) -> int:

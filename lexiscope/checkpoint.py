@@ -28,6 +28,8 @@ from lexiscope.errors import CheckpointError
 
 WEIGHTS, CONFIG, ANCHORS, METRICS, LOG = "sae_weights.safetensors", "cfg.json", "anchors.safetensors", "metrics.json", "train.jsonl"
 DENSE_ARCHITECTURE = "lexiscope_topk_dense"
+CONVENTIONS = {"apply_b_dec_to_input": False, "rescale_acts_by_decoder_norm": False, "normalize_activations": "none"}
+"""What other libraries' dictionaries may do to their activations, and `lexiscope.dictionary.Dictionary` does not."""
 
 
 class AnchorFit(NamedTuple):
@@ -124,7 +126,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
     """Read a checkpoint folder; with `anchors=False` the anchors' fit stays on disk.
 
-    Raises CheckpointError: no folder, a missing or truncated file, a pickle, widths that disagree, an unknown architecture.
+    Raises CheckpointError: no folder, a missing or truncated file, a pickle, widths that disagree, an unknown architecture,
+    a convention of another library that would be read wrongly.
     """
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint folder at {path}.")
@@ -136,6 +139,9 @@ def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
     architecture = config.get("architecture")
     if architecture not in ("topk", DENSE_ARCHITECTURE):
         raise CheckpointError(f"{path}: architecture '{architecture}' is not one that can be read here (topk, {DENSE_ARCHITECTURE}).")
+    for key, value in CONVENTIONS.items():
+        if config.get(key) not in (value, None):
+            raise CheckpointError(f"{path}: {key} is {config[key]!r}; only {value!r} is read here, anything else would be wrong.")
     tensors = _read_tensors(path / WEIGHTS)
     try:
         weights = {name: tensors[name].float() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}

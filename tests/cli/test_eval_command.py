@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cli.evaluation import Ask, differences, evaluate_runs, layer_of, refuse_unreadable, table, write
+from cli.evaluation import Ask, differences, evaluate_runs, layer_of, table, write
 from lexiscope.checkpoint import METRICS, load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
@@ -90,7 +90,7 @@ def test_a_hook_point_or_a_convention_that_is_not_read_here_is_refused(copy: Pat
         layer_of(load_checkpoint(copy))
     edit(copy / "cfg.json", lambda c: c.update(normalize_activations="expected_average_only_in"))
     with pytest.raises(CheckpointError, match="normalize_activations"):
-        refuse_unreadable(load_checkpoint(copy))
+        load_checkpoint(copy)
 
 
 def test_a_dictionary_without_anchors_is_named_by_the_raw_embedding(copy: Path, model: LanguageModel, text_file: Path) -> None:
