@@ -109,7 +109,8 @@ class Fit:
         self.matmul_dtype = fast_dtype(self.device)
         self.pre_activations = None if self.device.type == "cuda" else _buffer(min(recipe.batch, ENCODED), d_sae)
         self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
-        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=-(-REMEMBERED // recipe.batch))
+        self.recent_steps = -(-REMEMBERED // recipe.batch)
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.recent_steps)
 
     # --- the start ---
 

@@ -77,7 +77,8 @@ class Training:
         self.step += 1
         rate = fit.recipe.learning_rate * min(1.0, self.step / (steps / 20), (steps - self.step + 1) / (steps / 3))
         mine = self.ranks.part(rows)
-        loss, squares = fit.step(fit.normalise(x[mine]), rate, tokens[mine])
+        remembered = tokens[mine] if steps - self.step < fit.recent_steps else None
+        loss, squares = fit.step(fit.normalise(x[mine]), rate, remembered)
         self._losses.append(loss)
         if self.step in self._restart_at:
             fit.restart(fit.normalise(x[rows]), tokens[rows], self.ranks.gathered(squares))
