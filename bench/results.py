@@ -274,6 +274,9 @@ def naming_section(groups: Sequence[Group], made: str) -> Iterator[str]:
 # --- reach ---
 
 
+RIVAL = {"supported_live": "support, live", "supported_firing": "support, firing", "coverage_supported": "coverage"}
+
+
 class Aim(NamedTuple):
     words: str
     value: float | None
@@ -305,15 +308,22 @@ def aims(layer: dict[str, Group]) -> list[Aim]:
     for name in CONTROLS:
         control = layer.get(name)
         found.append(Aim(f"{name} anchors, supported ≤ 0.05", control and control.m.get("supported_live"), CHANCE, False))
-    rivals = {way: plain.m[f"named_{way}"] for way in ("nearest", "lift", "lens") if f"named_{way}" in plain.m} if plain else {}
-    own = m.get("named_nearest", {})
-    for key, words in (("supported_live", "support, live"), ("supported_firing", "support, firing"), ("coverage_supported", "coverage")):
-        best = max((rival[key] for rival in rivals.values()), default=None)
-        found.append(Aim(f"{words} − plain's, best named afterwards ≥ 0", _minus(own.get(key), best), 0.0, True))
+    for rival in (plain, layer.get("matched")):
+        found += _beside(m.get("named_nearest", {}), rival)
     stable = [way.get("recurs") for kind, way in (plain.stability if plain else {}).items() if kind in WAYS]
     mine = vasae.stability.get("nearest", {}).get("recurs")
     found.append(Aim("stability − plain's, best named afterwards ≥ 0", _minus(mine, max(stable, default=None)), 0.0, True))
     return found
+
+
+def _beside(own: dict[str, float], rival: Group | None) -> list[Aim]:
+    """Names by the own anchors beside the best way of naming a dictionary without anchors afterwards."""
+    ways = [rival.m[f"named_{way}"] for way in ("nearest", "lift", "lens") if f"named_{way}" in rival.m] if rival else []
+    name = rival.name if rival else "a dictionary without anchors"
+    best = {key: max((way[key] for way in ways), default=None) for key in RIVAL}
+    return [
+        Aim(f"{words} − {name}'s, best named afterwards ≥ 0", _minus(own.get(key), best[key]), 0.0, True) for key, words in RIVAL.items()
+    ]
 
 
 def _minus(a: float | None, b: float | None) -> float | None:
