@@ -1,7 +1,9 @@
 """Plotly figures, as JSON, of numbers that are in the page's record and on the page without them."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -75,23 +77,22 @@ def densities(data: Histogram) -> str:
 
 @lru_cache(maxsize=256)
 def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, logarithmic: bool) -> str:
-    left, right = edges[:-1], edges[1:]
-    middles = [(a * b) ** 0.5 if logarithmic and a > 0 else (a + b) / 2 for a, b in zip(left, right, strict=True)]
-    labels = [f"{a:.3g} to {b:.3g}" for a, b in zip(left, right, strict=True)]
-    widths = [b - a for a, b in zip(left, right, strict=True)]
+    labels = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
+    at = [math.log10(edge) for edge in edges] if logarithmic else list(edges)
     figure = go.Figure(
         go.Bar(
-            x=middles,
+            x=[(a + b) / 2 for a, b in pairwise(at)],
             y=list(counts),
-            width=None if logarithmic else widths,
+            width=[b - a for a, b in pairwise(at)],
             customdata=labels,
             marker={"color": COLOURS[1]},
             hovertemplate="%{customdata}: %{y:,}<extra></extra>",
         )
     )
     _dress(figure, x=x, y=y)
-    if logarithmic:
-        figure.update_xaxes(type="log", exponentformat="power")
+    if logarithmic:  # decades on a linear axis of exponents: on plotly's own log axis bars have no width
+        decades = range(math.ceil(at[0]), math.floor(at[-1]) + 1)
+        figure.update_xaxes(tickvals=list(decades), ticktext=[f"10<sup>{d}</sup>" for d in decades])
     return str(figure.to_json())
 
 
