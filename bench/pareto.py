@@ -1,16 +1,12 @@
-"""`python bench/pareto.py`: draws docs/results/pareto-<model>-<layer>.svg: what a share of names or of alignment costs in ΔCE.
+"""The drawing of docs/results/pareto-<model>-<layer>.svg, which bench/results.py asks for: what a share of names or of alignment costs in ΔCE.
 
 A point is a run; the sweep's points are those of `<layer>-sweep-*`, the recipes' are labelled squares. Plain SVG: no plotting
 library of this project draws a file without a browser.
 """
 
-import sys
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import NamedTuple
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 360, 260, 60, 50, 90
 
@@ -57,15 +53,3 @@ def _axes(left: float, words: str, low: float, high: float) -> list[str]:
         parts.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{low + tick / 5 * (high - low):.3f}</text>')
     parts.append(f'<text x="{left + WIDTH / 2}" y="{bottom + 42}" text-anchor="middle">ΔCE, nats a token</text>')
     return [*parts, f'<text x="{left}" y="{TOP - 8}">{escape(words)}</text>']
-
-
-def main() -> None:
-    from bench.results import FOLDER, load, plots
-
-    for folder in sorted(path for path in FOLDER.iterdir() if path.is_dir()):
-        for name in plots(folder.name, load(folder)[0], FOLDER):
-            print(f"drawn {FOLDER / name}")
-
-
-if __name__ == "__main__":
-    main()

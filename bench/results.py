@@ -245,7 +245,7 @@ def section(model: str, groups: Sequence[Group], commands: Sequence[str], plots:
     if plots:
         yield "### Trade-off\n"
         yield from (f"![supported and aligned share against ΔCE](results/{plot})" for plot in plots)
-        yield f"\n*Made by `python bench/pareto.py` from `docs/results/{model}/*.json`.*\n"
+        yield f"\n*Drawn by `python bench/results.py` from `docs/results/{model}/*.json`.*\n"
     yield "<details><summary>The commands that trained these</summary>\n\n```"
     yield from dict.fromkeys(commands)
     yield "```\n\n</details>\n"
