@@ -1,4 +1,4 @@
-"""The drawing of docs/results/pareto-<model>-<layer>.svg, which bench/results.py asks for: what a share of names or of alignment costs in ΔCE.
+"""The drawing of docs/results/pareto-<model>-<layer>.svg, for bench/results.py: what a share of names or of alignment costs in ΔCE.
 
 A point is a run; the sweep's points are those of `<layer>-sweep-*`, the recipes' are labelled squares. Plain SVG: no plotting
 library of this project draws a file without a browser.
