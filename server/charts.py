@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 
 from lexiscope.records import Histogram, LayerSummary
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+"""Plotly's own <sup> would be smaller than the 14 px that text has at least."""
 SHARES = {
     "aligned_all": "aligned, all features",
     "aligned_live": "aligned, live features",
@@ -92,7 +94,7 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
     _dress(figure, x=x, y=y)
     if logarithmic:  # decades on a linear axis of exponents: on plotly's own log axis bars have no width
         decades = range(math.ceil(at[0]), math.floor(at[-1]) + 1)
-        figure.update_xaxes(tickvals=list(decades), ticktext=[f"10<sup>{d}</sup>" for d in decades])
+        figure.update_xaxes(tickvals=list(decades), ticktext=[f"10{str(d).translate(RAISED)}" for d in decades])
     return str(figure.to_json())
 
 
