@@ -14,6 +14,12 @@ settings.register_profile("lexiscope", deadline=None)  # machines are noisy: a s
 settings.load_profile("lexiscope")
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Every test draws the same random numbers, alone or among others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_model(tmp_path_factory.mktemp("models") / "tiny")
