@@ -2,11 +2,12 @@
 
 Weights are in the raw space of the hook point: whatever centring and scaling training used is folded in (`fold`), so that
 `x̂ = Σ_j values_j · W_dec[indices_j] + (x P) Q + b_dec` with `values, indices = TopK(ReLU(x W_enc + b_enc), k)`.
-The dense path (P, Q) is there only where a recipe asks for it.
+The dense path (P, Q) is there only where a recipe asks for it. Dictionaries of other libraries may select by a threshold
+instead of TopK, and may normalise each x first; what else they do is folded into the weights (`lexiscope.foreign`).
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,17 @@ class SparseCode(NamedTuple):
     """[n, k] feature indices."""
 
 
+class Selection(NamedTuple):
+    """The code of n tokens, and what came nearest to being in it."""
+
+    code: SparseCode
+    lost: SparseCode
+    """[n, m] the highest positive pre-activations that were not selected; padded with value 0"""
+
+
 @dataclass(frozen=True)
 class Dictionary:
-    """A sparse autoencoder with TopK code. All tensors share dtype and device."""
+    """A sparse autoencoder with a TopK code, or with one by thresholds. All tensors share dtype and device."""
 
     W_enc: Tensor
     """[d_in, d_sae]"""
@@ -35,10 +44,15 @@ class Dictionary:
     b_dec: Tensor
     """[d_in]"""
     k: int
+    """0 where `threshold` selects"""
     dense_in: Tensor | None = None
     """[d_in, rank] P of the dense path"""
     dense_out: Tensor | None = None
     """[rank, d_in] Q of the dense path"""
+    threshold: Tensor | None = None
+    """[d_sae] a feature fires where its pre-activation is positive and above its threshold (JumpReLU; zeros: ReLU)"""
+    normalise: Literal["none", "constant_norm", "layer_norm"] = "none"
+    """what is done to each x before encoding and undone after decoding: scaled to norm √d, or standardised over its width"""
 
     @property
     def d_in(self) -> int:
@@ -54,16 +68,51 @@ class Dictionary:
         return F.normalize(self.W_dec, dim=-1)
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """[n, d_sae] before ReLU and TopK, for x [n, d_in]."""
+        """[n, d_sae] before the selection, for x [n, d_in]."""
+        if self.normalise != "none":
+            x = (x - self._shift(x)) / self._scale(x)
         return F.linear(x, self.W_enc.T, self.b_enc)
 
     def encode(self, x: Tensor) -> SparseCode:
-        """The k largest pre-activations of each row of x [n, d_in], negatives set to 0."""
-        return top_k(self.pre_activations(x), self.k)
+        """The features of each row of x [n, d_in] that are selected; as many columns as the fullest row needs."""
+        if self.threshold is None:
+            return top_k(self.pre_activations(x), self.k)
+        return self.select(x, lost=0).code
 
-    def decode_sparse(self, code: SparseCode) -> Tensor:
-        """[n, d_in] the sparse part alone, without bias or dense path."""
-        return gather_sum(code, self.W_dec)
+    def select(self, x: Tensor, *, lost: int) -> Selection:
+        """As `encode`, and the `lost` highest pre-activations beside it."""
+        pre = self.pre_activations(x)
+        if self.threshold is None:
+            wide = pre.topk(min(self.k + lost, self.d_sae), dim=-1)
+            values = wide.values.relu_()
+            code = SparseCode(values[:, : self.k], wide.indices[:, : self.k])
+            return Selection(code, SparseCode(values[:, self.k :], wide.indices[:, self.k :]))
+        fires = (pre > self.threshold) & (pre > 0)
+        width = max(1, int(fires.sum(-1).max())) if len(pre) else 1
+        code = SparseCode(*pre.masked_fill(~fires, 0).topk(width, dim=-1))
+        silent = pre.masked_fill_(fires, 0).relu_().topk(min(lost, self.d_sae), dim=-1)
+        return Selection(code, SparseCode(silent.values, silent.indices))
+
+    def _scale(self, x: Tensor) -> Tensor | float:
+        """[n, 1] what x was divided by before encoding."""
+        match self.normalise:
+            case "constant_norm":
+                return x.norm(dim=-1, keepdim=True) / self.d_in**0.5
+            case "layer_norm":
+                return x.std(dim=-1, keepdim=True) + 1e-5
+        return 1.0
+
+    def _shift(self, x: Tensor) -> Tensor | float:
+        """[n, 1] what was taken off x before that."""
+        return x.mean(dim=-1, keepdim=True) if self.normalise == "layer_norm" else 0.0
+
+    def decode_sparse(self, code: SparseCode, x: Tensor) -> Tensor:
+        """[n, d_in] the sparse part alone, without bias or dense path (x feeds only the normalisation's scale)."""
+        return gather_sum(code, self.W_dec) * self._scale(x)
+
+    def writes(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
+        """[m, d_in] what one feature each, features [m], adds to the reconstruction of x [m, d_in] at activation values [m]."""
+        return values[:, None] * self.W_dec[features] * self._scale(x)
 
     def dense_part(self, x: Tensor) -> Tensor:
         """[n, d_in] what the dense path adds; zeros where there is none."""
@@ -72,8 +121,8 @@ class Dictionary:
         return (x @ self.dense_in) @ self.dense_out
 
     def decode(self, code: SparseCode, x: Tensor) -> Tensor:
-        """[n, d_in] the whole reconstruction of x from its code (x itself feeds only the dense path)."""
-        return self.decode_sparse(code) + self.dense_part(x) + self.b_dec
+        """[n, d_in] the whole reconstruction of x from its code (x itself feeds only the dense path and the normalisation)."""
+        return self.decode_sparse(code, x) + self.dense_part(x) + self.b_dec * self._scale(x) + self._shift(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """[..., d_in] reconstruction of a residual stream [..., d_in]."""

@@ -58,6 +58,10 @@ class Neighbour(FeatureRef):
     similarity: float = Field(description="cosine of the two decoder directions")
 
 
+class Coactive(FeatureRef):
+    jaccard: float = Field(description="positions on which both fire, over positions on which either does, in a sample of the text")
+
+
 class Context(Record):
     """A stretch of one passage around a firing (or nearly firing) position."""
 
@@ -78,11 +82,38 @@ class Histogram(Record):
     zeros: int
 
 
+class Moments(Record):
+    """Of the activation, over the positions where the feature fires; absent below two firings or without spread."""
+
+    mean: float
+    std: float
+    skewness: float
+    kurtosis: float = Field(description="excess kurtosis: 0 for a normal distribution")
+
+
+class PositionHistogram(Record):
+    """Where in a passage it fires: bin i holds positions edges[i] to edges[i + 1] − 1 (position 0, BOS, is never encoded)."""
+
+    edges: list[int]
+    counts: list[int] = Field(description="firings in each bin")
+    totals: list[int] = Field(description="corpus positions in each bin: counts over totals is the density there")
+
+
 class Share(Record):
     """A measured share with what chance gives (METHOD.md §5: frequency-matched random tokens)."""
 
     value: float
     null: float
+
+
+class CausalEvidence(Record):
+    """What taking the feature away does to the next-token logits, at a sample of its own firings."""
+
+    n_contexts: int
+    top1: Share = Field(description="share of contexts where the name's logit falls most of all tokens'")
+    top5: Share
+    median_rank: float = Field(description="median rank of the name among the logits that fall, 0 = falls most")
+    q: float = Field(description="false-discovery-rate q-value of top5 over the features tested")
 
 
 class NameEvidence(Record):
@@ -98,6 +129,11 @@ class NameEvidence(Record):
     q_predicts: float
     supported: bool
     name_rank: int = Field(description="rank of the name (0 = top) when the direction is read through norm and unembedding")
+    causal: CausalEvidence | None = Field(None, description="absent where the ablation pass was not run or had no firing to use")
+    input_score: Share | None = Field(None, description="Arad et al. 2025: share of its top contexts whose strongest token is the name")
+    output_score: Share | None = Field(
+        None, description="Arad et al. 2025: rise of the name's rank-weighted probability when the feature is amplified on a neutral prompt"
+    )
 
 
 class Afterwards(Record):
@@ -105,7 +141,11 @@ class Afterwards(Record):
 
     lift: ScoredToken | None = Field(None, description="the token it fires on with the highest lift; score = share of its firings")
     logit: ScoredToken = Field(description="the top token of the direction through norm and unembedding; score = logit")
+    logit_share: float | None = Field(None, description="share of its firings that the top logit token follows")
     beats_name: bool = Field(description="the lift token takes more of its firings than the name does, by more than chance")
+    logit_beats_name: bool = Field(
+        False, description="the top logit token follows more of its firings than the name does, by more than chance"
+    )
 
 
 class FeatureRecord(Record):
@@ -131,13 +171,16 @@ class FeatureRecord(Record):
     phrase: list[Token] = Field(description="up to three tokens, by non-negative orthogonal matching pursuit")
     phrase_cosine: float
     n_same_name: int = Field(description="features of this dictionary with the same name, itself included")
+    n_same_family: int = Field(description="features whose name is this one but for case and outer space, itself included")
     live: bool
     density: float
     n_firings: int
     n_tokens: int = Field(description="corpus tokens the counts are over")
     mean_activation: float
     max_activation: float
+    moments: Moments | None = None
     histogram: Histogram
+    positions: PositionHistogram
     logits_positive: list[ScoredToken]
     logits_negative: list[ScoredToken]
     evidence: NameEvidence | None = Field(None, description="absent when the feature never fired on the corpus")
@@ -146,8 +189,10 @@ class FeatureRecord(Record):
     verdict_words: str
     contexts: list[Context]
     neighbours: list[Neighbour]
-    previous_layer: list[Neighbour]
+    previous_layer: list[Neighbour] = Field(description="nearest by decoder cosine, in the same set's dictionary one layer before")
     next_layer: list[Neighbour]
+    previous_coactive: list[Coactive] = Field(description="in the same dictionaries, those that fire on the same positions")
+    next_coactive: list[Coactive]
 
 
 class LayerSummary(Record):
@@ -157,9 +202,12 @@ class LayerSummary(Record):
     source: str
     layer: int
     recipe: str
+    origin: str = Field(description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)")
+    architecture: str = Field(description="as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …")
     d_in: int
     d_sae: int
-    k: int
+    k: int = Field(description="active features a token; 0 where no fixed number is selected (see l0)")
+    l0: float = Field(description="mean active features a token on the indexed text")
     anchor_kind: str
     n_live: int
     dead_share: float
@@ -170,7 +218,10 @@ class LayerSummary(Record):
     aligned_live_embedding: float
     supported_live: float
     supported_firing: float
+    half_live: float = Field(description="share of live features with at least half of their firings on the name's family")
     coverage: float
+    ablation_top1: float | None = Field(None, description="mean over the live features tested; absent where the ablation pass was not run")
+    ablation_top5: float | None = None
     verdicts: dict[str, int] = Field(description="features by verdict")
     random_cosine: float
     fve: float | None = None
@@ -259,6 +310,13 @@ class Collision(Record):
     n_live: int
 
 
+class HubToken(Record):
+    """A token among the nearest names of very many features: a name that says less than others."""
+
+    token: Token
+    n_near: int = Field(description="live features with it among their six nearest names")
+
+
 class DictionaryPage(Record):
     """`/{model}/{source}`: one dictionary."""
 
@@ -267,9 +325,13 @@ class DictionaryPage(Record):
     hook_name: str
     training: dict[str, Any] = Field(description="the checkpoint's metadata block: recipe, seed, tokens, versions")
     metrics: dict[str, Any] = Field(description="the checkpoint's metrics.json")
+    causal: dict[str, Any] | None = Field(
+        None, description="how the ablation pass was run: contexts a feature, prompt, strength; absent where it was not"
+    )
     cosine_histogram: Histogram = Field(description="nearest-anchor cosine of live features, linear bins; zeros = dead features")
     density_histogram: Histogram
     collisions: list[Collision] = Field(description="names shared by most features")
+    hub_tokens: list[HubToken]
     disagreements: list[FeatureRef] = Field(description="aligned live features whose evidence does not support the name")
     filters: Filters
     features: list[FeatureRef]

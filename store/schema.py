@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -27,6 +27,7 @@ def _columns(kind: type[TypeEngine[Any]], *names: str) -> list[sa.Column[Any]]:
 
 
 INTS = sa.ARRAY(sa.Integer)
+BIG_INTS = sa.ARRAY(sa.BigInteger)
 REALS = sa.ARRAY(sa.REAL)
 
 meta = sa.Table(
@@ -43,14 +44,18 @@ dictionary = sa.Table(
     _column("dictionary_id", sa.Integer),
     *_columns(sa.Text, "model", "source"),
     _column("layer", sa.Integer),
-    _column("recipe", sa.Text),
+    *_columns(sa.Text, "recipe", "origin", "architecture"),
     *_columns(sa.Integer, "d_in", "d_sae", "k"),
     *_columns(sa.Text, "hook_name", "anchor_kind", "model_path", "checkpoint_path", "corpus"),
     *_columns(sa.BigInteger, "n_tokens", "n_passages"),
     _column("vocab_size", sa.Integer),
-    _column("random_cosine", sa.REAL),
+    *_columns(sa.REAL, "l0", "random_cosine"),
     _column("histogram_edges", REALS),
+    _column("position_edges", INTS),
+    _column("position_totals", BIG_INTS),
     *_columns(sa.Text, "training", "metrics"),
+    _nullable("causal", sa.Text),
+    _nullable("mean_norm", sa.REAL),
     _nullable("previous_dictionary", sa.Integer),
     _nullable("next_dictionary", sa.Integer),
 )
@@ -60,9 +65,11 @@ layer_summary = sa.Table(
     metadata,
     *_columns(sa.Integer, "dictionary_id", "n_live"),
     *_columns(sa.REAL, "dead_share", "aligned_all", "aligned_live", "aligned_firing", "aligned_energy"),
-    *_columns(sa.REAL, "aligned_live_embedding", "supported_live", "supported_firing", "coverage"),
+    *_columns(sa.REAL, "aligned_live_embedding", "supported_live", "supported_firing", "half_live", "coverage"),
     _column("verdicts", sa.Text),
-    *[_nullable(name, sa.REAL) for name in ("fve", "delta_ce", "dense_share", "lookup_share")],
+    *[_nullable(name, sa.REAL) for name in ("fve", "delta_ce", "dense_share", "lookup_share", "ablation_top1", "ablation_top5")],
+    _column("hub_tokens", INTS),
+    _column("hub_counts", INTS),
     _column("index_tokens", sa.BigInteger),
     _column("cosine_counts", INTS),
     _column("cosine_edges", REALS),
@@ -84,13 +91,15 @@ feature = sa.Table(
     _column("next_cosines", REALS),
     _column("phrase_tokens", INTS),
     _column("phrase_cosine", sa.REAL),
-    _column("n_same_name", sa.Integer),
+    *_columns(sa.Integer, "n_same_name", "n_same_family"),
     _column("live", sa.Boolean),
     _column("verdict", sa.Text),
     _column("density", sa.REAL),
     _column("n_firings", sa.BigInteger),
     *_columns(sa.REAL, "mean_activation", "max_activation"),
+    *[_nullable(name, sa.REAL) for name in ("std_activation", "skewness", "kurtosis")],
     _column("histogram", INTS),
+    _column("positions", INTS),
     _column("pos_tokens", INTS),
     _column("pos_values", REALS),
     _column("neg_tokens", INTS),
@@ -101,18 +110,25 @@ feature = sa.Table(
         for name in (
             *("reads_here", "reads_here_null", "reads_family", "reads_family_null", "reads_near", "reads_near_null"),
             *("recall", "predicts", "predicts_null", "q_reads", "q_predicts"),
+            *("ablation_rank", "ablation_top1", "ablation_top1_null", "ablation_top5", "ablation_top5_null", "q_ablation"),
+            *("input_score", "input_score_null", "output_score", "output_score_null"),
         )
     ],
+    _nullable("ablation_contexts", sa.Integer),
     _column("supported", sa.Boolean),
     _nullable("lift_token", sa.Integer),
-    _nullable("lift_share", sa.REAL),
-    _column("beats_name", sa.Boolean),
+    *[_nullable(name, sa.REAL) for name in ("lift_share", "logit_share")],
+    *_columns(sa.Boolean, "beats_name", "logit_beats_name"),
     _column("neighbour_index", INTS),
     _column("neighbour_cosine", REALS),
     _column("previous_index", INTS),
     _column("previous_cosine", REALS),
     _column("next_index", INTS),
     _column("next_cosine", REALS),
+    _column("previous_coactive_index", INTS),
+    _column("previous_coactive_jaccard", REALS),
+    _column("next_coactive_index", INTS),
+    _column("next_coactive_jaccard", REALS),
 )
 
 context = sa.Table(

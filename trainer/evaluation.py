@@ -142,7 +142,7 @@ class _Sums:
         """Count one batch's positions x [n, d_in]; returns x̂ [n, d_in]."""
         dictionary = self.candidate.dictionary
         code = dictionary.encode(x)
-        sparse, dense = dictionary.decode_sparse(code), dictionary.dense_part(x)
+        sparse, dense = dictionary.decode_sparse(code, x), dictionary.dense_part(x)
         self.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
         self.firing.add(code)
         for naming in self.namings.values():
@@ -429,7 +429,7 @@ def quick_metrics(dictionary: Dictionary, x: Tensor, fit: AnchorFit | None = Non
     firing = metrics.FiringSums(dictionary.d_sae, x.device)
     for part in x.float().split(2048):
         code = dictionary.encode(part)
-        sums.add(part, dictionary.decode_sparse(code), dictionary.dense_part(part), dictionary.b_dec, code)
+        sums.add(part, dictionary.decode_sparse(code, part), dictionary.dense_part(part), dictionary.b_dec, code)
         firing.add(code)
     found = {"fve": sums.fve, "l0": sums.l0, "dead": (firing.firings == 0).double().mean().item()}
     if fit is not None:
