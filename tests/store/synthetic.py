@@ -5,6 +5,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ SILENT = len(WORDS) - 1
 """the token "7" names no feature"""
 VOCABULARY = 300
 HISTOGRAM_EDGES = [0.01, 0.1, 1.0, 10.0, 100.0]
+POSITION_EDGES = [1, 2, 4, 16, 64]
+UNTESTED = "other"
+"""the model whose ablation pass was not run"""
 
 
 class Dictionary(NamedTuple):
@@ -77,20 +81,26 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
     cosine = np.round(draw.uniform(0.1, 1.0, n), 3).astype("float32")
     supported = fired & (index % 3 == 0)
 
-    def share() -> pa.Array:
-        return pa.array(draw.uniform(0, 1, n).astype("float32"), mask=~fired)
+    def share(known: np.ndarray = fired) -> pa.Array:
+        return pa.array(draw.uniform(0, 1, n).astype("float32"), mask=~known)
 
     near = (index[:, None] + np.arange(1, 6)) % n
     near_cosine = np.tile(np.linspace(0.9, 0.5, 5), (n, 1))
     top = draw.integers(0, vocabulary, (n, 10))
     names = [name_of(int(number), vocabulary=vocabulary) for number in index]
 
+    families = [tokens.folded(word) for word in spellings(vocabulary)]
+    family_sizes = Counter(families[name] for name in names)
+    tested = fired & (entry.model != UNTESTED)
+
     def linked(there: bool) -> tuple[Any, Any]:
         return (near, near_cosine) if there else ([[]] * n, [[]] * n)
 
     (previous, previous_cosine), (following, following_cosine) = linked(links[0]), linked(links[1])
     evidence = ("reads_here", "reads_here_null", "reads_family", "reads_family_null", "reads_near", "reads_near_null")
-    evidence += ("recall", "predicts", "predicts_null", "q_reads", "q_predicts")
+    evidence += ("recall", "predicts", "predicts_null", "q_reads", "q_predicts", "logit_share")
+    causal = ("ablation_top1", "ablation_top1_null", "ablation_top5", "ablation_top5_null", "q_ablation", "input_score", "input_score_null")
+    causal += ("output_score", "output_score_null")
     return pa.table(
         {
             "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
@@ -108,29 +118,42 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
             "phrase_tokens": lists([[name] for name in names], pa.int32()),
             "phrase_cosine": cosine,
             "n_same_name": pa.array([names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()),
+            "n_same_family": pa.array([family_sizes[families[name]] for name in names], pa.int32()),
             "live": fired,
             "verdict": ["dead" if not f else "reads" if s else "unsupported" for f, s in zip(fired, supported, strict=True)],
             "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
             "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
             "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
             "max_activation": np.where(fired, 3 + index % 7, 0).astype("float32"),
+            "std_activation": share(fired & (index > 0)),
+            "skewness": share(fired & (index > 0)),
+            "kurtosis": share(fired & (index > 0)),
             "histogram": lists([[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)], pa.int32()),
+            "positions": lists([[0, 1, int(number), 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)], pa.int32()),
             "pos_tokens": lists(top, pa.int32()),
             "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
             "neg_tokens": lists(top[:, ::-1], pa.int32()),
             "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
             "name_rank": pa.array(index % 40, pa.int32()),
             **{name: share() for name in evidence},
+            **{name: share(tested) for name in causal},
+            "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
+            "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
             "supported": supported,
             "lift_token": pa.array(top[:, 0], pa.int32(), mask=~fired),
             "lift_share": share(),
             "beats_name": index % 5 == 0,
+            "logit_beats_name": index % 7 == 0,
             "neighbour_index": lists(near, pa.int32()),
             "neighbour_cosine": lists(near_cosine, pa.float32()),
             "previous_index": lists(previous, pa.int32()),
             "previous_cosine": lists(previous_cosine, pa.float32()),
             "next_index": lists(following, pa.int32()),
             "next_cosine": lists(following_cosine, pa.float32()),
+            "previous_coactive_index": lists([part[::-1] for part in previous], pa.int32()),
+            "previous_coactive_jaccard": lists(previous_cosine, pa.float32()),
+            "next_coactive_index": lists([part[::-1] for part in following], pa.int32()),
+            "next_coactive_jaccard": lists(following_cosine, pa.float32()),
         }
     )
 
@@ -178,6 +201,8 @@ def dictionary_table(dictionary_id: int, entry: Dictionary, *, links: tuple[bool
         "source": entry.source,
         "layer": entry.layer,
         "recipe": entry.recipe,
+        "origin": "lexiscope" if entry.recipe == "vasae" else "saelens",
+        "architecture": "topk",
         "d_in": 16,
         "d_sae": entry.d_sae,
         "k": 8,
@@ -189,14 +214,20 @@ def dictionary_table(dictionary_id: int, entry: Dictionary, *, links: tuple[bool
         "n_tokens": 1000 * entry.d_sae,
         "n_passages": 40,
         "vocab_size": vocabulary,
+        "l0": 7.5,
         "random_cosine": 0.25,
         "histogram_edges": HISTOGRAM_EDGES,
+        "position_edges": POSITION_EDGES,
+        "position_totals": [40, 80, 480, 1920],
         "training": json.dumps({"recipe": entry.recipe, "seed": 0}),
         "metrics": json.dumps({"fve": 0.75}),
+        "causal": None if entry.model == UNTESTED else json.dumps({"contexts": 4, "strength": 0.5}),
+        "mean_norm": None if entry.model == UNTESTED else 4.0,
         "previous_dictionary": dictionary_id - 1 if links[0] else None,
         "next_dictionary": dictionary_id + 1 if links[1] else None,
     }
     kinds = {"previous_dictionary": pa.int32(), "next_dictionary": pa.int32(), "histogram_edges": pa.list_(pa.float32())}
+    kinds |= {"causal": pa.string(), "mean_norm": pa.float32()}
     return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
 
 
@@ -207,19 +238,22 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "dictionary_id": dictionary_id,
         "n_live": live,
         "dead_share": 1 - live / entry.d_sae,
-        **dict.fromkeys((*shares, "supported_firing", "coverage"), 0.5),
+        **dict.fromkeys((*shares, "supported_firing", "half_live", "coverage"), 0.5),
         "verdicts": json.dumps({"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}),
         "fve": 0.75,
         "delta_ce": 0.125,
         "dense_share": None,
         "lookup_share": 0.25,
+        **dict.fromkeys(("ablation_top1", "ablation_top5"), None if entry.model == UNTESTED else 0.25),
+        "hub_tokens": [0, 3],
+        "hub_counts": [50, 20],
         "index_tokens": 1000 * entry.d_sae,
         "cosine_counts": [0, live],
         "cosine_edges": [-1.0, 0.0, 1.0],
         "density_counts": [live // 2, live - live // 2],
         "density_edges": [1e-5, 1e-3, 1e-1],
     }
-    return pa.table({name: pa.array([value], pa.float32() if name == "dense_share" else None) for name, value in row.items()})
+    return pa.table({name: pa.array([value], pa.float32() if value is None else None) for name, value in row.items()})
 
 
 def add(
