@@ -28,9 +28,8 @@ def named(run: Path) -> dict[str, Named]:
         sys.exit(f"{run} has no evidence.safetensors; `lexiscope eval {run} --text … --write` makes it.")
     found, checkpoint = load_file(evidence), load_checkpoint(run)
     names = {"nearest": found["names"]}
-    lift = getattr(checkpoint.fit, "lift", None)
-    if lift is not None:
-        names["lift"] = lift
+    if checkpoint.fit is not None and checkpoint.fit.lift is not None:
+        names["lift"] = checkpoint.fit.lift
     directions = checkpoint.dictionary.directions
     return {way: Named(tokens, directions, found["firings"], found["live"]) for way, tokens in names.items()}
 

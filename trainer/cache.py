@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
+from trainer.disk import whole
 from trainer.harvest import BYTES, Harvest, HarvestError, count, map_activations, neighbours, write_activations
 
 MANIFEST, TOKENS = "manifest.json", "tokens.npy"
@@ -97,7 +98,7 @@ def refuse_foreign(where: Path, origin: Origin) -> None:
 def _claim(where: Path, origin: Origin) -> None:
     refuse_foreign(where, origin)
     if not (where / MANIFEST).exists():
-        with _whole(where / MANIFEST) as partial:
+        with whole(where / MANIFEST) as partial:
             partial.write_text(json.dumps(origin._asdict(), indent=1) + "\n", encoding="utf-8")
 
 
@@ -127,18 +128,10 @@ def _filled(
 def _keep_tokens(where: Path, tokens: Tensor) -> None:
     file = where / TOKENS
     if not file.exists():
-        with _whole(file) as partial, partial.open("wb") as sink:
+        with whole(file) as partial, partial.open("wb") as sink:
             np.save(sink, tokens.int().numpy())
     elif not np.array_equal(np.load(file), tokens.numpy()):
         raise HarvestError(f"{file} holds other tokens than this text gives: the tokenizer has changed. Give another --cache.")
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` when the block ends well."""
-    partial = file.with_suffix(".partial")
-    yield partial
-    os.replace(partial, file)
 
 
 @contextmanager

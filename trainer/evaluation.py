@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lexiscope import evidence, metrics
-from lexiscope.anchors import ALIGNED, nearest_tokens, own_cosine
+from lexiscope.anchors import ALIGNED, nearest_tokens
 from lexiscope.checkpoint import METRICS, AnchorFit, write_json
 from lexiscope.dictionary import Dictionary, SparseCode
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
@@ -233,25 +233,10 @@ def rival_names(candidate: Candidate, model: LanguageModel) -> dict[str, Tensor]
     """
     fit, directions = candidate.fit, candidate.dictionary.directions
     found = {"assigned": fit.assigned} if (fit.assigned >= 0).any() else {}
-    lift = getattr(fit, "lift", None)
-    if lift is not None:
-        found["lift"] = lift
+    if fit.lift is not None:
+        found["lift"] = fit.lift
     lens = torch.cat([model.read_out(part).argmax(-1) for part in directions.split(512)])
     return found | {"lens": lens}
-
-
-def evaluate(
-    model: LanguageModel,
-    candidates: Sequence[Candidate],
-    passages: Sequence[np.ndarray],
-    *,
-    ce_tokens: int | None = None,
-    rivals: bool = True,
-    advance: Callable[[int], None] = lambda n: None,
-) -> list[dict[str, Any]]:
-    """`metrics.json` of each candidate, in order: `measure` without the results of each feature."""
-    found = measure(model, candidates, passages, ce_tokens=ce_tokens, rivals=rivals, advance=advance)
-    return [measured.metrics for measured in found]
 
 
 @torch.inference_mode()
@@ -416,23 +401,3 @@ def _cross_entropy(s: _Sums, baseline: _Baseline, tokens: int) -> dict[str, Any]
         "ce_recovered_mean": metrics.ce_recovered(ce, ce_sae, baseline.ablated_to(layer, mean)),
         "logit_lens_agreement": s.agree / tokens,
     }
-
-
-@torch.inference_mode()
-def quick_metrics(dictionary: Dictionary, x: Tensor, fit: AnchorFit | None = None) -> dict[str, float]:
-    """A few figures on held-out activations x [n, d_in], cheap enough to log while training.
-
-    `dead` counts features that fire on none of these few tokens: an upper bound of `dead_share`. With a fit, `aligned` is the
-    firing-weighted share of features at cosine ≥ 0.8 to the anchor they were assigned (unassigned ones count as not aligned).
-    """
-    sums = metrics.ReconstructionSums(dictionary.d_in, x.device)
-    firing = metrics.FiringSums(dictionary.d_sae, x.device)
-    for part in x.float().split(2048):
-        code = dictionary.encode(part)
-        sums.add(part, dictionary.decode_sparse(code, part), dictionary.dense_part(part), dictionary.b_dec, code)
-        firing.add(code)
-    found = {"fve": sums.fve, "l0": sums.l0, "dead": (firing.firings == 0).double().mean().item()}
-    if fit is not None:
-        cosines = own_cosine(dictionary.directions, fit.anchors, fit.assigned.clamp_min(0))
-        found["aligned"] = metrics.weighted_share((cosines >= ALIGNED) & (fit.assigned >= 0), firing.firings)
-    return found

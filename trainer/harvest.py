@@ -4,7 +4,6 @@ The files are memory-mapped, so that memory stays bounded whatever their size.
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import batches
+from trainer.disk import lacks_room
 
 BYTES = 2
 """of one bf16 number"""
@@ -122,9 +122,7 @@ def map_activations(file: Path, n: int) -> Tensor:
 
 def refuse_full_disk(where: Path, needed: int) -> None:
     """Raises HarvestError where `needed` bytes do not fit, before time is spent on making them."""
-    free = shutil.disk_usage(where).free
-    if needed > free:
+    if wrong := lacks_room(where, needed):
         raise HarvestError(
-            f"{needed / 1e9:,.1f} GB of activations do not fit under {where}, which has {free / 1e9:,.1f} GB free. Ask for fewer --tokens "
-            "or --layers, a smaller --buffer, or another place with --cache or TMPDIR."
+            f"Activations of {wrong}. Ask for fewer --tokens or --layers, a smaller --buffer, or another place with --cache or TMPDIR."
         )

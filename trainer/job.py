@@ -1,10 +1,6 @@
 """One dictionary of a plan, from its start to its folder: begun or resumed, trained filling after filling, kept safe, written."""
 
-import importlib.metadata
-import shlex
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +14,7 @@ from trainer.fitting import Fit
 from trainer.harvest import Harvest
 from trainer.logs import Log
 from trainer.loop import LogLine, Training
-from trainer.plan import Plan, destination, identity
+from trainer.plan import Plan, destination, identity, provenance
 from trainer.recipes import Recipe
 from trainer.snapshot import TRAINED, Unfinished
 from trainer.sources import Filling
@@ -101,23 +97,13 @@ class Job:
     def _write(self, training: Training) -> None:
         fitted, plan = training.fit.fitted(), self.plan
         details: dict[str, Any] = {
-            "recipe": self.recipe.name,
-            "config": self.unfinished.plan["recipe"],
-            "layer": self.layer,
-            "set": plan.set_name or self.recipe.name,
-            "model_id": self.model.id,
+            **provenance(plan, self.unfinished.plan, model_id=self.model.id),
             "anchors": fitted.anchor_kind,
             "scale": fitted.centring.scale,
             "mean_norm": fitted.centring.mean_norm,
-            "text": [Path(source).name for source in plan.sources],
-            "text_fingerprint": self.unfinished.plan["text"],
-            "seed": plan.seed,
             "tokens_distinct": self._distinct,
             "tokens_seen": training.step * self.recipe.batch,
             "seconds": round(training.seconds, 1),
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
-            "plan": self.unfinished.plan,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         }
         with new_checkpoint(self.unfinished.folder / TRAINED) as folder:
             save_weights(

@@ -5,11 +5,9 @@ validation loss. Rows are passages of at most 128 tokens, BOS first, which is ke
 training row validates (the paper's 10,000 beside 50,000); the held-out passages are the plan's, and so is their evaluation.
 """
 
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,21 +16,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lexiscope.checkpoint import LOG, METRICS, new_checkpoint, refuse_existing, save_weights, write_json
+from lexiscope.checkpoint import LOG, new_checkpoint, refuse_existing, save_weights
 from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel, hook_name
-from lexiscope.text import batches, fingerprint
+from lexiscope.text import batches
 from trainer.distributed import ALONE, Ranks
-from trainer.evaluation import Candidate, evaluate
+from trainer.evaluation import Candidate, measure
 from trainer.harvest import BYTES, HarvestError, map_activations, refuse_full_disk
 from trainer.paper import PaperLine, PaperRecipe, PaperTrained, Rows, train_paper
-from trainer.plan import Plan, destination, held_out_passages, identity, training_passages
+from trainer.plan import Plan, destination, held_out_passages, identity, provenance, training_passages
 from trainer.recipes import RecipeError
+from trainer.start import centring
 
 VALIDATES = 6
 """Every so many training rows one validates."""
-SINK = 4.0
-"""Positions whose norm is above this many medians are attention sinks: trained on here, but no part of a typical norm."""
 
 
 class _Task(NamedTuple):
@@ -70,7 +67,8 @@ def train_paper_recipes(model: LanguageModel, plan: Plan, *, console: Console, r
             for task in tasks:
                 if task.layer == layer:
                     done = _train(model, plan, task, training, validation, width, console)
-                    _write(model, plan, task, done, held_out, n_distinct=len(training.tokens), mean_norm=_mean_norm(training.activations))
+                    norm = centring(training.activations).mean_norm
+                    _write(model, plan, task, done, held_out, n_distinct=len(training.tokens), mean_norm=norm)
     return [task.path for task in tasks]
 
 
@@ -100,12 +98,6 @@ def read_rows(model: LanguageModel, passages: Sequence[np.ndarray], layer: int, 
     return Rows(map_activations(file, total), torch.cat(tokens), torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]]))
 
 
-def _mean_norm(x: Tensor) -> float:
-    """Of raw x [n, d] without attention sinks: the unit of steering strength."""
-    norms = torch.cat([part.float().norm(dim=-1) for part in x.split(65536)])
-    return norms[norms <= SINK * norms.median()].mean().item()
-
-
 def _train(model: LanguageModel, plan: Plan, task: _Task, training: Rows, validation: Rows, width: int, console: Console) -> PaperTrained:
     def report(line: PaperLine) -> None:
         validated = "" if line.validation_loss is None else f" validation {line.validation_loss:.4f}"
@@ -127,24 +119,15 @@ def _train(model: LanguageModel, plan: Plan, task: _Task, training: Rows, valida
 def _write(
     model: LanguageModel, plan: Plan, task: _Task, done: PaperTrained, held_out: list[np.ndarray], *, n_distinct: int, mean_norm: float
 ) -> None:
-    (measured,) = evaluate(model, [Candidate(task.layer, done.dictionary, done.fit, plan.seed)], held_out, ce_tokens=plan.ce_tokens)
+    (measured,) = measure(model, [Candidate(task.layer, done.dictionary, done.fit, plan.seed)], held_out, ce_tokens=plan.ce_tokens)
     details: dict[str, Any] = {
-        "recipe": task.recipe.name,
-        "config": asdict(task.recipe),
-        "layer": task.layer,
-        "set": plan.set_name or task.recipe.name,
-        "model_id": model.id,
+        **provenance(plan, identity(model, plan, task.recipe, task.layer), model_id=model.id),
         "anchors": "token embedding, raw",
         "scale": 1.0,
         "mean_norm": mean_norm,
-        "text": [Path(source).name for source in plan.sources],
-        "text_fingerprint": fingerprint(plan.sources),
-        "seed": plan.seed,
         "tokens_distinct": n_distinct,
         "tokens_seen": done.log[-1].tokens,
         "seconds": done.log[-1].seconds,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
-        "plan": identity(model, plan, task.recipe, task.layer),
     }
     with new_checkpoint(task.path) as folder:
         save_weights(
@@ -156,5 +139,5 @@ def _write(
             context=plan.length,
             details=details,
         )
-        write_json(folder / METRICS, measured)
+        measured.save(folder)
         (folder / LOG).write_text("".join(json.dumps(line._asdict()) + "\n" for line in done.log))

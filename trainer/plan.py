@@ -1,5 +1,8 @@
 """What `lexiscope train` is asked for: the plan, what is wrong with it, what its weights follow from, and its passages."""
 
+import importlib.metadata
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -90,6 +93,24 @@ def identity(model: LanguageModel, plan: Plan, recipe: Recipe, layer: int) -> di
     text = {"text": fingerprint(plan.sources), "held_out": held_out_rule(plan)}
     what = {"recipe": asdict(recipe), "layer": layer, "width": plan.width or model.vocab_size}
     return {"model": model.id, "weights": model.fingerprint} | what | text | told
+
+
+def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict[str, Any]:
+    """What a checkpoint's metadata says of where it comes from, whatever trained it; `identified` as `identity` gives it."""
+    recipe = identified["recipe"]
+    return {
+        "recipe": recipe["name"],
+        "config": recipe,
+        "layer": identified["layer"],
+        "set": plan.set_name or recipe["name"],
+        "model_id": model_id,
+        "text": [Path(source).name for source in plan.sources],
+        "text_fingerprint": identified["text"],
+        "seed": plan.seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
+        "plan": identified,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
 
 
 def held_out_rule(plan: Plan) -> str:

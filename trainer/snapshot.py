@@ -21,6 +21,7 @@ import torch
 
 from lexiscope.checkpoint import CONFIG, LOG, load_checkpoint, refuse_existing, write_json
 from lexiscope.errors import CheckpointError
+from trainer.disk import lacks_room, whole
 from trainer.evaluation import Measured
 
 PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
@@ -73,7 +74,7 @@ class Unfinished:
                 raise CheckpointError(f"Another process is training {self.destination}; two would spoil each other's run.") from None
             self._lock = lock
             if not (self.folder / PLAN).is_file():
-                with _whole(self.folder / PLAN) as partial:
+                with whole(self.folder / PLAN) as partial:
                     write_json(partial, self.plan)
 
     # --- while training ---
@@ -97,7 +98,7 @@ class Unfinished:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""
-        with self._errors(), _whole(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
+        with self._errors(), whole(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
             try:
                 torch.save(state, sink)
             except RuntimeError as error:  # torch's zip writer hides the disk's own error in one of these
@@ -148,12 +149,8 @@ class Unfinished:
 
 def refuse_full_disk(where: Path, needed: int) -> None:
     """Raises CheckpointError where `needed` bytes do not fit under `where`."""
-    free = shutil.disk_usage(where).free
-    if needed > free:
-        raise CheckpointError(
-            f"Checkpoints and snapshots of {needed / 1e9:,.1f} GB do not fit under {where}, which has {free / 1e9:,.1f} GB free. "
-            "Free some disk, or give another place with --out."
-        )
+    if wrong := lacks_room(where, needed):
+        raise CheckpointError(f"Checkpoints and snapshots of {wrong}. Free some disk, or give another place with --out.")
 
 
 def load_details(path: Path) -> dict[str, Any]:
@@ -168,14 +165,3 @@ def _refuse_other(plan: dict[str, Any], found: dict[str, Any], where: Path) -> N
             f"{where} is a run of another plan ({'; '.join(other)}). It is kept: go on with the plan it was "
             "started with, or remove it first."
         )
-
-
-@contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` when the block ends well, and is removed otherwise."""
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from lexiscope.evidence import matched_controls, places
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages as passages_of
 from trainer import evaluation
-from trainer.evaluation import Candidate, Measured, check_candidates, evaluate, measure, quick_metrics
+from trainer.evaluation import Candidate, Measured, check_candidates, measure
 
 LAYER = 0
 
@@ -167,7 +167,7 @@ def test_several_dictionaries_and_layers_share_a_pass_without_changing_each_othe
     model: LanguageModel, held_out: list[np.ndarray], measured: Measured
 ) -> None:
     others = [candidate(model, seed=3, layer=1), candidate(model, dense=True), candidate(model, seed=4)]
-    together = evaluate(model, others, held_out)
+    together = [m.metrics for m in measure(model, others, held_out)]
     for key, value in measured.metrics.items():
         if isinstance(value, float):
             assert together[1][key] == pytest.approx(value, abs=1e-4), key
@@ -222,7 +222,7 @@ def test_every_way_of_naming_is_measured_where_it_is_known(model: LanguageModel,
     c = candidate(model)
     lens = evaluation.rival_names(c, model)["lens"]
     assert lens.tolist() == [model.read_out(row[None])[0].argmax().item() for row in c.dictionary.directions]
-    plain = evaluate(model, [c], held_out, rivals=False)[0]
+    plain = measure(model, [c], held_out, rivals=False)[0].metrics
     assert "named_lens" not in plain
 
 
@@ -238,9 +238,9 @@ def test_each_features_result_is_written_beside_the_metrics(measured: Measured, 
 def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: LanguageModel, held_out: list[np.ndarray]) -> None:
     c = candidate(model)
     with pytest.raises(LexiscopeError, match="0 tokens"):
-        evaluate(model, [c], held_out, ce_tokens=0)
+        measure(model, [c], held_out, ce_tokens=0)
     with pytest.raises(TextError, match="no held-out passage"):
-        evaluate(model, [c], [])
+        measure(model, [c], [])
     with pytest.raises(ModelError, match="no layer 9"):
         check_candidates(model, [c._replace(layer=9)])
     with pytest.raises(CheckpointError, match="width 7"):
@@ -249,19 +249,3 @@ def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: Lan
         )
     with pytest.raises(CheckpointError, match="Anchors for 5 tokens"):
         check_candidates(model, [c._replace(fit=c.fit._replace(anchors=torch.zeros(5, model.d_model)))])
-
-
-def test_quick_figures_agree_with_the_whole_evaluation(model: LanguageModel, held_out: list[np.ndarray]) -> None:
-    c = candidate(model)
-    x = torch.cat([model.read(torch.from_numpy(p).long()[None], [LAYER])[LAYER][0, 1:] for p in held_out])
-    whole = evaluate(model, [c], held_out, rivals=False)[0]
-    quick = quick_metrics(c.dictionary, x, c.fit)
-    assert quick["fve"] == pytest.approx(whole["fve"], abs=1e-4)
-    assert quick["l0"] == pytest.approx(whole["l0"], abs=1e-4)
-    assert quick["dead"] == pytest.approx(whole["dead_share"])
-    firings = torch.bincount(c.dictionary.encode(x).indices[c.dictionary.encode(x).values > 0], minlength=60)
-    aligned = [
-        a >= 0 and F.cosine_similarity(row, c.fit.anchors[a], dim=0).item() >= 0.8
-        for row, a in zip(c.dictionary.W_dec, c.fit.assigned.tolist(), strict=True)
-    ]
-    assert quick["aligned"] == pytest.approx(sum(f for f, a in zip(firings.tolist(), aligned, strict=True) if a) / firings.sum().item())

@@ -14,7 +14,7 @@ from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextEr
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
 from tests import tiny
-from trainer.evaluation import Candidate, evaluate
+from trainer.evaluation import Candidate, measure
 from trainer.fitting import Fit
 from trainer.logs import LOGGERS
 from trainer.loop import run
@@ -101,7 +101,7 @@ def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
             kept.append(passage)
             short -= len(passage) - 1
     assert found.fit is not None
-    (again,) = evaluate(model, [Candidate(0, found.dictionary, found.fit, 0)], kept)
+    again = measure(model, [Candidate(0, found.dictionary, found.fit, 0)], kept)[0].metrics
     for key, value in found.metrics.items():
         if isinstance(value, float):
             assert again[key] == pytest.approx(value, rel=1e-3, abs=2e-3), key
