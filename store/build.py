@@ -19,8 +19,13 @@ from lexiscope.settings import Settings
 from store import builds, duck, schema
 from store.errors import NoIndex, NotFound, WrongVersion
 
-SUMMARY_FROM_DICTIONARY = ("model", "source", "layer", "recipe", "d_in", "d_sae", "k", "anchor_kind", "random_cosine")
-NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "cosine_counts", "cosine_edges", "density_counts", "density_edges"}
+SUMMARY_FROM_DICTIONARY = (
+    *("model", "source", "layer", "recipe", "origin", "architecture"),
+    *("d_in", "d_sae", "k", "l0", "anchor_kind", "random_cosine"),
+)
+NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "hub_tokens", "hub_counts"} | {
+    f"{quantity}_{part}" for quantity in ("cosine", "density") for part in ("counts", "edges")
+}
 
 Row = sa.Row[*tuple[Any, ...]]
 """a result row of any width"""
@@ -37,6 +42,8 @@ class Dictionary:
     source: str
     layer: int
     recipe: str
+    origin: str
+    architecture: str
     d_in: int
     d_sae: int
     k: int
@@ -48,13 +55,20 @@ class Dictionary:
     n_tokens: int
     n_passages: int
     vocab_size: int
+    l0: float
     random_cosine: float
     histogram_edges: list[float]
+    position_edges: list[int]
+    position_totals: list[int]
     training: dict[str, Any]
     metrics: dict[str, Any]
+    causal: dict[str, Any] | None
+    mean_norm: float | None
     previous_dictionary: int | None
     next_dictionary: int | None
     summary: LayerSummary
+    hubs: list[tuple[int, int]]
+    """(token id, live features near it), most first"""
     cosine_histogram: Histogram
     density_histogram: Histogram
 
@@ -107,10 +121,12 @@ class Build:
             from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
             summary = LayerSummary(**from_dictionary, **numbers, verdicts=json.loads(sums["verdicts"]))
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
+            own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
             entries.append(
                 Dictionary(
                     **own,
                     summary=summary,
+                    hubs=list(zip(sums["hub_tokens"], sums["hub_counts"], strict=True)),
                     cosine_histogram=Histogram(
                         edges=sums["cosine_edges"], counts=sums["cosine_counts"], zeros=own["d_sae"] - sums["n_live"]
                     ),

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from lexiscope.records import Collision, DictionaryPage, Filters
+from lexiscope.records import Collision, DictionaryPage, Filters, HubToken
 from store import schema
 from store.build import REF_COLUMNS, Build, shown_token
 from store.listing import list_features
@@ -40,12 +40,14 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
         hook_name=entry.hook_name,
         training=entry.training,
         metrics=entry.metrics,
+        causal=entry.causal,
         cosine_histogram=entry.cosine_histogram,
         density_histogram=entry.density_histogram,
         collisions=[
             Collision(token=shown_token(vocabulary, row.name_token), n_features=row.n_features, n_live=int(row.n_live))
             for row in build.rows(shared)
         ],
+        hub_tokens=[HubToken(token=shown_token(vocabulary, token_id), n_near=n_near) for token_id, n_near in entry.hubs[:SHOWN]],
         disagreements=[build.ref(row) for row in build.rows(contradicted)],
         filters=filters,
         features=listed.features,

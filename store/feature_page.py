@@ -7,13 +7,17 @@ import sqlalchemy as sa
 from lexiscope.records import (
     VERDICT_WORDS,
     Afterwards,
+    CausalEvidence,
+    Coactive,
     Context,
     FeaturePage,
     FeatureRecord,
     FeatureRef,
     Histogram,
+    Moments,
     NameEvidence,
     Neighbour,
+    PositionHistogram,
     Share,
     Token,
 )
@@ -45,11 +49,13 @@ def _check_index(entry: Dictionary, index: int) -> None:
 
 
 def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Token]) -> FeatureRecord:
-    here, previous, following = _neighbours(
+    here, previous, following, previous_coactive, next_coactive = _related(
         build,
         (entry.dictionary_id, row.neighbour_index, row.neighbour_cosine),
         (entry.previous_dictionary, row.previous_index, row.previous_cosine),
         (entry.next_dictionary, row.next_index, row.next_cosine),
+        (entry.previous_dictionary, row.previous_coactive_index, row.previous_coactive_jaccard),
+        (entry.next_dictionary, row.next_coactive_index, row.next_coactive_jaccard),
     )
     return FeatureRecord(
         id=f"{entry.id}/{row[1]}",
@@ -72,13 +78,16 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Tok
         phrase=[shown_token(vocabulary, token_id) for token_id in row.phrase_tokens],
         phrase_cosine=row.phrase_cosine,
         n_same_name=row.n_same_name,
+        n_same_family=row.n_same_family,
         live=row.live,
         density=row.density,
         n_firings=row.n_firings,
         n_tokens=entry.n_tokens,
         mean_activation=row.mean_activation,
         max_activation=row.max_activation,
+        moments=_moments(row),
         histogram=Histogram(edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings),
+        positions=PositionHistogram(edges=entry.position_edges, counts=row.positions, totals=entry.position_totals),
         logits_positive=scored(vocabulary, row.pos_tokens, row.pos_values),
         logits_negative=scored(vocabulary, row.neg_tokens, row.neg_values),
         evidence=_evidence(row),
@@ -86,10 +95,18 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Tok
         verdict=row.verdict,
         verdict_words=VERDICT_WORDS[row.verdict],
         contexts=_contexts(build, entry, row[1], vocabulary),
-        neighbours=here,
-        previous_layer=previous,
-        next_layer=following,
+        neighbours=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in here],
+        previous_layer=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in previous],
+        next_layer=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in following],
+        previous_coactive=[Coactive(**dict(ref), jaccard=jaccard) for ref, jaccard in previous_coactive],
+        next_coactive=[Coactive(**dict(ref), jaccard=jaccard) for ref, jaccard in next_coactive],
     )
+
+
+def _moments(row: Row) -> Moments | None:
+    if row.std_activation is None or row.skewness is None or row.kurtosis is None:
+        return None
+    return Moments(mean=row.mean_activation, std=row.std_activation, skewness=row.skewness, kurtosis=row.kurtosis)
 
 
 def _evidence(row: Row) -> NameEvidence | None:
@@ -106,7 +123,26 @@ def _evidence(row: Row) -> NameEvidence | None:
         q_predicts=row.q_predicts,
         supported=row.supported,
         name_rank=row.name_rank,
+        causal=_causal(row),
+        input_score=_share(row.input_score, row.input_score_null),
+        output_score=_share(row.output_score, row.output_score_null),
     )
+
+
+def _causal(row: Row) -> CausalEvidence | None:
+    if not row.ablation_contexts:
+        return None
+    return CausalEvidence(
+        n_contexts=row.ablation_contexts,
+        top1=Share(value=row.ablation_top1, null=row.ablation_top1_null),
+        top5=Share(value=row.ablation_top5, null=row.ablation_top5_null),
+        median_rank=row.ablation_rank,
+        q=row.q_ablation,
+    )
+
+
+def _share(value: float | None, null: float | None) -> Share | None:
+    return None if value is None or null is None else Share(value=value, null=null)
 
 
 def _afterwards(row: Row, vocabulary: dict[int, Token]) -> Afterwards | None:
@@ -114,7 +150,7 @@ def _afterwards(row: Row, vocabulary: dict[int, Token]) -> Afterwards | None:
         return None
     [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
     lift = None if row.lift_token is None else scored(vocabulary, [row.lift_token], [row.lift_share])[0]
-    return Afterwards(lift=lift, logit=logit, beats_name=row.beats_name)
+    return Afterwards(lift=lift, logit=logit, logit_share=row.logit_share, beats_name=row.beats_name, logit_beats_name=row.logit_beats_name)
 
 
 def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: dict[int, Token]) -> list[Context]:
@@ -141,15 +177,14 @@ def _context(row: Row, passage: Sequence[int], vocabulary: dict[int, Token]) -> 
     )
 
 
-def _neighbours(build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]) -> list[list[Neighbour]]:
-    """Each list is (dictionary id or None, indices, cosines); all are looked up in one query."""
+def _related(build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]) -> list[list[tuple[FeatureRef, float]]]:
+    """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with their scores, in order."""
     wanted = [(dictionary_id, index) for dictionary_id, indices, _ in lists if dictionary_id is not None for index in indices]
     refs = _refs(build, wanted)
-    found: list[list[Neighbour]] = []
-    for dictionary_id, indices, cosines in lists:
+    found: list[list[tuple[FeatureRef, float]]] = []
+    for dictionary_id, indices, scores in lists:
         keys = [] if dictionary_id is None else [(dictionary_id, index) for index in indices]
-        pairs = [(refs[key], cosine) for key, cosine in zip(keys, cosines, strict=False) if key in refs]
-        found.append([Neighbour(**dict(ref), similarity=cosine) for ref, cosine in pairs])
+        found.append([(refs[key], score) for key, score in zip(keys, scores, strict=False) if key in refs])
     return found
 
 

@@ -36,6 +36,8 @@ class Place(NamedTuple):
     hook_name: str
     model_path: str
     checkpoint_path: str
+    mean_norm: float | None = None
+    """mean residual norm at its hook point, the unit of steering; None where it was not measured"""
 
 
 class Resolved(NamedTuple):
@@ -161,6 +163,7 @@ class Store:
                     hook_name=entry.hook_name,
                     model_path=entry.model_path,
                     checkpoint_path=entry.checkpoint_path,
+                    mean_norm=entry.mean_norm,
                 )
                 for entry in build.dictionaries.values()
             ]

@@ -142,7 +142,7 @@ def test_keeping_others_replaces_one_dictionary_and_changes_nothing_else(tmp_pat
     assert new.dictionary_page("tiny", "1-vasae", Filters()).summary.d_sae == 60
     assert len(new.home().models[1].layers) == 4
     for source, feature in before.items():
-        unlinked = {"previous_layer": [], "next_layer": []}
+        unlinked = {key: [] for key in ("previous_layer", "next_layer", "previous_coactive", "next_coactive")}
         assert new.feature("tiny", source, 5).feature == feature.model_copy(update=unlinked), source
     assert new.search("#0", Filters(model="tiny")).tokens[0].n_features > 0
     assert len(new.search("#0", Filters(model="tiny")).tokens) == 1, "the vocabulary is there once"
