@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.dictionary import SparseCode
+from lexiscope.errors import LexiscopeError
 
 NEAR = 32
 """`reads_near` looks this many tokens back."""
 FDR = 0.05
-CHUNK = 1024
+CHUNK = 4096
+TABLE = 1 << 21
+"""Cells of the table that names are looked up in: bytes that stay in a processor's cache."""
 KINDS = ("here", "family", "near", "predicts")
 
 
@@ -136,43 +139,107 @@ class Evidence(NamedTuple):
         return [words[bool(r), bool(p)] if alive else "dead" for r, p, alive in zip(reads, predicts, live, strict=True)]
 
 
+class _Marks:
+    """For one stretch of positions at a time: which of the vocabulary's tokens have the position's token in their family, or stand
+    near before it, marked in a table [positions, vocab] that stays in cache. A name is then one look-up, whatever its family's size."""
+
+    def __init__(self, families: Tensor) -> None:
+        """families [vocab, m], padded with −1."""
+        vocab, device = len(families), families.device
+        of, row = families.T.reshape(-1).long(), torch.arange(vocab, device=device).repeat(families.shape[1])
+        of, row = of[of >= 0], row[of >= 0]
+        order = of.argsort(stable=True)
+        self._relatives = row[order]
+        """the tokens that hold token 0 in their family, then those that hold token 1, …"""
+        self._sizes = torch.bincount(of, minlength=vocab)
+        self._starts = self._sizes.cumsum(0) - self._sizes
+        self._rows = max(1, (TABLE if device.type == "cpu" else 16 * TABLE) // (vocab + 1))
+        self._table = torch.zeros(self._rows * (vocab + 1), dtype=torch.bool, device=device)
+
+    def hold(self, candidates: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Two of [n, m] for candidates [n, m]: is the current token of each one's family, and does it stand near before?"""
+        n, width = len(candidates), len(self._sizes) + 1
+        row = torch.arange(n, device=candidates.device) % self._rows * width
+        asked = candidates + row[:, None]
+        sizes = self._sizes[place.current]
+        ends = sizes.cumsum(0)
+        along = torch.arange(int(ends[-1]), device=row.device)
+        relatives = self._relatives[along + (self._starts[place.current] - ends + sizes).repeat_interleave(sizes)]
+        relatives += row.repeat_interleave(sizes)
+        before = torch.where(place.before < 0, width - 1, place.before) + row[:, None]  # the last column is marked and never asked for
+        family, near = torch.empty_like(asked, dtype=torch.bool), torch.empty_like(asked, dtype=torch.bool)
+        stretches = torch.arange(0, n, self._rows, device=row.device)
+        bounds = [0, *ends[(stretches + self._rows - 1).clamp_max(n - 1)].tolist()]
+        for stretch, start in enumerate(range(0, n, self._rows)):
+            rows = slice(start, start + self._rows)
+            family[rows] = self._look_up(relatives[bounds[stretch] : bounds[stretch + 1]], asked[rows])
+            near[rows] = self._look_up(before[rows].reshape(-1), asked[rows])
+        return family, near
+
+    def _look_up(self, cells: Tensor, asked: Tensor) -> Tensor:
+        self._table.index_fill_(0, cells, True)  # indexing with brackets waits for all threads, several times a stretch
+        found = self._table.index_select(0, asked.reshape(-1))
+        self._table.index_fill_(0, cells, False)
+        return found.view_as(asked)
+
+
 class EvidenceCounts:
-    """Streaming counts of how often each feature's name, and a control drawn for each firing, hold where it fires. Merge by addition."""
+    """Streaming counts of how often each feature's name, and a control drawn for each firing, hold where it fires.
+
+    Any split of a text, in any order, counts the same; `merge` adds what another process counted with the same names.
+    """
 
     def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
         """names [d_sae] token ids; families [vocab, m]; controls [vocab, draws]."""
-        self.names, self.families, self.controls = names, families, controls
+        self.names, self.controls = names, controls
         self.vocab = len(families)
         self.firings = names.new_zeros(len(names), dtype=torch.long)
         self.hits = names.new_zeros(len(KINDS), len(names), dtype=torch.long)
         self.control_hits = names.new_zeros(len(KINDS), len(names), dtype=torch.long)
         self.occurrences = names.new_zeros(self.vocab, dtype=torch.long)
+        self._marks = _Marks(families)
 
     def add(self, code: SparseCode, place: Place) -> None:
         """Count one batch: code and place of the same n positions."""
         self.occurrences += torch.bincount(place.current, minlength=self.vocab)
         for start in range(0, len(place.current), CHUNK):
             rows = slice(start, start + CHUNK)
-            self._add_chunk(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows].int() for part in place)))
+            self._add_chunk(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in place)))
 
     def _add_chunk(self, code: SparseCode, place: Place) -> None:
         fired = code.values > 0
-        size = len(self.names)
-        self.firings += torch.bincount(code.indices[fired], minlength=size)
+        size, k = len(self.names), code.indices.shape[1]
         name = self.names[code.indices]
         drawn = (code.indices + place.current[:, None]) % self.controls.shape[1]  # any order of batches draws the same
-        for candidate, hits in ((name, self.hits), (self.controls[name, drawn], self.control_hits)):
-            for row, hit in enumerate(self._holds(candidate, place)):
-                hits[row] += torch.bincount(code.indices[hit & fired], minlength=size)
+        candidates = torch.cat([name, self.controls[name, drawn]], 1)
+        found = [hit.view(len(fired), 2, k) & fired[:, None] for hit in self._holds(candidates, place)]
+        cell = code.indices[:, None] + torch.arange(2, device=name.device)[:, None] * size
+        counted = torch.cat([cell[hit] + 2 * size * kind for kind, hit in enumerate(found)])
+        counts = torch.bincount(counted, minlength=2 * size * len(KINDS)).view(len(KINDS), 2, size)
+        self.hits += counts[:, 0]
+        self.control_hits += counts[:, 1]
+        self.firings += torch.bincount(code.indices[fired], minlength=size)
 
-    def _holds(self, candidate: Tensor, place: Place) -> tuple[Tensor, ...]:
-        """For candidates [n, k], in the order of KINDS: [n, k] does each hold at its position?"""
-        current = place.current[:, None]
-        short = candidate.int()
-        here = short == current
-        family = (self.families[candidate] == current[..., None]).any(-1)
-        near = (place.before[:, None] == short[..., None]).any(-1)
-        return here, here | family, here | near, short == place.following[:, None]
+    def _holds(self, candidates: Tensor, place: Place) -> tuple[Tensor, ...]:
+        """For candidates [n, m], in the order of KINDS: [n, m] does each hold at its position?"""
+        here = candidates == place.current[:, None]
+        family, near = self._marks.hold(candidates, place)
+        return here, here | family, here | near, candidates == place.following[:, None]
+
+    def state(self) -> dict[str, Tensor]:
+        """What was counted so far, as plain tensors: all that `merge_state` of another process needs, names and families apart."""
+        return {name: getattr(self, name) for name in ("names", "firings", "hits", "control_hits", "occurrences")}
+
+    def merge(self, other: "EvidenceCounts") -> None:
+        """Add the counts of another text; names, families and controls must be the same."""
+        self.merge_state(other.state())
+
+    def merge_state(self, state: dict[str, Tensor]) -> None:
+        """As `merge`, from a `state`. Raises LexiscopeError where it counted other names or another vocabulary."""
+        if not torch.equal(state["names"], self.names) or len(state["occurrences"]) != self.vocab:
+            raise LexiscopeError("These counts of name evidence are of other names: they cannot be added up.")
+        for name in ("firings", "hits", "control_hits", "occurrences"):
+            getattr(self, name).add_(state[name])
 
     def result(self, live: Tensor) -> Evidence:
         """Shares, nulls and FDR decisions; live [d_sae] bool says which features are tested.

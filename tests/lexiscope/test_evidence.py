@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lexiscope.dictionary import SparseCode
+from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import (
     FDR,
     NEAR,
@@ -82,6 +83,20 @@ def test_any_split_of_the_text_counts_the_same() -> None:
     assert torch.equal(once.hits, parts.hits)
     assert torch.equal(once.control_hits, parts.control_hits)
     assert torch.equal(once.occurrences, parts.occurrences)
+
+
+def test_counts_of_two_texts_add_up_to_those_of_both_and_other_names_are_refused() -> None:
+    names, kin, controls = setup()
+    tokens, following, mask = random_text()
+    code, whole = random_code(int(mask.sum())), places(tokens, following, mask)
+    once, first, second = (EvidenceCounts(names, kin, controls) for _ in range(3))
+    once.add(code, whole)
+    for counts, rows in ((first, slice(0, 100)), (second, slice(100, None))):
+        counts.add(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in whole)))
+    first.merge(second)
+    assert all(torch.equal(found, first.state()[name]) for name, found in once.state().items())
+    with pytest.raises(LexiscopeError, match="other names"):
+        once.merge(EvidenceCounts(names.roll(1), kin, controls))
 
 
 def planted(rule: str, *, seed: int = 0, features: int = 200, vocab: int = 500, n: int = 20_000) -> tuple[Evidence, torch.Tensor]:
