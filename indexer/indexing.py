@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from indexer.corpus import Corpus, Observed, Subject, read_corpus
-from indexer.geometry import geometry, logit_effect, name_features, neighbours, random_cosine
+from indexer.geometry import LogitEffect, geometry, logit_effect, name_features, neighbours, random_cosine
 from indexer.rows import NO_NEIGHBOURS, context_table, feature_table, passage_table, relation_pairs
 from indexer.statistics import EDGES
 from lexiscope import metrics
 from lexiscope.anchors import ALIGNED, Names
 from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.errors import CheckpointError, LexiscopeError
-from lexiscope.evidence import families, matched_controls
+from lexiscope.evidence import Evidence, families, matched_controls
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.settings import Settings
 from lexiscope.text import fingerprint, passages
@@ -32,6 +32,7 @@ from store import Builder
 
 LOG_TOKENS = 50_000
 """Where the output is no terminal, a line of progress this often."""
+HUBS = 20
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
@@ -115,8 +116,10 @@ def _index_model(
     ) as progress:
         naming = progress.add_task(f"{model.id}: naming", total=len(group))
         names: list[Names] = []
+        logits: list[LogitEffect] = []
         for found in group:
             names.append(name_features(found.checkpoint.dictionary, found.fit))
+            logits.append(logit_effect(model, found.checkpoint.dictionary.directions, names[-1].tokens[:, 0]))
             progress.advance(naming)
         task = progress.add_task(f"{model.id}: reading the text (tokens)", total=tokens)
 
@@ -129,16 +132,22 @@ def _index_model(
         counts = torch.stack([found.fit.counts for found in group]).mean(0)
         corpus = read_corpus(
             model,
-            [Subject(found.layer, found.checkpoint.dictionary, name.tokens[:, 0]) for found, name in zip(group, names, strict=True)],
+            [
+                Subject(found.layer, found.checkpoint.dictionary, name.tokens[:, 0], effect.positive.tokens[:, 0])
+                for found, name, effect in zip(group, names, logits, strict=True)
+            ],
             passages(model, sources, length=length, tokens=tokens),
             families=families(model.embedding, vocabulary.folded()),
             controls=matched_controls(counts),
+            length=min(length, model.context_length),
             advance=advance,
         )
         if not any((seen.statistics.count > 0).any() for seen in corpus.observed):
             raise IndexingError("No feature of these dictionaries fires anywhere in this text: there is nothing to index.")
         weighing = progress.add_task(f"{model.id}: logit effects and neighbours", total=len(group))
-        _write_dictionaries(builder, model, group, names, corpus, fingerprint(sources), lambda: progress.advance(weighing))
+        _write_dictionaries(
+            builder, model, group, names, logits, vocabulary.folded(), corpus, fingerprint(sources), lambda: progress.advance(weighing)
+        )
     builder.add(
         "token",
         pa.table(
@@ -159,6 +168,8 @@ def _write_dictionaries(
     model: LanguageModel,
     group: Sequence[Identified],
     names: Sequence[Names],
+    effects: Sequence[LogitEffect],
+    folded: list[str],
     corpus: Corpus,
     text: str,
     advance: Callable[[], None],
@@ -184,7 +195,9 @@ def _write_dictionaries(
             seen=seen,
             geometry=shape,
             assigned=found.fit.assigned,
-            logits=logit_effect(model, directions, name.tokens[:, 0]),
+            logits=effects[at],
+            folded=folded,
+            occurrences=corpus.occurrences,
             evidence=result,
             lift=seen.statistics.lift(corpus.occurrences),
             live=live[at],
@@ -196,7 +209,7 @@ def _write_dictionaries(
         used.append(points_at)
         chance = random_cosine(corpus.covariances[found.layer], found.fit)
         builder.add("dictionary", _dictionary_row(model, found, corpus, seen, text, chance, first_dictionary, at, before, after))
-        builder.add("layer_summary", _summary_row(found, name, corpus, seen, result.supported, table, model, first_dictionary + at))
+        builder.add("layer_summary", _summary_row(found, name, corpus, seen, result, table, model, first_dictionary + at))
         builder.add("feature", table)
         builder.add("context", contexts)
         advance()
@@ -234,6 +247,8 @@ def _dictionary_row(
         "source": found.source,
         "layer": found.layer,
         "recipe": found.checkpoint.details["recipe"],
+        "origin": "lexiscope",
+        "architecture": str(found.checkpoint.config.get("architecture", "topk")),
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
         "k": dictionary.k,
@@ -245,7 +260,12 @@ def _dictionary_row(
         "n_tokens": seen.statistics.n_tokens,
         "n_passages": len(corpus.passages),
         "vocab_size": model.vocab_size,
+        "l0": float(seen.statistics.count.sum() / max(seen.statistics.n_tokens, 1)),
+        "mean_norm": corpus.mean_norms[found.layer],
         "random_cosine": chance,
+        "position_edges": seen.statistics.position_edges.tolist(),
+        "position_totals": corpus.position_totals.tolist(),
+        "causal": None,
         "histogram_edges": EDGES.tolist(),
         "training": json.dumps(found.checkpoint.details),
         "metrics": json.dumps(found.checkpoint.metrics),
@@ -260,7 +280,7 @@ def _summary_row(
     names: Names,
     corpus: Corpus,
     seen: Observed,
-    supported: torch.Tensor,
+    evidence: Evidence,
     table: pa.Table,
     model: LanguageModel,
     dictionary_id: int,
@@ -272,6 +292,7 @@ def _summary_row(
     aligned = metrics.alignment(cosines, live, firings, energy)
     to_embedding = torch.from_numpy(table["cosine_embedding"].to_numpy().copy())
     densities = (seen.statistics.count / max(seen.statistics.n_tokens, 1))[seen.statistics.count > 0]
+    hubs = torch.bincount(names.tokens[live].flatten()).topk(min(HUBS, int(names.tokens[live].max()) + 1))
     verdicts = table["verdict"].value_counts().to_pylist()
     row = {
         "dictionary_id": dictionary_id,
@@ -282,14 +303,19 @@ def _summary_row(
         "aligned_firing": aligned.firing,
         "aligned_energy": aligned.energy,
         "aligned_live_embedding": metrics.weighted_share(to_embedding >= ALIGNED, live),
-        "supported_live": metrics.weighted_share(supported, live),
-        "supported_firing": metrics.weighted_share(supported, firings * live),
+        "supported_live": metrics.weighted_share(evidence.supported, live),
+        "supported_firing": metrics.weighted_share(evidence.supported, firings * live),
+        "half_live": metrics.weighted_share(evidence.share["family"] >= 0.5, live),
         "coverage": metrics.coverage(names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(corpus.occurrences)),
         "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
         "fve": measured.get("fve"),
         "delta_ce": measured.get("delta_ce"),
         "dense_share": measured.get("dense_share"),
         "lookup_share": measured.get("lookup_share"),
+        "ablation_top1": None,
+        "ablation_top5": None,
+        "hub_tokens": hubs.indices.tolist(),
+        "hub_counts": hubs.values.tolist(),
         "index_tokens": seen.statistics.n_tokens,
         "cosine_counts": np.histogram(cosines[live], COSINE_EDGES)[0].tolist(),
         "cosine_edges": COSINE_EDGES.tolist(),

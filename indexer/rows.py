@@ -15,6 +15,10 @@ from lexiscope.anchors import Names, bucket
 from lexiscope.evidence import Evidence
 
 QUANTILES = 5
+CAUSAL_COLUMNS = (
+    *("ablation_rank", "ablation_top1", "ablation_top1_null", "ablation_top5", "ablation_top5_null", "q_ablation", "ablation_contexts"),
+    *("input_score", "input_score_null", "output_score", "output_score_null"),
+)
 NO_NEIGHBOURS = Names(torch.zeros(0, 0), torch.zeros(0, 0))
 
 
@@ -30,6 +34,8 @@ def feature_table(
     lift: Lift,
     live: Tensor,
     relations: dict[str, list[tuple[list[int], list[float]]]],
+    folded: list[str],
+    occurrences: np.ndarray,
 ) -> pa.Table:
     """One row a feature; `relations` holds neighbour, previous and next, each a (indices, cosines) pair a feature."""
     s = seen.statistics
@@ -40,6 +46,9 @@ def feature_table(
     hits = evidence.share["here"].numpy() * n
     beats = (lift.hits - hits) > 2.6 * np.sqrt(np.maximum(lift.hits + hits, 1))
     beats &= lift.token != names[:, 0].numpy()
+    moments = s.moments()
+    family = np.unique(np.array(folded, dtype=object), return_inverse=True)[1][names[:, 0].numpy()]
+    follows = seen.logit_hits.numpy()
     columns: dict[str, Any] = {
         "dictionary_id": np.full(len(fired), dictionary_id),
         "index": np.arange(len(fired)),
@@ -56,13 +65,18 @@ def feature_table(
         "phrase_tokens": [[token for token in row if token >= 0] for row in geometry.phrases.tokens.tolist()],
         "phrase_cosine": geometry.phrases.cosines.numpy(),
         "n_same_name": same.numpy(),
+        "n_same_family": np.bincount(family)[family],
         "live": live.numpy(),
         "verdict": evidence.verdict(live),
         "density": s.count / max(s.n_tokens, 1),
         "n_firings": s.count,
         "mean_activation": np.where(fired, s.total / n, 0),
         "max_activation": s.max,
+        "std_activation": _maybe(moments.std, moments.known),
+        "skewness": _maybe(moments.skewness, moments.known),
+        "kurtosis": _maybe(moments.kurtosis, moments.known),
         "histogram": s.histogram.tolist(),
+        "positions": s.positions.tolist(),
         "pos_tokens": logits.positive.tokens.tolist(),
         "pos_values": logits.positive.cosines.tolist(),
         "neg_tokens": logits.negative.tokens.tolist(),
@@ -75,7 +89,13 @@ def feature_table(
         "lift_token": _maybe(lift.token, fired),
         "lift_share": _maybe(lift.hits / n, fired),
         "beats_name": beats & fired,
+        "logit_share": _maybe(follows / n, fired),
+        "logit_beats_name": _logit_beats_name(follows, evidence, logits.positive.tokens[:, 0], names[:, 0], n, occurrences) & fired,
     }
+    for column in CAUSAL_COLUMNS:
+        columns[column] = pa.nulls(len(fired), pa.int32() if column == "ablation_contexts" else pa.float32())
+    for relation in ("previous_coactive", "next_coactive"):
+        columns[relation + "_index"] = columns[relation + "_jaccard"] = [[]] * len(fired)
     for column, kind in (("reads_here", "here"), ("reads_family", "family"), ("reads_near", "near"), ("predicts", "predicts")):
         columns[column] = _maybe(evidence.share[kind].numpy(), fired)
         columns[column + "_null"] = _maybe(evidence.null[kind].numpy(), fired)
@@ -83,6 +103,16 @@ def feature_table(
         columns[relation + "_index"] = [indices for indices, _ in pairs]
         columns[relation + "_cosine"] = [values for _, values in pairs]
     return pa.table(columns)
+
+
+def _logit_beats_name(
+    follows: np.ndarray, evidence: Evidence, logit_tokens: Tensor, names: Tensor, n: np.ndarray, occurrences: np.ndarray
+) -> np.ndarray:
+    """Each token's firings that it follows, less those its rate in the text gives, differ by more than 2.6 standard errors."""
+    rate = occurrences / max(occurrences.sum(), 1)
+    named = evidence.share["predicts"].numpy() * n
+    excess = (follows - n * rate[logit_tokens.numpy()]) - (named - n * rate[names.numpy()])
+    return (excess > 2.6 * np.sqrt(np.maximum(follows + named, 1))) & (logit_tokens != names).numpy()
 
 
 def _maybe(values: np.ndarray, known: np.ndarray) -> pa.Array:
