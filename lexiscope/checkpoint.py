@@ -7,29 +7,31 @@
     train.jsonl               one line a log step
 
 A plain dictionary loads in SAELens as it is. One with a dense path names an architecture of its own, so that SAELens refuses
-it instead of reconstructing wrongly. Pickle is never executed.
+it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries' dictionaries too
+(`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never executed.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.foreign import SPARSIFY_WEIGHTS, VASAE_FILE, read_sparsify, read_vasae, sparsify_folder
+from lexiscope.saelens import CONFIG, DENSE_ARCHITECTURE, WEIGHTS, read_saelens
+from lexiscope.weights import PICKLES, Foreign, read_json, read_tensors
 
-WEIGHTS, CONFIG, ANCHORS, METRICS, LOG = "sae_weights.safetensors", "cfg.json", "anchors.safetensors", "metrics.json", "train.jsonl"
-DENSE_ARCHITECTURE = "lexiscope_topk_dense"
-CONVENTIONS = {"apply_b_dec_to_input": False, "rescale_acts_by_decoder_norm": False, "normalize_activations": "none"}
-"""What other libraries' dictionaries may do to their activations, and `lexiscope.dictionary.Dictionary` does not."""
+ANCHORS, METRICS, LOG = "anchors.safetensors", "metrics.json", "train.jsonl"
+HOOK_FOLDER = re.compile(r"((transformer|model|gpt_neox)\.)*(blocks|layers?|h)[._-]?\d+.*|seed\d+|final_\d+|best|\d+", re.IGNORECASE)
+"""Folders named after a hook point, a seed or a step: the set's name is their parent's."""
 
 
 class AnchorFit(NamedTuple):
@@ -45,6 +47,8 @@ class AnchorFit(NamedTuple):
     """[d_sae] the token each row was held near, −1 for none"""
     lift: Tensor | None = None
     """[d_sae] the training token of highest lift, −1 where the feature was silent; None in older checkpoints"""
+    kind: str = ""
+    """what the anchors are, in words, where they were fitted after training; the checkpoint's own are described in its details"""
 
 
 class Checkpoint(NamedTuple):
@@ -54,12 +58,74 @@ class Checkpoint(NamedTuple):
     """cfg.json as it stands"""
     fit: AnchorFit | None
     metrics: dict[str, Any]
+    origin: str = "lexiscope"
+    """who trained it: lexiscope, saelens, sparsify, vasae"""
+    architecture: str = "topk"
+    """as its own library calls it"""
+    hook: str = ""
+    """the hook point it reads, as its own library writes it; empty where that is not recorded"""
+    model: str = ""
+    """the language model it was trained on, as recorded: a folder or a hub's name; empty where it is not"""
+    chosen_layer: int | None = None
+    """where a person said which layer it reads"""
+    chosen_set: str | None = None
+    """where a person said what its set is called"""
 
     @property
     def details(self) -> dict[str, Any]:
         """The metadata.lexiscope block; empty for a foreign dictionary."""
-        found: dict[str, Any] = self.config.get("metadata", {}).get("lexiscope", {})
+        found: dict[str, Any] = (self.config.get("metadata") or {}).get("lexiscope") or {}
         return found
+
+    @property
+    def layer(self) -> int:
+        """The block after which it reads the residual stream. Raises CheckpointError where it reads something else, or none is known."""
+        if not self.hook:
+            known = self.details.get("layer", self.chosen_layer)
+            if known is None:
+                raise CheckpointError(f"{self.path} does not say which layer it reads; give it with --layer.")
+            return int(known)
+        found = layer_of(self.hook, self.path)
+        if self.chosen_layer not in (None, found):
+            raise CheckpointError(f"{self.path} reads {self.hook}, which is layer {found}, not {self.chosen_layer}.")
+        return found
+
+    @property
+    def set_name(self) -> str:
+        """What dictionaries of one kind share over layers: as asked, as trained, as Neuronpedia has it, or after its folder."""
+        if self.chosen_set or "set" in self.details:
+            return _slug(self.chosen_set or str(self.details["set"]))
+        metadata = self.config.get("metadata") or {}
+        listed = metadata.get("neuronpedia_id") or self.config.get("neuronpedia_id")
+        if isinstance(listed, str) and "/" in listed:
+            return _slug(listed.rsplit("/", 1)[1])
+        folder = self.path.resolve()
+        folder = folder if folder.is_dir() else folder.parent
+        while HOOK_FOLDER.fullmatch(folder.name) and folder.parent != folder:
+            folder = folder.parent
+        return _slug(re.sub(r"^.*_L\d+_", "", folder.name))
+
+    @property
+    def anchor_kind(self) -> str:
+        """What its anchors are, in words."""
+        return (self.fit.kind if self.fit is not None else "") or str(self.details.get("anchors", "unknown"))
+
+
+def layer_of(hook: str, path: Path) -> int:
+    """The block after which the residual stream is what `hook` names. Raises CheckpointError for any other hook point."""
+    after = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)", hook)
+    if after:
+        return int(after[1] or after[2])
+    before = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", hook)
+    if before and int(before[1]) > 0:
+        return int(before[1]) - 1  # the same tensor as the one after the block before
+    what = "the embedding before the first block" if before else "something other than the residual stream after a block"
+    raise CheckpointError(f"{path} reads {hook}, {what}: only the residual stream after a block can be named and indexed here.")
+
+
+def _slug(name: str) -> str:
+    """For URLs, without the layer that may open it (`10-plain` is of the set `plain`)."""
+    return re.sub(r"[^a-z0-9._]+", "-", re.sub(r"^\d+-", "", name.lower())).strip("-.") or "unnamed"
 
 
 @contextmanager
@@ -124,66 +190,44 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
-    """Read a checkpoint folder; with `anchors=False` the anchors' fit stays on disk.
+    """Read a dictionary: one of ours, a SAELens folder, a sparsify folder (or a run's that holds one), the authors' `checkpoint.pt`.
 
-    Raises CheckpointError: no folder, a missing or truncated file, a pickle, widths that disagree, an unknown architecture,
-    a convention of another library that would be read wrongly.
+    With `anchors=False` the anchors' fit stays on disk. Raises CheckpointError: nothing there, a missing or truncated file, a pickle that
+    would run, widths that disagree, an unknown architecture, a convention of another library that would be read wrongly.
     """
+    if path.is_file() and path.name in (CONFIG, WEIGHTS, SPARSIFY_WEIGHTS):
+        path = path.parent
+    found = _read(path)
+    own = found.config.get("metadata", {}).get("lexiscope") is not None or found.architecture == DENSE_ARCHITECTURE
+    fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
+    metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
+    origin = "lexiscope" if own else found.origin
+    return Checkpoint(path, found.dictionary, found.config, fit, metrics, origin, found.architecture, found.hook, found.model)
+
+
+def _read(path: Path) -> Foreign:
+    if path.is_file() and path.suffix == ".pt":
+        return read_vasae(path)
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint folder at {path}.")
-    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
-        pickles = [p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
-        hint = f" It holds {pickles[0]}, a pickle, which is never executed." if pickles else ""
-        raise CheckpointError(f"{path} is no checkpoint: {CONFIG} and {WEIGHTS} must lie in it.{hint}")
-    config = _read_json(path / CONFIG)
-    architecture = config.get("architecture")
-    if architecture not in ("topk", DENSE_ARCHITECTURE):
-        raise CheckpointError(f"{path}: architecture '{architecture}' is not one that can be read here (topk, {DENSE_ARCHITECTURE}).")
-    for key, value in CONVENTIONS.items():
-        if config.get(key) not in (value, None):
-            raise CheckpointError(f"{path}: {key} is {config[key]!r}; only {value!r} is read here, anything else would be wrong.")
-    tensors = _read_tensors(path / WEIGHTS)
+    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+        return read_saelens(path)
+    if (path / VASAE_FILE).is_file():
+        return read_vasae(path / VASAE_FILE)
+    hook_point = sparsify_folder(path)
+    if hook_point is not None:
+        return read_sparsify(hook_point)
+    pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]
+    hint = f" It holds {pickles[0]}, a pickle of another kind, which is never executed." if pickles else ""
+    raise CheckpointError(
+        f"{path} is no checkpoint: {CONFIG} and {WEIGHTS} (lexiscope, SAELens), {CONFIG} and {SPARSIFY_WEIGHTS} (sparsify) or {VASAE_FILE} "
+        f"(VASAE) must lie in it.{hint}"
+    )
+
+
+def _read_fit(path: Path) -> AnchorFit:
+    found = read_tensors(path)
     try:
-        weights = {name: tensors[name].float() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-        dictionary = Dictionary(**weights, k=int(config["k"]), dense_in=tensors.get("dense_in"), dense_out=tensors.get("dense_out"))
+        return AnchorFit(found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift"))
     except KeyError as error:
-        raise CheckpointError(f"{path}: {error} is missing from {WEIGHTS} or {CONFIG}.") from error
-    _check_shapes(path, dictionary, config)
-    fit = None
-    if anchors and (path / ANCHORS).is_file():
-        found = _read_tensors(path / ANCHORS)
-        fit = AnchorFit(found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift"))
-    metrics = _read_json(path / METRICS) if (path / METRICS).is_file() else {}
-    return Checkpoint(path, dictionary, config, fit, metrics)
-
-
-def _check_shapes(path: Path, dictionary: Dictionary, config: dict[str, Any]) -> None:
-    d_in, d_sae = config.get("d_in"), config.get("d_sae")
-    expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    for name, shape in expected.items():
-        found = tuple(getattr(dictionary, name).shape)
-        if found != shape:
-            raise CheckpointError(f"{path}: {name} has shape {found}, but {CONFIG} says d_in {d_in} and d_sae {d_sae}: {shape}.")
-    if not 0 < dictionary.k <= dictionary.d_sae:
-        raise CheckpointError(f"{path}: k is {dictionary.k}, which is not between 1 and d_sae {dictionary.d_sae}.")
-    if not all(torch.isfinite(getattr(dictionary, name)).all() for name in expected):
-        raise CheckpointError(f"{path}: the weights hold NaN or Inf.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}.") from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        with open(path, "rb") as file:
-            start = file.read(2)
-        if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            raise CheckpointError(f"{path} is a pickle, not safetensors; it is never executed.") from error
-        raise CheckpointError(f"{path} is truncated or damaged: {error}.") from error
+        raise CheckpointError(f"{path}: {error} is missing from it.") from error

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LAYER_NORM_EPSILON = 1e-5
+"""Added to the deviation before encoding and not undone after decoding, as SAELens does."""
+
 
 class SparseCode(NamedTuple):
     """The code of n tokens; rows with fewer than k active features are padded with value 0."""
@@ -70,7 +73,7 @@ class Dictionary:
     def pre_activations(self, x: Tensor) -> Tensor:
         """[n, d_sae] before the selection, for x [n, d_in]."""
         if self.normalise != "none":
-            x = (x - self._shift(x)) / self._scale(x)
+            x = (x - self._shift(x)) / (self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0))
         return F.linear(x, self.W_enc.T, self.b_enc)
 
     def encode(self, x: Tensor) -> SparseCode:
@@ -94,12 +97,12 @@ class Dictionary:
         return Selection(code, SparseCode(silent.values, silent.indices))
 
     def _scale(self, x: Tensor) -> Tensor | float:
-        """[n, 1] what x was divided by before encoding."""
+        """[n, 1] what a reconstruction of x is multiplied by; encoding divides by it, but for an epsilon."""
         match self.normalise:
             case "constant_norm":
                 return x.norm(dim=-1, keepdim=True) / self.d_in**0.5
             case "layer_norm":
-                return x.std(dim=-1, keepdim=True) + 1e-5
+                return x.std(dim=-1, keepdim=True)
         return 1.0
 
     def _shift(self, x: Tensor) -> Tensor | float:
@@ -146,6 +149,19 @@ class Dictionary:
             b_dec=b_dec / scale,
             dense_in=dense_in,
             dense_out=dense_out,
+        )
+
+    def centred(self) -> "Dictionary":
+        """The same dictionary on raw x, where this one reads x less its mean over the width (TransformerLens's `center_writing_weights`).
+
+        Activations keep their value; a dense path of rank 1 carries the mean over to the reconstruction.
+        """
+        ones = torch.ones_like(self.b_dec)
+        return replace(
+            self,
+            W_enc=self.W_enc - self.W_enc.mean(0),
+            dense_in=ones[:, None] / self.d_in,
+            dense_out=ones[None],
         )
 
 

@@ -17,7 +17,7 @@ from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.tokens import Vocabulary
 from server.live.interventions import Loaded
 
-TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out")
+TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out", "threshold")
 
 
 class Shelved(NamedTuple):
