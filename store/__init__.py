@@ -2,11 +2,13 @@
 
 from store.builder import Builder, Kept
 from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, WrongVersion
+from store.export import TABLES, Snapshot, arrow_schema, columns_document
 from store.reader import Place, Resolved, Store
 from store.schema import SCHEMA_VERSION
 
 __all__ = [
     "SCHEMA_VERSION",
+    "TABLES",
     "BadCursor",
     "Builder",
     "BuilderBusy",
@@ -15,7 +17,10 @@ __all__ = [
     "NotFound",
     "Place",
     "Resolved",
+    "Snapshot",
     "Store",
     "StoreError",
     "WrongVersion",
+    "arrow_schema",
+    "columns_document",
 ]

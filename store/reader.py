@@ -19,6 +19,7 @@ from store import builds, schema
 from store.build import Build
 from store.dictionary_page import dictionary_page
 from store.errors import NoIndex, NotFound, StoreError
+from store.export import Snapshot
 from store.feature_page import feature_page, feature_refs
 from store.search import find_token, search
 from store.token_page import features_named, token_page
@@ -135,6 +136,12 @@ class Store:
         """References for at most 64 `model/source/index` ids, in their order."""
         with self._reading() as build:
             return feature_refs(build, ids)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The build that serves now, held open so that it can be copied out while newer ones are published."""
+        with self._reading() as build:
+            yield Snapshot(build)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> Resolved:
         """The features that carry a token (its id, `#id`, or exact text with its space), of one layer or of all."""
