@@ -54,6 +54,15 @@ class Step(NamedTuple):
     """[batch, vocab] they were drawn from, before temperature."""
 
 
+class Advanced(NamedTuple):
+    """One pass that goes on from the key-value cache of the passes before."""
+
+    logits: Tensor
+    """[batch, positions, vocab]"""
+    cache: Any
+    """transformers' cache, this pass included"""
+
+
 class LanguageModel:
     """A decoder-only transformer with its tokenizer.
 
@@ -139,6 +148,22 @@ class LanguageModel:
         """[batch, positions, vocab], with the residual stream patched at the layers of `patches`."""
         with self._patched(patches or {}):
             return self._bridge(tokens, return_type="logits")
+
+    @torch.inference_mode()
+    def advance(
+        self, tokens: Tensor, *, cache: Any = None, mask: Tensor | None = None, patches: Mapping[int, Patch] | None = None
+    ) -> Advanced:
+        """Logits of `tokens` [batch, positions] that follow what `cache` holds.
+
+        `mask` [batch, cached + positions] is 0 on the padding to the left of a row, which then counts its positions from its own
+        first token; without a mask there is no padding.
+        """
+        given: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        if mask is not None:
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+            given |= {"attention_mask": mask, "position_ids": positions}
+        with self._patched(patches or {}):
+            return Advanced(*self._bridge(tokens, return_type="logits_and_cache", **given))
 
     @torch.inference_mode()
     def logits_from(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
@@ -239,9 +264,7 @@ class LanguageModel:
         generator = torch.Generator().manual_seed(seed)
         new, cache = prompt, None
         for _ in range(max_tokens):
-            with self._patched(patches or {}):
-                given: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-                logits, cache = self._bridge(new, return_type="logits_and_cache", **given)
+            logits, cache = self.advance(new, cache=cache, patches=patches)
             last = logits[:, -1].float()
             drawn = last
             if temperature > 0:
@@ -252,8 +275,10 @@ class LanguageModel:
             new = tokens[:, None]
 
 
-def load_language_model(name: str, *, model_id: str | None = None, device: str | None = None) -> LanguageModel:
-    """Load a Hugging Face folder, a `.gguf` file, or a hub's name (fetched by transformers), in float32.
+def load_language_model(
+    name: str, *, model_id: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """Load a Hugging Face folder, a `.gguf` file, or a hub's name (fetched by transformers), with weights in `dtype`.
 
     Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown architecture.
     """
@@ -279,8 +304,8 @@ def load_language_model(name: str, *, model_id: str | None = None, device: str |
         else:
             where = {"pretrained_model_name_or_path": name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        weights = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, use_safetensors=True)
-        bridge = TransformerBridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=torch.float32)
+        weights = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, use_safetensors=True)
+        bridge = TransformerBridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=dtype)
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
         raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
     bridge.eval().requires_grad_(False)
