@@ -189,7 +189,7 @@ def columns_document() -> str:
     lines = [
         "# Columns of the index",
         "",
-        f"Schema version {SCHEMA_VERSION}: the tables of the store, and the Parquet files that `lexiscope export parquet` writes, one a table.",
+        f"Schema version {SCHEMA_VERSION}: the store's tables, and the Parquet files that `lexiscope export parquet` writes, one a table.",
         "Made from the comments of `store/schema.py` by `lexiscope export columns`; a test keeps the two equal.",
     ]
     for name in TABLES:
