@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader
 from pydantic import BaseModel
 
 from lexiscope.records import VERDICT_WORDS
+from server import distributions, markup
 from store import Store
 
 FRONTEND = Path(__file__).parent.parent / "frontend"
-NO_CHARTS: Mapping[str, str] = {}
+NOTHING: Mapping[str, Any] = {}
 
 
 class Answerable(NamedTuple):
@@ -27,8 +28,10 @@ class Answerable(NamedTuple):
 
     record: BaseModel
     template: str
-    charts: Mapping[str, str] = NO_CHARTS
+    charts: Mapping[str, str] = NOTHING
     """name → Plotly figure as JSON; drawn over what the page shows without them"""
+    beside: Mapping[str, Any] = NOTHING
+    """what the template needs to show the record: a legend, the record of the dictionary that a feature is of"""
 
 
 class Pages:
@@ -36,7 +39,14 @@ class Pages:
 
     def __init__(self, frontend: Path = FRONTEND) -> None:
         self.environment = Environment(loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False)
-        self.environment.globals["verdict_words"] = VERDICT_WORDS
+        self.environment.globals |= {
+            "verdict_words": VERDICT_WORDS,
+            "token_chip": markup.chip,
+            "context_line": markup.context,
+            "position_bins": distributions.position_bins,
+            "quartiles": distributions.quartiles,
+            "shape": distributions.shape,
+        }
         self.fingerprint = _fingerprint(frontend)
 
     def html(self, template: str, **context: Any) -> str:
@@ -54,6 +64,7 @@ def respond(request: Request, answer: Answerable) -> Response:
         json_url=json_url(request),
         path=request.url.path,
         charts=answer.charts,
+        **answer.beside,
     )
     return HTMLResponse(html, headers=_headers(request, answer.record))
 

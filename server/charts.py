@@ -12,58 +12,92 @@ from lexiscope.records import Histogram, LayerSummary
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """Plotly's own <sup> would be smaller than the 14 px that text has at least."""
-SHARES = {
-    "aligned_all": "aligned, all features",
-    "aligned_live": "aligned, live features",
-    "aligned_firing": "aligned, firings",
-    "supported_live": "supported names",
-}
-COLOURS = ("#8a8f98", "#2f6fde", "#d9730d", "#2a9d5c")
-"""one a share; distinguishable without red against green, readable on light and dark"""
-DASHES = ("solid", "dot", "dash", "dashdot")
-"""one a recipe"""
+PANELS = ("aligned_all", "aligned_live", "aligned_firing", "supported_live", "half_live", "coverage", "fve", "delta_ce")
+"""fields of LayerSummary, a plot each: the paper's headline first, then what it hides, then what it costs"""
+COLOURS = ("#2f6fde", "#d9730d", "#2a9d5c", "#a855c7", "#8a8f98", "#c2417a", "#0e9aa7", "#a58200")
+"""readable on light and on dark; who cannot tell two apart has the marks"""
+SHAPES = (
+    ("circle", "solid", "●"),
+    ("square", "dash", "■"),
+    ("diamond", "dot", "◆"),
+    ("triangle-up", "dashdot", "▲"),
+    ("cross", "longdash", "✚"),
+    ("star", "solid", "★"),
+    ("triangle-down", "dash", "▼"),
+)
 
 
-class _Line(NamedTuple):
-    recipe: str
-    share: str
-    layers: tuple[int, ...]
-    values: tuple[float, ...]
-    sources: tuple[str, ...]
+class Mark(NamedTuple):
+    """How one set of dictionaries (a recipe, a seed, somebody else's) is drawn in every panel."""
+
+    label: str
+    origin: str
+    colour: str
+    symbol: str
+    dash: str
+    glyph: str
+    """the symbol as a character, for the legend"""
 
 
-def alignment(layers: Sequence[LayerSummary]) -> str:
-    """Shares by layer, a line a share and recipe: the paper's headline beside what it hides."""
-    lines = []
-    for recipe in dict.fromkeys(entry.recipe for entry in layers):
-        own = sorted((entry for entry in layers if entry.recipe == recipe), key=lambda entry: (entry.layer, entry.source))
-        for share in SHARES:
-            values = tuple(float(getattr(entry, share)) for entry in own)
-            lines.append(_Line(recipe, share, tuple(e.layer for e in own), values, tuple(e.source for e in own)))
-    return _alignment(tuple(lines))
+class _Point(NamedTuple):
+    layer: int
+    value: float | None
+    source: str
 
 
-@lru_cache(maxsize=64)
-def _alignment(lines: tuple[_Line, ...]) -> str:
-    recipes, figure = list(dict.fromkeys(line.recipe for line in lines)), go.Figure()
-    for line in lines:
+def set_of(entry: LayerSummary) -> str:
+    """The set of `<layer>-<set>`."""
+    return entry.source.partition("-")[2]
+
+
+def marks(layers: Sequence[LayerSummary]) -> list[Mark]:
+    """One a set, this house's first."""
+    sets = sorted({(entry.origin != "lexiscope", set_of(entry), entry.origin) for entry in layers})
+    return [Mark(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)]) for place, (_, name, origin) in enumerate(sets)]
+
+
+def panels(layers: Sequence[LayerSummary]) -> dict[str, str]:
+    """Field of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was measured."""
+    if len({entry.layer for entry in layers}) < 2:
+        return {}
+    found = {}
+    for field in PANELS:
+        lines = []
+        for mark in marks(layers):
+            own = sorted((e for e in layers if (set_of(e), e.origin) == (mark.label, mark.origin)), key=lambda entry: entry.layer)
+            points = tuple(_Point(entry.layer, getattr(entry, field), entry.source) for entry in own)
+            if any(point.value is not None for point in points):
+                lines.append((mark, points))
+        if lines:
+            found[field] = _panel(field, tuple(lines))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _panel(field: str, lines: tuple[tuple[Mark, tuple[_Point, ...]], ...]) -> str:
+    share = field not in ("fve", "delta_ce")
+    figure = go.Figure()
+    for mark, points in lines:
         figure.add_trace(
             go.Scatter(
-                x=list(line.layers),
-                y=list(line.values),
-                customdata=list(line.sources),
-                name=f"{SHARES[line.share]} ({line.recipe})",
+                x=[point.layer for point in points],
+                y=[point.value for point in points],
+                customdata=[point.source for point in points],
+                name=mark.label,
                 mode="lines+markers",
-                line={
-                    "color": COLOURS[list(SHARES).index(line.share)],
-                    "dash": DASHES[recipes.index(line.recipe) % len(DASHES)],
-                },
-                hovertemplate="%{customdata}: %{y:.1%}<extra>%{fullData.name}</extra>",
+                line={"color": mark.colour, "dash": mark.dash},
+                marker={"symbol": mark.symbol, "size": 9},
+                hovertemplate="%{customdata}: %{y" + (":.1%" if share else ":.3f") + "}<extra></extra>",
             )
         )
-    _dress(figure, x="layer", y="share")
-    figure.update_xaxes(dtick=1 if lines and len(set(lines[0].layers)) <= 16 else None)
-    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    _dress(figure)
+    layers = {point.layer for _, points in lines for point in points}
+    figure.update_layout(showlegend=False, margin={"l": 56, "r": 16, "t": 8, "b": 28})
+    figure.update_xaxes(tickvals=sorted(layers) if len(layers) <= 8 else None)
+    if share:
+        figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%")
+    else:
+        figure.update_yaxes(rangemode="tozero")
     return str(figure.to_json())
 
 
@@ -87,7 +121,7 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
             y=list(counts),
             width=[b - a for a, b in pairwise(at)],
             customdata=labels,
-            marker={"color": COLOURS[1]},
+            marker={"color": COLOURS[0]},
             hovertemplate="%{customdata}: %{y:,}<extra></extra>",
         )
     )
@@ -98,7 +132,7 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
     return str(figure.to_json())
 
 
-def _dress(figure: Any, *, x: str, y: str) -> None:
+def _dress(figure: Any, *, x: str | None = None, y: str | None = None) -> None:
     """The house's look; the page's script sets the font's colour to the theme's."""
     clear = "rgba(0,0,0,0)"
     figure.update_layout(

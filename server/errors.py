@@ -10,9 +10,10 @@ from starlette.exceptions import HTTPException
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
 from server.answers import Pages, as_json
-from store import BadCursor, NoIndex, NotFound, StoreError, WrongVersion
+from store import BadCursor, NotFound, StoreError
 
-STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, NoIndex: 503, WrongVersion: 503}
+STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}
+"""by the first that fits: what is not the reader's mistake is an index that cannot be read now"""
 
 log = logging.getLogger("lexiscope.server")
 

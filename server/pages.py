@@ -75,9 +75,9 @@ def home(request: Request, store: Index) -> Response:
 
 
 def _home(record: HomePage) -> Answerable:
-    one = len(record.models) == 1
-    figures = {"alignment" if one else f"alignment-{model.model}": charts.alignment(model.layers) for model in record.models}
-    return Answerable(record, "home.html", figures)
+    drawn = {model.model: charts.panels(model.layers) for model in record.models}
+    figures = {f"{model}-{field}": figure for model, own in drawn.items() for field, figure in own.items()}
+    return Answerable(record, "home.html", figures, {"marks": {model.model: charts.marks(model.layers) for model in record.models}})
 
 
 @page("/search", SearchPage)
@@ -107,7 +107,11 @@ def dictionary(request: Request, store: Index, model: Model, source: Source, que
 def feature(request: Request, store: Index, model: Model, source: Source, index: int) -> Response:
     """Everything known about one feature."""
     _refuse_reserved(model)
-    return not_modified(request) or respond(request, Answerable(store.feature(model, source, index), "feature.html"))
+    if cached := not_modified(request):
+        return cached
+    record, known = store.feature(model, source, index), [layer for entry in store.home().models for layer in entry.layers]
+    own = next((layer for layer in known if (layer.model, layer.source) == (model, source)), None)
+    return respond(request, Answerable(record, "feature.html", beside={"dictionary": own}))
 
 
 def _refuse_reserved(model: str) -> None:

@@ -1,7 +1,6 @@
 """Pages and their JSON twins agree, errors have one shape, and a browser that has a page is told so."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from fastapi.testclient import TestClient
 from lexiscope.records import DictionaryPage, ErrorRecord, FeaturePage, HomePage, Record, SearchPage, TokenPage
 from lexiscope.settings import Settings
 from server import create_app
+from store import StoreError
 from tests.store import synthetic
 
 PAGES: list[tuple[str, str, type[Record]]] = [
@@ -21,19 +21,6 @@ PAGES: list[tuple[str, str, type[Record]]] = [
     ("/tiny/1-vasae/6", "/tiny/1-vasae/6.json", FeaturePage),
     ("/tiny/1-vasae/9", "/tiny/1-vasae/9.json", FeaturePage),
 ]
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("served")
-    synthetic.publish(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def browser(index: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(index=index)), headers={"accept": "text/html"}, follow_redirects=False) as client:
-        yield client
 
 
 @pytest.mark.parametrize(("page", "twin", "record"), PAGES)
@@ -99,6 +86,24 @@ def test_an_error_of_the_server_itself_has_the_same_shape(index: Path) -> None:
     assert answer.status_code == 500 and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).error
 
 
+def test_a_database_that_has_gone_away_is_503_until_it_is_back(index: Path) -> None:
+    class Gone(StoreError):
+        """Whatever the store calls it."""
+
+    def read() -> None:
+        raise Gone("the database does not answer", kept="Nothing was changed.")
+
+    app = create_app(Settings(index=index))
+    app.add_api_route("/gone", read)
+    app.router.routes.insert(0, app.router.routes.pop())
+    client = TestClient(app)
+    data = client.get("/gone", headers={"accept": "application/json"})
+    assert data.status_code == 503 and ErrorRecord.model_validate_json(data.content).kept == "Nothing was changed."
+    html = client.get("/gone", headers={"accept": "text/html"})
+    assert html.status_code == 503 and "the database does not answer" in html.text and "no-store" in html.headers["cache-control"]
+    assert client.get("/").status_code == 200
+
+
 def test_a_script_in_a_search_is_text(browser: TestClient) -> None:
     html = browser.get("/search", params={"q": "<script>alert(1)</script>"}).text
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html
@@ -160,9 +165,3 @@ def test_no_page_asks_another_machine_for_anything(browser: TestClient) -> None:
 def test_plotly_comes_from_the_installed_package(browser: TestClient) -> None:
     answer = browser.get("/static/plotly.min.js")
     assert answer.headers["content-type"].startswith("text/javascript") and len(answer.content) > 1_000_000
-
-
-def test_alignment_is_drawn_with_a_line_for_every_recipe(browser: TestClient) -> None:
-    html = browser.get("/").text
-    assert 'id="chart-alignment-tiny"' in html
-    assert "aligned, live features (vasae)" in html and "aligned, live features (plain)" in html

@@ -1,0 +1,39 @@
+"""Tokens come out escaped, told apart, and where they belong in their line."""
+
+import re
+from html import unescape
+
+from lexiscope.records import Context, Token
+from server import markup
+
+
+def line(kind: str = "top") -> Context:
+    tokens = [Token(id=1, shown="␣a"), Token(id=2, shown="<b>"), Token(id=3, shown="↵"), Token(id=1, shown="␣a")]
+    return Context.model_validate(
+        {"kind": kind, "passage": 0, "position": 1, "value": 3.0, "tokens": tokens, "values": [0, 0 if kind == "near_miss" else 3, 1.5, 0]}
+    )
+
+
+def test_a_token_is_text_whatever_it_holds() -> None:
+    chip = markup.chip(Token(id=5, shown='"><script>', raw="22"), '/x"y')
+    assert "<script>" not in chip and 'href="/x&#34;y"' in chip
+    assert unescape(re.sub(r"<[^>]+>", "", chip)) == '"><script>'
+    assert "<b>" not in re.sub(r'title="[^"]*"', "", markup.context(line(), 3.0)).replace('<span class="before">', "")
+
+
+def test_white_space_is_told_from_its_marks_and_the_id_is_on_hover() -> None:
+    chip = markup.chip(Token(id=7, shown="␣a", raw="2061"))
+    assert "<i>␣</i>a" in chip and 'title="␣a · token 7 · bytes 2061"' in chip and chip.startswith("<span")
+
+
+def test_a_line_is_split_before_the_position_that_put_it_there() -> None:
+    html = markup.context(line(), 3.0)
+    before, after = html.split('<span class="after">')
+    assert unescape(re.sub(r"<[^>]+>", "", before)) == " a"
+    assert unescape(re.sub(r"<[^>]+>", "", after)) == "<b>↵ a"
+    assert after.startswith('<span class="fired" style="--a:1.000"') and "--a:0.500" in after
+
+
+def test_a_silent_token_says_so_and_a_near_miss_is_no_firing() -> None:
+    html = markup.context(line("near_miss"), 3.0)
+    assert html.count("silent") == 3 and 'class="missed"' in html and 'class="fired"' not in html

@@ -1,0 +1,121 @@
+"""The pages say what the records hold: each figure, or in words that it was not measured."""
+
+import re
+from html import unescape
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.store import synthetic
+
+LIVE, BETTER, BOTH_BETTER = "/tiny/1-vasae/6", "/tiny/1-vasae/5", "/tiny/1-vasae/35"
+
+
+def words(html: str) -> str:
+    """A page as it reads: tags out, entities in, white space single."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def page(browser: TestClient, address: str) -> tuple[str, Any]:
+    """A page as it reads, and its record."""
+    return words(browser.get(address).text), browser.get(f"{address}.json" if address != "/" else "/index.json").json()
+
+
+def values(html: str) -> set[float]:
+    """Every number that stands on a page with its full precision behind it."""
+    return {float(value) for value in re.findall(r'<data value="([^"]+)"', html)}
+
+
+def test_a_feature_shows_the_moments_of_its_activation(browser: TestClient) -> None:
+    html, moments = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["moments"]
+    assert set(moments.values()) - {moments["mean"]} <= values(html)
+    assert "the shape of its activation cannot be told" in words(browser.get("/tiny/1-vasae/0").text), "one firing has no moments"
+
+
+def test_a_feature_shows_where_in_a_passage_it_fires(browser: TestClient) -> None:
+    html, positions = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["positions"]
+    titles = re.findall(r"positions (\d+) to (\d+): (\d+) firings on (\d+) positions", html)
+    bins = zip(positions["edges"], positions["edges"][1:], positions["counts"], positions["totals"])
+    assert [tuple(map(int, title)) for title in titles] == [(a, b - 1, n, total) for a, b, n, total in bins if n]
+
+
+def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measured(browser: TestClient) -> None:
+    html, record = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["evidence"]
+    shares = [record["causal"]["top1"], record["causal"]["top5"], record["input_score"], record["output_score"]]
+    assert {share[key] for share in shares for key in ("value", "null")} <= values(html)
+    assert f"In {record['causal']['n_contexts']} contexts without it" in words(html)
+    assert "indexed without the ablation pass" in words(browser.get(f"/{synthetic.UNTESTED}/0-vasae/6").text)
+    assert "indexed without the ablation pass" in words(browser.get(f"/{synthetic.UNTESTED}/0-vasae").text)
+
+
+def test_the_verdict_says_what_it_rests_on(browser: TestClient) -> None:
+    text, record = page(browser, LIVE)
+    evidence = record["feature"]["evidence"]
+    assert f"It fires on the name or its family in {evidence['reads_family']['value'] * 100:.1f} % of its firings" in text
+    assert "Neither test passes 5 %" in words(browser.get("/tiny/1-vasae/7").text)
+
+
+def test_a_better_name_is_said_to_be_one(browser: TestClient) -> None:
+    text, record = page(browser, BOTH_BETTER)
+    better = record["feature"]["afterwards"]
+    assert better["beats_name"] and better["logit_beats_name"]
+    assert f"{better['lift']['shown']} takes more of its firings" in text.replace("␣ ", "␣")
+    assert f"{better['logit']['shown']} follows more of its firings" in text.replace("␣ ", "␣")
+    assert better["logit_share"] in values(browser.get(BOTH_BETTER).text)
+    assert "follows more" not in words(browser.get(BETTER).text)
+    assert "Neither does better than its own name" in words(browser.get(LIVE).text)
+
+
+def test_relatives_are_by_direction_and_by_firing_together(browser: TestClient) -> None:
+    html, feature = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]
+    relatives = [ref for key in ("previous_layer", "next_layer", "previous_coactive", "next_coactive") for ref in feature[key]]
+    assert len(relatives) == 20 and all(f'href="/{ref["id"]}"' in html for ref in relatives)
+    assert words(html).count("Fires at the same time") == 2
+    assert "No dictionary of this set there" in words(browser.get("/tiny/0-vasae/6").text)
+
+
+def test_a_shared_name_and_its_family_are_counted(browser: TestClient) -> None:
+    text, record = page(browser, "/tiny/1-vasae/1")
+    feature = record["feature"]
+    assert feature["n_same_family"] > feature["n_same_name"]
+    assert f"{feature['n_same_family']} one of its spellings" in text
+
+
+def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afterwards(browser: TestClient) -> None:
+    for address in ("/tiny/1-plain", "/tiny/1-plain/6"):
+        text = words(browser.get(address).text)
+        assert "SAELens" in text and "topk" in text and "afterwards" in text, address
+    assert "SAELens" not in words(browser.get("/tiny/1-vasae").text)
+
+
+def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: TestClient) -> None:
+    html, record = browser.get("/tiny/1-vasae").text, browser.get("/tiny/1-vasae.json").json()
+    for hub in record["hub_tokens"]:
+        assert f'href="/tokens/tiny/{hub["token"]["id"]}"' in html and hub["n_near"] in values(html)
+    assert all(verdict in words(html) for verdict in ("Fires on its name", "Fires where its name comes next", "read the contexts"))
+    assert {record["summary"][key] for key in ("l0", "half_live", "ablation_top1", "ablation_top5")} <= values(html)
+    assert "median at" in words(html)
+
+
+def test_home_draws_a_panel_a_share_and_lists_every_dictionary_beside_its_rivals(browser: TestClient) -> None:
+    html, record = browser.get("/").text, browser.get("/index.json").json()
+    drawn = re.findall(r'id="chart-tiny-(\w+)"', html)
+    assert drawn == ["aligned_all", "aligned_live", "aligned_firing", "supported_live", "half_live", "coverage", "fve", "delta_ce"]
+    assert 'id="chart-other-' not in html, "one layer is no line"
+    for layer in (layer for model in record["models"] for layer in model["layers"]):
+        assert f'href="/{layer["model"]}/{layer["source"]}"' in html
+    assert '<th scope="rowgroup" class="num" rowspan="2">1</th>' in html, "two dictionaries of layer 1 stand together"
+    assert "by SAELens" in words(html)
+
+
+def test_a_token_that_names_nothing_says_so_and_how_often_it_occurs(browser: TestClient) -> None:
+    text, record = page(browser, f"/tokens/tiny/{synthetic.SILENT}")
+    assert "Names nothing." in text and f"occurs {record['count']:,} ×" in text
+    assert text.count("nothing carries it") == 4
+
+
+@pytest.mark.parametrize("address", ["/tiny/1-vasae/6", "/tiny/1-vasae/9", "/tiny/1-plain/6", "/other/0-vasae/6", "/tiny/1-plain", "/"])
+def test_no_page_shows_a_value_that_was_left_out(browser: TestClient, address: str) -> None:
+    text = words(browser.get(address).text)
+    assert not re.search(r"\b(None|nan|Undefined)\b", text)
