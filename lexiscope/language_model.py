@@ -89,6 +89,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the weights take."""
+        return sum(weights.nbytes for weights in self._bridge.parameters())
+
     @cached_property
     def fingerprint(self) -> str:
         """A short id of the weights: the sums of their bits, exact on any device."""
