@@ -82,6 +82,7 @@ class LanguageModel:
         self.vocab_size: int = self.embedding.shape[0]
         bos = self.tokenizer.bos_token_id
         self.bos: int = bos if bos is not None else self.tokenizer.eos_token_id
+        self._appends: dict[tuple[int, int], bool] = {}
         if self.bos is None:
             raise ModelError(f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with.")
 
@@ -180,13 +181,13 @@ class LanguageModel:
             return self.logits(tokens, {layer: lambda _: residual})
         return self._resume(tokens, layer, residual)
 
-    def _resume(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
+    def _resume(self, tokens: Tensor, layer: int, residual: Tensor, **given: Tensor) -> Tensor:
         """transformer-lens's own `start_at_layer` still computes the blocks before; here each returns `residual` at once."""
         left_out = list(self._bridge.blocks)[: layer + 1]
         try:
             for block in left_out:
                 vars(block)["forward"] = lambda *args, **kwargs: residual
-            return self._bridge(tokens, return_type="logits")
+            return self._bridge(tokens, return_type="logits", **given)
         finally:
             for block in left_out:
                 vars(block).pop("forward", None)
@@ -202,6 +203,73 @@ class LanguageModel:
             return torch.allclose(self._resume(tokens, layer, residual), expected, rtol=1e-4, atol=1e-4)
         except Exception:  # whatever the architecture's own code raises when it is handed a tensor it did not expect
             return False
+
+    @torch.inference_mode()
+    def logits_at(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
+        """[m, vocab] the next-token logits at each of `positions` [m] of one passage, tokens [1, n], were the residual stream after
+        block `layer` at that position alone residuals [m, d_model]; `stream` [1, n, d_model] is what it is there (`read`).
+
+        The changed positions are appended to the passage, each seeing what stands before its own position and itself, so that one
+        costs about one token's way through the remaining blocks; where an architecture does not allow that, one costs the passage
+        up to it. A few hundred positions a call are best.
+        """
+        if layer == self.n_layers - 1:
+            return self.unembed_residual(residuals)
+        if self._can_append(tokens.shape[1], len(positions), layer):
+            return self._appended(tokens, layer, stream, positions, residuals)
+        return self._one_by_one(tokens, layer, stream, positions, residuals)
+
+    def _appended(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
+        n, m, device = tokens.shape[1], len(positions), tokens.device
+        at = torch.arange(n + m, device=device)
+        place = torch.cat([at[:n], positions.to(device)])
+        sees = (at[None, :n] < place[:, None]) & (at[None, :n] < n)
+        sees = torch.cat([sees, torch.zeros(n + m, m, dtype=torch.bool, device=device)], 1)
+        sees.fill_diagonal_(True)
+        mask = torch.zeros(sees.shape, device=device).masked_fill_(~sees, torch.finfo(torch.float32).min)
+        whole = torch.cat([tokens, tokens.new_full((1, m), self.bos)], 1)
+        given = {"attention_mask": mask[None, None], "position_ids": place[None]}
+        with self._unembedding_from(n):
+            logits: Tensor = self._resume(whole, layer, torch.cat([stream, residuals[None]], 1), **given)
+        return logits[0]
+
+    def _one_by_one(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
+        logits = residuals.new_empty(len(positions), self.vocab_size)
+        for place in positions.unique().tolist():
+            rows = (positions == place).nonzero().squeeze(1)
+            for part in rows.split(max(1, 4096 // (place + 1))):
+                changed = stream[:, : place + 1].repeat(len(part), 1, 1)
+                changed[:, place] = residuals[part]
+                prefix = tokens[:, : place + 1].repeat(len(part), 1)
+                with self._unembedding_from(place):
+                    logits[part] = self.logits_from(prefix, layer, changed)[:, 0]
+        return logits
+
+    def _unembedding_from(self, position: int) -> Any:
+        """While it lasts, logits are of the positions from `position` on alone."""
+        return self._bridge.hooks(fwd_hooks=[("unembed.hook_in", lambda normed, hook: normed[:, position:])])
+
+    def _can_append(self, n: int, m: int, layer: int) -> bool:
+        """Tried once for each order of length of a passage and of what is appended to it: an architecture may look back only so far."""
+        n, m = min(1 << (n - 1).bit_length(), self.context_length), 1 << (m - 1).bit_length()
+        if (n, m) not in self._appends:
+            self._appends[n, m] = self._can_leave_blocks_out and self._append_agrees(n, m)
+        return self._appends[n, m]
+
+    def _append_agrees(self, n: int, m: int) -> bool:
+        draw = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.vocab_size, (1, n), generator=draw).to(self.device)
+        layer = self.n_layers // 2 - 1
+        stream = self.read(tokens, [layer])[layer]
+        positions = torch.tensor([n // 3, n // 2, n - 1], device=self.device)
+        residuals = stream[0, positions] * 0.5
+        expected = self._one_by_one(tokens, layer, stream, positions, residuals)
+        turn = torch.arange(max(m, 3), device=self.device) % 3
+        try:
+            found = self._appended(tokens, layer, stream, positions[turn], residuals[turn])
+        except Exception:  # as in `_can_leave_blocks_out`
+            return False
+        return torch.allclose(found, expected[turn], rtol=1e-4, atol=1e-4)
 
     @contextmanager
     def _patched(self, patches: Mapping[int, Patch]) -> Iterator[None]:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 END = "<|endoftext|>"
 WORDS = "the cat sat on a mat and then one dog ran to Paris while rain fell over old grey stone houses by night".split()
@@ -23,7 +31,7 @@ def text(n_words: int, *, seed: int = 0) -> str:
 
 
 def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
-    """Write a Hugging Face folder with random weights."""
+    """Write a Hugging Face folder with random weights; "gpt2", "llama", or "gpt-neo", every second layer of which sees 8 tokens back."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -34,6 +42,19 @@ def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if kind == "gpt2":
         model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=64, n_embd=32, n_layer=2, n_head=4, **ends))
+    elif kind == "gpt-neo":
+        model = GPTNeoForCausalLM(
+            GPTNeoConfig(
+                vocab_size=size,
+                max_position_embeddings=64,
+                hidden_size=32,
+                num_layers=2,
+                num_heads=4,
+                window_size=8,
+                attention_types=[[["global", "local"], 1]],
+                **ends,
+            )
+        )
     else:
         shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 64}
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2}

@@ -53,6 +53,38 @@ def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path,
         assert torch.equal(model.logits(tokens), before.logits)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_changing_one_position_gives_the_logits_of_a_patch_there_alone(tmp_path: Path, kind: str, layer: int) -> None:
+    model = load_language_model(str(tiny.make_model(tmp_path / kind, kind=kind)))
+    tokens = torch.randint(model.vocab_size, (1, 30))
+    stream = model.read(tokens, [layer])[layer]
+    positions = torch.tensor([3, 29, 3, 0, 17])
+    residuals = stream[0, positions] + torch.randn(5, model.d_model)
+    assert model._can_append(30, 5, layer)  # or the fast way is not tested here
+    found = model.logits_at(tokens, layer, stream, positions, residuals)
+    for row, (position, residual) in enumerate(zip(positions.tolist(), residuals, strict=True)):
+        patched = stream.clone()
+        patched[0, position] = residual
+        expected = model.logits(tokens, {layer: lambda _, x=patched: x})[0, position]
+        assert torch.allclose(found[row], expected, atol=1e-4)
+    slowly = model._one_by_one(tokens, layer, stream, positions, residuals)
+    assert torch.allclose(found, slowly, atol=1e-4)
+
+
+def test_a_model_that_looks_back_only_so_far_changes_positions_one_by_one(tmp_path: Path) -> None:
+    model = load_language_model(str(tiny.make_model(tmp_path / "neo", kind="gpt-neo")))
+    tokens = torch.randint(model.vocab_size, (1, 40))
+    stream = model.read(tokens, [0])[0]
+    positions, residuals = torch.tensor([5, 38]), torch.randn(2, model.d_model)
+    assert not model._can_append(40, 2, 0)
+    found = model.logits_at(tokens, 0, stream, positions, residuals)
+    for row, position in enumerate(positions.tolist()):
+        patched = stream.clone()
+        patched[0, position] = residuals[row]
+        assert torch.allclose(found[row], model.logits(tokens, {0: lambda _, x=patched: x})[0, position], atol=1e-4)
+
+
 def test_streaming_with_a_cache_equals_reading_the_whole_text_again(model: LanguageModel) -> None:
     tokens = prompt(model)
     steps = list(model.stream(tokens, max_tokens=6, temperature=0, seed=0))
