@@ -41,8 +41,7 @@ class Pages:
         self.environment = Environment(loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False)
         self.environment.globals |= {
             "verdict_words": VERDICT_WORDS,
-            "token_chip": markup.chip,
-            "context_line": markup.context,
+            "markup": markup,
             "position_bins": distributions.position_bins,
             "quartiles": distributions.quartiles,
             "shape": distributions.shape,

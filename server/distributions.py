@@ -15,8 +15,8 @@ class PositionBin(NamedTuple):
 
     first: int
     last: int
-    count: int
-    total: int
+    firings: int
+    positions: int
     density: float
 
 

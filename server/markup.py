@@ -1,16 +1,17 @@
-"""The HTML of what a page holds by the thousand, made here because a Jinja macro call costs more than all the rest of a token.
+"""The HTML of what a page holds by the hundred: tokens, numbers, bars. Made here because a Jinja macro call costs more than they do.
 
-`chip` is a token as other pages point at it; `context` is one line of text around a firing position. Both come out escaped.
+Templates import them from `macros.html`. Whatever comes from a vocabulary or a text comes out escaped.
 """
 
 from functools import lru_cache
 
 from markupsafe import Markup, escape
 
-from lexiscope.records import Context, Token
+from lexiscope.records import VERDICT_WORDS, Context, Token
 
 REMEMBERED = 1 << 16
 """tokens whose HTML is kept; frequent tokens are most of every page"""
+UNMEASURED = Markup('<span class="muted" title="not measured">–</span>')
 
 
 def chip(token: Token, href: str = "", extra: str = "") -> Markup:
@@ -34,6 +35,43 @@ def context(line: Context, top: float) -> Markup:
     spans[line.position] = spans[line.position].replace("<span", f'<span class="{kind}"', 1)
     before, after = "".join(spans[: line.position]), "".join(spans[line.position :])
     return Markup(f'<span class="before"><span>{before}</span></span><span class="after">{after}</span>')
+
+
+def badge(verdict: str) -> Markup:
+    """A verdict, its meaning on hover."""
+    shown = "reads + predicts" if verdict == "both" else verdict
+    return Markup(f'<span class="badge {verdict}" title="{escape(VERDICT_WORDS[verdict])}">{shown}</span>')
+
+
+def number(value: float | None, digits: int = 3) -> Markup:
+    """To so many digits on the page, whole behind it."""
+    return UNMEASURED if value is None else Markup(f'<data value="{value}">{value:.{digits}f}</data>')
+
+
+def count(value: int) -> Markup:
+    """With its thousands apart."""
+    return Markup(f'<data value="{value}">{value:,}</data>')
+
+
+def percent(value: float | None) -> Markup:
+    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well."""
+    if value is None:
+        return UNMEASURED
+    share = value * 100
+    if value in (0, 1):
+        shown = f"{share:.0f}"
+    elif value < 1e-7:
+        shown = "&lt; 0.00001"
+    else:
+        shown = f"{share:.5f}" if value < 1e-4 else f"{share:.3f}" if value < 0.01 else f"{share:.1f}"
+    return Markup(f'<data value="{value}">{shown} %</data>')
+
+
+def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = "") -> Markup:
+    """`scale` is the value that fills the bar; `tick` marks a second value (a null, a baseline) on it."""
+    filled = f"--v:{min(max(value / scale, 0), 1):.4f}"
+    marked = "" if tick is None else f";--t:{min(max(tick / scale, 0), 1):.4f}"
+    return Markup(f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{"<b></b>" if marked else ""}</span>')
 
 
 @lru_cache(REMEMBERED)

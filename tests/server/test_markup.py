@@ -37,3 +37,13 @@ def test_a_line_is_split_before_the_position_that_put_it_there() -> None:
 def test_a_silent_token_says_so_and_a_near_miss_is_no_firing() -> None:
     html = markup.context(line("near_miss"), 3.0)
     assert html.count("silent") == 3 and 'class="missed"' in html and 'class="fired"' not in html
+
+
+def test_a_share_keeps_digits_that_say_something_and_its_whole_value() -> None:
+    shown = [re.sub(r"<[^>]+>", "", markup.percent(value)) for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, None)]
+    assert shown == ["0 %", "100 %", "41.2 %", "0.320 %", "0.00123 %", "&lt; 0.00001 %", "–"]
+    assert 'value="0.41234"' in markup.percent(0.41234) and 'value="1234"' in markup.count(1234) and "1,234" in markup.count(1234)
+
+
+def test_a_bar_stays_within_its_frame() -> None:
+    assert "--v:1.0000;--t:0.0000" in markup.bar(1.5, 1, -0.2) and "--t" not in markup.bar(0.5)
