@@ -2,6 +2,9 @@
 
 Pure functions of tensors and one streaming accumulator. Shares are over all firings of a feature, so all activation
 quantiles count by their size. Each share has its null: the same share for tokens of like frequency drawn at random.
+
+The verdict on a name is decided in `EvidenceCounts.result`, and nowhere else; docs/evidence.md says it in words, with the rate at
+which it is wrong.
 """
 
 from typing import NamedTuple
@@ -130,6 +133,7 @@ class Evidence(NamedTuple):
     recall: Tensor
     q_reads: Tensor
     q_predicts: Tensor
+    """of the next-token test, and of the ablation test where a feature has one"""
     supported: Tensor
 
     def verdict(self, live: Tensor) -> list[str]:
@@ -137,6 +141,11 @@ class Evidence(NamedTuple):
         reads, predicts = self.q_reads <= FDR, self.q_predicts <= FDR
         words = {(False, False): "unsupported", (True, False): "reads", (False, True): "predicts", (True, True): "both"}
         return [words[bool(r), bool(p)] if alive else "dead" for r, p, alive in zip(reads, predicts, live, strict=True)]
+
+    @property
+    def half(self) -> Tensor:
+        """[d_sae] bool: at least half of the firings are on the name's family (`half_live` is their share of the live features)."""
+        return self.share["family"] >= 0.5
 
 
 class _Marks:
@@ -241,31 +250,75 @@ class EvidenceCounts:
         for name in ("firings", "hits", "control_hits", "occurrences"):
             getattr(self, name).add_(state[name])
 
-    def result(self, live: Tensor) -> Evidence:
+    def result(self, live: Tensor, p_ablation: Tensor | None = None) -> Evidence:
         """Shares, nulls and FDR decisions; live [d_sae] bool says which features are tested.
 
-        The p-value is the Poisson tail P(X ≥ hits | firings · p₀), with p₀ the largest of three estimates of chance: the
+        The p-value of a count is the Poisson tail P(X ≥ hits | firings · p₀), with p₀ the largest of three estimates of chance: the
         feature's own controls, the pooled controls of features whose names are as frequent, and the name's rate in the text.
-        The two reading tests (here, family) share one q-value by Bonferroni; Benjamini-Hochberg runs over live features.
+        *Reads* rests on two tests (here, family), *predicts* on one (the next token), or on two where the ablation pass gave the
+        feature a p-value too (`ablation_p`; NaN elsewhere), *supported* on both questions: the smallest p-value of several tests
+        counts times their number (Bonferroni). Benjamini-Hochberg then runs over live features, once for each of the three.
         """
         n = self.firings.clamp_min(1).double()
         share = {kind: self.hits[row] / n for row, kind in enumerate(KINDS)}
         null = {kind: self.control_hits[row] / n for row, kind in enumerate(KINDS)}
         occurrences = self.occurrences[self.names].double()
         rate = occurrences / self.occurrences.sum().clamp_min(1)
-        bins = occurrences.add(1).log2().long()
         p = {}
         for row, kind in enumerate(KINDS):
-            pooled = _pooled(self.control_hits[row].double(), n, bins)
+            pooled = _pooled(self.control_hits[row].double(), n, frequency_bins(occurrences))
             floor = torch.maximum(null[kind], pooled)
             if kind in ("here", "predicts"):
                 floor = torch.maximum(floor, rate)
             p[kind] = poisson_tail(self.hits[row].double(), n * floor)
-        reads = (2 * torch.minimum(p["here"], p["family"])).clamp_max(1)
-        q_reads, q_predicts = benjamini_hochberg(reads, live), benjamini_hochberg(p["predicts"], live)
-        either = benjamini_hochberg((2 * torch.minimum(reads, p["predicts"])).clamp_max(1), live)
+        reads, predicts = _best_of(p["here"], p["family"]), p["predicts"]
+        if p_ablation is not None:
+            predicts = torch.where(p_ablation.isnan(), predicts, _best_of(predicts, p_ablation.nan_to_num(1).to(predicts)))
+        q_reads, q_predicts = benjamini_hochberg(reads, live), benjamini_hochberg(predicts, live)
+        either = benjamini_hochberg(_best_of(reads, predicts), live)
         recall = self.hits[0] / occurrences.clamp_min(1)
         return Evidence(self.firings, share, null, recall, q_reads, q_predicts, (either <= FDR) & live)
+
+
+class AblationCounts(NamedTuple):
+    """What the ablation pass counted of features [d_sae]: in how many contexts a token is among the five whose logits fall most."""
+
+    contexts: Tensor
+    """0 where a feature was not tested"""
+    hits: Tensor
+    """of the name"""
+    control_hits: Tensor
+    """[d_sae, draws] of each of its frequency-matched controls"""
+    rate: Tensor
+    """share of all contexts of other features in which the name is among the five"""
+
+
+def ablation_p(counts: AblationCounts, occurrences: Tensor) -> Tensor:
+    """[d_sae] p-value of the ablation hits, NaN where a feature was not tested; occurrences [d_sae] of the names in the text.
+
+    The larger of two: the Poisson tail P(X ≥ hits | contexts · p₀), with p₀ the larger of the pooled controls of features whose
+    names are as frequent and of the name's own rate under the ablation of other features; and the share of all controls that do as
+    well in their feature's contexts. The second is there because the contexts of one feature are no independent trials: what its
+    direction lowers in one, it lowers in the next.
+    """
+    tested = counts.contexts > 0
+    n, draws = counts.contexts.double(), counts.control_hits.shape[1]
+    pooled = _pooled(counts.control_hits.sum(1).double(), n * draws, frequency_bins(occurrences))
+    tail = poisson_tail(counts.hits.double(), n * torch.maximum(pooled, counts.rate.double()))
+    controls = (counts.control_hits[tested] / n[tested, None]).reshape(-1).sort().values
+    below = torch.searchsorted(controls, counts.hits / n.clamp_min(1))
+    as_good = (len(controls) - below + 1) / (len(controls) + 1)
+    return torch.maximum(tail, as_good).where(tested, float("nan"))
+
+
+def frequency_bins(occurrences: Tensor) -> Tensor:
+    """[n] names of one bin are as frequent as each other within a factor of two."""
+    return occurrences.double().add(1).log2().long()
+
+
+def _best_of(p: Tensor, other: Tensor) -> Tensor:
+    """The p-value of the better of two tests."""
+    return (2 * torch.minimum(p, other)).clamp_max(1)
 
 
 def _pooled(hits: Tensor, trials: Tensor, bins: Tensor) -> Tensor:
