@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test lint smoke results bench bench-demo bench-train demo-smollm2 clean
+.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index demo-smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -28,6 +28,10 @@ bench-demo: .venv/installed
 # Peers get virtual environments of their own. ARGS=--gpu for CUDA; ARGS='--threads 1 --only sparsify' and so on.
 bench-train: .venv/installed
 	$(BIN)/python bench/trainers.py --write docs/bench-train.md $(ARGS)
+
+# Beside SAEDashboard, in an environment of its own. ARGS='--model smollm2 --features 128 1024' and so on.
+bench-index: .venv/installed
+	$(BIN)/python bench/dashboards.py --write docs/bench-index.md $(ARGS)
 
 bench: bench-demo
 
