@@ -1,0 +1,178 @@
+"""The causal pass equals patching and running the model for every firing; names that are no effect of their feature are at chance."""
+
+import numpy as np
+import pytest
+import torch
+
+from indexer.causal import PROMPT, STRENGTH, Causal, causal_effects, spread
+from indexer.firings import Firings
+from lexiscope.dictionary import Dictionary
+from lexiscope.evidence import FDR, matched_controls
+from lexiscope.language_model import LanguageModel
+
+FEATURES, PASSAGES, LENGTH, LAYER = 60, 12, 24, 0
+
+
+@pytest.fixture(scope="module")
+def dictionary(model: LanguageModel) -> Dictionary:
+    draw = torch.Generator().manual_seed(0)
+    W_dec = torch.nn.functional.normalize(torch.randn(FEATURES, model.d_model, generator=draw), dim=-1)
+    return Dictionary(W_dec.T.contiguous(), torch.zeros(FEATURES), W_dec, torch.zeros(model.d_model), k=4)
+
+
+@pytest.fixture(scope="module")
+def passages(model: LanguageModel) -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [np.concatenate([[model.bos], draw.integers(1, model.vocab_size, LENGTH - 1)]) for _ in range(PASSAGES)]
+
+
+@pytest.fixture(scope="module")
+def found(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray]) -> Firings:
+    """All firings of the dictionary in the passages, by feature."""
+    rows = []
+    for number, passage in enumerate(passages):
+        code = dictionary.encode(model.read(torch.from_numpy(passage)[None], [LAYER])[LAYER][0])
+        for position in range(1, LENGTH):
+            for value, feature in zip(code.values[position].tolist(), code.indices[position].tolist(), strict=True):
+                if value > 0:
+                    rows.append((feature, number, position, value))
+    feature, passage, position, value = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    return Firings(feature, passage, position, value.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def occurrences(model: LanguageModel, passages: list[np.ndarray]) -> torch.Tensor:
+    return torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
+
+
+def best_of_each_passage(found: Firings) -> Firings:
+    order = np.lexsort((-found.value, found.passage, found.feature))
+    pair = found.feature[order] * PASSAGES + found.passage[order]
+    return Firings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in found))
+
+
+def effects(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings, **given: object) -> Causal:
+    counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
+    given = {"names": torch.arange(1, FEATURES + 1), "live": torch.ones(FEATURES, dtype=torch.bool), **given}
+    return causal_effects(
+        model,
+        LAYER,
+        dictionary,
+        controls=matched_controls(counts),
+        sample=found,
+        top=best_of_each_passage(found),
+        passages=passages,
+        occurrences=counts,
+        mean_norm=2.0,
+        **given,
+    )
+
+
+def falls(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], firing: tuple[int, int, int, float]) -> torch.Tensor:
+    """[vocab] how far each logit falls when one firing is taken away: the model run twice."""
+    feature, passage, position, value = firing
+    tokens = torch.from_numpy(passages[passage])[None]
+
+    def ablate(stream: torch.Tensor) -> torch.Tensor:
+        stream = stream.clone()
+        stream[0, position] -= value * dictionary.W_dec[feature]
+        return stream
+
+    return (model.logits(tokens) - model.logits(tokens, {LAYER: ablate}))[0, position]
+
+
+def test_ranks_and_shares_equal_running_the_model_twice_for_every_firing(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+) -> None:
+    causal = effects(model, dictionary, passages, found, contexts_each=3)
+    chosen = spread(found, torch.ones(FEATURES, dtype=torch.bool), 3)
+    by_feature: dict[int, list[torch.Tensor]] = {}
+    for firing in zip(*(column.tolist() for column in chosen), strict=True):
+        by_feature.setdefault(firing[0], []).append(falls(model, dictionary, passages, firing))
+    counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
+    controls = matched_controls(counts)
+    for feature, each in by_feature.items():
+        name = feature + 1
+        ranks = [int((fall > fall[name]).sum()) for fall in each]
+        assert causal.ablation_contexts[feature] == len(each)
+        assert abs(causal.ablation_rank[feature] - np.median(ranks)) <= 1  # the two ways differ by rounding
+        assert causal.ablation_top5[feature] == pytest.approx(np.mean([rank < 5 for rank in ranks]))
+        drawn = [int((fall > fall[c]).sum()) for fall in each for c in controls[name].tolist()]
+        assert causal.ablation_top5_null[feature] == pytest.approx(np.mean([rank < 5 for rank in drawn]))
+        assert causal.ablation_top1_null[feature] == pytest.approx(np.mean([rank < 1 for rank in drawn]))
+
+
+def test_a_feature_named_by_what_its_ablation_lowers_most_is_found_and_other_names_are_at_chance(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+) -> None:
+    names = torch.zeros(FEATURES, dtype=torch.long)
+    for firing in zip(*(column.tolist() for column in spread(found, torch.ones(FEATURES, dtype=torch.bool), 1)), strict=True):
+        names[firing[0]] = falls(model, dictionary, passages, firing).argmax()
+    true = effects(model, dictionary, passages, found, names=names, contexts_each=5)
+    known = true.ablation_contexts > 0
+    assert true.ablation_top5[known].mean() > 0.5
+    assert true.ablation_top5_null[known].mean() < 0.1
+    assert (true.q_ablation[known] <= FDR).float().mean() > 0.3
+    turned = effects(model, dictionary, passages, found, names=names.roll(7), contexts_each=5)
+    assert (turned.q_ablation[known] <= FDR).float().mean() <= FDR
+
+
+def test_firings_are_taken_from_all_levels_of_activation() -> None:
+    value = np.random.default_rng(0).permutation(np.arange(1, 26)).astype(np.float32)
+    sample = Firings(np.zeros(25, int), np.arange(25), np.ones(25, int), value)
+    chosen = spread(sample, torch.ones(1, dtype=torch.bool), 5)
+    assert chosen.value.tolist() == [3, 8, 13, 18, 23]
+    assert len(spread(sample, torch.ones(1, dtype=torch.bool), 40).value) == 25
+
+
+def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_contexts(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+) -> None:
+    names = torch.tensor([int(passages[0][feature % LENGTH]) for feature in range(FEATURES)])
+    causal = effects(model, dictionary, passages, found, names=names, contexts_each=1)
+    for feature in range(FEATURES):
+        strongest = []
+        for passage in range(PASSAGES):
+            here = (found.feature == feature) & (found.passage == passage)
+            if here.any():
+                strongest.append(int(passages[passage][found.position[here][found.value[here].argmax()]]))
+        if strongest:
+            assert causal.input_score[feature] == pytest.approx(np.mean([token == names[feature] for token in strongest]))
+        else:
+            assert causal.input_score[feature].isnan()
+
+
+def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+) -> None:
+    causal = effects(model, dictionary, passages, found, contexts_each=1)
+    tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]])
+
+    def score(logits: torch.Tensor, token: int) -> float:
+        rank = logits.argsort(descending=True).tolist().index(token)
+        return (1 - rank / model.vocab_size) * logits.softmax(-1)[token].item()
+
+    before = model.logits(tokens)[0, -1]
+    for feature in range(0, FEATURES, 9):
+
+        def add(stream: torch.Tensor, feature: int = feature) -> torch.Tensor:
+            stream = stream.clone()
+            stream[0, -1] += STRENGTH * 2.0 * dictionary.W_dec[feature]
+            return stream
+
+        expected = score(model.logits(tokens, {LAYER: add})[0, -1], feature + 1) - score(before, feature + 1)
+        assert causal.output_score[feature] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_not_tested_says_so(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings) -> None:
+    live = torch.ones(FEATURES, dtype=torch.bool)
+    live[:10] = False
+    causal = effects(model, dictionary, passages, found, live=live, limit=20, contexts_each=2)
+    tested = causal.ablation_contexts > 0
+    assert tested.sum() <= 20 and not tested[:10].any()
+    assert (causal.ablation_contexts[~tested] == -1).all()
+    for column in (causal.ablation_rank, causal.ablation_top5, causal.q_ablation, causal.p_ablation):
+        assert torch.equal(column.isnan(), ~tested)
+    assert causal.parameters["limit"] == 20 and causal.parameters["features"] == tested.sum()
+    again = effects(model, dictionary, passages, found, live=live, limit=20, contexts_each=2)
+    assert torch.equal(again.ablation_contexts, causal.ablation_contexts)
