@@ -7,12 +7,15 @@ of figures, targets beside them; asserts none. `--gpu` does the same on CUDA, an
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.machine import machine
 
 ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).parent / "peers"
@@ -80,13 +83,12 @@ def measure(contender: Contender, shape: dict[str, int], asked: argparse.Namespa
     return found
 
 
-def machine(asked: argparse.Namespace) -> str:
+def where(asked: argparse.Namespace) -> str:
     if asked.gpu:
         import torch
 
         return torch.cuda.get_device_name()
-    found = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {found[0] if found else platform.machine()}"
+    return machine()
 
 
 def table(results: list[tuple[Contender, dict[str, Any]]], shape: dict[str, int], asked: argparse.Namespace) -> list[str]:
@@ -151,7 +153,7 @@ def main() -> None:
     told += [f"--only '{asked.only}'"] if asked.only else []
     command = "`" + " ".join(["python bench/trainers.py", *told, *(["--gpu"] if asked.gpu else [])]) + "`"
     lines = ["# Training speed beside peers", "", f"Written by {command} on {time.strftime('%Y-%m-%d %H:%M')}.", ""]
-    lines.append(f"Machine: {machine(asked)}; {asked.threads} threads. Load is the highest one-minute average around a measurement;")
+    lines.append(f"Machine: {where(asked)}; {asked.threads} threads. Load is the highest one-minute average around a measurement;")
     lines.append("where it is above the number of threads the machine was shared, and tokens a CPU-second are the fairer figure.")
     for nth, shape in enumerate(shapes):
         wanted = [c for c in CONTENDERS if nth == 0 or (c.environment is None and c.module == "lexiscope_topk")]
