@@ -1,7 +1,7 @@
 """The index: the schema, the bulk writer, the queries. The only SQL in the project; what comes out is `lexiscope.records`."""
 
 from store.builder import Builder, Kept
-from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, WrongVersion
+from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
 from store.export import TABLES, Snapshot, arrow_schema, columns_document
 from store.reader import Place, Resolved, Store
 from store.schema import SCHEMA_VERSION
@@ -20,6 +20,7 @@ __all__ = [
     "Snapshot",
     "Store",
     "StoreError",
+    "Unreachable",
     "WrongVersion",
     "arrow_schema",
     "columns_document",

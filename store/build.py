@@ -1,23 +1,23 @@
 """One published build, opened for reading: its connections, and the small tables that every page needs, held in memory.
 
-Held: `dictionary` and `layer_summary` (a row a dictionary), and each model's vocabulary from the first request that shows a
-token of it. Everything else is asked of the database, page by page.
+Held: `dictionary` and `layer_summary` (a row a dictionary), what is notable about each dictionary, and each model's vocabulary from
+the first request that shows a token of it. Everything else is asked of the database, page by page.
 """
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
-from lexiscope.settings import Settings
-from store import builds, duck, schema
-from store.errors import NoIndex, NotFound, WrongVersion
+from store import builds, schema
+from store.errors import NotFound, WrongVersion
+from store.source import Source
+from store.vocabulary import Entry, Vocabulary
 
 SUMMARY_FROM_DICTIONARY = (
     *("model", "source", "layer", "recipe", "origin", "architecture"),
@@ -30,7 +30,9 @@ NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "hub_tokens", "hub_counts"} | {
 Row = sa.Row[*tuple[Any, ...]]
 """a result row of any width"""
 
-REF_COLUMNS = tuple(schema.feature.c[name] for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density"))
+Made = TypeVar("Made")
+
+REF_COLUMNS = tuple(schema.listing.c[name] for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,35 +80,31 @@ class Dictionary:
 
 
 class Build:
-    """An open build. Raises NoIndex when its file has gone, WrongVersion when another version of the schema wrote it."""
+    """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote it, Unreachable."""
 
-    def __init__(self, settings: Settings, build: str) -> None:
-        path = builds.build_path(settings.index, build)
-        if not path.is_file():
-            raise NoIndex(f"{builds.pointer(settings.index)} names build {build}, whose file has gone: {builds.MAKE_ONE}")
+    def __init__(self, source: Source, build: str) -> None:
         self.id = build
-        self.engine = duck.reader(path, threads=settings.reader_threads, memory=settings.reader_memory)
+        self._source = source
+        self.engine = source.open(build)
         self.users = 0
         self.retired = False
-        self._vocabularies: dict[str, dict[int, Token]] = {}
+        self._vocabularies: dict[str, Vocabulary] = {}
+        self._made: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
         try:
-            self._check_version(path)
+            self._check_version()
             self.dictionaries = {entry.dictionary_id: entry for entry in self._dictionaries()}
-        except sa.exc.DBAPIError as error:
-            self.engine.dispose()
-            raise NoIndex(f"{path} cannot be read ({str(error.orig).splitlines()[0]}): {builds.MAKE_ONE}") from error
-        except WrongVersion:
+        except BaseException:
             self.engine.dispose()
             raise
         self.by_source = {(entry.model, entry.source): entry for entry in self.dictionaries.values()}
         self.models = sorted({entry.model for entry in self.dictionaries.values()})
 
-    def _check_version(self, path: Path) -> None:
+    def _check_version(self) -> None:
         [row] = self.rows(sa.select(schema.meta.c.schema_version))
         if row.schema_version != schema.SCHEMA_VERSION:
             raise WrongVersion(
-                f"{path} has schema version {row.schema_version}, this program reads {schema.SCHEMA_VERSION}:"
+                f"{self._source.name(self.id)} has schema version {row.schema_version}, this program reads {schema.SCHEMA_VERSION}:"
                 f" rebuild it, {builds.MAKE_ONE}",
                 kept="Checkpoints are untouched; only the index is made again.",
             )
@@ -138,8 +136,21 @@ class Build:
         return entries
 
     def rows(self, statement: sa.Select[Any]) -> Sequence[Row]:
-        with self.engine.connect() as connection:
-            return connection.execute(statement).all()
+        """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is tried once more."""
+        for last in (False, True):
+            try:
+                with self.engine.connect() as connection:
+                    return connection.execute(statement).all()
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                if last or not getattr(error, "connection_invalidated", False):
+                    raise self._source.failure(error, self.id) from error
+        raise AssertionError
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gave the first time; a build never changes."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def of_model(self, model: str) -> list[Dictionary]:
         """A model's dictionaries in layer order. Raises NotFound."""
@@ -155,22 +166,24 @@ class Build:
             raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
         return self.by_source[model, source]
 
-    def vocabulary(self, model: str) -> dict[int, Token]:
-        """Every token of a model by id."""
+    def vocabulary(self, model: str) -> Vocabulary:
         with self._lock:
             if model not in self._vocabularies:
-                columns = schema.token.c
-                statement = sa.select(columns.token_id, columns.shown, columns.raw).where(columns.model == model)
-                self._vocabularies[model] = {row[0]: Token(id=row[0], shown=row[1], raw=row[2]) for row in self.rows(statement)}
+                own, named = schema.token.c, schema.carried.c
+                joined = schema.token.outerjoin(schema.carried, sa.and_(named.model == own.model, named.token_id == own.token_id))
+                columns = (own.token_id, own.shown, own.raw, own.folded, own.count, sa.func.coalesce(named.n_features, 0))
+                rows = self.rows(sa.select(*columns).select_from(joined).where(own.model == model))
+                entries = [Entry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5]) for row in rows]
+                self._vocabularies[model] = Vocabulary(model, entries)
             return self._vocabularies[model]
 
     def token(self, model: str, token_id: int) -> Token:
         """Raises NotFound."""
         self.of_model(model)
         vocabulary = self.vocabulary(model)
-        if token_id not in vocabulary:
-            raise NotFound(f"{model} has no token {token_id}: its ids go from {min(vocabulary)} to {max(vocabulary)}")
-        return vocabulary[token_id]
+        if token_id not in vocabulary.place_of:
+            raise NotFound(f"{model} has no token {token_id}: its ids go from {min(vocabulary.place_of)} to {max(vocabulary.place_of)}")
+        return vocabulary.get(token_id)
 
     def ref(self, row: Row) -> FeatureRef:
         """A row that begins with REF_COLUMNS, as a reference."""
@@ -182,7 +195,7 @@ class Build:
             source=entry.source,
             layer=entry.layer,
             index=index,
-            name=shown_token(self.vocabulary(entry.model), name),
+            name=self.vocabulary(entry.model).get(name),
             cosine=cosine,
             verdict=verdict,
             density=density,
@@ -191,35 +204,23 @@ class Build:
     @cached_property
     def example_tokens(self) -> list[Token]:
         """Frequent tokens that name supported features in the most dictionaries, of the first model that has some."""
-        feature, token = schema.feature.c, schema.token.c
+        named, token = schema.carried.c, schema.token.c
         for model in self.models:
-            ids = [entry.dictionary_id for entry in self.of_model(model)]
-            carried = (
-                sa.select(feature.name_token, sa.func.count(feature.dictionary_id.distinct()).label("n"))
-                .where(feature.dictionary_id.in_(ids), feature.supported, feature.live, feature.bucket == "strong")
-                .group_by(feature.name_token)
-                .subquery()
-            )
             statement = (
                 sa.select(token.token_id)
-                .join(carried, carried.c.name_token == token.token_id)
-                .where(token.model == model, sa.func.length(token.folded) >= 4, token.count > 0)
-                .order_by(carried.c.n.desc(), token.count.desc(), token.token_id)
+                .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
+                .where(token.model == model, named.n_strong > 0, sa.func.length(token.folded) >= 4, token.count > 0)
+                .order_by(named.n_strong.desc(), token.count.desc(), token.token_id)
                 .limit(12)
             )
-            found = [self.vocabulary(model)[row.token_id] for row in self.rows(statement)]
+            found = [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]
             if found:
                 return found
         return []
 
 
-def shown_token(vocabulary: dict[int, Token], token_id: int) -> Token:
-    """A token by id; an id outside the vocabulary (a padding row of W_E) is shown as what it is."""
-    return vocabulary.get(token_id) or Token(id=token_id, shown=f"⟨unused {token_id}⟩")
-
-
-def scored(vocabulary: dict[int, Token], ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
-    tokens = [shown_token(vocabulary, token_id) for token_id in ids]
+def scored(vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
+    tokens = [vocabulary.get(token_id) for token_id in ids]
     return [ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Writes one build of the index: Arrow tables in, one published DuckDB file out, or nothing.
+"""Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in PostgreSQL), or nothing.
 
     with Builder(settings) as builder:
         builder.keep_others(replacing=[("gpt2-small", "6-vasae")])
@@ -18,14 +18,16 @@ from typing import Any, NamedTuple, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lexiscope.settings import Settings
-from store import builds, duck
+from store import builds, derived, duck
 from store.errors import StoreError
-from store.schema import SCHEMA_VERSION, metadata
+from store.schema import DUCKDB_INDEXES, LOADED, SCHEMA_VERSION, metadata
+from store.shipment import Shipment
+from store.vocabulary import storable
 
 OLD_SERVES = "The old index still serves."
-LOADED = {name: table for name, table in metadata.tables.items() if name != "meta"}
 
 
 class Kept(NamedTuple):
@@ -41,14 +43,14 @@ class Builder:
     """A build under construction. Leaving the block without `publish` deletes it. Raises BuilderBusy, StoreError."""
 
     def __init__(self, where: Settings | Path) -> None:
-        if isinstance(where, Settings) and where.database_url:
-            raise StoreError("LEXISCOPE_DATABASE_URL is set, but this version writes DuckDB files only: unset it")
+        self._settings = where if isinstance(where, Settings) and where.database_url else None
+        self._shipment: Shipment | None = None
         self.root = where.index if isinstance(where, Settings) else where
         self.build = builds.new_build_id()
         self.next_dictionary_id = 0
         self.next_passage_id = 0
         self._kept_models: set[str] = set()
-        self._published = False
+        self._kept_remotely: list[int] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -56,6 +58,9 @@ class Builder:
             opening.enter_context(builds.lock(self.root))
             builds.remove_leftovers(self.root)
             opening.callback(builds.remove_leftovers, self.root)
+            if self._settings is not None:
+                self._shipment = Shipment(self._settings, self.build)
+                opening.callback(self._shipment.close)
             self._connection = duck.writer(builds.building_path(self.root, self.build))
             opening.callback(self._connection.close)
             for table in metadata.sorted_tables:
@@ -72,6 +77,9 @@ class Builder:
         Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Call it before the first `add`.
         A kept neighbour of a replaced dictionary forgets the link: the feature indices behind it would mean nothing.
         """
+        if self._shipment is not None:
+            with _disk_errors():
+                return self._keep_remotely(self._shipment, set(replacing))
         current = builds.current_build(self.root)
         if current is None:
             return Kept([])
@@ -88,7 +96,7 @@ class Builder:
     def _copy(self, replacing: set[tuple[str, str]]) -> Kept:
         [(version,)] = self._sql("SELECT schema_version FROM old.meta")
         if version != SCHEMA_VERSION:
-            return Kept([], f"the old index has schema version {version}, not {SCHEMA_VERSION}: its dictionaries must be indexed again")
+            return Kept([], _too_old(version))
         rows = self._sql("SELECT dictionary_id, model, source FROM old.dictionary ORDER BY dictionary_id")
         kept = [row for row in rows if (row[1], row[2]) not in replacing]
         if not kept:
@@ -97,13 +105,40 @@ class Builder:
         self._kept_models = {row[1] for row in kept}
         for name in ("dictionary", "layer_summary", "feature", "context"):
             self._sql(f"INSERT INTO {name} BY NAME SELECT * FROM old.{name} WHERE dictionary_id IN ({ids})")
-        for link in ("previous_dictionary", "next_dictionary"):
-            self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
+        self._unlink(ids)
         self._sql("INSERT INTO passage BY NAME SELECT * FROM old.passage WHERE passage_id IN (SELECT passage FROM context)")
         self._sql("INSERT INTO token BY NAME SELECT * FROM old.token WHERE model IN (SELECT model FROM dictionary)")
         [(self.next_dictionary_id,)] = self._sql("SELECT max(dictionary_id) + 1 FROM dictionary")
         [(self.next_passage_id,)] = self._sql("SELECT coalesce(max(passage_id) + 1, 0) FROM passage")
         return Kept([(row[1], row[2]) for row in kept])
+
+    def _unlink(self, ids: str) -> None:
+        for link in ("previous_dictionary", "next_dictionary"):
+            self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
+
+    def _keep_remotely(self, shipment: Shipment, replacing: set[tuple[str, str]]) -> Kept:
+        """The small tables are fetched, so that the whole build is checked; features, contexts and passages are copied by the server."""
+        if shipment.previous is None:
+            return Kept([])
+        version = shipment.previous_version()
+        if version is None:
+            return Kept([], f"build {shipment.previous} has gone from the database: nothing of it could be kept")
+        if version != SCHEMA_VERSION:
+            return Kept([], _too_old(version))
+        for name in ("dictionary", "layer_summary", "token"):
+            self._insert(name, shipment.previous_rows(name))
+        named = ", ".join(f"({_quoted(model)}, {_quoted(source)})" for model, source in sorted(replacing)) or "(NULL, NULL)"
+        self._sql(f"DELETE FROM dictionary WHERE (model, source) IN ({named})")
+        rows = self._sql("SELECT dictionary_id, model, source FROM dictionary ORDER BY dictionary_id")
+        self._kept_remotely = [row[0] for row in rows]
+        self._kept_models = {row[1] for row in rows}
+        ids = ", ".join(str(row[0]) for row in rows) or "NULL"
+        self._sql("DELETE FROM layer_summary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM dictionary)")
+        self._sql("DELETE FROM token WHERE model NOT IN (SELECT model FROM dictionary)")
+        self._unlink(ids)
+        if rows:
+            self.next_dictionary_id, self.next_passage_id = rows[-1][0] + 1, shipment.highest_passage() + 1
+        return Kept([(row[1], row[2]) for row in rows])
 
     def add(self, table: str, rows: pa.Table) -> None:
         """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError, having added none.
@@ -111,7 +146,7 @@ class Builder:
         Tokens of a model whose vocabulary was kept replace the kept ones. A table may be added to in several calls.
         """
         if table not in LOADED:
-            raise StoreError(f"the index has no table {table!r}: it has {', '.join(sorted(LOADED))}")
+            raise StoreError(f"the index is given no table {table!r}: it is given {', '.join(sorted(LOADED))}")
         wanted, given = {column.name for column in LOADED[table].columns}, set(rows.column_names)
         if wanted != given or len(rows.column_names) != len(given):
             missing, unknown = ", ".join(sorted(wanted - given)), ", ".join(sorted(given - wanted))
@@ -121,13 +156,16 @@ class Builder:
         with _disk_errors():
             if table == "token":
                 self._forget_kept_tokens({str(model) for model in rows.column("model").unique().to_pylist()})
-            self._connection.register("added_rows", rows)
-            try:
-                self._sql(f"INSERT INTO {table} BY NAME SELECT * FROM added_rows")
-            except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
-                raise StoreError(f"rows for {table!r} do not fit it: {_first_line(error)}", kept=OLD_SERVES) from error
-            finally:
-                self._connection.unregister("added_rows")
+            self._insert(table, _storable(rows))
+
+    def _insert(self, table: str, rows: pa.Table) -> None:
+        self._connection.register("added_rows", rows)
+        try:
+            self._sql(f"INSERT INTO {table} BY NAME SELECT * FROM added_rows")
+        except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
+            raise StoreError(f"rows for {table!r} do not fit it: {duck.complaint(error)}", kept=OLD_SERVES) from error
+        finally:
+            self._connection.unregister("added_rows")
 
     def _forget_kept_tokens(self, models: set[str]) -> None:
         for model in models & self._kept_models:
@@ -140,6 +178,13 @@ class Builder:
             self._check()
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [SCHEMA_VERSION, self.build, now])
+            if self._shipment is not None:
+                self._shipment.install(self._connection, kept=self._kept_remotely)
+                return self.build
+            for statement in derived.statements():
+                self._sql(duck.compiled(statement))
+            for table, columns in DUCKDB_INDEXES:
+                self._sql(f"CREATE INDEX {table}_{columns[0]} ON {table} ({', '.join(columns)})")
             self._sql("CHECKPOINT")
             self._connection.close()
             previous = builds.current_build(self.root)
@@ -174,8 +219,22 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        raise StoreError(f"the index could not be written: {_first_line(error)}", kept=OLD_SERVES) from error
+        raise StoreError(f"the index could not be written: {duck.complaint(error)}", kept=OLD_SERVES) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _storable(rows: pa.Table) -> pa.Table:
+    """Text without NUL, which PostgreSQL cannot hold."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            column = rows.column(place)
+            if pc.any(pc.match_substring(column, "\0")).as_py():
+                rows = rows.set_column(place, field, pc.replace_substring(column, "\0", storable("\0")))
+    return rows
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _too_old(version: int) -> str:
+    return f"the old index has schema version {version}, not {SCHEMA_VERSION}: its dictionaries must be indexed again"

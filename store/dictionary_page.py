@@ -2,13 +2,12 @@
 
 import sqlalchemy as sa
 
-from lexiscope.records import Collision, DictionaryPage, Filters, HubToken
+from lexiscope.records import Collision, DictionaryPage, FeatureRef, Filters, HubToken
 from store import schema
-from store.build import REF_COLUMNS, Build, shown_token
-from store.listing import list_features
+from store.build import REF_COLUMNS, Build, Dictionary
+from store.listing import LISTING, list_features
 
 SHOWN = 20
-FEATURE = schema.feature.c
 
 
 def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> DictionaryPage:
@@ -19,21 +18,7 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
         filters = filters.model_copy(update={"sort": "index", "descending": False})
     listed = list_features(build, filters)
     vocabulary = build.vocabulary(model)
-    n_features = sa.func.count().label("n_features")
-    n_live = sa.func.sum(sa.case((FEATURE.live, 1), else_=0)).label("n_live")
-    shared = (
-        sa.select(FEATURE.name_token, n_features, n_live)
-        .where(FEATURE.dictionary_id == entry.dictionary_id, FEATURE.n_same_name > 1)
-        .group_by(FEATURE.name_token)
-        .order_by(n_features.desc(), FEATURE.name_token)
-        .limit(SHOWN)
-    )
-    contradicted = (
-        sa.select(*REF_COLUMNS)
-        .where(FEATURE.dictionary_id == entry.dictionary_id, FEATURE.live, FEATURE.bucket == "strong", sa.not_(FEATURE.supported))
-        .order_by(FEATURE.density.desc(), FEATURE.index)
-        .limit(SHOWN)
-    )
+    collisions, disagreements = build.once(("dictionary page", entry.dictionary_id), lambda: _notable(build, entry))
     return DictionaryPage(
         build=build.id,
         summary=entry.summary,
@@ -43,13 +28,24 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
         causal=entry.causal,
         cosine_histogram=entry.cosine_histogram,
         density_histogram=entry.density_histogram,
-        collisions=[
-            Collision(token=shown_token(vocabulary, row.name_token), n_features=row.n_features, n_live=int(row.n_live))
-            for row in build.rows(shared)
-        ],
-        hub_tokens=[HubToken(token=shown_token(vocabulary, token_id), n_near=n_near) for token_id, n_near in entry.hubs[:SHOWN]],
-        disagreements=[build.ref(row) for row in build.rows(contradicted)],
+        collisions=collisions,
+        hub_tokens=[HubToken(token=vocabulary.get(token_id), n_near=n_near) for token_id, n_near in entry.hubs[:SHOWN]],
+        disagreements=disagreements,
         filters=filters,
         features=listed.features,
         next=listed.next,
+    )
+
+
+def _notable(build: Build, entry: Dictionary) -> tuple[list[Collision], list[FeatureRef]]:
+    shared, against = schema.collision.c, schema.disagreement.c
+    vocabulary = build.vocabulary(entry.model)
+    collisions = build.rows(sa.select(schema.collision).where(shared.dictionary_id == entry.dictionary_id).order_by(shared.place))
+    places = build.rows(sa.select(against.index).where(against.dictionary_id == entry.dictionary_id).order_by(against.place))
+    wanted = [row[0] for row in places]
+    own = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id == entry.dictionary_id, LISTING.index.in_(wanted))
+    refs = {row[1]: build.ref(row) for row in build.rows(own)} if wanted else {}
+    return (
+        [Collision(token=vocabulary.get(row.name_token), n_features=row.n_features, n_live=row.n_live) for row in collisions],
+        [refs[index] for index in wanted],
     )

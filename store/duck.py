@@ -61,6 +61,17 @@ def reader(path: Path, *, threads: int, memory: str) -> sa.Engine:
     )
 
 
+def complaint(error: BaseException) -> str:
+    """The first line of what DuckDB said, SQLAlchemy's wrapping taken off."""
+    inner = getattr(error, "orig", None) or error
+    return (str(inner).strip() or type(inner).__name__).splitlines()[0]
+
+
+def compiled(statement: sa.Insert) -> str:
+    """A Core statement as text, its values in place."""
+    return str(statement.compile(dialect=Dialect(), compile_kwargs={"literal_binds": True}))
+
+
 def create_table(table: sa.Table) -> str:
     """The DDL of one table in DuckDB's dialect."""
     return str(CreateTable(table).compile(dialect=Dialect()))

@@ -15,6 +15,10 @@ class NoIndex(StoreError):
     """There is no published index yet, or its file has gone."""
 
 
+class Unreachable(StoreError):
+    """A database server that cannot be reached, refuses, went away, or took too long."""
+
+
 class WrongVersion(StoreError):
     """The index was written by another version of the schema; there are no migrations."""
 

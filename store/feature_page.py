@@ -19,17 +19,17 @@ from lexiscope.records import (
     Neighbour,
     PositionHistogram,
     Share,
-    Token,
 )
 from store import schema
-from store.build import REF_COLUMNS, Build, Dictionary, Row, scored, shown_token
+from store.build import REF_COLUMNS, Build, Dictionary, Row, scored
 from store.errors import NotFound
+from store.vocabulary import Vocabulary
 
 BEFORE, AFTER = 32, 16
 """tokens of context shown on either side; 32 before is how far `reads_near` looks"""
 MAX_REFS = 64
 KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
-FEATURE = schema.feature.c
+FEATURE, LISTING = schema.feature.c, schema.listing.c
 
 
 def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
@@ -48,7 +48,7 @@ def _check_index(entry: Dictionary, index: int) -> None:
         raise NotFound(f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}")
 
 
-def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Token]) -> FeatureRecord:
+def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -> FeatureRecord:
     here, previous, following, previous_coactive, next_coactive = _related(
         build,
         (entry.dictionary_id, row.neighbour_index, row.neighbour_cosine),
@@ -65,17 +65,17 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: dict[int, Tok
         index=row[1],
         d_sae=entry.d_sae,
         recipe=entry.recipe,
-        name=shown_token(vocabulary, row.name_token),
+        name=vocabulary.get(row.name_token),
         cosine=row.cosine,
         cosine_embedding=row.cosine_embedding,
-        assigned=None if row.assigned_token is None else shown_token(vocabulary, row.assigned_token),
+        assigned=None if row.assigned_token is None else vocabulary.get(row.assigned_token),
         cosine_assigned=row.cosine_assigned,
         anchor_kind=row.anchor_kind,
         bucket=row.bucket,
         margin=row.margin,
         next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
         random_cosine=entry.random_cosine,
-        phrase=[shown_token(vocabulary, token_id) for token_id in row.phrase_tokens],
+        phrase=[vocabulary.get(token_id) for token_id in row.phrase_tokens],
         phrase_cosine=row.phrase_cosine,
         n_same_name=row.n_same_name,
         n_same_family=row.n_same_family,
@@ -145,7 +145,7 @@ def _share(value: float | None, null: float | None) -> Share | None:
     return None if value is None or null is None else Share(value=value, null=null)
 
 
-def _afterwards(row: Row, vocabulary: dict[int, Token]) -> Afterwards | None:
+def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
     if not row.pos_tokens:
         return None
     [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
@@ -153,7 +153,7 @@ def _afterwards(row: Row, vocabulary: dict[int, Token]) -> Afterwards | None:
     return Afterwards(lift=lift, logit=logit, logit_share=row.logit_share, beats_name=row.beats_name, logit_beats_name=row.logit_beats_name)
 
 
-def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: dict[int, Token]) -> list[Context]:
+def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
     column, passage = schema.context.c, schema.passage.c
     statement = sa.select(schema.context).where(column.dictionary_id == entry.dictionary_id, column.feature == index)
     rows = sorted(build.rows(statement), key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
@@ -163,7 +163,7 @@ def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: dict[int,
     return [_context(row, passages[row.passage], vocabulary) for row in rows]
 
 
-def _context(row: Row, passage: Sequence[int], vocabulary: dict[int, Token]) -> Context:
+def _context(row: Row, passage: Sequence[int], vocabulary: Vocabulary) -> Context:
     start, end = max(0, row.position - BEFORE), min(len(passage), row.position + AFTER + 1)
     activations = dict(zip(row.positions, row._mapping["values"], strict=True))
     return Context(
@@ -172,7 +172,7 @@ def _context(row: Row, passage: Sequence[int], vocabulary: dict[int, Token]) -> 
         passage=row.passage,
         position=row.position - start,
         value=row.value,
-        tokens=[shown_token(vocabulary, token_id) for token_id in passage[start:end]],
+        tokens=[vocabulary.get(token_id) for token_id in passage[start:end]],
         values=[activations.get(position, 0.0) for position in range(start, end)],
     )
 
@@ -194,8 +194,9 @@ def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
         by_dictionary.setdefault(dictionary_id, []).append(index)
     if not by_dictionary:
         return {}
-    here = [sa.and_(FEATURE.dictionary_id == key, FEATURE.index.in_(indices)) for key, indices in by_dictionary.items()]
-    return {(row[0], row[1]): build.ref(row) for row in build.rows(sa.select(*REF_COLUMNS).where(sa.or_(*here)))}
+    own = [sa.and_(LISTING.dictionary_id == key, LISTING.index.in_(indices)) for key, indices in by_dictionary.items()]
+    statement = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(list(by_dictionary)), sa.or_(*own))
+    return {(row[0], row[1]): build.ref(row) for row in build.rows(statement)}
 
 
 def feature_refs(build: Build, ids: Sequence[str]) -> list[FeatureRef]:

@@ -8,22 +8,17 @@ import sqlalchemy as sa
 from lexiscope.records import FeatureRef, Filters
 from store import cursors, schema
 from store.build import REF_COLUMNS, Build, Dictionary
-from store.cursors import Key
+from store.cursors import Key, Value
 
-FEATURE = schema.feature.c
+LISTING = schema.listing.c
+FEW = 1000
+"""token ids that a statement names one by one; more go as one array"""
 
 
 class Listed(NamedTuple):
     features: list[FeatureRef]
     next: str | None
     """cursor of the next page; None on the last"""
-
-
-class Named(NamedTuple):
-    """A search's matching tokens as a subquery: `model`, `token_id`, `tier` (smaller is a better match)."""
-
-    tokens: sa.Subquery
-    query: str
 
 
 def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
@@ -38,64 +33,111 @@ def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
     ]
 
 
-def list_features(build: Build, filters: Filters, *, named: Named | None = None) -> Listed:
-    """One page of the features that pass `filters` and, where given, carry a name in `named`. Raises NotFound, BadCursor."""
+def list_features(build: Build, filters: Filters, *, tokens: dict[str, list[int]] | None = None, query: str = "") -> Listed:
+    """One page of the features that pass `filters` and, where given, carry a name in `tokens` (model → token ids).
+
+    `query` is what `tokens` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
+    """
     entries = asked_dictionaries(build, filters)
-    if not entries:
-        return Listed([], None)
-    keys = _keys(filters, named)
-    joined: sa.FromClause = schema.feature
-    if named is not None or filters.sort == "name":
-        joined = joined.join(schema.dictionary, schema.dictionary.c.dictionary_id == FEATURE.dictionary_id)
-    if filters.sort == "name":
-        token = schema.token.c
-        joined = joined.join(schema.token, sa.and_(token.model == schema.dictionary.c.model, token.token_id == FEATURE.name_token))
-    if named is not None:
-        match = named.tokens.c
-        joined = joined.join(named.tokens, sa.and_(match.model == schema.dictionary.c.model, match.token_id == FEATURE.name_token))
-    labelled = [key.column.label(f"key_{place}") for place, key in enumerate(keys)]
-    statement = sa.select(*REF_COLUMNS, *labelled).select_from(joined)
-    statement = statement.where(FEATURE.dictionary_id.in_([entry.dictionary_id for entry in entries]), *_conditions(filters))
-    mark = cursors.list_mark(named.query if named else None, filters.model_copy(update={"cursor": None, "limit": 1}).model_dump_json())
-    if filters.cursor:
-        values = cursors.decode(filters.cursor, build=build.id, mark=mark, n_values=len(keys))
-        statement = statement.where(cursors.after(keys, values))
-    rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(filters.limit + 1))
+    keys = sorting(filters)
+    mark = list_mark(filters, query)
+    beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys]) if filters.cursor else None
+    rows = rows_of(build, entries, filters, keys, beyond=beyond, tokens=tokens, limit=filters.limit + 1)
     shown = rows[: filters.limit]
-    more = cursors.encode(build=build.id, mark=mark, values=list(shown[-1][len(REF_COLUMNS) :])) if len(rows) > filters.limit else None
-    return Listed([build.ref(row) for row in shown], more)
+    more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
+    return Listed([row.feature for row in shown], more)
 
 
-def _conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+def list_mark(filters: Filters, query: str) -> str:
+    return cursors.list_mark(query, filters.model_copy(update={"cursor": None, "limit": 1}).model_dump_json())
+
+
+class Found(NamedTuple):
+    feature: FeatureRef
+    key: list[Value]
+    """its values in the order asked for"""
+
+
+def rows_of(
+    build: Build,
+    entries: Sequence[Dictionary],
+    filters: Filters,
+    keys: Sequence[Key],
+    *,
+    beyond: Sequence[Value] | None,
+    tokens: dict[str, list[int]] | None,
+    limit: int,
+) -> list[Found]:
+    """The first `limit` features after `beyond` in the order of `keys`."""
+    if not entries or (tokens is not None and not any(tokens.values())):
+        return []
+    ids = [entry.dictionary_id for entry in entries]
+    statement = sa.select(*REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys)))
+    statement = statement.where(LISTING.dictionary_id.in_(ids), *conditions(filters))
+    if tokens is not None:
+        statement = statement.where(*_carrying(entries, tokens))
+    if beyond is not None:
+        statement = statement.where(cursors.after(keys, beyond))
+    found = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
+    return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in found]
+
+
+def _carrying(entries: Sequence[Dictionary], tokens: dict[str, list[int]]) -> list[sa.ColumnElement[bool]]:
+    """All the ids together are what an index can look up; where there are several models, each wants its own."""
+    models = {model: ids for model, ids in tokens.items() if ids}
+    together = [_named(sorted({token_id for ids in models.values() for token_id in ids}))]
+    if len(models) == 1:
+        [model] = models
+        return [*together, LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries if entry.model == model])]
+    own = [
+        sa.and_(LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries if entry.model == model]), _named(ids))
+        for model, ids in models.items()
+    ]
+    return [*together, sa.or_(*own)]
+
+
+def _named(ids: list[int]) -> sa.ColumnElement[bool]:
+    if len(ids) <= FEW:
+        return LISTING.name_token.in_(ids)
+    return LISTING.name_token.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
+
+
+def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
     if filters.min_cosine is not None:
-        conditions.append(FEATURE.cosine >= filters.min_cosine)
+        found.append(LISTING.cosine >= _real(filters.min_cosine))
     if filters.live is not None:
-        conditions.append(FEATURE.live == sa.literal(filters.live))
+        found.append(LISTING.live == sa.literal(filters.live))
     if filters.verdict is not None:
-        conditions.append(FEATURE.verdict == filters.verdict)
+        found.append(LISTING.verdict == filters.verdict)
     if filters.min_density is not None:
-        conditions.append(FEATURE.density >= filters.min_density)
+        found.append(LISTING.density >= _real(filters.min_density))
     if filters.max_density is not None:
-        conditions.append(FEATURE.density <= filters.max_density)
-    return conditions
+        found.append(LISTING.density <= _real(filters.max_density))
+    return found
 
 
-def _keys(filters: Filters, named: Named | None) -> Sequence[Key]:
-    unique = [Key(FEATURE.dictionary_id), Key(FEATURE.index)]
+def _real(value: float) -> sa.ColumnElement[float]:
+    """As the columns are, in 32 bits: what is shown as 0.7 is at least 0.7."""
+    return sa.cast(value, sa.REAL)
+
+
+UNIQUE = (Key(LISTING.dictionary_id), Key(LISTING.index))
+
+
+def sorting(filters: Filters) -> list[Key]:
+    """The order a sort asks for; `match`, which only a search has, is the index's own order."""
     first: dict[str, list[sa.ColumnElement[Any]]] = {
         "match": [],
-        "index": [FEATURE.index],
-        "cosine": [FEATURE.cosine],
-        "density": [FEATURE.density],
-        "max_activation": [FEATURE.max_activation],
-        "name": [schema.token.c.folded, schema.token.c.shown],
+        "index": [LISTING.index],
+        "cosine": [LISTING.cosine],
+        "density": [LISTING.density],
+        "max_activation": [LISTING.max_activation],
+        "name": [LISTING.name_order],
     }
-    if filters.sort == "match" and named is not None:
-        return [Key(named.tokens.c.tier), Key(unsupported()), Key(FEATURE.cosine, descending=True), *unique]
-    return [*(Key(column, descending=filters.descending) for column in first[filters.sort]), *unique]
+    return [*(Key(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
 
 
 def unsupported() -> sa.ColumnElement[int]:
     """0 where the evidence supports the name, 1 where it does not: sorts the best-evidenced first."""
-    return sa.case((FEATURE.supported, 0), else_=1)
+    return sa.case((LISTING.supported, 0), else_=1)

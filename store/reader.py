@@ -1,10 +1,9 @@
 """What the rest of the house reads: `Store` answers each page's question with that page's record.
 
-It opens the build that `CURRENT` names, looks at that file at every question (one `stat`), and moves on when it has changed: new
-questions go to the new build, and the old one is closed when the last question asked of it is answered.
+It opens the build that serves, looks at every question whether it still does (one line of a file, or one row), and moves on when
+another does: new questions go to the new build, and the old one is closed when the last question asked of it is answered.
 """
 
-import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,13 @@ from lexiscope.settings import Settings
 from store import builds, schema
 from store.build import Build
 from store.dictionary_page import dictionary_page
-from store.errors import NoIndex, NotFound, StoreError
+from store.errors import NotFound
 from store.export import Snapshot
 from store.feature_page import feature_page, feature_refs
+from store.folder import Folder
+from store.postgres import Postgres
 from store.search import find_token, search
+from store.source import Source
 from store.token_page import features_named, token_page
 
 MAX_CARRIERS = 20
@@ -49,20 +51,18 @@ class Resolved(NamedTuple):
 
 
 class Store:
-    """The published index. Every method may raise NoIndex or WrongVersion; those that look for something, NotFound."""
+    """The published index. Every method may raise NoIndex, WrongVersion or Unreachable; those that look for something, NotFound."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.database_url:
-            raise StoreError("LEXISCOPE_DATABASE_URL is set, but this version reads DuckDB files only: unset it")
-        self.settings = settings
+        self._source: Source = Postgres(settings) if settings.database_url else Folder(settings)
         self._lock = threading.Lock()
         self._build: Build | None = None
-        self._stamp: tuple[int, int, int] | None = None
 
     @contextmanager
     def _reading(self) -> Iterator[Build]:
+        current = self._source.current()
         with self._lock:
-            build = self._newest()
+            build = self._opened(current)
             build.users += 1
         try:
             yield build
@@ -72,23 +72,11 @@ class Store:
                 if build.retired and not build.users:
                     build.engine.dispose()
 
-    def _newest(self) -> Build:
-        pointer = builds.pointer(self.settings.index)
-        try:
-            stat = os.stat(pointer)
-        except OSError:
-            raise NoIndex(f"there is no index in {self.settings.index}: {builds.MAKE_ONE}") from None
-        stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if self._build is not None and stamp == self._stamp:
-            return self._build
-        named = builds.current_build(self.settings.index)
-        if named is None:
-            raise NoIndex(f"there is no index in {self.settings.index}: {builds.MAKE_ONE}")
-        if self._build is None or self._build.id != named:
-            fresh = Build(self.settings, named)
+    def _opened(self, build: str) -> Build:
+        if self._build is None or self._build.id != build:
+            fresh = Build(self._source, build)
             self._retire()
             self._build = fresh
-        self._stamp = stamp
         return self._build
 
     def _retire(self) -> None:
@@ -186,7 +174,7 @@ class Store:
             if not entries:
                 raise NotFound(f"the index holds no dictionary yet: {builds.MAKE_ONE}")
             [entry] = random.choices(entries, weights=[entry.d_sae for entry in entries])
-            feature, start = schema.feature.c, random.randrange(entry.d_sae)
+            feature, start = schema.listing.c, random.randrange(entry.d_sae)
             own = sa.select(feature.index).where(feature.dictionary_id == entry.dictionary_id).order_by(feature.index).limit(1)
             for statement in (own.where(feature.live, feature.index >= start), own.where(feature.live)):
                 found = build.rows(statement)

@@ -1,7 +1,8 @@
-"""The tables of an index, once, for DuckDB and PostgreSQL alike; `docs/architecture.md` says what each is for.
+"""The tables of an index, once, for DuckDB and PostgreSQL alike. Every table and column says what it holds (`comment`).
 
 Rows are loaded in the order (dictionary, feature) or (passage): DuckDB's zone maps then answer point look-ups without an
-index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as text and never queried.
+index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as text and never queried; text
+sorts by its bytes. The tables marked derived are made from the others when a build is published (`store.derived`).
 """
 
 from typing import Any
@@ -13,151 +14,282 @@ SCHEMA_VERSION = 2
 
 metadata = sa.MetaData()
 
-
-def _column(name: str, kind: type[TypeEngine[Any]] | TypeEngine[Any]) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=False)
-
-
-def _nullable(name: str, kind: type[TypeEngine[Any]] | TypeEngine[Any]) -> sa.Column[Any]:
-    return sa.Column(name, kind, nullable=True)
-
-
-def _columns(kind: type[TypeEngine[Any]], *names: str) -> list[sa.Column[Any]]:
-    return [_column(name, kind) for name in names]
-
-
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 INTS = sa.ARRAY(sa.Integer)
 BIG_INTS = sa.ARRAY(sa.BigInteger)
 REALS = sa.ARRAY(sa.REAL)
 
+Kind = type[TypeEngine[Any]] | TypeEngine[Any]
+
+
+def _column(name: str, kind: Kind, comment: str) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False, comment=comment)
+
+
+def _nullable(name: str, kind: Kind, comment: str) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=True, comment=comment)
+
+
 meta = sa.Table(
     "meta",
     metadata,
-    _column("schema_version", sa.Integer),
-    _column("build", sa.Text),
-    _column("created", sa.Text),
+    _column("schema_version", sa.Integer, "version of these tables; a reader refuses any other"),
+    _column("build", TEXT, "id of the build"),
+    _column("created", TEXT, "when it was published, ISO 8601, UTC"),
+    comment="one row: which program wrote this build, and when",
 )
 
 dictionary = sa.Table(
     "dictionary",
     metadata,
-    _column("dictionary_id", sa.Integer),
-    *_columns(sa.Text, "model", "source"),
-    _column("layer", sa.Integer),
-    *_columns(sa.Text, "recipe", "origin", "architecture"),
-    *_columns(sa.Integer, "d_in", "d_sae", "k"),
-    *_columns(sa.Text, "hook_name", "anchor_kind", "model_path", "checkpoint_path", "corpus"),
-    *_columns(sa.BigInteger, "n_tokens", "n_passages"),
-    _column("vocab_size", sa.Integer),
-    *_columns(sa.REAL, "l0", "random_cosine"),
-    _column("histogram_edges", REALS),
-    _column("position_edges", INTS),
-    _column("position_totals", BIG_INTS),
-    *_columns(sa.Text, "training", "metrics"),
-    _nullable("causal", sa.Text),
-    _nullable("mean_norm", sa.REAL),
-    _nullable("previous_dictionary", sa.Integer),
-    _nullable("next_dictionary", sa.Integer),
+    _column("dictionary_id", sa.Integer, "key of the dictionary in this build"),
+    _column("model", TEXT, "id of the language model"),
+    _column("source", TEXT, "<layer>-<set>: with the model, the dictionary's identity"),
+    _column("layer", sa.Integer, "layer whose residual stream it reads"),
+    _column("recipe", TEXT, "how it was trained, as its trainer calls it"),
+    _column("origin", TEXT, "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)"),
+    _column("architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"),
+    _column("d_in", sa.Integer, "width of the residual stream"),
+    _column("d_sae", sa.Integer, "features"),
+    _column("k", sa.Integer, "active features a token; 0 where thresholds select"),
+    _column("hook_name", TEXT, "hook point it reads, in TransformerLens's words"),
+    _column("anchor_kind", TEXT, "how the anchors that name its features were made"),
+    _column("model_path", TEXT, "where the language model was loaded from"),
+    _column("checkpoint_path", TEXT, "where the dictionary was loaded from"),
+    _column("corpus", TEXT, "fingerprint of the indexed text"),
+    _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),
+    _column("n_passages", sa.BigInteger, "corpus passages"),
+    _column("vocab_size", sa.Integer, "tokens of the model"),
+    _column("l0", sa.REAL, "mean active features a token on the indexed text"),
+    _column("random_cosine", sa.REAL, "mean nearest-anchor cosine of random directions of equal covariance"),
+    _column("histogram_edges", REALS, "edges of feature.histogram, activation in the dictionary's own scale"),
+    _column("position_edges", INTS, "edges of feature.positions: bin i holds positions edges[i] to edges[i + 1] − 1"),
+    _column("position_totals", BIG_INTS, "corpus positions in each bin of feature.positions"),
+    _column("training", TEXT, "JSON: the checkpoint's metadata block"),
+    _column("metrics", TEXT, "JSON: the checkpoint's metrics.json"),
+    _nullable("causal", TEXT, "JSON: how the ablation pass was run; null where it was not"),
+    _nullable(
+        "mean_norm", sa.REAL, "mean residual norm at the hook point, position 0 excluded: the unit of steering; null where not measured"
+    ),
+    _nullable("previous_dictionary", sa.Integer, "dictionary_id of the same set one layer before"),
+    _nullable("next_dictionary", sa.Integer, "dictionary_id of the same set one layer after"),
+    comment="one row a dictionary (a sparse autoencoder of one layer of one model)",
 )
 
 layer_summary = sa.Table(
     "layer_summary",
     metadata,
-    *_columns(sa.Integer, "dictionary_id", "n_live"),
-    *_columns(sa.REAL, "dead_share", "aligned_all", "aligned_live", "aligned_firing", "aligned_energy"),
-    *_columns(sa.REAL, "aligned_live_embedding", "supported_live", "supported_firing", "half_live", "coverage"),
-    _column("verdicts", sa.Text),
-    *[_nullable(name, sa.REAL) for name in ("fve", "delta_ce", "dense_share", "lookup_share", "ablation_top1", "ablation_top5")],
-    _column("hub_tokens", INTS),
-    _column("hub_counts", INTS),
-    _column("index_tokens", sa.BigInteger),
-    _column("cosine_counts", INTS),
-    _column("cosine_edges", REALS),
-    _column("density_counts", INTS),
-    _column("density_edges", REALS),
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("n_live", sa.Integer, "live features (firing on at least one token in 100,000)"),
+    _column("dead_share", sa.REAL, "share of features that are dead"),
+    _column("aligned_all", sa.REAL, "share of all features whose nearest-anchor cosine is at least 0.8"),
+    _column("aligned_live", sa.REAL, "the same share over live features"),
+    _column("aligned_firing", sa.REAL, "the same share over firings"),
+    _column("aligned_energy", sa.REAL, "the same share over squared activations"),
+    _column("aligned_live_embedding", sa.REAL, "share of live features whose cosine to raw W_E is at least 0.8"),
+    _column("supported_live", sa.REAL, "share of live features whose name the evidence supports"),
+    _column("supported_firing", sa.REAL, "the same share over firings"),
+    _column("half_live", sa.REAL, "share of live features with at least half of their firings on the name's family"),
+    _column("coverage", sa.REAL, "share of the tokens that occur which name a live feature"),
+    _column("verdicts", TEXT, "JSON: features by verdict"),
+    _nullable("fve", sa.REAL, "fraction of variance explained on held-out text"),
+    _nullable("delta_ce", sa.REAL, "rise of cross-entropy with the reconstruction patched in, nats a token"),
+    _nullable("dense_share", sa.REAL, "share of the reconstruction that a dense path carries"),
+    _nullable("lookup_share", sa.REAL, "share of the reconstruction that a look-up of the token carries"),
+    _nullable("ablation_top1", sa.REAL, "mean of feature.ablation_top1 over the live features tested; null where the pass was not run"),
+    _nullable("ablation_top5", sa.REAL, "mean of feature.ablation_top5 over the live features tested; null where the pass was not run"),
+    _column("hub_tokens", INTS, "tokens among the nearest names of the most live features, most first"),
+    _column("hub_counts", INTS, "live features with that token among their six nearest names"),
+    _column("index_tokens", sa.BigInteger, "corpus tokens indexed"),
+    _column("cosine_counts", INTS, "live features by nearest-anchor cosine"),
+    _column("cosine_edges", REALS, "edges of cosine_counts"),
+    _column("density_counts", INTS, "features that fired, by density"),
+    _column("density_edges", REALS, "edges of density_counts"),
+    comment="one row a dictionary: what layer plots and tables need; shares by METHOD.md §5",
 )
 
 feature = sa.Table(
     "feature",
     metadata,
-    *_columns(sa.Integer, "dictionary_id", "index", "name_token"),
-    _nullable("assigned_token", sa.Integer),
-    _column("anchor_kind", sa.Text),
-    _column("cosine", sa.REAL),
-    _nullable("cosine_assigned", sa.REAL),
-    *_columns(sa.REAL, "cosine_embedding", "margin"),
-    _column("bucket", sa.Text),
-    _column("next_tokens", INTS),
-    _column("next_cosines", REALS),
-    _column("phrase_tokens", INTS),
-    _column("phrase_cosine", sa.REAL),
-    *_columns(sa.Integer, "n_same_name", "n_same_family"),
-    _column("live", sa.Boolean),
-    _column("verdict", sa.Text),
-    _column("density", sa.REAL),
-    _column("n_firings", sa.BigInteger),
-    *_columns(sa.REAL, "mean_activation", "max_activation"),
-    *[_nullable(name, sa.REAL) for name in ("std_activation", "skewness", "kurtosis")],
-    _column("histogram", INTS),
-    _column("positions", INTS),
-    _column("pos_tokens", INTS),
-    _column("pos_values", REALS),
-    _column("neg_tokens", INTS),
-    _column("neg_values", REALS),
-    _column("name_rank", sa.Integer),
-    *[
-        _nullable(name, sa.REAL)
-        for name in (
-            *("reads_here", "reads_here_null", "reads_family", "reads_family_null", "reads_near", "reads_near_null"),
-            *("recall", "predicts", "predicts_null", "q_reads", "q_predicts"),
-            *("ablation_rank", "ablation_top1", "ablation_top1_null", "ablation_top5", "ablation_top5_null", "q_ablation"),
-            *("input_score", "input_score_null", "output_score", "output_score_null"),
-        )
-    ],
-    _nullable("ablation_contexts", sa.Integer),
-    _column("supported", sa.Boolean),
-    _nullable("lift_token", sa.Integer),
-    *[_nullable(name, sa.REAL) for name in ("lift_share", "logit_share")],
-    *_columns(sa.Boolean, "beats_name", "logit_beats_name"),
-    _column("neighbour_index", INTS),
-    _column("neighbour_cosine", REALS),
-    _column("previous_index", INTS),
-    _column("previous_cosine", REALS),
-    _column("next_index", INTS),
-    _column("next_cosine", REALS),
-    _column("previous_coactive_index", INTS),
-    _column("previous_coactive_jaccard", REALS),
-    _column("next_coactive_index", INTS),
-    _column("next_coactive_jaccard", REALS),
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("index", sa.Integer, "the feature's number in its dictionary"),
+    _column("name_token", sa.Integer, "token id of its name: the anchor nearest to its direction"),
+    _nullable("assigned_token", sa.Integer, "token id of the anchor it was trained towards; null where training gave none"),
+    _column("anchor_kind", TEXT, "kind of the anchor that names it"),
+    _column("cosine", sa.REAL, "cosine of its direction to its name's anchor"),
+    _nullable("cosine_assigned", sa.REAL, "cosine of its direction to its assigned anchor"),
+    _column("cosine_embedding", sa.REAL, "cosine of its direction to the name's row of raw W_E, centred"),
+    _column("margin", sa.REAL, "cosine of the name minus cosine of the second name"),
+    _column("bucket", TEXT, "strong (cosine at least 0.8), medium (0.5), weak (0.3) or none"),
+    _column("next_tokens", INTS, "token ids of the five next names"),
+    _column("next_cosines", REALS, "their cosines"),
+    _column("phrase_tokens", INTS, "up to three tokens, by non-negative orthogonal matching pursuit"),
+    _column("phrase_cosine", sa.REAL, "cosine of the direction to that combination"),
+    _column("n_same_name", sa.Integer, "features of this dictionary with the same name, itself included"),
+    _column(
+        "n_same_family", sa.Integer, "features of this dictionary whose name is this one but for case and outer space, itself included"
+    ),
+    _column("live", sa.Boolean, "fires on at least one token in 100,000"),
+    _column("verdict", TEXT, "reads, predicts, both, unsupported or dead"),
+    _column("density", sa.REAL, "share of corpus tokens on which it fires"),
+    _column("n_firings", sa.BigInteger, "corpus tokens on which it fires"),
+    _column("mean_activation", sa.REAL, "mean activation where it fires; 0 where it never does"),
+    _column("max_activation", sa.REAL, "greatest activation"),
+    _nullable("std_activation", sa.REAL, "standard deviation of the activation where it fires; null below two firings"),
+    _nullable("skewness", sa.REAL, "skewness of the activation where it fires; null without spread"),
+    _nullable("kurtosis", sa.REAL, "excess kurtosis of the activation where it fires (0 for a normal distribution); null without spread"),
+    _column("histogram", INTS, "firings by activation, in the bins of dictionary.histogram_edges"),
+    _column("positions", INTS, "firings by position in the passage, in the bins of dictionary.position_edges"),
+    _column("pos_tokens", INTS, "tokens whose logits its direction raises most, through the final norm and unembedding"),
+    _column("pos_values", REALS, "their logits"),
+    _column("neg_tokens", INTS, "tokens whose logits its direction lowers most"),
+    _column("neg_values", REALS, "their logits"),
+    _column("name_rank", sa.Integer, "rank of the name among those logits, 0 = raised most"),
+    _nullable("reads_here", sa.REAL, "share of firings on the name itself; this and the next fourteen are null where it never fired"),
+    _nullable("reads_here_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("reads_family", sa.REAL, "share of firings on the name or its family"),
+    _nullable("reads_family_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("reads_near", sa.REAL, "share of firings with the name within 32 tokens before, or there"),
+    _nullable("reads_near_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("recall", sa.REAL, "share of the name's occurrences on which it fires"),
+    _nullable("predicts", sa.REAL, "share of firings that the name follows"),
+    _nullable("predicts_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("q_reads", sa.REAL, "q-value (false discovery rate) of reads_here or reads_family, over live features"),
+    _nullable("q_predicts", sa.REAL, "q-value of predicts, over live features"),
+    _nullable(
+        "ablation_rank",
+        sa.REAL,
+        "median rank of the name among the logits that fall when it is taken away, 0 = falls most; null where not tested",
+    ),
+    _nullable("ablation_top1", sa.REAL, "share of contexts where the name's logit falls most of all tokens'"),
+    _nullable("ablation_top1_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("ablation_top5", sa.REAL, "share of contexts where the name's logit is among the five that fall most"),
+    _nullable("ablation_top5_null", sa.REAL, "the same share for frequency-matched random tokens"),
+    _nullable("q_ablation", sa.REAL, "q-value of ablation_top5, over the features tested"),
+    _nullable("input_score", sa.REAL, "share of its top contexts whose strongest token is the name (Arad et al. 2025)"),
+    _nullable("input_score_null", sa.REAL, "the same for frequency-matched random tokens"),
+    _nullable(
+        "output_score", sa.REAL, "rise of the name's rank-weighted probability when amplified on a neutral prompt (Arad et al. 2025)"
+    ),
+    _nullable("output_score_null", sa.REAL, "the same for frequency-matched random tokens"),
+    _nullable("ablation_contexts", sa.Integer, "contexts the ablation was tested on; null where not tested"),
+    _column("supported", sa.Boolean, "the evidence supports the name, at a false discovery rate of 5 %"),
+    _nullable("lift_token", sa.Integer, "the token that contributes most to KL(firing positions ‖ text)"),
+    _nullable("lift_share", sa.REAL, "share of firings on it"),
+    _nullable("logit_share", sa.REAL, "share of firings that the top logit token follows"),
+    _column("beats_name", sa.Boolean, "the lift token takes more of its firings than the name does, by more than chance"),
+    _column("logit_beats_name", sa.Boolean, "the top logit token follows more of its firings than the name does, by more than chance"),
+    _column("neighbour_index", INTS, "nearest live features of this dictionary by decoder cosine"),
+    _column("neighbour_cosine", REALS, "their cosines"),
+    _column("previous_index", INTS, "nearest live features of previous_dictionary by decoder cosine"),
+    _column("previous_cosine", REALS, "their cosines"),
+    _column("next_index", INTS, "nearest live features of next_dictionary by decoder cosine"),
+    _column("next_cosine", REALS, "their cosines"),
+    _column("previous_coactive_index", INTS, "features of previous_dictionary that fire on the same positions"),
+    _column("previous_coactive_jaccard", REALS, "positions where both fire, over positions where either does, in a sample of the text"),
+    _column("next_coactive_index", INTS, "features of next_dictionary that fire on the same positions"),
+    _column("next_coactive_jaccard", REALS, "positions where both fire, over positions where either does, in a sample of the text"),
+    comment="one row a feature, in the order (dictionary_id, index)",
 )
 
 context = sa.Table(
     "context",
     metadata,
-    *_columns(sa.Integer, "dictionary_id", "feature"),
-    _column("kind", sa.Text),
-    _nullable("quantile", sa.Integer),
-    _column("rank", sa.Integer),
-    _column("passage", sa.BigInteger),
-    _column("position", sa.Integer),
-    _column("value", sa.REAL),
-    _column("positions", INTS),
-    _column("values", REALS),
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("feature", sa.Integer, "the feature's number in it"),
+    _column("kind", TEXT, "top (strongest), quantile (sampled from a fifth of its firings) or near_miss (nearly selected)"),
+    _nullable("quantile", sa.Integer, "0 (weakest fifth of its firings) to 4 (strongest), for kind quantile"),
+    _column("rank", sa.Integer, "place among the contexts of its kind and quantile, 0 first"),
+    _column("passage", sa.BigInteger, "passage_id of the text"),
+    _column("position", sa.Integer, "token of the passage that put this context here"),
+    _column("value", sa.REAL, "activation there; for a near miss, the pre-activation that lost the selection"),
+    _column("positions", INTS, "tokens of the passage around it where the feature fires"),
+    _column("values", REALS, "activations at those positions"),
+    comment="one row a stretch of text that shows a feature, in the order (dictionary_id, feature)",
 )
 
 passage = sa.Table(
     "passage",
     metadata,
-    _column("passage_id", sa.BigInteger),
-    _column("corpus", sa.Text),
-    _column("tokens", INTS),
+    _column("passage_id", sa.BigInteger, "key of the passage in this build"),
+    _column("corpus", TEXT, "fingerprint of the text it is from"),
+    _column("tokens", INTS, "its token ids"),
+    comment="one row a stretch of corpus text, token ids once; contexts point into it",
 )
 
 token = sa.Table(
     "token",
     metadata,
-    _column("model", sa.Text),
-    _column("token_id", sa.Integer),
-    *_columns(sa.Text, "shown", "raw", "folded"),
-    _column("count", sa.BigInteger),
+    _column("model", TEXT, "id of the language model"),
+    _column("token_id", sa.Integer, "the token's id"),
+    _column("shown", TEXT, "unambiguous one-line form: ␣ ↵ ⇥ for white space, ⟨hex⟩ for bytes that are no whole character"),
+    _column("raw", TEXT, "its bytes, in hex"),
+    _column("folded", TEXT, "its spelling without case and outer space; what search compares"),
+    _column("count", sa.BigInteger, "occurrences in the indexed corpus"),
+    comment="one row a token of each model's vocabulary, named or not",
+)
+
+listing = sa.Table(
+    "listing",
+    metadata,
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("index", sa.Integer, "the feature's number in it"),
+    _column("name_token", sa.Integer, "token id of its name"),
+    _column("name_order", sa.Integer, "place of the name among its model's tokens by spelling"),
+    _column("name_place", sa.Integer, "place of the name among its model's tokens by occurrences, most frequent first"),
+    _column("cosine", sa.REAL, "as feature.cosine"),
+    _column("density", sa.REAL, "as feature.density"),
+    _column("max_activation", sa.REAL, "as feature.max_activation"),
+    _column("excess", sa.REAL, "reads_family and predicts beyond their nulls, added: what orders the features that carry one name"),
+    _column("live", sa.Boolean, "as feature.live"),
+    _column("supported", sa.Boolean, "as feature.supported"),
+    _column("verdict", TEXT, "as feature.verdict"),
+    comment="derived: the few columns of feature that lists sort, filter and show, with the places of each name",
+)
+
+carried = sa.Table(
+    "carried",
+    metadata,
+    _column("model", TEXT, "id of the language model"),
+    _column("token_id", sa.Integer, "the token"),
+    _column("n_features", sa.Integer, "features named after it, all dictionaries of the model together"),
+    _column("n_strong", sa.Integer, "dictionaries in which a live feature of bucket strong and supported name carries it"),
+    comment="derived: the tokens that name features",
+)
+
+collision = sa.Table(
+    "collision",
+    metadata,
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("place", sa.Integer, "0 for the name shared most"),
+    _column("name_token", sa.Integer, "token id of the name"),
+    _column("n_features", sa.Integer, "features that carry it"),
+    _column("n_live", sa.Integer, "live features that carry it"),
+    comment="derived: each dictionary's names shared by most features",
+)
+
+disagreement = sa.Table(
+    "disagreement",
+    metadata,
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("place", sa.Integer, "0 for the densest"),
+    _column("index", sa.Integer, "the feature"),
+    comment="derived: each dictionary's densest live features whose strong name the evidence does not support",
+)
+
+META = ("meta",)
+DERIVED = ("listing", "carried", "collision", "disagreement")
+LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
+"""what a builder is given; the rest it makes itself"""
+
+DUCKDB_INDEXES = (("listing", ("name_token",)), ("passage", ("passage_id",)))
+"""where zone maps do not help: rows looked up in another order than the table's"""
+POSTGRES_INDEXES = (
+    ("feature", ("dictionary_id", "index")),
+    ("context", ("dictionary_id", "feature")),
+    ("passage", ("passage_id",)),
+    ("token", ("model", "token_id")),
+    ("listing", ("dictionary_id", "index")),
+    ("listing", ("name_token", "dictionary_id")),
+    *(("listing", ("dictionary_id", column)) for column in ("cosine", "density", "max_activation", "name_order")),
 )

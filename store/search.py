@@ -2,115 +2,129 @@
 
 A query is text as a person types it, its leading space included; marks (␣ ↵ ⇥) are read back as what they stand for. Tiers,
 best first: the spelling itself; the same but for case and outer space; a token id (`#123`, or a bare number); beginnings;
-the middle of a token.
+the middle of a token. Within a tier frequent tokens come first, and within a token the features whose evidence supports the name.
 """
 
+import heapq
 import re
-from typing import Any
-
-import sqlalchemy as sa
+from collections.abc import Iterator
+from itertools import groupby, islice
+from typing import NamedTuple
 
 from lexiscope import tokens
 from lexiscope.records import Filters, SearchPage, Token, TokenHit
-from store import schema
+from store import cursors
 from store.build import Build
+from store.cursors import Key, Value
 from store.errors import NotFound
-from store.listing import Named, list_features
+from store.listing import LISTING, UNIQUE, Found, Listed, asked_dictionaries, list_features, list_mark, rows_of, unsupported
+from store.vocabulary import MATCHES, Entry, parse, unmarked
 
-TOKEN = schema.token.c
-MATCHES = ("exact", "exact", "id", "prefix", "substring")
-MAX_QUERY = 200
-MAX_ID = 2**31 - 1
+FIRST_TOKENS = 100
+"""tokens whose features are asked for first; every further statement asks for ten times as many"""
+
+
+class Match(NamedTuple):
+    tier: int
+    """index into MATCHES"""
+    place: int
+    """the token's rank by occurrences in its model"""
+    model: str
+    entry: Entry
 
 
 def search(build: Build, query: str, filters: Filters) -> SearchPage:
     """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound, BadCursor."""
     if filters.model is not None:
         build.of_model(filters.model)
-    tier = match_tier(query)
-    if tier is None:
+    first = list(islice(matches(build, query, filters.model), filters.limit))
+    if not first:
         return SearchPage(build=build.id, query=query, match="none", filters=filters, tokens=[], features=[], next=None)
-    matched = sa.select(TOKEN.model, TOKEN.token_id, TOKEN.shown, TOKEN.raw, TOKEN.count.label("occurrences"), tier.label("tier"))
-    matched = matched.where(TOKEN.model.in_(build.models if filters.model is None else [filters.model]), tier.is_not(None))
-    subquery = matched.subquery("matched")
-    columns = subquery.c
-    best_first = (columns.tier, columns.occurrences.desc(), columns.model, columns.token_id)
-    rows = build.rows(sa.select(subquery).order_by(*best_first).limit(filters.limit))
-    named = count_named(build, {row.model for row in rows}, [row.token_id for row in rows])
-    hits = [
-        TokenHit(
-            model=row.model,
-            token=Token(id=row.token_id, shown=row.shown, raw=row.raw),
-            count=row.occurrences,
-            n_features=named.get((row.model, row.token_id), 0),
-        )
-        for row in rows
-    ]
-    listed = list_features(build, filters, named=Named(subquery, query)) if rows else None
+    if filters.sort == "match":
+        listed = _best_first(build, query, filters)
+    else:
+        carrying: dict[str, list[int]] = {}
+        for match in matches(build, query, filters.model):
+            if match.entry.n_features:
+                carrying.setdefault(match.model, []).append(match.entry.token.id)
+        listed = list_features(build, filters, tokens=carrying, query=query)
     return SearchPage.model_validate(
         {
             "build": build.id,
             "query": query,
-            "match": MATCHES[max(row.tier for row in rows)] if rows else "none",
+            "match": MATCHES[first[-1].tier],
             "filters": filters,
-            "tokens": hits,
-            "features": listed.features if listed else [],
-            "next": listed.next if listed else None,
+            "tokens": [hit(match.model, match.entry) for match in first],
+            "features": listed.features,
+            "next": listed.next,
         }
     )
 
 
-def unmarked(query: str) -> str:
-    """The text a query stands for: ␣ typed by hand is a space."""
-    for plain, mark in tokens.MARKS.items():
-        query = query.replace(mark, plain)
-    return query
+def matches(build: Build, query: str, model: str | None) -> Iterator[Match]:
+    """The tokens that match, best first, each once."""
+    asked = parse(query)
+    if asked is None:
+        return
+    vocabularies = {name: build.vocabulary(name) for name in (build.models if model is None else [model])}
+    tiers = {name: vocabulary.matches(asked) for name, vocabulary in vocabularies.items()}
+    seen: set[tuple[str, int]] = set()
+    for tier in range(len(MATCHES)):
+        for place, name in heapq.merge(*(_with(tiers[name][tier], name) for name in tiers)):
+            if (name, place) not in seen:
+                seen.add((name, place))
+                yield Match(tier, place, name, vocabularies[name].entries[place])
 
 
-def match_tier(query: str) -> sa.ColumnElement[int] | None:
-    """How well a row of `token` matches: an index into MATCHES, NULL where it does not; None for a query that asks nothing."""
-    if not query or len(query) > MAX_QUERY:
-        return None
-    if re.fullmatch(r"#[0-9]+", query):
-        by_id: list[tuple[sa.ColumnElement[bool], int]] = [(_has_id(query[1:]), 2)]
-        return sa.case((TOKEN.shown == query, 0), *by_id)
-    natural = unmarked(query).encode(errors="replace")
-    spelled, folded = tokens.shown(natural), tokens.folded(natural)
-    whens: list[tuple[sa.ColumnElement[bool], int]] = [(TOKEN.shown == spelled, 0)]
-    if not folded:  # white space alone: its fold is in every token
-        return sa.case(*whens, (_begins(TOKEN.shown, spelled) & (TOKEN.folded == ""), 3))
-    whens.append((TOKEN.folded == folded, 1))
-    if re.fullmatch(r"[0-9]+", folded):
-        whens.append((_has_id(folded), 2))
-    begins = _begins(TOKEN.folded, folded) | _begins(TOKEN.shown, spelled)
-    holds = _holds(TOKEN.folded, folded) | _holds(TOKEN.shown, spelled)
-    return sa.case(*whens, (begins, 3), (holds, 4))
+def _with(places: Iterator[int], name: str) -> Iterator[tuple[int, str]]:
+    return ((place, name) for place in places)
 
 
-def _begins(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
-    """A literal comparison, where LIKE would read % and _ as wildcards; DuckDB and PostgreSQL both have it."""
-    return sa.func.starts_with(column, text, type_=sa.Boolean)
+BEST_FIRST = (Key(LISTING.name_place), Key(unsupported()), Key(LISTING.cosine, descending=True), *UNIQUE)
 
 
-def _holds(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
-    return sa.func.strpos(column, text, type_=sa.Integer) > 0
+def _best_first(build: Build, query: str, filters: Filters) -> Listed:
+    """Features in the order of the tokens that name them, a few tokens at a time until the page is full."""
+    mark = list_mark(filters, query)
+    beyond: list[Value] | None = None
+    if filters.cursor:
+        kinds = [int, *(key.kind for key in BEST_FIRST)]
+        beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
+    entries = asked_dictionaries(build, filters)
+    wanted, found = filters.limit + 1, list[Found]()
+    for tier, carrying in _portions(build, query, filters.model, beyond):
+        after = beyond[1:] if beyond is not None and tier == beyond[0] else None
+        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, tokens=carrying, limit=wanted - len(found))
+        found += [Found(row.feature, [tier, *row.key]) for row in rows]
+        if len(found) == wanted:
+            break
+    shown = found[: filters.limit]
+    more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(found) == wanted else None
+    return Listed([row.feature for row in shown], more)
 
 
-def _has_id(digits: str) -> sa.ColumnElement[bool]:
-    return TOKEN.token_id == (int(digits) if len(digits) < 11 and int(digits) <= MAX_ID else -1)
+def _portions(build: Build, query: str, model: str | None, beyond: list[Value] | None) -> Iterator[tuple[int, dict[str, list[int]]]]:
+    """(tier, model → token ids) to ask for one after another: tokens that name something, from the cursor's token on, of one
+    tier each, and never one place in two portions."""
+    size = FIRST_TOKENS
+    start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
+    naming = (match for match in matches(build, query, model) if match.entry.n_features and (match.tier, match.place) >= start)
+    for tier, of_tier in groupby(naming, key=lambda match: match.tier):
+        portion: dict[str, list[int]] = {}
+        held = 0
+        for _, of_place in groupby(of_tier, key=lambda match: match.place):
+            for match in of_place:
+                portion.setdefault(match.model, []).append(match.entry.token.id)
+                held += 1
+            if held >= size:
+                yield tier, portion
+                portion, held, size = {}, 0, size * 10
+        if portion:
+            yield tier, portion
 
 
-def count_named(build: Build, models: set[str], token_ids: list[int]) -> dict[tuple[str, int], int]:
-    """How many features carry each token's name, all dictionaries of a model together; tokens that name none are absent."""
-    feature, dictionary = schema.feature.c, schema.dictionary.c
-    ids = [entry.dictionary_id for model in models for entry in build.of_model(model)]
-    statement: sa.Select[Any] = (
-        sa.select(dictionary.model, feature.name_token, sa.func.count())
-        .join(schema.dictionary, dictionary.dictionary_id == feature.dictionary_id)
-        .where(feature.dictionary_id.in_(ids), feature.name_token.in_(token_ids))
-        .group_by(dictionary.model, feature.name_token)
-    )
-    return {(row[0], row[1]): row[2] for row in build.rows(statement)} if token_ids else {}
+def hit(model: str, entry: Entry) -> TokenHit:
+    return TokenHit(model=model, token=entry.token, count=entry.occurrences, n_features=entry.n_features)
 
 
 def find_token(build: Build, model: str, wanted: str | int) -> Token:
@@ -118,16 +132,12 @@ def find_token(build: Build, model: str, wanted: str | int) -> Token:
     build.of_model(model)
     if isinstance(wanted, int):
         return build.token(model, wanted)
-    if re.fullmatch(r"#[0-9]{1,10}", wanted) and not _spelled(build, model, wanted):
+    vocabulary = build.vocabulary(model)
+    if re.fullmatch(r"#[0-9]{1,10}", wanted) and not vocabulary.spelled(wanted):
         return build.token(model, int(wanted[1:]))
-    found = _spelled(build, model, tokens.shown(unmarked(wanted).encode(errors="replace")))
+    found = vocabulary.spelled(tokens.shown(unmarked(wanted).encode(errors="replace")))
     if found:
         return found[0]
-    near = search(build, wanted, Filters.model_validate({"model": model, "limit": 5})).tokens if wanted else []
-    hint = f": near it are {', '.join(hit.token.shown for hit in near)}" if near else ": a token is spelled exactly, with its space"
+    near = [match.entry.token.shown for match in islice(matches(build, wanted, model), 5)]
+    hint = f": near it are {', '.join(near)}" if near else ": a token is spelled exactly, with its space"
     raise NotFound(f"{wanted!r} is not one token of {model}{hint}")
-
-
-def _spelled(build: Build, model: str, shown: str) -> list[Token]:
-    statement = sa.select(TOKEN.token_id).where(TOKEN.model == model, TOKEN.shown == shown).order_by(TOKEN.token_id).limit(1)
-    return [build.vocabulary(model)[row.token_id] for row in build.rows(statement)]

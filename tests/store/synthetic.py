@@ -1,7 +1,7 @@
 """A small index with known contents: two models, five dictionaries, about 200 features each, made through the Builder.
 
 `tables(...)` gives the Arrow tables the indexer would write, so that any test can publish one model, a changed one, or many;
-`publish(root)` writes the usual index. Words are chosen so that spellings, prefixes and single characters can be searched.
+`publish(where)` writes the usual index. Words are chosen so that spellings, prefixes and single characters can be searched.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
+from lexiscope.settings import Settings
 from store import Builder
 
 WORDS = (" Paris", "Paris", " paris", " Parisian", " London", "a", " a", "A", " ", "\n", "%", "_", "100%", " the", "The", "<script>", "7")
@@ -278,8 +279,8 @@ def _follows(one: Dictionary, other: Dictionary) -> bool:
     return (one.model, one.recipe, one.layer + 1) == (other.model, other.recipe, other.layer)
 
 
-def publish(root: Path, entries: Sequence[Dictionary] = USUAL) -> str:
-    """A new index at `root`; the build's id."""
-    with Builder(root) as builder:
+def publish(where: Settings | Path, entries: Sequence[Dictionary] = USUAL) -> str:
+    """A new index in a folder or a database; the build's id."""
+    with Builder(where) as builder:
         add(builder, entries)
         return builder.publish()

@@ -1,0 +1,111 @@
+"""PostgreSQL through SQLAlchemy and psycopg: connecting, and what its errors mean. Published builds in a database, a schema each.
+
+`lexiscope.current` is a table of one row that names the build that serves and the one before; moving it is what publishing is.
+"""
+
+import psycopg
+import sqlalchemy as sa
+
+from lexiscope.settings import Settings
+from store import builds
+from store.errors import NoIndex, StoreError, Unreachable
+
+CONNECT_SECONDS = 5
+POINTER = "SELECT build FROM lexiscope.current"
+GONE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn)
+
+
+class BinaryCursor(psycopg.Cursor[tuple[object, ...]]):
+    """Values come in PostgreSQL's binary form: faster for lists, and a 32-bit real is exactly itself, which cursors rely on."""
+
+    def execute(self, *args: object, **options: object) -> "BinaryCursor":
+        return super().execute(*args, **{"binary": True, **options})  # type: ignore[call-overload]
+
+
+def url(settings: Settings) -> sa.URL:
+    """LEXISCOPE_DATABASE_URL, checked. Raises StoreError; a password is not repeated."""
+    try:
+        found = sa.make_url(settings.database_url)
+    except sa.exc.ArgumentError:
+        found = sa.URL.create("nothing")
+    if found.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not found.database:
+        raise StoreError("LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write postgresql+psycopg://user:password@host:5432/database")
+    return found.set(drivername="postgresql+psycopg")
+
+
+def schema_of(build: str) -> str:
+    return "lexiscope_" + build.lower().replace("-", "_")
+
+
+def where(address: sa.URL) -> str:
+    """The database, in words for a person."""
+    return f"PostgreSQL at {address.render_as_string(hide_password=True).partition('://')[2]}"
+
+
+def complaint(error: BaseException) -> str:
+    """The first line of what the server or the driver said."""
+    inner = getattr(error, "orig", None) or error
+    return (str(inner).strip() or type(inner).__name__).splitlines()[0]
+
+
+class Postgres:
+    """A `Source`. Raises StoreError when the URL is none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._url = url(settings)
+        self._pointer = self._engine("", connections=1)
+
+    def _engine(self, options: str, *, connections: int) -> sa.Engine:
+        limits = f"-c statement_timeout={1000 * self._settings.reader_timeout} -c default_transaction_read_only=on"
+        limits += " -c max_parallel_workers_per_gather=0 -c jit=off"
+        return sa.create_engine(
+            self._url,
+            isolation_level="AUTOCOMMIT",
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "lexiscope reader",
+                "options": f"{limits} {options}",
+                "cursor_factory": BinaryCursor,
+            },
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=self._settings.reader_timeout,
+            pool_reset_on_return=None,
+        )
+
+    def current(self) -> str:
+        for last in (False, True):
+            try:
+                with self._pointer.connect() as connection:
+                    found = connection.exec_driver_sql(POINTER).scalar()
+                if found is None:
+                    raise NoIndex(f"there is no index in {where(self._url)}: {builds.MAKE_ONE}")
+                return self._checked(str(found))
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                if isinstance(getattr(error, "orig", None), GONE):
+                    raise NoIndex(f"there is no index in {where(self._url)}: {builds.MAKE_ONE}") from error
+                if last or not getattr(error, "connection_invalidated", False):
+                    raise self.failure(error, "") from error
+        raise AssertionError
+
+    def _checked(self, build: str) -> str:
+        if not builds.BUILD_ID.fullmatch(build):
+            raise NoIndex(f"lexiscope.current in {where(self._url)} does not name a build: {builds.MAKE_ONE}")
+        return build
+
+    def open(self, build: str) -> sa.Engine:
+        return self._engine(f"-c search_path={schema_of(build)}", connections=self._settings.reader_connections)
+
+    def name(self, build: str) -> str:
+        return f"build {build} in {where(self._url)}"
+
+    def failure(self, error: Exception, build: str) -> StoreError:
+        inner = getattr(error, "orig", None)
+        if isinstance(inner, GONE):
+            return NoIndex(f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {builds.MAKE_ONE}")
+        if isinstance(inner, psycopg.errors.QueryCanceled):
+            return Unreachable(f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: ask for less, or again")
+        if isinstance(error, sa.exc.TimeoutError):
+            return Unreachable(f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: ask again")
+        return Unreachable(f"{where(self._url)} cannot be asked ({complaint(error)})")

@@ -1,0 +1,130 @@
+"""One model's vocabulary, held in memory: which tokens a query matches, in what order, and how many features carry each name.
+
+Tokens stand in the order of their occurrences in the corpus, so that matches are found best first and a search that has enough may
+stop. Spellings are joined into one text each; Python's substring search runs through a whole vocabulary in about a millisecond.
+"""
+
+import heapq
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from lexiscope import tokens
+from lexiscope.records import Token
+
+MATCHES = ("exact", "exact", "id", "prefix", "substring")
+"""the tiers of a search, best first: as spelled; but for case and outer space; by id; beginnings; middles"""
+SEPARATOR = "\ud800"
+"""a lone surrogate: no token's text can hold it"""
+MAX_QUERY = 200
+MAX_ID = 2**31 - 1
+
+
+class Entry(NamedTuple):
+    """A row of `token`, with the number of features named after it."""
+
+    token: Token
+    folded: str
+    occurrences: int
+    n_features: int
+
+
+class Spellings:
+    """Texts in an order, to be searched together."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._joined = SEPARATOR + SEPARATOR.join(texts) + SEPARATOR
+        self._ends = list(accumulate(len(text) + 1 for text in texts))
+
+    def find(self, wanted: str) -> Iterator[int]:
+        """Places of the texts that hold `wanted`, ascending; SEPARATOR in it stands for a text's beginning or end."""
+        at = self._joined.find(wanted)
+        while at >= 0:
+            place = bisect_right(self._ends, at)
+            yield place
+            at = self._joined.find(wanted, self._ends[place])
+
+
+class Vocabulary:
+    """The tokens of a model; `place` is a token's rank by occurrences, 0 the most frequent."""
+
+    def __init__(self, model: str, entries: Sequence[Entry]) -> None:
+        self.model = model
+        self.entries = sorted(entries, key=lambda entry: (-entry.occurrences, entry.token.id))
+        self.place_of = {entry.token.id: place for place, entry in enumerate(self.entries)}
+        self._shown = Spellings([entry.token.shown for entry in self.entries])
+        self._folded = Spellings([entry.folded for entry in self.entries])
+
+    def get(self, token_id: int) -> Token:
+        """A token by id; an id outside the vocabulary (a padding row of W_E) is shown as what it is."""
+        place = self.place_of.get(token_id)
+        return Token(id=token_id, shown=f"⟨unused {token_id}⟩") if place is None else self.entries[place].token
+
+    def spelled(self, shown: str) -> list[Token]:
+        """Tokens shown exactly so, by id."""
+        found = [self.entries[place].token for place in self._shown.find(SEPARATOR + shown + SEPARATOR)]
+        return sorted(found, key=lambda token: token.id)
+
+    def variants(self, token_id: int) -> list[Entry]:
+        """Other tokens of the same fold, most frequent first."""
+        own = self.entries[self.place_of[token_id]]
+        alike = (self.entries[place] for place in self._folded.find(SEPARATOR + own.folded + SEPARATOR))
+        return [entry for entry in alike if entry.token.id != token_id]
+
+    def matches(self, query: "Query") -> list[Iterator[int]]:
+        """For each tier of MATCHES, the places of the tokens that match so, ascending; a token may come again in a later tier."""
+        shown, folded, outside = self._shown, self._folded, SEPARATOR
+        by_id = [self.place_of[query.token_id]] if query.token_id in self.place_of else []
+        exact = shown.find(outside + query.shown + outside)
+        if query.only_id:
+            return [exact, iter(()), iter(by_id), iter(()), iter(())]
+        if not query.folded:  # white space alone: its fold is in every token
+            begins = (place for place in shown.find(outside + query.shown) if not self.entries[place].folded)
+            return [exact, iter(()), iter(()), begins, iter(())]
+        return [
+            exact,
+            folded.find(outside + query.folded + outside),
+            iter(by_id),
+            heapq.merge(folded.find(outside + query.folded), shown.find(outside + query.shown)),
+            heapq.merge(folded.find(query.folded), shown.find(query.shown)),
+        ]
+
+
+class Query(NamedTuple):
+    """What a person typed, as vocabularies are spelled."""
+
+    shown: str
+    folded: str
+    token_id: int
+    """−1 where the query is no token id"""
+    only_id: bool
+    """written `#123`"""
+
+
+def parse(query: str) -> Query | None:
+    """None for a query that asks nothing: an empty one, or one too long to be a token."""
+    if not query or len(query) > MAX_QUERY:
+        return None
+    if re.fullmatch(r"#[0-9]+", query):
+        return Query(query, "", _id(query[1:]), True)
+    natural = unmarked(query).encode(errors="replace")
+    folded = storable(tokens.folded(natural))
+    return Query(tokens.shown(natural), folded, _id(folded) if re.fullmatch(r"[0-9]+", folded) else -1, False)
+
+
+def unmarked(query: str) -> str:
+    """The text a query stands for: ␣ typed by hand is a space."""
+    for plain, mark in tokens.MARKS.items():
+        query = query.replace(mark, plain)
+    return query
+
+
+def storable(text: str) -> str:
+    """PostgreSQL keeps no NUL in text: both databases keep ␀ in its place."""
+    return text.replace("\0", "␀")
+
+
+def _id(digits: str) -> int:
+    return int(digits) if len(digits) < 11 and int(digits) <= MAX_ID else -1
