@@ -71,6 +71,40 @@ def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):
     assert page.locator(".contexts").count() == 0
 
 
+def test_a_feature_says_what_it_fires_on_writes_and_does_when_it_is_taken_away(page):
+    page.goto("/tiny/1-vasae/6")
+    headings = page.locator("main :is(h2, h3)").all_inner_texts()
+    for heading in (
+        "The best name afterwards",
+        "When it fires",
+        "Where in a passage",
+        "Taken away",
+        "What it writes to the output",
+        "Relatives",
+    ):
+        assert heading in headings
+    position = page.locator(".histogram.short")
+    assert position.locator("rect").count() == 2 and position.locator("line").count() == 1
+
+
+def test_a_relative_in_the_next_layer_is_one_click_away(page):
+    page.goto("/tiny/1-vasae/6")
+    page.locator("#near ~ .three > div").last.locator("a.chip").first.click()
+    page.wait_for_url(re.compile(r"/tiny/2-vasae/\d+$"))
+
+
+def test_a_token_that_names_nothing_says_so_on_its_own_page(page):
+    page.goto("/tokens/tiny/16")
+    assert "Names nothing." in page.locator("header.title").inner_text()
+
+
+def test_verdict_counts_lead_to_their_features(page):
+    page.goto("/tiny/1-vasae")
+    page.locator(".verdicts tr", has_text="unsupported").get_by_role("link").click()
+    page.wait_for_url("**verdict=unsupported**")
+    assert set(page.locator(".features tbody .badge").all_inner_texts()) == {"unsupported"}
+
+
 def test_a_context_tells_its_tokens_and_activations_by_arrow_keys(page):
     page.goto("/tiny/1-vasae/3")
     page.locator(".contexts li").first.focus()

@@ -27,6 +27,9 @@ PATHS = [
     "/tiny/1-vasae?sort=cosine&descending=true",
     "/tiny/1-vasae/0",
     "/tiny/1-vasae/9",
+    "/tiny/1-vasae/35",
+    "/tiny/1-plain",
+    "/tiny/1-plain/6",
     "/docs",
     pytest.param(
         "/steer",
@@ -129,7 +132,8 @@ def test_pages_are_whole_without_scripts(chromium, site):
     page.keyboard.press("Enter")
     page.locator(".features a.chip").first.click()
     assert page.locator(".contexts li").count() > 0
-    assert page.locator(".histogram svg").is_visible()
+    assert page.locator(".histogram svg").all()
+    assert all(drawing.is_visible() for drawing in page.locator(".histogram svg").all())
     page.goto("/tiny/1-vasae")
     assert page.locator(".histogram svg").first.is_visible()
     context.close()
@@ -148,7 +152,10 @@ def test_the_footer_links_the_same_record_as_json(page, site):
         assert httpx.get(site + link).json()["build"] in page.locator("footer").inner_text()
 
 
-def test_the_home_page_draws_alignment_by_layer_and_tabulates_it(page):
+def test_the_home_page_draws_each_share_by_layer_and_tabulates_it(page):
     page.goto("/")
-    page.locator(".js-plotly-plot svg.main-svg").first.wait_for()
+    for panel in page.locator(".panels .js-plotly-plot").all():
+        panel.locator("svg.main-svg").first.wait_for()
+    assert page.locator(".panels .js-plotly-plot").count() == 8
+    assert page.locator(".marks li").count() == 3, "one legend for all of them: by layer, vasae, plain"
     assert page.locator("table.layers tbody tr").count() == 5
