@@ -15,8 +15,8 @@ ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
     "reads": "Fires on its name (or its family) more often than chance allows.",
-    "predicts": "Fires where its name comes next more often than chance allows.",
-    "both": "Fires on its name, and where its name comes next, more often than chance allows.",
+    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often than chance allows.",
+    "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more often than chance allows.",
     "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
@@ -126,7 +126,7 @@ class NameEvidence(Record):
     recall: float = Field(description="share of the name's occurrences on which it fires")
     predicts: Share
     q_reads: float = Field(description="false-discovery-rate q-value of reads_here or reads_family, over live features")
-    q_predicts: float
+    q_predicts: float = Field(description="the same for the next token, and for the ablation test where it was run")
     supported: bool
     name_rank: int = Field(description="rank of the name (0 = top) when the direction is read through norm and unembedding")
     causal: CausalEvidence | None = Field(None, description="absent where the ablation pass was not run or had no firing to use")
