@@ -144,7 +144,7 @@ feature = sa.Table(
     _column("pos_values", REALS, "their logits"),
     _column("neg_tokens", INTS, "tokens whose logits its direction lowers most"),
     _column("neg_values", REALS, "their logits"),
-    _column("name_rank", sa.Integer, "rank of the name among those logits, 0 = raised most"),
+    _nullable("name_rank", sa.Integer, "rank of the name among those logits, 0 = raised most; null where only the top ones are known"),
     _nullable("reads_here", sa.REAL, "share of firings on the name itself; this and the next fourteen are null where it never fired"),
     _nullable("reads_here_null", sa.REAL, "the same share for frequency-matched random tokens"),
     _nullable("reads_family", sa.REAL, "share of firings on the name or its family"),

@@ -58,9 +58,11 @@ class Vocabulary:
         self._folded = Spellings([entry.folded for entry in self.entries])
 
     def get(self, token_id: int) -> Token:
-        """A token by id; an id outside the vocabulary (a padding row of W_E) is shown as what it is."""
+        """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an imported string."""
         place = self.place_of.get(token_id)
-        return Token(id=token_id, shown=f"⟨unused {token_id}⟩") if place is None else self.entries[place].token
+        if place is None:
+            return Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
+        return self.entries[place].token
 
     def spelled(self, shown: str) -> list[Token]:
         """Tokens shown exactly so, by id."""
