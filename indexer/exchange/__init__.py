@@ -2,6 +2,18 @@
 
 from indexer.exchange.folders import ExchangeError
 from indexer.exchange.merging import Merged
-from indexer.exchange.parquet import export_parquet, import_parquet
+from indexer.exchange.neuronpedia import Written, export_neuronpedia
+from indexer.exchange.neuronpedia_import import Imported, import_neuronpedia
+from indexer.exchange.parquet import Exported, export_parquet, import_parquet
 
-__all__ = ["ExchangeError", "Merged", "export_parquet", "import_parquet"]
+__all__ = [
+    "ExchangeError",
+    "Exported",
+    "Imported",
+    "Merged",
+    "Written",
+    "export_neuronpedia",
+    "export_parquet",
+    "import_neuronpedia",
+    "import_parquet",
+]

@@ -1,0 +1,80 @@
+"""Tokens as other tools spell them, and back to ids.
+
+Files of SAEDashboard and Neuronpedia hold tokens as strings in one of four ways, and do not say which:
+
+- the tokenizer's own pieces: 'ĠParis', 'ãĤ±', '▁Paris', '<0x0A>';
+- SAEDashboard's: those pieces with ten sequences replaced ('Ġ' by a space, 'Ċ' by a newline, 'âĢĶ' by —, …), so that a piece that is
+  no whole character stays in stand-ins: 'âĢ';
+- Neuronpedia's: pieces with '▁' or 'Ġ' as a space;
+- plain text: ' Paris'.
+
+`Spellings` reads a string in the way that most strings of the file fit, then in the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lexiscope.tokens import BYTE_OF, is_byte_level, raw_bytes
+
+STAND_IN = {byte: char for char, byte in BYTE_OF.items()}
+OUT_OF_RANGE = "<|outofrange|>"
+"""What SAEDashboard writes for an id past the tokenizer's last: a padding row of the embedding."""
+UNKNOWN = -1
+SAEDASHBOARD = {
+    **{"âĢĶ": "—", "âĢĵ": "–", "âĢľ": "“", "âĢĿ": "”", "âĢĺ": "‘", "âĢĻ": "’", "âĢĭ": " "},
+    **{"Ġ": " ", "Ċ": "\n", "ĉ": "\t"},
+}
+
+
+def plain(raw: bytes, shown: str) -> str:
+    """A token as text; bytes that are no whole character as their stand-ins, which SAEDashboard writes too."""
+    if not raw:
+        return shown
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "".join(STAND_IN[byte] for byte in raw)
+
+
+class Spellings:
+    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the one a text would give wins:
+    neither special nor a single byte's, then the lower id."""
+
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
+        byte_level, special = is_byte_level(pieces), set(tokenizer.all_special_ids)
+        self.size = size
+        self.ways: dict[str, dict[str, int]] = {way: {} for way in ("plain", "saedashboard", "spaces", "pieces")}
+        last: list[tuple[str, int]] = []
+        for token, piece in enumerate(pieces):
+            if piece is None:
+                continue
+            if token in special or (not byte_level and piece.startswith("<0x")):
+                last.append((piece, token))
+            else:
+                self._add(piece, token, raw_bytes(piece, byte_level=byte_level))
+        for piece, token in last:
+            self._add(piece, token, piece.encode() if token in special else raw_bytes(piece, byte_level=byte_level))
+        self.order = list(self.ways)
+
+    def _add(self, piece: str, token: int, raw: bytes) -> None:
+        dashboard = piece
+        for sequence, char in SAEDASHBOARD.items():
+            dashboard = dashboard.replace(sequence, char)
+        spaced = piece.replace("Ġ", " ").replace("▁", " ")
+        for way, spelling in zip(self.ways.values(), (plain(raw, piece), dashboard, spaced, piece), strict=True):
+            way.setdefault(spelling, token)
+
+    def settle(self, met: Mapping[str, int]) -> str:
+        """Read first in the way that most of these strings, counted, fit, and say which that is."""
+        fits = {way: sum(times for text, times in met.items() if text in known) for way, known in self.ways.items()}
+        self.order = sorted(self.ways, key=lambda way: -fits[way])
+        return self.order[0]
+
+    def ids(self, strings: Sequence[str]) -> list[int]:
+        """The ids of a text's tokens, UNKNOWN where no way of spelling knows a string."""
+        first = self.ways[self.order[0]]
+        return [first[text] if text in first else self._otherwise(text) for text in strings]
+
+    def _otherwise(self, text: str) -> int:
+        return next((self.ways[way][text] for way in self.order[1:] if text in self.ways[way]), UNKNOWN)
