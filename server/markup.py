@@ -22,6 +22,11 @@ def chip(token: Token, href: str = "", extra: str = "") -> Markup:
     return Markup(f'<{tag} class="{classes}"{target} title="{escape(title)}">{_marked(token.shown)}</{tag}>')
 
 
+def token_link(token: Token, model: str) -> Markup:
+    """A chip that leads to the token's own page; one whose token the vocabulary lacks leads nowhere."""
+    return chip(token, f"/tokens/{model}/{token.id}" if token.id >= 0 else "")
+
+
 def context(line: Context, top: float) -> Markup:
     """The tokens of a context, split before the position that put it here so that those positions line up down the page.
 

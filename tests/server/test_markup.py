@@ -26,6 +26,11 @@ def test_white_space_is_told_from_its_marks_and_the_id_is_on_hover() -> None:
     assert "<i>␣</i>a" in chip and 'title="␣a · token 7 · bytes 2061"' in chip and chip.startswith("<span")
 
 
+def test_a_token_that_the_vocabulary_lacks_leads_nowhere() -> None:
+    assert 'href="/tokens/m/7"' in markup.token_link(Token(id=7, shown="a"), "m")
+    assert "href" not in markup.token_link(Token(id=-1, shown="⟨unknown⟩"), "m")
+
+
 def test_a_line_is_split_before_the_position_that_put_it_there() -> None:
     html = markup.context(line(), 3.0)
     before, after = html.split('<span class="after">')

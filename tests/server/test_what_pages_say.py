@@ -2,11 +2,16 @@
 
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
+from lexiscope.settings import Settings
+from server import create_app
+from store import Builder
 from tests.store import synthetic
 
 LIVE, BETTER, BOTH_BETTER = "/tiny/1-vasae/6", "/tiny/1-vasae/5", "/tiny/1-vasae/35"
@@ -87,6 +92,42 @@ def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afte
         text = words(browser.get(address).text)
         assert "SAELens" in text and "topk" in text and "afterwards" in text, address
     assert "SAELens" not in words(browser.get("/tiny/1-vasae").text)
+
+
+def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) -> None:
+    def without(table: pa.Table, **values: Any) -> pa.Table:
+        for name, value in values.items():
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, table.schema.field(name), pa.array([value] * len(table), table.schema.field(name).type))
+        return table
+
+    entry = synthetic.Dictionary("m", 0)
+    with Builder(tmp_path) as builder:
+        builder.add("token", synthetic.token_table("m"))
+        builder.add("passage", synthetic.passage_table(range(4), corpus="nothing", length=64))
+        dictionary = synthetic.dictionary_table(0, entry, links=(False, False))
+        builder.add(
+            "dictionary",
+            without(
+                dictionary,
+                origin="neuronpedia",
+                random_cosine=0.0,
+                k=0,
+                anchor_kind="imported: peak token",
+                position_edges=[],
+                position_totals=[],
+            ),
+        )
+        builder.add("layer_summary", synthetic.summary_table(0, entry))
+        features = synthetic.feature_table(0, entry, seed=0, links=(False, False))
+        builder.add("feature", without(features, cosine=0.0, positions=[], assigned_token=None, name_rank=None, pos_tokens=[-1] * 10))
+        builder.add("context", synthetic.context_table(0, entry, passages=range(4), length=64))
+        builder.publish()
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        feature, whole = client.get("/m/0-vasae/6").text, words(client.get("/m/0-vasae").text)
+    assert "There is no direction to compare" in words(feature) and "Not recorded." in words(feature)
+    assert "imported contexts alone" in words(feature) and "/tokens/m/-1" not in feature
+    assert "without directions" in whole and "Thresholds" not in whole
 
 
 def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: TestClient) -> None:
