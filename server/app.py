@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lexiscope.settings import Settings
-from server import errors, pages, reference, static, steer
+from server import errors, pages, read, reference, static, steer
 from server.answers import Pages
 from store import Store
 
@@ -42,5 +42,6 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     app.include_router(reference.router)
     static.install(app)
     app.include_router(steer.router)
+    app.include_router(read.router)
     app.include_router(pages.router)
     return app

@@ -1,43 +1,36 @@
-"""Live steering on the web: the page, and `POST /api/v1/steer`, which resolves names to features and streams what the model worker says."""
+"""Live steering on the web: the page, `POST /api/v1/steer` and `/api/v1/steer/sweep`; names in, what the model worker says out."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 
-from lexiscope.records import (
-    ErrorRecord,
-    FeatureRef,
-    Record,
-    SteerDone,
-    SteerEffect,
-    SteerError,
-    SteerFeature,
+from lexiscope.live_records import (
+    OFF_MANIFOLD,
+    TYPICAL,
+    Meant,
+    SteerAnswer,
     SteerRequest,
     SteerResolved,
+    SweepAnswer,
+    SweepRequest,
+    WorkerHealth,
 )
-from server.live import Intervention, SteerJob, WorkerClient, WorkerRefused, spawn_worker
-from server.live.disconnect import Gone, while_connected
-from server.live.wire import Event
-from store import NotFound, Store
+from lexiscope.records import ErrorRecord
+from server import naming
+from server.asking import GONE, open_worker, stream, whole
+from server.live import WorkerClient
+from server.live.wire import Event, RawMeasured
+from server.resolving import steer_job, sweep_job
+from store import Store
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorRecord} for status in (404, 422, 429, 503)}
-PING_SECONDS = 15
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorRecord} for status in (404, 422, 429, 503, 504)}
+EXAMPLES = ("The best thing about living here is", "When she opened the door, she saw", "In the morning they went to the")
 
 router = APIRouter()
-
-
-class SteerAnswer(Record):
-    """A whole steer at once: the stream's events but the steps."""
-
-    resolved: SteerResolved
-    effect: SteerEffect
-    done: SteerDone
 
 
 def open_store(request: Request) -> Store:
@@ -45,20 +38,14 @@ def open_store(request: Request) -> Store:
     return store
 
 
-def open_worker(request: Request) -> WorkerClient:
-    """The worker the settings name; else the application's own, started here, ahead of its first job."""
-    state = request.app.state
-    if state.settings.worker_url:
-        return WorkerClient(state.settings.worker_url)
-    if state.worker is None:
-        state.worker = spawn_worker(state.settings, wait=False)
-    return WorkerClient(state.worker)
+Index = Annotated[Store, Depends(open_store)]
+Worker = Annotated[WorkerClient, Depends(open_worker)]
 
 
 @router.get("/steer", include_in_schema=False, dependencies=[Depends(open_worker)])
 def page(
     request: Request,
-    store: Annotated[Store, Depends(open_store)],
+    store: Index,
     model: Annotated[str, Query(max_length=200)] = "",
     feature: Annotated[list[str], Query(max_length=32)] = [],  # noqa: B006 (FastAPI copies it)
     token: Annotated[list[str], Query(max_length=32)] = [],  # noqa: B006
@@ -66,14 +53,17 @@ def page(
     prompt: Annotated[str, Query(max_length=20_000)] = "",
 ) -> HTMLResponse:
     """Steer by name: `feature` (ids) or `token` with `layer` fill the form in advance."""
-    asked = [SteerFeature(id=name) for name in feature] + [SteerFeature(token=text, layer=layer) for text in token]
-    prefill = {
-        "model": model or (feature[0].split("/")[0] if feature else ""),
-        "prompt": prompt,
-        "features": [one.model_dump() for one in asked],
-    }
+    asked = [{"id": name} for name in feature] + [{"token": text, "layer": layer} for text in token]
     html = request.app.state.pages.html(
-        "steer.html", models=store.home().models, prefill=prefill, page=None, json_url="", path=request.url.path, charts={}
+        "steer.html",
+        models=store.home().models,
+        prefill={"model": model or (feature[0].split("/")[0] if feature else ""), "prompt": prompt, "features": asked},
+        typical=TYPICAL,
+        off_manifold=OFF_MANIFOLD,
+        page=None,
+        json_url="",
+        path=request.url.path,
+        charts={},
     )
     return HTMLResponse(html, headers={"cache-control": "no-store"})
 
@@ -82,77 +72,49 @@ def page(
 async def steer(
     request: Request,
     body: SteerRequest,
-    store: Annotated[Store, Depends(open_store)],
-    worker: Annotated[WorkerClient, Depends(open_worker)],
-    stream: Annotated[bool, Query(description="false: one JSON answer at the end")] = True,
+    store: Index,
+    worker: Worker,
+    streamed: Annotated[bool, Query(alias="stream", description="false: one JSON answer at the end")] = True,
 ) -> Response:
-    """Default and steered text of one prompt, side by side, as server-sent events: resolved, step…, effect, step…, done or error."""
-    job = await run_in_threadpool(resolve, store, body)
-    async with AsyncExitStack() as leaving:
-        try:
-            events = await while_connected(request, leaving.enter_async_context(worker.steer(job)))
-            if stream:
-                return EventSourceResponse(_messages(events, leaving.pop_all()), sep="\n", ping=PING_SECONDS)
-            return Response((await while_connected(request, _whole(events))).model_dump_json(), media_type="application/json")
-        except WorkerRefused as refused:
-            headers = {"retry-after": refused.retry_after} if refused.retry_after else None
-            raise HTTPException(refused.status, str(refused), headers) from refused
-        except Gone:
-            return Response(status_code=499)
-    raise AssertionError("unreachable")
+    """Default and steered text of one prompt, side by side, as server-sent events: resolved, step, effect, step…, measured, done."""
+    job, meant = await run_in_threadpool(steer_job, store, body)
+    tell = Told(store, meant)
+    if streamed:
+        return await stream(request, worker, job, tell)
+    events = await whole(request, worker, job)
+    return GONE if events is None else await run_in_threadpool(_answer, SteerAnswer, events, tell)
 
 
-def resolve(store: Store, asked: SteerRequest) -> SteerJob:
-    """The job behind a request. Raises NotFound, saying what there is, and HTTPException 422 for a feature that is not named."""
-    paths = store.model_paths()
-    if asked.model not in paths:
-        raise NotFound(f"there is no model {asked.model[:200]!r} in the index: it has {', '.join(sorted(paths)) or 'none'}")
-    checkpoints = {(place.model, place.source): place.checkpoint_path for place in store.places()}
-    interventions = []
-    for one in asked.features:
-        ref = _feature(store, asked.model, one)
-        checkpoint = checkpoints[ref.model, ref.source]
-        interventions.append(Intervention(feature=ref, checkpoint_path=checkpoint, mode=one.mode, strength=one.strength))
-    return SteerJob(
-        model=asked.model,
-        model_path=paths[asked.model],
-        interventions=interventions,
-        prompt=asked.prompt,
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        seed=asked.seed,
-    )
+@router.post("/api/v1/steer/sweep", response_model=SweepAnswer, responses=ERRORS)
+async def sweep(request: Request, body: SweepRequest, store: Index, worker: Worker) -> Response:
+    """The same steer at several strengths, in one batch with the unsteered row: a dose-response curve with its sweet spot."""
+    job, meant = await run_in_threadpool(sweep_job, store, body)
+    events = await whole(request, worker, job)
+    return GONE if events is None else await run_in_threadpool(_answer, SweepAnswer, events, Told(store, meant))
 
 
-def _feature(store: Store, model: str, asked: SteerFeature) -> FeatureRef:
-    if (asked.id is None) == (asked.token is None):
-        raise HTTPException(422, "name each feature either by `id` (model/source/index) or by `token`, with a `layer`")
-    if asked.id is not None:
-        ref = store.feature_refs([asked.id])[0]
-        if ref.model != model:
-            raise HTTPException(422, f"{ref.id} is a feature of {ref.model}, and the model to steer is {model}")
-        return ref
-    assert asked.token is not None
-    named = store.resolve_token(model, asked.token, layer=asked.layer)
-    if named.features:
-        return named.features[0]
-    elsewhere = sorted({ref.layer for ref in store.resolve_token(model, named.token.id).features})
-    there_is = f"it names features at layers {', '.join(map(str, elsewhere))}" if elsewhere else "it names none at any other layer"
-    where = "" if asked.layer is None else f" at layer {asked.layer}"
-    raise NotFound(f"no feature of {model} is named {named.token.shown}{where}: {there_is}")
+@router.get("/api/v1/worker", response_model=WorkerHealth, responses=ERRORS)
+async def health(worker: Worker) -> Response:
+    """The model worker's queue, speed and memory."""
+    return Response((await worker.health()).model_dump_json(), media_type="application/json", headers={"cache-control": "no-store"})
 
 
-async def _messages(events: AsyncIterator[Event], connection: AsyncExitStack) -> AsyncIterator[ServerSentEvent]:
-    """Each event as one message; hanging up closes the worker's connection, which cancels the generation."""
-    async with connection:
-        async for event in events:
-            yield ServerSentEvent(event.model_dump_json(), sep="\n")
+class Told:
+    """What the client is shown of the worker's events: features by name, and what each intervention meant."""
+
+    def __init__(self, store: Store, meant: list[Meant]) -> None:
+        self._store = store
+        self._meant = meant
+
+    def __call__(self, event: Event) -> BaseModel:
+        if isinstance(event, RawMeasured):
+            return naming.measured(self._store, event)
+        if isinstance(event, SteerResolved):
+            return event.model_copy(update={"features": [one.feature for one in self._meant], "meant": self._meant})
+        return event
 
 
-async def _whole(events: AsyncIterator[Event]) -> SteerAnswer:
-    parts: dict[str, Event] = {}
-    async for event in events:
-        if isinstance(event, SteerError):
-            raise WorkerRefused(event.status, event.error)
-        parts[event.event] = event
-    return SteerAnswer.model_validate({name: parts[name] for name in ("resolved", "effect", "done")})
+def _answer(record: type[BaseModel], events: Sequence[Event], tell: Told) -> Response:
+    """The events that are a record's fields, the steps left out."""
+    parts = {event.event: tell(event) for event in events if event.event in record.model_fields}
+    return Response(record.model_validate(parts).model_dump_json(), media_type="application/json")

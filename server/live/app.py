@@ -1,56 +1,79 @@
-"""The worker's HTTP face, on a local socket: `POST /steer`, `GET /healthz` (see `server.live.wire`)."""
+"""The worker's HTTP face, on a local socket: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see `server.live.wire`)."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from fastapi import FastAPI, Request
+import torch
+from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lexiscope.records import ErrorRecord, SteerError
+from lexiscope.live_records import SteerError
+from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server.live.disconnect import Gone, while_connected
+from server.live.engine import Engine, Run
 from server.live.generation import steer
+from server.live.queue import QueueFull
+from server.live.reading import read
 from server.live.shelf import Shelf
-from server.live.turns import QueueFull, Turns
-from server.live.wire import Event, Health, SteerJob
-
-RETRY_AFTER = 5
-"""seconds; about one generation"""
+from server.live.sweep import sweep
+from server.live.wire import Event, Health, ReadJob, SteerJob, SweepJob
 
 
 def create_worker_app(settings: Settings) -> FastAPI:
-    """The worker: one shelf of models, one generation at a time."""
+    """The worker: one shelf of models, one engine that uses them."""
     app = FastAPI(title="Lexiscope model worker", docs_url=None, redoc_url=None)
-    turns, shelf = Turns(queue=settings.worker_queue), Shelf()
-    app.state.turns, app.state.shelf = turns, shelf
+    engine = Engine(queue=settings.worker_queue, rows=2 * settings.worker_batch, seconds=settings.worker_seconds)
+    shelf = Shelf(
+        memory=settings.worker_memory,
+        device=settings.worker_device or None,
+        dtype=torch.bfloat16 if settings.worker_dtype == "bfloat16" else torch.float32,
+    )
+    app.state.engine, app.state.shelf = engine, shelf
 
     @app.get("/healthz")
     async def healthz() -> Health:
         return Health(
-            running=turns.jobs > 0,
-            waiting=max(turns.jobs - 1, 0),
-            queue=turns.queue,
-            served=turns.served,
-            tokens_per_second=turns.tokens_per_second,
+            running=engine.running,
+            waiting=len(engine.queue),
+            queue=engine.queue.bound,
+            served=engine.served,
+            tokens_per_second=engine.tokens_per_second,
             models=shelf.models,
+            memory_bytes=shelf.used,
+            device=str(shelf.device),
         )
 
-    @app.post("/steer")
-    async def post_steer(request: Request, job: SteerJob) -> Response:
+    async def answer(request: Request, client: str, rows: int, run: Run) -> Response:
         async with AsyncExitStack() as leaving:
             try:
-                events = await leaving.enter_async_context(turns.turn(lambda cancelled: steer(job, shelf, cancelled=cancelled)))
+                events = await leaving.enter_async_context(engine.ask(run, client=client, rows=rows))
                 first = await while_connected(request, _first(events))
             except QueueFull:
-                wait = f"{turns.queue} requests already wait for the model: try again in {RETRY_AFTER} seconds."
-                return _error(429, wait, {"retry-after": str(RETRY_AFTER)})
+                wait = engine.retry_after
+                say = f"The model is busy: {len(engine.queue)} requests wait for it. Try again in {wait} seconds."
+                return _error(429, say, {"retry-after": str(wait)})
             except Gone:
                 return Response(status_code=499)
             if isinstance(first, SteerError):
                 return _error(first.status, first.error)
             return StreamingResponse(_lines(first, events, leaving.pop_all()), media_type="application/x-ndjson")
         raise AssertionError("unreachable")
+
+    @app.post("/steer")
+    async def post_steer(request: Request, job: SteerJob, lexiscope_client: str = Header("")) -> Response:
+        return await answer(request, lexiscope_client, 2, lambda batches, cancelled: steer(job, shelf, batches, cancelled=cancelled))
+
+    @app.post("/sweep")
+    async def post_sweep(request: Request, job: SweepJob, lexiscope_client: str = Header("")) -> Response:
+        return await answer(
+            request, lexiscope_client, 1 + len(job.strengths), lambda batches, cancelled: sweep(job, shelf, batches, cancelled=cancelled)
+        )
+
+    @app.post("/read")
+    async def post_read(request: Request, job: ReadJob, lexiscope_client: str = Header("")) -> Response:
+        return await answer(request, lexiscope_client, 1, lambda batches, cancelled: read(job, shelf, cancelled=cancelled))
 
     return app
 
@@ -60,7 +83,7 @@ async def _first(events: AsyncIterator[Event]) -> Event:
 
 
 async def _lines(first: Event, events: AsyncIterator[Event], turn: AsyncExitStack) -> AsyncIterator[str]:
-    """One event a line. The turn ends with it, also when the client hangs up."""
+    """One event a line. The request's turn ends with it, also when the client hangs up."""
     try:
         yield first.model_dump_json() + "\n"
         async for event in events:

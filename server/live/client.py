@@ -1,20 +1,22 @@
 """How the web server asks the model worker: over a unix domain socket or TCP, one connection a job.
 
-async with client.steer(job) as events:      # WorkerRefused before anything is streamed
-    async for event in events: ...           # ends with `done` or `error`, also when the worker dies half-way
+async with client.ask(job) as events:        # WorkerRefused before anything is streamed
+    async for event in events: ...           # ends with `done`, `swept`, `read` or `error`, also when the worker dies half-way
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
 
 from lexiscope.errors import LexiscopeError
-from lexiscope.records import ErrorRecord, SteerError
+from lexiscope.live_records import SteerError
+from lexiscope.records import ErrorRecord
 from server.live.process import Worker, WorkerDown
-from server.live.wire import EVENT, Event, Health, SteerJob
+from server.live.wire import EVENT, LAST, PATHS, Event, Health, Job
 
 TIMEOUT = httpx.Timeout(5, read=None)
 JSON = {"content-type": "application/json"}
@@ -38,11 +40,11 @@ class WorkerClient:
         self.url = worker.url if isinstance(worker, Worker) else worker.rstrip("/")
 
     @asynccontextmanager
-    async def steer(self, job: SteerJob) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of `job`; leaving the block cancels it. Raises WorkerRefused."""
+    async def ask(self, job: Job, *, client: str = "") -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of `job`; leaving the block cancels it. Requests of one `client` wait for its own first. Raises WorkerRefused."""
         await self._ensure()
         async with self._connection() as connection:
-            response = await self._send(connection, job)
+            response = await self._send(connection, job, client)
             try:
                 if response.status_code != 200:
                     raise await _refusal(response)
@@ -50,8 +52,10 @@ class WorkerClient:
             finally:
                 await response.aclose()
 
-    async def _send(self, connection: httpx.AsyncClient, job: SteerJob, *, again: bool = True) -> httpx.Response:
-        request = connection.build_request("POST", "/steer", content=job.model_dump_json(), headers=JSON)
+    async def _send(self, connection: httpx.AsyncClient, job: Job, client: str, *, again: bool = True) -> httpx.Response:
+        request = connection.build_request(
+            "POST", PATHS[type(job)], content=job.model_dump_json(), headers=JSON | {"lexiscope-client": quote(client)}
+        )
         try:
             return await connection.send(request, stream=True)
         except httpx.ConnectError as error:
@@ -59,7 +63,7 @@ class WorkerClient:
                 raise WorkerRefused(503, f"No model worker answers at {self.url}.", retry_after="5") from error
             await asyncio.to_thread(self._worker.lost)
             await self._ensure()
-            return await self._send(connection, job, again=False)
+            return await self._send(connection, job, client, again=False)
         except httpx.TransportError as error:
             raise WorkerRefused(503, DIED, retry_after="1") from error
 
@@ -82,7 +86,7 @@ class WorkerClient:
 
     def _connection(self) -> httpx.AsyncClient:
         if self.url.startswith("unix://"):
-            transport = httpx.AsyncHTTPTransport(uds=self.url.removeprefix("unix://"))
+            transport = httpx.AsyncHTTPTransport(uds=self.url.removeprefix("unix://"), verify=False)  # no TLS on a socket file
             return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=TIMEOUT)
         return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, trust_env=False)
 
@@ -100,7 +104,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
         async for line in response.aiter_lines():
             event = EVENT.validate_json(line)
             yield event
-            if event.event in ("done", "error"):
+            if event.event in LAST:
                 return
     except (httpx.TransportError, ValidationError):
         pass

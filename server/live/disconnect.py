@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-LOOK_EVERY = 0.1
+LOOK_EVERY = 0.05
 
 T = TypeVar("T")
 

@@ -1,12 +1,18 @@
-"""Interventions as patches of the residual stream, for a batch whose row 0 is the default and row 1 the steered one.
+"""Interventions as patches of the residual stream. The dictionary's error term is kept: x' = x + Δ; position 0 (BOS) is never touched.
 
-The dictionary's error term is kept: x' = x + Δ, so that Δ = 0 is exactly the unsteered model. Position 0 (BOS) is never touched.
-    add      Δ = strength · mean_norm · W_dec[i] / ‖W_dec[i]‖      mean_norm: the layer's mean residual norm, position 0 excluded
-    ablate   Δ = −z_i(x) · W_dec[i]                                 z_i(x): the activation in the code of x, 0 outside the top k
+Every Δ is a length along the unit direction d of the feature that is pushed; z(x) is a feature's activation in the code of x:
+    add         strength · mean_norm · d                     mean_norm: the layer's mean residual norm, position 0 excluded
+    orthogonal  the same, then x' is given the norm of x
+    clamp       (target − z(x)) · w(x)                        w(x): what one unit of the feature's activation adds to x's reconstruction
+    scale       (factor − 1) · z(x) · w(x)
+    ablate      −z(x) · w(x)
+    swap A → B  −z_A(x) · w_A(x), and strength · z_A(x) · w_B(x)
 All interventions of one layer read the same x, so their order does not matter; those of a later layer read what earlier ones left.
+A control is the same plan with other directions pushed, at the same lengths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -16,13 +22,10 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel, Patch
-from server.live.wire import Intervention
+from server.live.wire import Intervention, Located
 
 ENCODE_POSITIONS = 256
 """positions encoded at once: bounds the [positions, d_sae] pre-activations of a long prompt"""
-
-Change = Callable[[Tensor], Tensor]
-"""Takes x [positions, d_model], all after position 0, and returns Δ: [positions, d_model] or [d_model]."""
 
 
 class Loaded(NamedTuple):
@@ -37,69 +40,246 @@ class Cancelled(Exception):
     """The one who asked has gone."""
 
 
-def change(asked: Intervention, loaded: Loaded) -> Change:
-    """The change one intervention makes. Raises CheckpointError: an index out of range, no mean norm to add by."""
-    dictionary, index = loaded.dictionary, asked.feature.index
+Load = Callable[[str], Loaded]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature, ready to be read and written."""
+
+    dictionary: Dictionary
+    index: int
+    alone: Dictionary
+    """the same dictionary with this feature only: its pre-activation costs one row instead of d_sae"""
+
+    def activation(self, x: Tensor) -> Tensor:
+        """[n] the activation in the code of each x [n, d_model]; the whole code is made only where the feature could be in it."""
+        if self.dictionary.threshold is not None:
+            code = self.alone.encode(x)
+            return code.values.sum(-1)
+        activation = torch.zeros(len(x), device=x.device)
+        for rows in (self.alone.pre_activations(x)[:, 0] > 0).nonzero().squeeze(1).split(ENCODE_POSITIONS):
+            code = self.dictionary.encode(x[rows])
+            activation[rows] = torch.where(code.indices == self.index, code.values, 0).sum(-1)
+        return activation
+
+    def unit(self, x: Tensor) -> Tensor:
+        """[n] the length that one unit of its activation adds to the reconstruction of each x."""
+        ones = torch.ones(len(x), device=x.device)
+        return self.dictionary.writes(x, torch.full((len(x),), self.index, device=x.device), ones).norm(dim=-1)
+
+    @property
+    def direction(self) -> Tensor:
+        return F.normalize(self.dictionary.W_dec[self.index], dim=0)
+
+
+@dataclass(frozen=True)
+class Push:
+    """One direction and how far it is pushed."""
+
+    direction: Tensor
+    """[d_model], of norm 1"""
+    length: Callable[[Tensor], Tensor | float]
+    """x [n, d_model] → [n, 1], or one number for every x"""
+    keep_norm: bool = False
+    named: int | None = None
+    """the intervention whose control pushes another direction; None for what a swap takes away"""
+
+    def delta(self, x: Tensor) -> Tensor:
+        moved = self.length(x) * self.direction
+        if not self.keep_norm:
+            return moved.expand_as(x)
+        ratio = x.norm(dim=-1, keepdim=True) / (x + moved).norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return x * (ratio - 1) + moved * ratio
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one intervention does at its layer, and at which positions."""
+
+    pushes: tuple[Push, ...]
+    where: str = "all"
+    positions: frozenset[int] | None = None
+    when: tuple[int, Feature] | None = None
+    """the layer and feature whose firing it waits for"""
+
+    def at(self, first: int, n: int, prompt: int) -> list[bool] | None:
+        """Which of the n positions from `first` on (0 is BOS) are meant; None: all."""
+        span = range(first, first + n)
+        if self.positions is not None:
+            return [position - 1 in self.positions for position in span]
+        match self.where:
+            case "prompt":
+                return [position <= prompt for position in span]
+            case "generated":
+                return [position > prompt for position in span]
+        return None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to one row: {layer: its changes}. `prompt` counts the prompt's tokens without BOS."""
+
+    layers: Mapping[int, Sequence[Change]] = field(default_factory=dict)
+    prompt: int = 0
+
+    def watched(self) -> set[int]:
+        """The layers that must be patched: changed there, or read there for a condition."""
+        return {*self.layers, *(change.when[0] for changes in self.layers.values() for change in changes if change.when)}
+
+    def pushing(self, directions: Sequence[Tensor]) -> "Plan":
+        """The same changes along other directions, one an intervention, scaled to norm 1."""
+
+        def turned(push: Push) -> Push:
+            return push if push.named is None else replace(push, direction=F.normalize(directions[push.named], dim=0))
+
+        return replace(
+            self,
+            layers={
+                layer: [replace(change, pushes=tuple(map(turned, change.pushes))) for change in changes]
+                for layer, changes in self.layers.items()
+            },
+        )
+
+
+def plan(interventions: Sequence[Intervention], load: Load, model: LanguageModel, *, prompt: int) -> Plan:
+    """The plan of one steered row. Raises ModelError and CheckpointError for what does not fit the model or the dictionary."""
+    model.check_layers([asked.feature.layer for asked in interventions])
+    layers: dict[int, list[Change]] = {}
+    ablated: set[tuple[object, ...]] = set()
+    for number, asked in enumerate(interventions):
+        same = (asked.checkpoint_path, asked.feature.index, asked.where, str(asked.positions), asked.when)
+        if asked.mode == "ablate":
+            if same in ablated:
+                continue
+            ablated.add(same)
+        if asked.when is not None and asked.when.feature.layer > asked.feature.layer:
+            raise ModelError(
+                f"{asked.feature.id} cannot wait for {asked.when.feature.id}: layer {asked.when.feature.layer} comes after layer "
+                f"{asked.feature.layer}. Take a condition of the same or an earlier layer."
+            )
+        when = None if asked.when is None else (asked.when.feature.layer, feature(asked.when, load, model))
+        change = Change(
+            _pushes(asked, number, load, model), asked.where, None if asked.positions is None else frozenset(asked.positions), when
+        )
+        layers.setdefault(asked.feature.layer, []).append(change)
+    return Plan(layers, prompt)
+
+
+def feature(asked: Located, load: Load, model: LanguageModel) -> Feature:
+    """Raises ModelError and CheckpointError: another width, an index out of range."""
+    dictionary, index = load(asked.checkpoint_path).dictionary, asked.feature.index
+    if dictionary.d_in != model.d_model:
+        raise ModelError(f"{asked.feature.id} reads {dictionary.d_in} dimensions, but {model.id} has {model.d_model}.")
     if not 0 <= index < dictionary.d_sae:
         raise CheckpointError(f"{asked.feature.id}: {asked.checkpoint_path} has {dictionary.d_sae:,} features; index the run again.")
-    if asked.mode == "ablate":
-        return _ablate(dictionary, index)
-    if loaded.mean_norm is None:
+    alone = replace(
+        dictionary,
+        W_enc=dictionary.W_enc[:, index : index + 1].contiguous(),
+        b_enc=dictionary.b_enc[index : index + 1],
+        W_dec=dictionary.W_dec[index : index + 1],
+        k=min(dictionary.k, 1),
+        threshold=None if dictionary.threshold is None else dictionary.threshold[index : index + 1],
+    )
+    return Feature(dictionary, index, alone)
+
+
+def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) -> tuple[Push, ...]:
+    own = feature(asked, load, model)
+    strength = asked.strength
+
+    def along(read: Callable[[Tensor], Tensor], writer: Feature) -> Callable[[Tensor], Tensor]:
+        return lambda x: (read(x) * writer.unit(x))[:, None]
+
+    match asked.mode:
+        case "add" | "orthogonal":
+            length = strength * _mean_norm(asked, load)
+            return (Push(own.direction, lambda x: length, keep_norm=asked.mode == "orthogonal", named=number),)
+        case "clamp":
+            target = _target(asked)
+            return (Push(own.direction, along(lambda x: target - own.activation(x), own), named=number),)
+        case "scale":
+            return (Push(own.direction, along(lambda x: (strength - 1) * own.activation(x), own), named=number),)
+        case "ablate":
+            return (Push(own.direction, along(lambda x: -own.activation(x), own), named=number),)
+        case "swap":
+            if asked.to is None or asked.to.feature.layer != asked.feature.layer:
+                raise ModelError(f"{asked.feature.id} can be swapped only for a feature of its own layer, {asked.feature.layer}.")
+            other = feature(asked.to, load, model)
+            taken = Push(own.direction, along(lambda x: -own.activation(x), own))
+            return (taken, Push(other.direction, along(lambda x: strength * own.activation(x), other), named=number))
+
+
+def _mean_norm(asked: Intervention, load: Load) -> float:
+    norm = load(asked.checkpoint_path).mean_norm or asked.mean_norm
+    if norm is None:
         raise CheckpointError(
-            f"{asked.checkpoint_path} does not give its layer's mean residual norm (metadata.lexiscope.mean_norm), "
-            "the unit of strength: its features can be ablated, not added."
+            f"{asked.checkpoint_path} does not give its layer's mean residual norm (metadata.lexiscope.mean_norm), and the index "
+            "does not either: without the unit of strength its features can be clamped, scaled and ablated, not added."
         )
-    delta = asked.strength * loaded.mean_norm * F.normalize(dictionary.W_dec[index], dim=0)
-    return lambda x: delta
+    return norm
 
 
-def _ablate(dictionary: Dictionary, index: int) -> Change:
-    direction = dictionary.W_dec[index]
+def _target(asked: Intervention) -> float:
+    if asked.unit == "activation":
+        return asked.strength
+    if not asked.max_activation:
+        raise ModelError(
+            f"{asked.feature.id} never fired on the indexed text, so it has no maximum: give its activation (unit: activation)."
+        )
+    return asked.strength * asked.max_activation
 
-    def delta(x: Tensor) -> Tensor:
-        code = dictionary.encode(x)
-        activation = torch.where(code.indices == index, code.values, 0).sum(-1, keepdim=True)
-        return -activation * direction
 
-    return lambda x: torch.cat([delta(part) for part in torch.split(x, ENCODE_POSITIONS)])
+def patches(plans: Sequence[Plan | None], first: Sequence[int], *, cancelled: Callable[[], bool] = lambda: False) -> dict[int, Patch]:
+    """{layer: patch} for one forward pass over rows with these plans (None: left alone).
 
-
-def patches(
-    interventions: Sequence[Intervention], load: Callable[[str], Loaded], model: LanguageModel, *, cancelled: Callable[[], bool]
-) -> dict[int, Patch]:
-    """{layer: patch} for one generation, which may use them once. A patch raises Cancelled when `cancelled` says so.
-
-    Raises ModelError and CheckpointError for what does not fit the model.
+    `first` is each row's position of the pass's first column. A patch raises Cancelled when `cancelled` says so.
     """
-    model.check_layers([asked.feature.layer for asked in interventions])
-    changes: dict[int, list[Change]] = {}
-    ablated: set[tuple[str, int]] = set()
-    for asked in interventions:
-        loaded = load(asked.checkpoint_path)
-        if loaded.dictionary.d_in != model.d_model:
-            raise ModelError(f"{asked.feature.id} reads {loaded.dictionary.d_in} dimensions, but {model.id} has {model.d_model}.")
-        if asked.mode == "ablate":
-            if (asked.checkpoint_path, asked.feature.index) in ablated:
-                continue
-            ablated.add((asked.checkpoint_path, asked.feature.index))
-        changes.setdefault(asked.feature.layer, []).append(change(asked, loaded))
-    return {layer: _patch(some, cancelled) for layer, some in changes.items()}
+    fires: dict[tuple[int, int], Tensor] = {}
+
+    def patch_of(layer: int) -> Patch:
+        def patch(residual: Tensor) -> Tensor:
+            if cancelled():
+                raise Cancelled
+            steered = None
+            for row, done in enumerate(plans):
+                if done is None:
+                    continue
+                skip = 1 if first[row] == 0 else 0
+                x = residual[row, skip:].float()
+                if not len(x):
+                    continue
+                _look(done, layer, x, row, fires)
+                delta = _delta(done, layer, x, first[row] + skip, row, fires)
+                if delta is not None:
+                    steered = residual.clone() if steered is None else steered
+                    steered[row, skip:] = (x + delta).to(residual.dtype)
+            return residual if steered is None else steered
+
+        return patch
+
+    return {layer: patch_of(layer) for layer in sorted({layer for done in plans if done is not None for layer in done.watched()})}
 
 
-def _patch(changes: Sequence[Change], cancelled: Callable[[], bool]) -> Patch:
-    seen = 0
+def _look(done: Plan, layer: int, x: Tensor, row: int, fires: dict[tuple[int, int], Tensor]) -> None:
+    """Note where the features that later or present changes wait for fire."""
+    for changes in done.layers.values():
+        for change in changes:
+            if change.when is not None and change.when[0] == layer:
+                fires[row, id(change)] = change.when[1].activation(x) > 0
 
-    def patch(residual: Tensor) -> Tensor:
-        nonlocal seen
-        if cancelled():
-            raise Cancelled
-        first = 1 if seen == 0 else 0
-        seen += residual.shape[1]
-        x = residual[1, first:]
-        if not len(x):
-            return residual
-        steered = residual.clone()
-        steered[1, first:] = x + torch.stack([delta(x).expand_as(x) for delta in changes]).sum(0)
-        return steered
 
-    return patch
+def _delta(done: Plan, layer: int, x: Tensor, first: int, row: int, fires: dict[tuple[int, int], Tensor]) -> Tensor | None:
+    total = None
+    for change in done.layers.get(layer, ()):
+        here = change.at(first, len(x), done.prompt)
+        meant = None if here is None else torch.tensor(here, device=x.device)
+        if change.when is not None:
+            meant = fires[row, id(change)] if meant is None else meant & fires[row, id(change)]
+        if meant is not None and not meant.any():
+            continue
+        for push in change.pushes:
+            delta = push.delta(x)
+            delta = delta if meant is None else torch.where(meant[:, None], delta, 0)
+            total = delta if total is None else total + delta
+    return total

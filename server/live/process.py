@@ -99,14 +99,17 @@ class Worker:
         self._healthy = False
         self.socket.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        environment = {**os.environ, "PYTHONPATH": path, "LEXISCOPE_WORKER_QUEUE": str(self._settings.worker_queue)}
+        settings = {
+            f"LEXISCOPE_{name.upper()}": str(value) for name, value in self._settings.model_dump().items() if name.startswith("worker_")
+        }
+        environment = {**os.environ, **settings, "PYTHONPATH": path}
         command = [sys.executable, "-m", "server.live", "--socket", str(self.socket), "--leash"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         return self._process
 
     def _answers(self) -> bool:
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=2) as client:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket), verify=False), timeout=2) as client:
                 return client.get("http://worker/healthz").status_code == 200
         except httpx.TransportError:
             return False

@@ -48,7 +48,14 @@ def model(tiny) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def worker():
-    with spawn_worker(Settings(worker_queue=2)) as running:
+    with spawn_worker(Settings()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A worker that does one thing at a time; four may wait, two of one client."""
+    with spawn_worker(Settings(worker_queue=4, worker_batch=1)) as running:
         yield running
 
 
@@ -57,7 +64,7 @@ def ask(worker):
     """All events of one job, through the process."""
 
     async def events(job):
-        async with WorkerClient(worker).steer(job) as stream:
+        async with WorkerClient(worker).ask(job) as stream:
             return [event async for event in stream]
 
     return lambda job: finish(events(job))

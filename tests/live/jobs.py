@@ -1,12 +1,14 @@
 """Where the tiny model and its random dictionaries lie, and jobs that steer it."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from lexiscope.records import FeatureRef, Token
-from server.live import Intervention, SteerJob
+from server.live import Intervention, Located, Source, SteerJob
+from server.live.batches import Batches, Pause, Work
+from server.live.wire import Event
 
 D, WIDTH, VOCAB, CONTEXT, MEAN_NORM = 32, 48, 300, 512, 5.0
 SILENT = 7
@@ -33,14 +35,30 @@ class Tiny(NamedTuple):
             density=0.1,
         )
 
-    def job(self, *features: tuple[int, int, str, float], **given) -> SteerJob:
-        """A job from (layer, index, mode, strength) of each intervention."""
-        interventions = [
-            Intervention(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer], mode=mode, strength=strength)
-            for layer, index, mode, strength in features
-        ]
+    def at(self, layer: int, index: int) -> Located:
+        return Located(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer])
+
+    def source(self, layer: int) -> Source:
+        return Source(source=f"{layer}-random", layer=layer, checkpoint_path=self.checkpoints[layer])
+
+    def does(self, layer: int, index: int, mode: str, strength: float = 0.0, **given) -> Intervention:
+        return Intervention(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer], mode=mode, strength=strength, **given)
+
+    def job(self, *features: tuple[int, int, str, float] | Intervention, **given) -> SteerJob:
+        """A job from interventions, or (layer, index, mode, strength) of each."""
+        interventions = [one if isinstance(one, Intervention) else self.does(*one) for one in features]
         asked = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.0, "seed": 1} | given
         return SteerJob(model="tiny", model_path=self.model_path, interventions=interventions, **asked)
+
+
+def events_of(work: Work, batches: Batches | None = None) -> Iterator[Event]:
+    """The events of one job that has the models for itself."""
+    batches = batches or Batches()
+    for found in work:
+        if found is Pause.STEP:
+            batches.step()
+        elif not isinstance(found, Pause):
+            yield found
 
 
 def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -8,10 +8,11 @@ import torch
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
-from server.live.generation import steer
-from server.live.interventions import Cancelled, Loaded, patches
+from server.live.batches import Batches
+from server.live.generation import steer as steering
+from server.live.interventions import Cancelled, Loaded, patches, plan
 from server.live.shelf import NotLoadable, Shelf
-from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,27 @@ def shelf():
     return Shelf()
 
 
-def patched(tiny, model, shelf, *features):
-    asked = tiny.job(*features).interventions
-    return patches(asked, lambda path: shelf.dictionary(path, model.device), model, cancelled=lambda: False)
+def steer(job, shelf, **given):
+    batches = Batches()
+    return events_of(steering(job, shelf, batches, **given), batches)
+
+
+class Patched(dict):
+    """The patches of one forward pass after another: each begins where the last ended."""
+
+    def __init__(self, done):
+        self._done, self._first = done, 0
+        super().__init__({layer: lambda x, layer=layer: self._patch(layer, x) for layer in done.watched()})
+
+    def _patch(self, layer, residual):
+        if layer == min(self):
+            self._now = patches([None, self._done], [self._first, self._first])
+            self._first += residual.shape[1]
+        return self._now[layer](residual)
+
+
+def patched(tiny, model, shelf, *features, prompt="Once upon a time there was"):
+    return Patched(plan(tiny.job(*features).interventions, shelf.dictionary, model, prompt=len(model.tokenise(prompt))))
 
 
 def batch(model, text="Once upon a time there was"):
@@ -126,11 +145,13 @@ def test_a_cancelled_steer_leaves_no_hook_behind(tiny, shelf):
     calls = iter([False] * 5)
     with pytest.raises(Cancelled):
         list(steer(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf, cancelled=lambda: next(calls, True)))
-    half = steer(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf)
+    batches = Batches()
+    half = steering(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf, batches)
     for _ in range(4):
         next(half)
     assert torch.equal(model.logits(batch(model)), before)
     half.close()
+    assert batches.step() == 0
     assert not model._bridge.hook_dict[hook_name(0)].fwd_hooks
     assert torch.equal(model.logits(batch(model)), before)
 
@@ -163,14 +184,14 @@ def test_what_does_not_fit_the_model_is_refused(tiny, model, shelf):
         next(steer(job, shelf))
     with pytest.raises(NotLoadable, match="no model"):
         next(steer(job.model_copy(update={"model_path": "/gone"}), shelf))
-    foreign = Loaded(shelf.dictionary(tiny.checkpoints[0], model.device).dictionary, None)
+    foreign = Loaded(shelf.dictionary(tiny.checkpoints[0]).dictionary, None)
     with pytest.raises(LexiscopeError, match="mean residual norm"):
-        patches(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, cancelled=lambda: False)
+        plan(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, prompt=3)
 
 
 def test_the_least_recently_used_dictionary_leaves_first(tiny, model):
-    small = Shelf(dictionary_bytes=1)
-    first = small.dictionary(tiny.checkpoints[0], model.device)
-    assert small.dictionary(tiny.checkpoints[0], model.device) is first
-    small.dictionary(tiny.checkpoints[1], model.device)
-    assert small.dictionary(tiny.checkpoints[0], model.device) is not first
+    small = Shelf(memory=1)
+    first = small.dictionary(tiny.checkpoints[0])
+    assert small.dictionary(tiny.checkpoints[0]) is first
+    small.dictionary(tiny.checkpoints[1])
+    assert small.dictionary(tiny.checkpoints[0]) is not first

@@ -49,7 +49,7 @@ def events(answer):
 
 def test_a_steer_by_id_streams_resolved_steps_effect_and_done(client):
     got = events(post(client, {"id": "tiny/0-random/3"}, {"id": "tiny/1-random/4", "mode": "ablate"}))
-    assert [event["event"] for event in got] == ["resolved", "step", "effect", *["step"] * 5, "done"]
+    assert [event["event"] for event in got] == ["resolved", "step", "effect", *["step"] * 5, "measured", "done"]
     assert [ref["id"] for ref in got[0]["features"]] == ["tiny/0-random/3", "tiny/1-random/4"]
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "Once␣upon␣a␣time"
 
