@@ -24,6 +24,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 PACKAGES = ("sae-dashboard", "sae-lens", "transformer-lens", "transformers", "torch")
 
 
+def as_transformers_4_wrote_it(folder: Path, copy: Path) -> Path:
+    """A folder of links to the model's files, with the names that its configurations had before transformers 5."""
+    copy.mkdir()
+    for file in folder.resolve().iterdir():
+        (copy / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text())
+    if "n_positions" in config:
+        config.setdefault("n_ctx", config["n_positions"])
+    if "rope_parameters" in config:
+        config.setdefault("rope_theta", config["rope_parameters"]["rope_theta"])
+    tokens = json.loads((folder / "tokenizer_config.json").read_text())
+    if tokens.get("tokenizer_class") == "TokenizersBackend":
+        tokens["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokens)):
+        (copy / name).unlink()
+        (copy / name).write_text(json.dumps(content))
+    return copy
+
+
 class LocalRunner(NeuronpediaRunner):
     """As its parent, but nothing is fetched."""
 
@@ -47,13 +66,13 @@ class LocalRunner(NeuronpediaRunner):
 
     def _initialize_model(self) -> None:
         """transformer-lens 2 opens official names only; its own two steps take a folder."""
-        described = json.loads((Path(self.folder) / "config.json").read_text())
-        weights = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        config = get_pretrained_model_config(self.folder, device=self.cfg.model_device)
-        if "rope_parameters" in described:  # transformers 5 writes it where transformers 4 does not look
-            config.rotary_base = described["rope_parameters"]["rope_theta"]
-        self.model = HookedSAETransformer(config, AutoTokenizer.from_pretrained(self.folder))
-        self.model.load_state_dict(get_pretrained_state_dict(self.folder, config, weights, dtype=torch.float32), strict=False)
+        folder = str(as_transformers_4_wrote_it(Path(self.folder), Path("model").resolve()))
+        weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        config = get_pretrained_model_config(folder, device=self.cfg.model_device)
+        if hasattr(weights.config, "rope_theta"):
+            config.rotary_base = weights.config.rope_theta  # it takes 10,000 for every Llama that it does not know by name
+        self.model = HookedSAETransformer(config, AutoTokenizer.from_pretrained(folder))
+        self.model.load_state_dict(get_pretrained_state_dict(folder, config, weights, dtype=torch.float32), strict=False)
         self.hook_name = self.sae.cfg.metadata["hook_name"]
 
     def _setup_activation_store(self) -> None:
