@@ -220,7 +220,7 @@ class Build:
 
 
 def scored(vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
-    tokens = [vocabulary.get(token_id) for token_id in ids]
+    tokens = vocabulary.shown(ids)
     return [ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)]
 
 

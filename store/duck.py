@@ -17,6 +17,8 @@ from duckdb_engine import Dialect, DuckDBEngineWarning
 from sqlalchemy.schema import CreateTable
 
 WRITER_MEMORY = "2GB"
+WIDE = 1500
+"""characters"""
 Config = dict[str, str | bool | int | float | list[str]]
 OFFLINE: Config = {"autoinstall_known_extensions": False}
 
@@ -34,6 +36,18 @@ class ReaderDialect(Dialect):
     """
 
     supports_statement_cache = True
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        """Planning a statement of seventy columns takes longer than running it: such a one is prepared once a connection."""
+        if len(statement) < WIDE or " IN (" in statement or not all(type(value) is int for value in parameters):
+            cursor.execute(statement, parameters)
+            return
+        prepared: dict[str, str] = cursor.connection.__dict__.setdefault("prepared", {})
+        if statement not in prepared:
+            name = f"wide_{len(prepared)}"
+            cursor.execute(f"PREPARE {name} AS {statement}", None)
+            prepared[statement] = name
+        cursor.execute(f"EXECUTE {prepared[statement]}({', '.join(map(str, parameters))})", None)
 
     def do_begin(self, connection: Any) -> None:
         pass

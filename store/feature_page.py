@@ -1,4 +1,4 @@
-"""Everything known about one feature, from four queries: its row, its contexts, their passages, its neighbours."""
+"""Everything known about one feature, from three queries: its row, its contexts in their passages, its neighbours."""
 
 from collections.abc import Sequence
 
@@ -28,6 +28,7 @@ from store.vocabulary import Vocabulary
 BEFORE, AFTER = 32, 16
 """tokens of context shown on either side; 32 before is how far `reads_near` looks"""
 MAX_REFS = 64
+MAX_CONTEXTS = 1000
 KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
 FEATURE, LISTING = schema.feature.c, schema.listing.c
 
@@ -75,7 +76,7 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
         margin=row.margin,
         next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
         random_cosine=entry.random_cosine,
-        phrase=[vocabulary.get(token_id) for token_id in row.phrase_tokens],
+        phrase=vocabulary.shown(row.phrase_tokens),
         phrase_cosine=row.phrase_cosine,
         n_same_name=row.n_same_name,
         n_same_family=row.n_same_family,
@@ -155,25 +156,32 @@ def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
 
 def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
     column, passage = schema.context.c, schema.passage.c
-    statement = sa.select(schema.context).where(column.dictionary_id == entry.dictionary_id, column.feature == index)
+    first, last = sa.func.greatest(column.position - BEFORE, 0) + 1, column.position + AFTER + 1
+    around = passage.tokens[first:last].label("tokens")
+    statement = (
+        sa.select(schema.context, around)
+        .join(schema.passage, passage.passage_id == column.passage)
+        .where(column.dictionary_id == entry.dictionary_id, column.feature == index)
+        .limit(MAX_CONTEXTS)
+    )
     rows = sorted(build.rows(statement), key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
-    ids = sorted({row.passage for row in rows})
-    texts = sa.select(passage.passage_id, passage.tokens).where(passage.passage_id.in_(ids))
-    passages = {row.passage_id: row.tokens for row in build.rows(texts)} if ids else {}
-    return [_context(row, passages[row.passage], vocabulary) for row in rows]
+    return [_context(row, vocabulary) for row in rows]
 
 
-def _context(row: Row, passage: Sequence[int], vocabulary: Vocabulary) -> Context:
-    start, end = max(0, row.position - BEFORE), min(len(passage), row.position + AFTER + 1)
-    activations = dict(zip(row.positions, row._mapping["values"], strict=True))
+def _context(row: Row, vocabulary: Vocabulary) -> Context:
+    start = max(0, row.position - BEFORE)
+    values = [0.0] * len(row.tokens)
+    for position, value in zip(row.positions, row._mapping["values"], strict=True):
+        if 0 <= position - start < len(values):
+            values[position - start] = value
     return Context(
         kind=row.kind,
         quantile=row.quantile,
         passage=row.passage,
         position=row.position - start,
         value=row.value,
-        tokens=[vocabulary.get(token_id) for token_id in passage[start:end]],
-        values=[activations.get(position, 0.0) for position in range(start, end)],
+        tokens=vocabulary.shown(row.tokens),
+        values=values,
     )
 
 
@@ -194,9 +202,10 @@ def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
         by_dictionary.setdefault(dictionary_id, []).append(index)
     if not by_dictionary:
         return {}
-    own = [sa.and_(LISTING.dictionary_id == key, LISTING.index.in_(indices)) for key, indices in by_dictionary.items()]
-    statement = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(list(by_dictionary)), sa.or_(*own))
-    return {(row[0], row[1]): build.ref(row) for row in build.rows(statement)}
+    every = {index for indices in by_dictionary.values() for index in indices}  # in each dictionary: two ranges, not a range each
+    statement = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(list(by_dictionary)), LISTING.index.in_(every))
+    asked = set(wanted)
+    return {(row[0], row[1]): build.ref(row) for row in build.rows(statement) if (row[0], row[1]) in asked}
 
 
 def feature_refs(build: Build, ids: Sequence[str]) -> list[FeatureRef]:

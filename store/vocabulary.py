@@ -54,15 +54,19 @@ class Vocabulary:
         self.model = model
         self.entries = sorted(entries, key=lambda entry: (-entry.occurrences, entry.token.id))
         self.place_of = {entry.token.id: place for place, entry in enumerate(self.entries)}
+        self._by_id = {entry.token.id: entry.token for entry in entries}
         self._shown = Spellings([entry.token.shown for entry in self.entries])
         self._folded = Spellings([entry.folded for entry in self.entries])
 
     def get(self, token_id: int) -> Token:
         """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an imported string."""
-        place = self.place_of.get(token_id)
-        if place is None:
-            return Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
-        return self.entries[place].token
+        found = self._by_id.get(token_id)
+        return found or Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
+
+    def shown(self, token_ids: Sequence[int]) -> list[Token]:
+        """Tokens by id."""
+        by_id = self._by_id
+        return [by_id.get(token_id) or self.get(token_id) for token_id in token_ids]
 
     def spelled(self, shown: str) -> list[Token]:
         """Tokens shown exactly so, by id."""
