@@ -59,16 +59,15 @@ def count(value: int) -> Markup:
 
 
 def percent(value: float | None) -> Markup:
-    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well."""
+    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well; a score may be below zero."""
     if value is None:
         return UNMEASURED
-    share = value * 100
-    if value in (0, 1):
-        shown = f"{share:.0f}"
-    elif value < 1e-7:
-        shown = "&lt; 0.00001"
+    size, sign = abs(value), "−" if value < 0 else ""
+    if size in (0, 1):
+        digits = 0
     else:
-        shown = f"{share:.5f}" if value < 1e-4 else f"{share:.3f}" if value < 0.01 else f"{share:.1f}"
+        digits = 5 if size < 1e-4 else 3 if size < 0.01 else 1
+    shown = f"{sign}{size * 100:.{digits}f}" if size == 0 or size >= 1e-7 else "&lt; 0.00001"
     return Markup(f'<data value="{value}">{shown} %</data>')
 
 

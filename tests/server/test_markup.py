@@ -45,8 +45,8 @@ def test_a_silent_token_says_so_and_a_near_miss_is_no_firing() -> None:
 
 
 def test_a_share_keeps_digits_that_say_something_and_its_whole_value() -> None:
-    shown = [re.sub(r"<[^>]+>", "", markup.percent(value)) for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, None)]
-    assert shown == ["0 %", "100 %", "41.2 %", "0.320 %", "0.00123 %", "&lt; 0.00001 %", "–"]
+    shown = [re.sub(r"<[^>]+>", "", markup.percent(value)) for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, -0.25, None)]
+    assert shown == ["0 %", "100 %", "41.2 %", "0.320 %", "0.00123 %", "&lt; 0.00001 %", "−25.0 %", "–"]
     assert 'value="0.41234"' in markup.percent(0.41234) and 'value="1234"' in markup.count(1234) and "1,234" in markup.count(1234)
 
 

@@ -91,7 +91,7 @@ def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afte
     for address in ("/tiny/1-plain", "/tiny/1-plain/6"):
         text = words(browser.get(address).text)
         assert "SAELens" in text and "topk" in text and "afterwards" in text, address
-    assert "SAELens" not in words(browser.get("/tiny/1-vasae").text)
+    assert "by SAELens" not in words(browser.get("/tiny/1-vasae").text)
 
 
 def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) -> None:
@@ -160,3 +160,23 @@ def test_a_token_that_names_nothing_says_so_and_how_often_it_occurs(browser: Tes
 def test_no_page_shows_a_value_that_was_left_out(browser: TestClient, address: str) -> None:
     text = words(browser.get(address).text)
     assert not re.search(r"\b(None|nan|Undefined)\b", text)
+
+
+def test_every_command_on_a_page_is_one_of_the_command_line(browser: TestClient) -> None:
+    from typer.main import get_command
+
+    from cli import app
+
+    lines = [
+        unescape(line)
+        for address in ("/", "/tiny/1-vasae")
+        for line in re.findall(r"<code[^>]*>(lexiscope .*?)</code>", browser.get(address).text)
+    ]
+    assert len(lines) == 7
+    for line in lines:
+        found: Any = get_command(app)
+        words_left = line.split()[1:]
+        while words_left and hasattr(found, "commands"):
+            found = found.commands[words_left.pop(0)]
+        options = {name for parameter in found.params for name in parameter.opts}
+        assert {word for word in words_left if word.startswith("--")} <= options, line
