@@ -5,7 +5,9 @@ quarter of its contexts repeat a text. Here each text stands once among a featur
 among the others, and a quantile is the fifth of the firings that the feature's own histogram puts the activation in.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -56,7 +58,8 @@ def choose(found: Dashboards, texts: Texts) -> Chosen:
     feature, value = np.array(contexts.feature, np.int64), np.array(contexts.value, np.float32)
     text, place, top = np.array(contexts.text, np.int64), np.array(contexts.place, np.int64), np.array(contexts.top, bool)
     ends = np.cumsum(np.array(contexts.lengths, np.int64))
-    order = np.lexsort((place, text, -value, feature))
+    same_in_any_order = np.array([crc32(texts.tokens[a:b].tobytes()) for a, b in pairwise(texts.starts.tolist())], np.int64)
+    order = np.lexsort((place, same_in_any_order[text], -value, feature))
     order = order[texts.tokens[texts.starts[text[order]] + place[order]] >= 0]
     bounds = np.flatnonzero(np.diff(feature[order], prepend=-1))
     kept: list[int] = []

@@ -12,6 +12,8 @@ from indexer.exchange.folders import UNCHANGED, ExchangeError
 
 CHUNK = 1 << 20
 """Characters read at once."""
+AFTER_A_VALUE = (",", ":", "]", "}", " ", "\t", "\r", "\n")
+"""Anything else may be the rest of a number that a block cut in two."""
 
 
 class ListedObject:
@@ -73,7 +75,7 @@ class ListedObject:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
-                if end < len(self._text) or self._ended:
+                if self._ended or self._text[end : end + 1] in AFTER_A_VALUE:
                     self._at = end
                     return value
             except json.JSONDecodeError:

@@ -65,7 +65,7 @@ class Imported(NamedTuple):
 
 def import_neuronpedia(
     folder: Path,
-    model: LanguageModel,
+    load: Callable[[], LanguageModel],
     *,
     settings: Settings,
     same_model: bool = False,
@@ -76,11 +76,14 @@ def import_neuronpedia(
     advance: Callable[[int, int], None] = lambda done, of: None,
     say: Callable[[str], None] = lambda words: None,
 ) -> Imported:
-    """Publish a folder of dashboards beside what the index holds. `same_model` says that a model of another id is this one.
+    """Publish a folder of dashboards beside what the index holds. `load` is called for the model once the files are read; `same_model`
+    says that it is the files' model though they call it otherwise.
 
     Raises ExchangeError, StoreError: nothing was published, and what served still does.
     """
     found = read_dashboards(folder, advance=advance)
+    say("loading the language model")
+    model = load()
     where, source = _place(found, model, same_model=same_model, set_name=set_name, layer=layer)
     spellings = Spellings(model.tokenizer, model.vocab_size)
     ids, way, unknown = _read_strings(found, spellings, folder)
