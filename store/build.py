@@ -32,6 +32,16 @@ Row = sa.Row[*tuple[Any, ...]]
 
 Made = TypeVar("Made")
 
+
+def ids(name: str) -> sa.BindParameter[Any]:
+    """A list of numbers given when a statement runs: a statement made once costs nothing to make again."""
+    return sa.bindparam(name, type_=sa.Integer, expanding=True)
+
+
+def number(name: str) -> sa.BindParameter[int]:
+    return sa.bindparam(name, type_=sa.Integer)
+
+
 REF_COLUMNS = tuple(schema.listing.c[name] for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density"))
 
 
@@ -135,12 +145,12 @@ class Build:
             )
         return entries
 
-    def rows(self, statement: sa.Select[Any]) -> Sequence[Row]:
+    def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
         """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is tried once more."""
         for last in (False, True):
             try:
                 with self.engine.connect() as connection:
-                    return connection.execute(statement).all()
+                    return connection.execute(statement, values).all()
             except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self._source.failure(error, self.id) from error

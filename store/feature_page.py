@@ -21,7 +21,7 @@ from lexiscope.records import (
     Share,
 )
 from store import schema
-from store.build import REF_COLUMNS, Build, Dictionary, Row, scored
+from store.build import REF_COLUMNS, Build, Dictionary, Row, ids, number, scored
 from store.errors import NotFound
 from store.vocabulary import Vocabulary
 
@@ -30,14 +30,26 @@ BEFORE, AFTER = 32, 16
 MAX_REFS = 64
 MAX_CONTEXTS = 1000
 KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
-FEATURE, LISTING = schema.feature.c, schema.listing.c
+FEATURE, CONTEXT, LISTING = schema.feature.c, schema.context.c, schema.listing.c
+
+ROW = sa.select(schema.feature).where(FEATURE.dictionary_id == number("dictionary"), FEATURE.index == number("feature"))
+CONTEXTS = (
+    sa.select(
+        schema.context,
+        schema.passage.c.tokens[sa.func.greatest(CONTEXT.position - BEFORE, 0) + 1 : CONTEXT.position + AFTER + 1].label("tokens"),
+    )
+    .join(schema.passage, schema.passage.c.passage_id == CONTEXT.passage)
+    .where(CONTEXT.dictionary_id == number("dictionary"), CONTEXT.feature == number("feature"))
+    .limit(MAX_CONTEXTS)
+)
+REFS = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(ids("dictionaries")), LISTING.index.in_(ids("features")))
 
 
 def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
     """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
     entry = build.dictionary(model, source)
     _check_index(entry, index)
-    rows = build.rows(sa.select(schema.feature).where(FEATURE.dictionary_id == entry.dictionary_id, FEATURE.index == index))
+    rows = build.rows(ROW, dictionary=entry.dictionary_id, feature=index)
     if not rows:
         raise NotFound(f"{entry.id} was indexed without feature {index}")
     row, vocabulary = rows[0], build.vocabulary(model)
@@ -155,16 +167,8 @@ def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
 
 
 def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
-    column, passage = schema.context.c, schema.passage.c
-    first, last = sa.func.greatest(column.position - BEFORE, 0) + 1, column.position + AFTER + 1
-    around = passage.tokens[first:last].label("tokens")
-    statement = (
-        sa.select(schema.context, around)
-        .join(schema.passage, passage.passage_id == column.passage)
-        .where(column.dictionary_id == entry.dictionary_id, column.feature == index)
-        .limit(MAX_CONTEXTS)
-    )
-    rows = sorted(build.rows(statement), key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
+    found = build.rows(CONTEXTS, dictionary=entry.dictionary_id, feature=index)
+    rows = sorted(found, key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
     return [_context(row, vocabulary) for row in rows]
 
 
@@ -203,16 +207,16 @@ def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
     if not by_dictionary:
         return {}
     every = {index for indices in by_dictionary.values() for index in indices}  # in each dictionary: two ranges, not a range each
-    statement = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(list(by_dictionary)), LISTING.index.in_(every))
+    rows = build.rows(REFS, dictionaries=list(by_dictionary), features=list(every))
     asked = set(wanted)
-    return {(row[0], row[1]): build.ref(row) for row in build.rows(statement) if (row[0], row[1]) in asked}
+    return {(row[0], row[1]): build.ref(row) for row in rows if (row[0], row[1]) in asked}
 
 
-def feature_refs(build: Build, ids: Sequence[str]) -> list[FeatureRef]:
+def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
     """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that does not exist."""
-    if len(ids) > MAX_REFS:
-        raise NotFound(f"{len(ids)} features asked at once: at most {MAX_REFS}")
-    keys = [_parsed(build, feature_id) for feature_id in ids]
+    if len(feature_ids) > MAX_REFS:
+        raise NotFound(f"{len(feature_ids)} features asked at once: at most {MAX_REFS}")
+    keys = [_parsed(build, feature_id) for feature_id in feature_ids]
     refs = _refs(build, keys)
     return [refs[key] for key in keys]
 

@@ -1,16 +1,28 @@
 """One token through the layers, and the features that carry a token's name."""
 
 from itertools import islice
+from typing import Any
 
 import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage
-from store.build import REF_COLUMNS, Build, Dictionary
+from store.build import REF_COLUMNS, Build, Dictionary, ids, number
 from store.listing import LISTING, unsupported
 from store.search import hit
 
 FEATURES_A_LAYER = 20
 MAX_VARIANTS = 50
+
+
+def _carriers() -> sa.Select[Any]:
+    order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
+    place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
+    carrying = (LISTING.dictionary_id.in_(ids("dictionaries")), LISTING.name_token == number("token"))
+    ranked = sa.select(*REF_COLUMNS, place).where(*carrying).subquery()
+    return sa.select(ranked).where(ranked.c.place <= number("place")).order_by(ranked.c.dictionary_id, ranked.c.place)
+
+
+CARRIERS = _carriers()
 
 
 def token_page(build: Build, model: str, token_id: int) -> TokenPage:
@@ -38,12 +50,7 @@ def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
 def features_named(build: Build, entries: list[Dictionary], token_id: int, *, limit: int) -> dict[int, list[FeatureRef]]:
     """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how far the shares
     of firings that read or predict the name exceed chance."""
-    order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
-    place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
-    ids = [entry.dictionary_id for entry in entries]
-    ranked = sa.select(*REF_COLUMNS, place).where(LISTING.dictionary_id.in_(ids), LISTING.name_token == token_id).subquery()
-    statement = sa.select(ranked).where(ranked.c.place <= limit).order_by(ranked.c.dictionary_id, ranked.c.place)
     found: dict[int, list[FeatureRef]] = {}
-    for row in build.rows(statement):
+    for row in build.rows(CARRIERS, dictionaries=[entry.dictionary_id for entry in entries], token=token_id, place=limit):
         found.setdefault(row.dictionary_id, []).append(build.ref(row))
     return found
