@@ -1,0 +1,164 @@
+"""What a steer did: against the same numbers worked out from plain forward passes."""
+
+import pytest
+import torch
+
+from lexiscope.live_records import SteerStep, SteerSwept, SweepNamed, SweepPoint
+from server.live.batches import Batches
+from server.live.generation import steer
+from server.live.interventions import patches, plan
+from server.live.measure import Names, names
+from server.live.shelf import Shelf
+from server.live.sweep import sweep, sweet_spot
+from server.live.wire import Controls, RawMeasured, SweepJob
+from tests.live.jobs import events_of
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    return Shelf()
+
+
+def run(job, shelf):
+    batches = Batches()
+    return list(events_of(steer(job, shelf, batches), batches))
+
+
+def one(events, kind):
+    [found] = [event for event in events if isinstance(event, kind)]
+    return found
+
+
+def distributions(model, text, done=None, *, prompt=PROMPT):
+    """[n, vocab] log-probabilities at the positions the n tokens of `text` were drawn from."""
+    ids = model.tokenise(prompt)
+    logits = model.logits(torch.tensor([[model.bos, *ids, *text]]), patches([done], [0]) if done else None)
+    return logits[0, len(ids) : len(ids) + len(text)].log_softmax(-1)
+
+
+def texts(events):
+    steps = [event for event in events if isinstance(event, SteerStep)]
+    return [[getattr(step, row).token.id for step in steps if getattr(step, row)] for row in ("default", "steered")]
+
+
+def test_the_whole_run_is_measured_with_every_token_given(tiny, model, shelf):
+    job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
+    events = run(job, shelf)
+    got, (default, steered) = one(events, RawMeasured), texts(events)
+    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
+    p, q = distributions(model, steered, done).double(), distributions(model, steered).double()
+    assert got.kl == pytest.approx((p.exp() * (p - q)).sum(-1).tolist(), rel=1e-3, abs=1e-6)
+    assert got.kl_mean == pytest.approx(sum(got.kl) / 12, rel=1e-6)
+    own = q[range(12), steered]
+    assert got.perplexity_steered == pytest.approx(own.mean().neg().exp().item(), rel=1e-3)
+    name = job.interventions[0].feature.name.id
+    before, after = distributions(model, default), distributions(model, default, done)
+    [named] = got.named
+    assert named.probability_default == pytest.approx(before[:, name].exp().mean().item(), rel=1e-3)
+    assert named.probability_steered == pytest.approx(after[:, name].exp().mean().item(), rel=1e-3)
+    ranks = (after > after[:, [name]]).sum(-1).float().median().item()
+    assert named.rank_steered == ranks and named.beats_controls is None and not got.controls
+
+
+def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny, model, shelf):
+    job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
+    events = run(job, shelf)
+    got, (default, _) = one(events, RawMeasured), texts(events)
+    tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT), *default]])
+    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
+    dictionary, kept = shelf.dictionary(tiny.checkpoints[1]).dictionary, {}
+    for name, patched in (("default", {}), ("steered", patches([done], [0]))):
+        model.logits(tokens, patched | {1: lambda x, name=name: kept.setdefault(name, x)})
+    dense = {
+        name: torch.zeros(len(default), dictionary.d_sae).scatter(1, *reversed(dictionary.encode(x[0, -len(default) :]))).mean(0)
+        for name, x in kept.items()
+    }
+    change = dense["steered"] - dense["default"]
+    assert [moved.id for moved in got.rose[:3]] == [f"tiny/1-random/{i}" for i in change.topk(3).indices.tolist()]
+    assert [moved.id for moved in got.fell[:3]] == [f"tiny/1-random/{i}" for i in change.topk(3, largest=False).indices.tolist()]
+    top = int(got.rose[0].id.rpartition("/")[2])
+    assert got.rose[0].steered == pytest.approx(dense["steered"][top].item(), rel=1e-3)
+
+
+def test_strength_0_moves_nothing_anywhere(tiny, shelf):
+    events = run(tiny.job((0, 3, "add", 0.0), max_tokens=12, moved=tiny.source(1), controls=Controls(random=[[tiny.ref(0, 9)]])), shelf)
+    got = one(events, RawMeasured)
+    assert max(got.kl) == 0 and got.kl_default_text == 0 and not got.rose and not got.fell
+    assert got.named[0].beats_controls is False and all(control.kl == 0 for control in got.controls)
+
+
+def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tiny, model, shelf):
+    controls = Controls(random=[[tiny.ref(0, 9)], [tiny.ref(0, 12)]], plain=[tiny.source(0)])
+    job = tiny.job((0, 3, "add", 0.8), max_tokens=10, controls=controls)
+    events = run(job, shelf)
+    got, (default, _) = one(events, RawMeasured), texts(events)
+    assert [control.kind for control in got.controls] == ["embedding", "random", "random", "plain"]
+    assert got.controls[3].feature_ids == ["tiny/0-random/3"], "nearest to itself, in this index"
+    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
+    name = job.interventions[0].feature.name.id
+    along = done.pushing([model.embedding[name]])
+    expected = distributions(model, default, along)[:, name].exp().mean().item()
+    assert got.controls[0].named[0].probability == pytest.approx(expected, rel=1e-3)
+    [named] = got.named
+    others = [control.named[0].probability for control in got.controls]
+    assert named.beats_controls == (named.probability_steered > max([*others, named.probability_default]))
+
+
+def test_missing_controls_are_named(tiny, shelf):
+    got = one(run(tiny.job((0, 3, "add", 0.8), max_tokens=4, controls=Controls()), shelf), RawMeasured)
+    assert [control.kind for control in got.controls] == ["embedding"]
+    assert [words.split(":")[0] for words in got.controls_missing] == ["random", "plain"]
+
+
+def test_each_mode_says_which_way_it_means_to_move_its_names(tiny):
+    asked = [
+        tiny.does(0, 1, "add", 0.5),
+        tiny.does(0, 2, "add", -0.5),
+        tiny.does(0, 3, "ablate"),
+        tiny.does(0, 4, "scale", 0.5),
+        tiny.does(0, 5, "swap", 1.0, to=tiny.at(0, 6)),
+    ]
+    assert names(asked) == Names([tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1])
+
+
+# --- sweeps ---
+
+
+def sweep_job(tiny, strengths, **given):
+    job = tiny.job((0, 3, "add", 0.5), max_tokens=10, **given)
+    known = job.model_dump(exclude={"top_logprobs", "controls", "moved"})
+    return SweepJob(**known, strengths=strengths)
+
+
+def test_a_sweep_is_the_same_steer_at_each_strength(tiny, shelf):
+    batches = Batches()
+    swept = one(list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), shelf, batches), batches)), SteerSwept)
+    assert swept.points[0].text == swept.default.text and swept.points[0].kl == 0
+    assert batches.step() == 0
+    for point in swept.points[1:]:
+        alone = run(tiny.job((0, 3, "add", point.strength), max_tokens=10), shelf)
+        measured = one(alone, RawMeasured)
+        assert point.text == alone[-1].steered_text
+        assert point.kl == pytest.approx(measured.kl_mean, rel=1e-3)
+        assert point.perplexity == pytest.approx(measured.perplexity_steered, rel=1e-3)
+        assert point.named[0].probability == pytest.approx(measured.named[0].probability_steered, rel=1e-3)
+
+
+def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):
+    named = [SweepNamed(feature=tiny.ref(), probability_first=0, probability=probability, rank_first=0)]
+    return SweepPoint(strength=strength, named=named, kl_first=0, kl=0, perplexity=perplexity, distinct=distinct, text="")
+
+
+def test_the_sweet_spot_is_the_strongest_effect_that_still_reads_like_the_model(tiny):
+    default = point(tiny, 0.0, 0.01)
+    points = [
+        point(tiny, 0.25, 0.1),
+        point(tiny, 0.5, 0.3, perplexity=19),
+        point(tiny, 1.0, 0.6, perplexity=21),
+        point(tiny, 1.5, 0.9, distinct=0.3),
+    ]
+    assert sweet_spot(default, points, [[1]] * 4) == 0.5
+    assert sweet_spot(default, points[2:], [[1]] * 2) is None
+    assert sweet_spot(default, [point(tiny, -0.5, 0.001), point(tiny, 0.5, 0.001)], [[-1], [1]]) == -0.5
