@@ -165,6 +165,13 @@ class _Marks:
         self._rows = max(1, (TABLE if device.type == "cpu" else 16 * TABLE) // (vocab + 1))
         self._table = torch.zeros(self._rows * (vocab + 1), dtype=torch.bool, device=device)
 
+    def family_sums(self, counts: Tensor) -> Tensor:
+        """[vocab] the sum of counts [vocab] over each token's family, every member once."""
+        of = torch.arange(len(self._sizes), device=counts.device).repeat_interleave(self._sizes)
+        pairs = torch.unique(self._relatives * len(self._sizes) + of)
+        sums = torch.zeros(len(self._sizes), dtype=torch.float64, device=counts.device)
+        return sums.index_add_(0, pairs // len(self._sizes), counts[pairs % len(self._sizes)].double())
+
     def hold(self, candidates: Tensor, place: Place) -> tuple[Tensor, Tensor]:
         """Two of [n, m] for candidates [n, m]: is the current token of each one's family, and does it stand near before?"""
         n, width = len(candidates), len(self._sizes) + 1
@@ -254,7 +261,8 @@ class EvidenceCounts:
         """Shares, nulls and FDR decisions; live [d_sae] bool says which features are tested.
 
         The p-value of a count is the Poisson tail P(X ≥ hits | firings · p₀), with p₀ the largest of three estimates of chance: the
-        feature's own controls, the pooled controls of features whose names are as frequent, and the name's rate in the text.
+        feature's own controls, the pooled controls of features whose names are as frequent, and the rate in the text of the name (of
+        all its family, where that is what is asked).
         *Reads* rests on two tests (here, family), *predicts* on one (the next token), or on two where the ablation pass gave the
         feature a p-value too (`ablation_p`; NaN elsewhere), *supported* on both questions: the smallest p-value of several tests
         counts times their number (Bonferroni). Benjamini-Hochberg then runs over live features, once for each of the three.
@@ -263,13 +271,14 @@ class EvidenceCounts:
         share = {kind: self.hits[row] / n for row, kind in enumerate(KINDS)}
         null = {kind: self.control_hits[row] / n for row, kind in enumerate(KINDS)}
         occurrences = self.occurrences[self.names].double()
-        rate = occurrences / self.occurrences.sum().clamp_min(1)
+        total = self.occurrences.sum().clamp_min(1)
+        rate, family_rate = occurrences / total, self._marks.family_sums(self.occurrences)[self.names] / total
         p = {}
         for row, kind in enumerate(KINDS):
             pooled = _pooled(self.control_hits[row].double(), n, frequency_bins(occurrences))
             floor = torch.maximum(null[kind], pooled)
-            if kind in ("here", "predicts"):
-                floor = torch.maximum(floor, rate)
+            if kind != "near":
+                floor = torch.maximum(floor, family_rate if kind == "family" else rate)
             p[kind] = poisson_tail(self.hits[row].double(), n * floor)
         reads, predicts = _best_of(p["here"], p["family"]), p["predicts"]
         if p_ablation is not None:

@@ -10,9 +10,11 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import (
     FDR,
     NEAR,
+    AblationCounts,
     Evidence,
     EvidenceCounts,
     Place,
+    ablation_p,
     benjamini_hochberg,
     families,
     lift_names,
@@ -136,6 +138,64 @@ def test_features_that_fire_before_their_name_predict_it() -> None:
 def test_permuted_names_are_unsupported_at_the_false_discovery_rate() -> None:
     shares = [planted("permuted", seed=seed)[0].supported.float().mean().item() for seed in range(5)]
     assert sum(shares) / 5 <= FDR
+
+
+def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
+    """Features that fire anywhere, named by a rare token whose family holds a very common one."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(10, 400, (200, 100), generator=draw)
+    tokens[torch.rand(tokens.shape, generator=draw) < 0.2] = 1
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    where = places(tokens, torch.cat([tokens[:, 1:], tokens[:, :1]], 1), mask)
+    kin = torch.cat([torch.arange(400)[:, None], torch.full((400, 1), -1)], 1).int()
+    kin[399, 1] = 1
+    names = torch.full((50,), 399)
+    names[1:] = torch.arange(300, 349)
+    counts = EvidenceCounts(names, kin, matched_controls(torch.bincount(tokens.flatten(), minlength=400).float()))
+    counts.add(SparseCode(torch.ones(len(where.current), 1), torch.randint(0, 50, (len(where.current), 1), generator=draw)), where)
+    found = counts.result(torch.ones(50, dtype=torch.bool))
+    assert found.share["family"][0] > 0.15
+    assert found.verdict(torch.ones(50, dtype=torch.bool))[0] == "unsupported"
+
+
+def slow_ablation_p(n: int, hits: int, pooled: float, rate: float, controls: list[float]) -> float:
+    expected = n * max(pooled, rate)
+    below = sum(math.exp(i * math.log(expected) - expected - math.lgamma(i + 1)) for i in range(hits))
+    as_good = (sum(share >= hits / n for share in controls) + 1) / (len(controls) + 1)
+    return max(1 - below if hits else 1.0, as_good)
+
+
+def test_the_p_value_of_ablation_hits_equals_its_definition() -> None:
+    draw = torch.Generator().manual_seed(0)
+    contexts = torch.tensor([5, 5, 3, 0, 5, 4])
+    hits = torch.tensor([5, 0, 1, 0, 2, 4])
+    control_hits = (torch.rand(6, 4, generator=draw) < 0.3).long() * (contexts[:, None] > 0)
+    rate = torch.tensor([0.01, 0.2, 0.3, 0.0, 0.05, 0.4])
+    found = ablation_p(AblationCounts(contexts, hits, control_hits, rate), torch.full((6,), 9))
+    pooled = control_hits.sum().item() / (4 * contexts.sum().item())
+    shares = [(control_hits[row] / contexts[row]).tolist() for row in range(6) if contexts[row]]
+    controls = [share for row in shares for share in row]
+    assert found[3].isnan()
+    for row in (0, 1, 2, 4, 5):
+        expected = slow_ablation_p(int(contexts[row]), int(hits[row]), pooled, rate[row].item(), controls)
+        assert found[row].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_ablation_test_makes_a_name_predicted_and_costs_the_next_token_test_a_factor_of_two() -> None:
+    names, kin, controls = setup()
+    tokens, following, mask = random_text()
+    counts = EvidenceCounts(names, kin, controls)
+    counts.add(random_code(int(mask.sum())), places(tokens, following, mask))
+    live = counts.firings > 0
+    plain, p = counts.result(live), torch.full((FEATURES,), float("nan"), dtype=torch.float64)
+    assert torch.equal(counts.result(live, p).q_predicts, plain.q_predicts)  # no feature was tested
+    p[live] = 1.0
+    assert (counts.result(live, p).q_predicts >= plain.q_predicts).all()
+    some = int(live.nonzero()[4])
+    p[some] = 1e-6
+    found = counts.result(live, p)
+    assert found.verdict(live)[some] in ("predicts", "both") and found.supported[some]
+    assert plain.verdict(live)[some] == "unsupported"
 
 
 def test_a_dead_feature_has_no_evidence() -> None:
