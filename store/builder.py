@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from lexiscope.settings import Settings
 from store import builds, derived, duck
 from store.errors import StoreError
-from store.schema import DUCKDB_INDEXES, LOADED, SCHEMA_VERSION, metadata
+from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
 from store.shipment import Shipment
 from store.vocabulary import storable
 
@@ -65,6 +65,7 @@ class Builder:
             opening.callback(self._connection.close)
             for table in metadata.sorted_tables:
                 self._connection.execute(duck.create_table(table))
+            self._sql("ALTER TABLE feature ADD COLUMN key BIGINT")
             self._exit = opening.pop_all()
         return self
 
@@ -161,7 +162,8 @@ class Builder:
     def _insert(self, table: str, rows: pa.Table) -> None:
         self._connection.register("added_rows", rows)
         try:
-            self._sql(f"INSERT INTO {table} BY NAME SELECT * FROM added_rows")
+            key = f", {KEY_SQL} AS key" if table == "feature" else ""
+            self._sql(f"INSERT INTO {table} BY NAME SELECT *{key} FROM added_rows")
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
             raise StoreError(f"rows for {table!r} do not fit it: {duck.complaint(error)}", kept=OLD_SERVES) from error
         finally:

@@ -33,7 +33,7 @@ def _listing() -> sa.Select[Any]:
     excess = sa.func.coalesce(reads, 0.0) + sa.func.coalesce(predicts, 0.0)
     return (
         sa.select(
-            *(FEATURE.dictionary_id, FEATURE.index, FEATURE.name_token),
+            *(FEATURE.dictionary_id, FEATURE.index, schema.FEATURE_KEY, FEATURE.name_token),
             sa.cast(sa.func.coalesce(place.c.spelling, NOWHERE), sa.Integer),
             sa.cast(sa.func.coalesce(place.c.frequency, NOWHERE), sa.Integer),
             *(FEATURE.cosine, FEATURE.density, FEATURE.max_activation),

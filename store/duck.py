@@ -17,7 +17,7 @@ from duckdb_engine import Dialect, DuckDBEngineWarning
 from sqlalchemy.schema import CreateTable
 
 WRITER_MEMORY = "2GB"
-WIDE = 1500
+WIDE = 400
 """characters"""
 Config = dict[str, str | bool | int | float | list[str]]
 OFFLINE: Config = {"autoinstall_known_extensions": False}

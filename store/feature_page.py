@@ -21,7 +21,7 @@ from lexiscope.records import (
     Share,
 )
 from store import schema
-from store.build import REF_COLUMNS, Build, Dictionary, Row, ids, number, scored
+from store.build import REF_COLUMNS, Build, Dictionary, Row, number, scored
 from store.errors import NotFound
 from store.vocabulary import Vocabulary
 
@@ -30,9 +30,9 @@ BEFORE, AFTER = 32, 16
 MAX_REFS = 64
 MAX_CONTEXTS = 1000
 KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
-FEATURE, CONTEXT, LISTING = schema.feature.c, schema.context.c, schema.listing.c
+CONTEXT, LISTING = schema.context.c, schema.listing.c
 
-ROW = sa.select(schema.feature).where(FEATURE.dictionary_id == number("dictionary"), FEATURE.index == number("feature"))
+ROW = sa.select(schema.feature).where(sa.bindparam("key", type_=sa.BigInteger) == schema.FEATURE_KEY)
 CONTEXTS = (
     sa.select(
         schema.context,
@@ -42,14 +42,14 @@ CONTEXTS = (
     .where(CONTEXT.dictionary_id == number("dictionary"), CONTEXT.feature == number("feature"))
     .limit(MAX_CONTEXTS)
 )
-REFS = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id.in_(ids("dictionaries")), LISTING.index.in_(ids("features")))
+REFS = sa.select(*REF_COLUMNS).where(LISTING.key.in_(sa.bindparam("keys", type_=sa.BigInteger, expanding=True)))
 
 
 def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
     """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
     entry = build.dictionary(model, source)
     _check_index(entry, index)
-    rows = build.rows(ROW, dictionary=entry.dictionary_id, feature=index)
+    rows = build.rows(ROW, key=schema.key_of(entry.dictionary_id, index))
     if not rows:
         raise NotFound(f"{entry.id} was indexed without feature {index}")
     row, vocabulary = rows[0], build.vocabulary(model)
@@ -201,15 +201,8 @@ def _related(build: Build, *lists: tuple[int | None, Sequence[int], Sequence[flo
 
 
 def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
-    by_dictionary: dict[int, list[int]] = {}
-    for dictionary_id, index in wanted:
-        by_dictionary.setdefault(dictionary_id, []).append(index)
-    if not by_dictionary:
-        return {}
-    every = {index for indices in by_dictionary.values() for index in indices}  # in each dictionary: two ranges, not a range each
-    rows = build.rows(REFS, dictionaries=list(by_dictionary), features=list(every))
-    asked = set(wanted)
-    return {(row[0], row[1]): build.ref(row) for row in rows if (row[0], row[1]) in asked}
+    keys = {schema.key_of(*pair) for pair in wanted}
+    return {(row[0], row[1]): build.ref(row) for row in build.rows(REFS, keys=list(keys))} if keys else {}
 
 
 def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:

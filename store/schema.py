@@ -234,6 +234,7 @@ listing = sa.Table(
     metadata,
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("index", sa.Integer, "the feature's number in it"),
+    _column("key", sa.BigInteger, "dictionary_id · 2³¹ + index: both in one number"),
     _column("name_token", sa.Integer, "token id of its name"),
     _column("name_order", sa.Integer, "place of the name among its model's tokens by spelling"),
     _column("name_place", sa.Integer, "place of the name among its model's tokens by occurrences, most frequent first"),
@@ -282,13 +283,24 @@ DERIVED = ("listing", "carried", "collision", "disagreement")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
 """what a builder is given; the rest it makes itself"""
 
-DUCKDB_INDEXES = (("listing", ("name_token",)), ("passage", ("passage_id",)))
-"""where zone maps do not help: rows looked up in another order than the table's"""
+FEATURE_KEY = sa.column("key", sa.BigInteger)
+"""`listing.key` in `feature` too, added by the builder: DuckDB takes a row out by an index on one column, and decodes no other row"""
+
+
+def key_of(dictionary_id: int, index: int) -> int:
+    return (dictionary_id << 31) + index
+
+
+KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
+DUCKDB_INDEXES = (("listing", ("name_token",)), ("listing", ("key",)), ("feature", ("key",)), ("passage", ("passage_id",)))
+"""where zone maps do not help: single rows, and rows in another order than the table's"""
 POSTGRES_INDEXES = (
+    ("feature", ("key",)),
     ("feature", ("dictionary_id", "index")),
     ("context", ("dictionary_id", "feature")),
     ("passage", ("passage_id",)),
     ("token", ("model", "token_id")),
+    ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
     ("listing", ("name_token", "dictionary_id")),
     *(("listing", ("dictionary_id", column)) for column in ("cosine", "density", "max_activation", "name_order")),

@@ -149,6 +149,8 @@ class Shipment:
         self._run(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(self._loading)))
         for table in schema.metadata.tables.values():
             self._run(str(CreateTable(table).compile(dialect=DIALECT)))
+            if table is schema.feature:
+                self._run(f"ALTER TABLE feature ADD COLUMN key bigint GENERATED ALWAYS AS ({schema.KEY_SQL}) STORED")
             self._run(str(SetTableComment(table).compile(dialect=DIALECT)))
             for column in table.columns:
                 self._run(str(SetColumnComment(column).compile(dialect=DIALECT)))
@@ -157,7 +159,8 @@ class Shipment:
         """Stream a staged table: DuckDB writes CSV into a pipe, COPY reads it."""
         table = schema.metadata.tables[name]
         columns = ", ".join(_as_text(column) for column in table.columns)
-        into = sql.SQL("COPY {} FROM STDIN (FORMAT csv, NULL {}, FREEZE)").format(sql.Identifier(name), NULL)
+        named = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
+        into = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, NULL {}, FREEZE)").format(sql.Identifier(name), named, NULL)
         with _piped(staged, f"SELECT {columns} FROM {name}") as blocks, self._connection.cursor() as cursor, cursor.copy(into) as copy:
             while block := blocks.read(BLOCK):
                 copy.write(block)
