@@ -73,7 +73,7 @@ def build(
         )
         trainer.train(model, plan, console=console)
     checkpoints = [load_checkpoint(path) for path in runs.values()]
-    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, tokens=amounts.indexed)
+    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, ask=indexer.Ask(tokens=amounts.indexed))
 
 
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:

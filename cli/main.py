@@ -1,18 +1,21 @@
-"""`lexiscope train | eval | index | serve | demo | worker`: arguments in, one line of words out when something is wrong."""
+"""`lexiscope train | eval | index | export | import | serve | …`: arguments in, one line of words out when something is wrong."""
 
 import atexit
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from cli.exchange import export_commands, import_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Features named by the vocabulary.")
+app.add_typer(export_commands, name="export")
+app.add_typer(import_commands, name="import")
 console = Console()
 
 Text = Annotated[list[str], typer.Option("--text", help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated")]
@@ -97,26 +100,39 @@ def anchors(
 
 @app.command()
 def index(
-    runs: Annotated[list[Path], typer.Argument(help="checkpoint folders")],
+    runs: Annotated[list[Path], typer.Argument(help="dictionary folders or files: our own, SAELens's, sparsify's, the paper's")],
     text: Text,
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens of text to read, at most")] = None,
     length: Length = 256,
     model: Annotated[str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")] = None,
     model_id: ModelId = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])")
+    ] = "local",
+    shards: Annotated[str | None, typer.Option(metavar="I/N", help="read the I-th of N parts, save what it says and stop")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from what is saved of this job: an interrupted run, or its shards")
+    ] = False,
+    ablation: Annotated[bool, typer.Option(help="also take features away and see which logits fall: a second, slower pass")] = True,
 ) -> None:
     """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index is kept."""
     import indexer
-    from lexiscope.checkpoint import Checkpoint, load_checkpoint
+    from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
 
-    groups: dict[tuple[str, str], list[Checkpoint]] = {}
+    shard = indexer.parse_shard(shards) if shards else None
+    groups: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
-        checkpoint = load_checkpoint(run)
-        path = model or str(checkpoint.config["metadata"]["model_name"])
-        groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(checkpoint)
-    loaded = [(load_language_model(path, model_id=name or None), found) for (path, name), found in groups.items()]
-    build = indexer.index(loaded, text, settings=Settings(), console=console, tokens=tokens, length=length)
-    console.print(f"published {build}")
+        checkpoint = load_checkpoint(run, anchors=False)
+        path = model or checkpoint.model
+        if not path:
+            raise LexiscopeError(f"{run} does not say which language model it was trained on; give it with --model.")
+        groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(run)
+    loaded = [(load_language_model(path, model_id=name or None), map(load_checkpoint, found)) for (path, name), found in groups.items()]
+    ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, causal=ablation)
+    build = indexer.index(loaded, text, settings=Settings(), console=console, ask=ask)
+    if build is not None:
+        console.print(f"published {build}")
 
 
 @app.command()

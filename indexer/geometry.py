@@ -46,7 +46,7 @@ def geometry(dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding:
     cosines = names.cosines[:, 0].clone()
     found = phrases(directions[live], fit.anchors, first[live])
     tokens[live], cosines[live] = found.tokens, found.cosines
-    centred = embedding - embedding.mean(0)
+    centred = (embedding - embedding.mean(0)).cpu()
     to_assigned = own_cosine(directions, fit.anchors, fit.assigned.clamp_min(0))
     return Geometry(
         names=names,
@@ -66,7 +66,7 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
     """directions [n, d_in] unit, names [n] token ids."""
     parts: list[tuple[Tensor, ...]] = []
     for part, name in zip(directions.split(CHUNK), names.split(CHUNK), strict=True):
-        effect = model.read_out(part)
+        effect = model.read_out(part.to(model.device)).cpu()
         top, bottom = effect.topk(LOGITS, dim=-1), effect.topk(LOGITS, dim=-1, largest=False)
         rank = (effect > effect.gather(1, name[:, None])).sum(-1)
         parts.append((top.indices, top.values, bottom.indices, bottom.values, rank))

@@ -1,127 +1,156 @@
 """`lexiscope index`: checkpoints and a text in, one published build of the index out.
 
-One streaming pass of each model feeds all its dictionaries; then what the weights alone say is added and everything is loaded
-at once. Until `publish`, the old index serves; a build that does not get there is garbage.
+Every model's text is read once for all its dictionaries (`reading`, by an engine), block by block; what was learned is saved now
+and then (`work`). Then what the weights alone say is added and everything is loaded at once (`writing`). Until `publish`, the
+old index serves.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from indexer.corpus import Corpus, Observed, Subject, read_corpus
-from indexer.geometry import LogitEffect, geometry, logit_effect, name_features, neighbours, random_cosine
-from indexer.rows import NO_NEIGHBOURS, context_table, feature_table, passage_table, relation_pairs
-from indexer.statistics import EDGES
-from lexiscope import metrics
-from lexiscope.anchors import ALIGNED, Names
+from indexer.blocks import BLOCK, Block, Shard, blocks
+from indexer.engines import Engine, local
+from indexer.hits import Relatives
+from indexer.members import Member, Named, identify_all, name, subject
+from indexer.reading import TOKENS, Reading, Subject
+from indexer.state import FORMAT, IndexingError, Shape, State
+from indexer.work import KEPT, Work, check_space, fingerprint
+from indexer.writing import Learned, write_model
+from lexiscope import text as texts
 from lexiscope.checkpoint import AnchorFit, Checkpoint
-from lexiscope.errors import CheckpointError, LexiscopeError
-from lexiscope.evidence import Evidence, families, matched_controls
-from lexiscope.language_model import LanguageModel, hook_name
+from lexiscope.evidence import families, matched_controls
+from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
-from lexiscope.text import fingerprint, passages
 from lexiscope.tokens import Vocabulary
 from store import Builder
 
 LOG_TOKENS = 50_000
 """Where the output is no terminal, a line of progress this often."""
-HUBS = 20
-COSINE_EDGES = np.linspace(-0.2, 1, 61)
-DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
+LONGEST = 1 << 16
+"""Tokens of a passage; positions are kept in 16 bits."""
+BYTES_A_FEATURE = 4000
+"""On disk: 2 kB in the index, as much in the work towards it."""
+
+EngineName = Literal["local", "ray"]
 
 
-class IndexingError(LexiscopeError):
-    """Dictionaries or a text that cannot be indexed together."""
+class Ask(NamedTuple):
+    """What is asked of the indexer, beside dictionaries and text."""
+
+    tokens: int | None = None
+    """of text to read, at most"""
+    length: int = 256
+    """tokens of a passage, BOS included"""
+    engine: EngineName = "local"
+    shard: Shard | None = None
+    """read these blocks only, save what they taught and stop"""
+    resume: bool = False
+    """go on from what is saved of the same job"""
+    causal: bool = True
+    """run the ablation pass, where it is asked for"""
 
 
-class Identified(NamedTuple):
-    """A checkpoint with the identity it is indexed under."""
-
-    checkpoint: Checkpoint
-    fit: AnchorFit
-    source: str
-    layer: int
-    set_name: str
-
-    @property
-    def anchor_kind(self) -> str:
-        return str(self.checkpoint.details.get("anchors", "unknown"))
+USUAL = Ask()
 
 
-def identify(model: LanguageModel, checkpoint: Checkpoint) -> Identified:
-    """Raises CheckpointError: no anchors' fit, a width or a vocabulary that is not the model's, a layer it lacks."""
-    details = checkpoint.details
-    dictionary, fit = checkpoint.dictionary, checkpoint.fit
-    if dictionary.d_in != model.d_model:
-        raise CheckpointError(
-            f"{checkpoint.path} reads activations of width {dictionary.d_in}, but {model.id} has width {model.d_model}: "
-            "it was trained on another model."
-        )
-    if fit is None or "layer" not in details:
-        raise CheckpointError(f"{checkpoint.path} carries no anchors (anchors.safetensors): it cannot be named.")
-    if len(fit.anchors) != model.vocab_size:
-        raise CheckpointError(
-            f"{checkpoint.path} has anchors for {len(fit.anchors):,} tokens, but {model.id} has {model.vocab_size:,}: "
-            "it was trained on another model."
-        )
-    layer = int(details["layer"])
-    model.check_layers([layer])
-    return Identified(checkpoint, fit, f"{layer}-{details['set']}", layer, str(details["set"]))
+class Job(NamedTuple):
+    """One model's part."""
+
+    model: LanguageModel
+    members: list[Member]
+    work: Work
+    shape: Shape
+    sources: Sequence[str]
+    ask: Ask
+    console: Console
+
+    def passages(self) -> Iterator[np.ndarray]:
+        return texts.passages(self.model, self.sources, length=self.shape.length, tokens=self.ask.tokens)
 
 
 def index(
-    groups: Sequence[tuple[LanguageModel, Sequence[Checkpoint]]],
+    groups: Sequence[tuple[LanguageModel, Iterable[Checkpoint]]],
     sources: Sequence[str],
     *,
     settings: Settings,
     console: Console,
-    tokens: int | None = None,
-    length: int = 256,
-) -> str:
-    """Index every checkpoint of every model over the text; other dictionaries of the served index are kept. Returns the build id."""
-    identified = [(model, [identify(model, c) for c in checkpoints]) for model, checkpoints in groups]
-    identities = [(model.id, found.source) for model, group in identified for found in group]
-    if len(set(identities)) < len(identities):
-        twice = next(i for i in identities if identities.count(i) > 1)
-        raise IndexingError(f"Two dictionaries would be called {twice[0]}/{twice[1]}; train one of them with another --set.")
-    with Builder(settings) as builder:
-        kept = builder.keep_others(replacing=identities)
-        if kept.note:
-            console.print(kept.note)
-        for model, group in identified:
-            _index_model(builder, model, group, sources, console=console, tokens=tokens, length=length)
-        return builder.publish()
+    ask: Ask = USUAL,
+) -> str | None:
+    """Index every checkpoint of every model over the text; other dictionaries of the served index are kept.
+
+    Checkpoints are taken one at a time and their weights read again from where they lie. Returns the build id; None where a shard
+    was read, which publishes nothing. Raises CheckpointError, TextError, ModelError, IndexingError, StoreError.
+    """
+    if ask.length > LONGEST:
+        raise IndexingError(f"--length {ask.length:,} is more than {LONGEST:,}, the most a passage can have.")
+    identified = identify_all(groups)
+    text = texts.fingerprint(sources)
+    jobs = [_job(model, members, text, sources, settings, ask, console) for model, members in identified]
+    if ask.shard is None:
+        with Builder(settings):
+            pass  # a builder that cannot build says so before the text is read, not after
+    with ExitStack() as held:
+        for job in jobs:
+            held.enter_context(job.work.lock())
+        check_space(settings.index, sum(BYTES_A_FEATURE * sum(job.shape.widths) for job in jobs))
+        try:
+            learned = [learn(job) for job in jobs]
+        except KeyboardInterrupt:
+            raise IndexingError(f"Interrupted: nothing was published. The same command with --resume goes on. {KEPT}") from None
+        if ask.shard is not None:
+            for job in jobs:
+                _say_what_is_missing(job)
+            return None
+        with Builder(settings) as builder:
+            kept = builder.keep_others(replacing=[(model.id, member.source) for model, members in identified for member in members])
+            if kept.note:
+                console.print(kept.note)
+            for job, found in zip(jobs, learned, strict=True):
+                write_model(builder, job.model, job.members, found, corpus=text, console=console, causal=ask.causal)
+            build = builder.publish()
+        for job in jobs:
+            job.work.remove()
+    return build
 
 
-def _index_model(
-    builder: Builder,
-    model: LanguageModel,
-    group: Sequence[Identified],
-    sources: Sequence[str],
-    *,
-    console: Console,
-    tokens: int | None,
-    length: int,
-) -> None:
+def _job(
+    model: LanguageModel, members: list[Member], text: str, sources: Sequence[str], settings: Settings, ask: Ask, console: Console
+) -> Job:
+    length = min(ask.length, model.context_length)
+    shape = Shape(model.vocab_size, length, tuple(m.d_sae for m in members), tuple(m.layer for m in members))
+    weights = [(member.source, member.fingerprint) for member in members]
+    key = fingerprint(FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length)
+    return Job(model, members, Work(settings.index, key, shape, ask.shard), shape, sources, ask, console)
+
+
+def learn(job: Job) -> Learned:
+    """Names, then everything the text says: all of it, or a shard's part."""
+    model, ask, console = job.model, job.ask, job.console
+    if job.work.unfinished() and not ask.resume:
+        console.print(f"{model.id}: there is unfinished work of this very job in {job.work.folder}; --resume goes on from it.")
+    state = job.work.load() if ask.resume else State(job.shape)
+    if len(state.blocks):
+        console.print(f"{model.id}: going on after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeRemainingColumn(), console=console
     ) as progress:
-        naming = progress.add_task(f"{model.id}: naming", total=len(group))
-        names: list[Names] = []
-        logits: list[LogitEffect] = []
-        for found in group:
-            names.append(name_features(found.checkpoint.dictionary, found.fit))
-            logits.append(logit_effect(model, found.checkpoint.dictionary.directions, names[-1].tokens[:, 0]))
-            progress.advance(naming)
-        task = progress.add_task(f"{model.id}: reading the text (tokens)", total=tokens)
+        task = progress.add_task(f"{model.id}: naming", total=len(job.members))
+        fits = Fits(job)
+        named: list[Named] = []
+        for at, member in enumerate(job.members):
+            named.append(name(model, member, fits(at)))
+            progress.advance(task)
+        relatives = Relatives(
+            families(model.embedding.cpu(), vocabulary.folded()), matched_controls(torch.stack([n.counts for n in named]).mean(0))
+        )
+        task = progress.add_task(f"{model.id}: reading the text (tokens)", total=ask.tokens, completed=state.n_tokens)
 
         def advance(n: int) -> None:
             before = progress.tasks[task].completed
@@ -129,197 +158,79 @@ def _index_model(
             if not console.is_terminal and before // LOG_TOKENS < (before + n) // LOG_TOKENS:
                 console.print(f"{model.id}: {before + n:,.0f} tokens read")
 
-        counts = torch.stack([found.fit.counts for found in group]).mean(0)
-        corpus = read_corpus(
-            model,
-            [
-                Subject(found.layer, found.checkpoint.dictionary, name.tokens[:, 0], effect.positive.tokens[:, 0])
-                for found, name, effect in zip(group, names, logits, strict=True)
-            ],
-            passages(model, sources, length=length, tokens=tokens),
-            families=families(model.embedding, vocabulary.folded()),
-            controls=matched_controls(counts),
-            length=min(length, model.context_length),
-            advance=advance,
+        subjects = [subject(model, member, each) for member, each in zip(job.members, named, strict=True)]
+        engine = _engine(job, subjects, relatives)
+        there = {int(number) for number in state.blocks}
+        state = engine(state, _mine(job, there), advance=advance, save=job.work.save)
+    state.settle()
+    _check(job, state)
+    if ask.shard is not None:
+        job.work.save(state, finished=True)
+    return Learned(state, named, fits, vocabulary, relatives)
+
+
+class Fits:
+    """The anchors of each member: its own, or those fitted from the text, which are kept so that a resumed job has the same names."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __call__(self, at: int) -> AnchorFit:
+        member = self._job.members[at]
+        if member.anchored:
+            return member.fit()
+        fit = self._job.work.load_fit(member.layer)
+        if fit is None:
+            from indexer.naming import fit_anchors
+
+            layers = sorted({m.layer for m in self._job.members if not m.anchored})
+            for layer, found in fit_anchors(self._job.model, layers, self._job.passages()).items():
+                self._job.work.save_fit(layer, found)
+            fit = self._job.work.load_fit(member.layer)
+            assert fit is not None
+        return fit._replace(assigned=torch.full((member.d_sae,), -1))
+
+
+def _engine(job: Job, subjects: Sequence[Subject], relatives: Relatives) -> Engine:
+    if job.ask.engine == "ray":
+        from indexer.cluster import on_ray
+
+        return on_ray(job.model, subjects, relatives, length=job.shape.length)
+    return local(Reading(job.model, subjects, relatives, length=job.shape.length))
+
+
+def _mine(job: Job, there: set[int]) -> Iterator[Block]:
+    """The blocks that are still to be read; raises IndexingError where a shard has none."""
+    number = -1
+    held = False
+    shard = job.ask.shard
+    for block in blocks(job.passages()):
+        number = block.number
+        mine = shard is None or shard.holds(number)
+        held |= mine
+        if mine and number not in there:
+            yield block
+    if not held:
+        raise IndexingError(
+            f"Shard {shard} has nothing to read: the text has {number + 1} block{'s' if number else ''} of {BLOCK} passages, "
+            f"so it can be divided into at most {number + 1}. {KEPT}"
         )
-        if not any((seen.statistics.count > 0).any() for seen in corpus.observed):
-            raise IndexingError("No feature of these dictionaries fires anywhere in this text: there is nothing to index.")
-        weighing = progress.add_task(f"{model.id}: logit effects and neighbours", total=len(group))
-        _write_dictionaries(
-            builder, model, group, names, logits, vocabulary.folded(), corpus, fingerprint(sources), lambda: progress.advance(weighing)
+
+
+def _check(job: Job, state: State) -> None:
+    if job.ask.shard is None and not any((each.statistics.count > 0).any() for each in state.learned):
+        raise IndexingError(f"No feature of these dictionaries fires anywhere in this text: there is nothing to index. {KEPT}")
+
+
+def _say_what_is_missing(job: Job) -> None:
+    missing, shard = job.work.missing_shards(), job.ask.shard
+    assert shard is not None
+    if missing:
+        listed = ", ".join(f"{number}/{shard.of}" for number in missing[:12]) + (" …" if len(missing) > 12 else "")
+        job.console.print(
+            f"{job.model.id}: shard {shard} is read. Missing: {listed}. Once they are there, --resume publishes (and reads the rest)."
         )
-    builder.add(
-        "token",
-        pa.table(
-            {
-                "model": [model.id] * len(vocabulary),
-                "token_id": np.arange(len(vocabulary)),
-                "shown": vocabulary.shown,
-                "raw": [raw.hex() for raw in vocabulary.raw],
-                "folded": vocabulary.folded(),
-                "count": corpus.occurrences,
-            }
-        ),
-    )
-
-
-def _write_dictionaries(
-    builder: Builder,
-    model: LanguageModel,
-    group: Sequence[Identified],
-    names: Sequence[Names],
-    effects: Sequence[LogitEffect],
-    folded: list[str],
-    corpus: Corpus,
-    text: str,
-    advance: Callable[[], None],
-) -> None:
-    first_dictionary, first_passage = builder.next_dictionary_id, builder.next_passage_id
-    live = [seen.firing.live for seen in corpus.observed]
-    before, after = _neighbouring(group)
-    used: list[np.ndarray] = []
-    for at, (found, name, seen) in enumerate(zip(group, names, corpus.observed, strict=True)):
-        dictionary, directions = found.checkpoint.dictionary, found.checkpoint.dictionary.directions
-        alive = live[at].nonzero().squeeze(1)
-        result = seen.evidence.result(live[at])
-        shape = geometry(dictionary, found.fit, name, embedding=model.embedding, live=live[at])
-        relations = {"neighbour": neighbours(directions[alive], directions, among=alive, itself=True)}
-        for relation, other in (("previous", before.get(at)), ("next", after.get(at))):
-            relations[relation] = NO_NEIGHBOURS
-            if other is not None:
-                theirs = group[other].checkpoint.dictionary.directions
-                relations[relation] = neighbours(directions[alive], theirs, among=live[other].nonzero().squeeze(1), limit=3)
-        table = feature_table(
-            dictionary_id=first_dictionary + at,
-            anchor_kind=found.anchor_kind,
-            seen=seen,
-            geometry=shape,
-            assigned=found.fit.assigned,
-            logits=effects[at],
-            folded=folded,
-            occurrences=corpus.occurrences,
-            evidence=result,
-            lift=seen.statistics.lift(corpus.occurrences),
-            live=live[at],
-            relations={
-                key: relation_pairs(value, alive if len(value.tokens) else alive[:0], dictionary.d_sae) for key, value in relations.items()
-            },
+    else:
+        job.console.print(
+            f"{job.model.id}: shard {shard} is read, and all others are there: the same command with --resume, without --shards, publishes."
         )
-        contexts, points_at = context_table(seen, corpus.passages, dictionary_id=first_dictionary + at, first_passage=first_passage)
-        used.append(points_at)
-        chance = random_cosine(corpus.covariances[found.layer], found.fit)
-        builder.add("dictionary", _dictionary_row(model, found, corpus, seen, text, chance, first_dictionary, at, before, after))
-        builder.add("layer_summary", _summary_row(found, name, corpus, seen, result, table, model, first_dictionary + at))
-        builder.add("feature", table)
-        builder.add("context", contexts)
-        advance()
-    pointed = np.unique(np.concatenate(used))
-    builder.add("passage", passage_table(corpus.passages, pointed, first_passage=first_passage, corpus=text))
-
-
-def _neighbouring(group: Sequence[Identified]) -> tuple[dict[int, int], dict[int, int]]:
-    """For each member of the group, the member of the same set at the layer before, and after."""
-    before: dict[int, int] = {}
-    after: dict[int, int] = {}
-    for name in {found.set_name for found in group}:
-        members = sorted((found.layer, at) for at, found in enumerate(group) if found.set_name == name)
-        for (_, low), (_, high) in pairwise(members):
-            before[high], after[low] = low, high
-    return before, after
-
-
-def _dictionary_row(
-    model: LanguageModel,
-    found: Identified,
-    corpus: Corpus,
-    seen: Observed,
-    text: str,
-    chance: float,
-    first: int,
-    at: int,
-    before: dict[int, int],
-    after: dict[int, int],
-) -> pa.Table:
-    dictionary = found.checkpoint.dictionary
-    row = {
-        "dictionary_id": first + at,
-        "model": model.id,
-        "source": found.source,
-        "layer": found.layer,
-        "recipe": found.checkpoint.details["recipe"],
-        "origin": "lexiscope",
-        "architecture": str(found.checkpoint.config.get("architecture", "topk")),
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "k": dictionary.k,
-        "hook_name": hook_name(found.layer),
-        "anchor_kind": found.anchor_kind,
-        "model_path": model.path,
-        "checkpoint_path": str(found.checkpoint.path.resolve()),
-        "corpus": text,
-        "n_tokens": seen.statistics.n_tokens,
-        "n_passages": len(corpus.passages),
-        "vocab_size": model.vocab_size,
-        "l0": float(seen.statistics.count.sum() / max(seen.statistics.n_tokens, 1)),
-        "mean_norm": corpus.mean_norms[found.layer],
-        "random_cosine": chance,
-        "position_edges": seen.statistics.position_edges.tolist(),
-        "position_totals": corpus.position_totals.tolist(),
-        "causal": None,
-        "histogram_edges": EDGES.tolist(),
-        "training": json.dumps(found.checkpoint.details),
-        "metrics": json.dumps(found.checkpoint.metrics),
-        "previous_dictionary": first + before[at] if at in before else None,
-        "next_dictionary": first + after[at] if at in after else None,
-    }
-    return pa.Table.from_pylist([row])
-
-
-def _summary_row(
-    found: Identified,
-    names: Names,
-    corpus: Corpus,
-    seen: Observed,
-    evidence: Evidence,
-    table: pa.Table,
-    model: LanguageModel,
-    dictionary_id: int,
-) -> pa.Table:
-    dictionary, measured = found.checkpoint.dictionary, found.checkpoint.metrics
-    live, firings = seen.firing.live, seen.firing.firings
-    cosines = names.cosines[:, 0]
-    energy = seen.firing.squares * dictionary.W_dec.square().sum(-1)
-    aligned = metrics.alignment(cosines, live, firings, energy)
-    to_embedding = torch.from_numpy(table["cosine_embedding"].to_numpy().copy())
-    densities = (seen.statistics.count / max(seen.statistics.n_tokens, 1))[seen.statistics.count > 0]
-    hubs = torch.bincount(names.tokens[live].flatten()).topk(min(HUBS, int(names.tokens[live].max()) + 1))
-    verdicts = table["verdict"].value_counts().to_pylist()
-    row = {
-        "dictionary_id": dictionary_id,
-        "n_live": int(live.sum()),
-        "dead_share": 1 - live.float().mean().item(),
-        "aligned_all": aligned.all,
-        "aligned_live": aligned.live,
-        "aligned_firing": aligned.firing,
-        "aligned_energy": aligned.energy,
-        "aligned_live_embedding": metrics.weighted_share(to_embedding >= ALIGNED, live),
-        "supported_live": metrics.weighted_share(evidence.supported, live),
-        "supported_firing": metrics.weighted_share(evidence.supported, firings * live),
-        "half_live": metrics.weighted_share(evidence.share["family"] >= 0.5, live),
-        "coverage": metrics.coverage(names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(corpus.occurrences)),
-        "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
-        "fve": measured.get("fve"),
-        "delta_ce": measured.get("delta_ce"),
-        "dense_share": measured.get("dense_share"),
-        "lookup_share": measured.get("lookup_share"),
-        "ablation_top1": None,
-        "ablation_top5": None,
-        "hub_tokens": hubs.indices.tolist(),
-        "hub_counts": hubs.values.tolist(),
-        "index_tokens": seen.statistics.n_tokens,
-        "cosine_counts": np.histogram(cosines[live], COSINE_EDGES)[0].tolist(),
-        "cosine_edges": COSINE_EDGES.tolist(),
-        "density_counts": np.histogram(densities, DENSITY_EDGES)[0].tolist(),
-        "density_edges": DENSITY_EDGES.tolist(),
-    }
-    return pa.Table.from_pylist([row])

@@ -1,83 +1,91 @@
 """The best contexts of every feature so far, in memory bounded by features × limit, whatever the corpus.
 
-A pool keeps, for each feature, the `limit` entries of highest `rank_key`. Adding is associative: any split of a corpus into
-batches, in any order, leaves the same entries (ties are settled by passage and position).
+A pool keeps, for each feature, the `limit` entries of highest `key`: the activation for top contexts, a draw for the sample, the
+pre-activation for near misses. Any split of a corpus, in any order, leaves the same entries (ties are settled by passage and
+position).
 """
 
 import numpy as np
 
-from indexer.firings import Windows
+from indexer.firings import Fired, Firings, Nearby, Windows
+from indexer.stretch import Stretch, mix
+
+COLUMNS = {"feature": np.int32, "passage": np.int64, "position": np.int32, "key": np.float32, "value": np.float32}
+SLACK = 100_000
+"""Entries held beyond those that will stay."""
 
 
 class Pool:
-    """rank_key is the activation for top contexts, a random priority for the sample, the pre-activation for near misses."""
+    PARTS = (*COLUMNS, "lengths", "positions", "values")
 
     def __init__(self, d_sae: int, limit: int, *, one_a_passage: bool) -> None:
         self.limit, self.one_a_passage = limit, one_a_passage
-        self.threshold = np.full(d_sae, -np.inf, dtype=np.float32)
-        self._columns = {
-            "feature": np.zeros(0, np.int32),
-            "passage": np.zeros(0, np.int64),
-            "position": np.zeros(0, np.int32),
-            "key": np.zeros(0, np.float32),
-            "value": np.zeros(0, np.float32),
-        }
-        self._lengths = np.zeros(0, np.int32)
-        self._positions = np.zeros(0, np.int16)
-        self._values = np.zeros(0, np.float16)
-        self._settled = 0
+        self.threshold = np.full(d_sae, -np.inf, np.float32)
+        self.feature, self.passage, self.position, self.key, self.value = (np.zeros(0, kind) for kind in COLUMNS.values())
+        self.lengths = np.zeros(0, np.uint8)
+        """entries of each context's window, in `positions` and `values`"""
+        self.positions = np.zeros(0, np.uint16)
+        self.values = np.zeros(0, np.float16)
+        self._added: list[tuple[np.ndarray, ...]] = []
+        self._held = 0
 
-    def candidates(self, feature: np.ndarray, passage: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Indices of the entries that could enter: above the feature's threshold and, if asked, the best of their passage."""
-        rows = np.flatnonzero(key >= self.threshold[feature])
-        order = rows[np.lexsort((-key[rows], passage[rows] if self.one_a_passage else rows, feature[rows]))]
-        if self.one_a_passage and len(order):
-            first = np.ones(len(order), bool)
-            first[1:] = (feature[order[1:]] != feature[order[:-1]]) | (passage[order[1:]] != passage[order[:-1]])
-            order = order[first]
-        return order[_best_rows(feature[order], -key[order], self.limit)] if len(order) else order
+    def candidates(self, found: Fired, key: np.ndarray, stretch: Stretch) -> np.ndarray:
+        """Indices of the firings that could enter: not below the feature's threshold and, if asked, the best of their passage.
 
-    def add(
-        self, *, feature: np.ndarray, passage: np.ndarray, position: np.ndarray, key: np.ndarray, value: np.ndarray, around: Windows
-    ) -> None:
-        """Add entries (already through `candidates`), each with its window; entries that fall below the limit are dropped."""
-        new = {"feature": feature, "passage": passage, "position": position, "key": key, "value": value}
-        for name, column in self._columns.items():
-            self._columns[name] = np.concatenate([column, new[name].astype(column.dtype)])
-        self._lengths = np.concatenate([self._lengths, np.diff(around.starts).astype(np.int32)])
-        self._positions = np.concatenate([self._positions, around.positions.astype(np.int16)])
-        self._values = np.concatenate([self._values, around.values.astype(np.float16)])
-        if len(self._lengths) > 1.5 * self._settled + 200_000:
-            self._settle()
+        A passage lies in one stretch, so its best there is its best.
+        """
+        rows = np.flatnonzero(key >= self.threshold.take(found.feature))
+        if not self.one_a_passage or not len(rows):
+            return rows
+        group = (found.feature[rows].astype(np.int64) << 32) | stretch.row[found.at[rows]]
+        order = np.lexsort((-key[rows], group))  # stable: of equal keys the earliest position comes first
+        return rows[order[_first_of_each(group[order], 1)]]
 
-    def _settle(self) -> None:
-        c = self._columns
-        order = np.lexsort((c["position"], c["passage"], -c["key"], c["feature"]))
-        if self.one_a_passage:
-            pair = np.lexsort((c["position"], -c["key"], c["passage"], c["feature"]))
-            first = np.ones(len(pair), bool)
-            first[1:] = (c["feature"][pair[1:]] != c["feature"][pair[:-1]]) | (c["passage"][pair[1:]] != c["passage"][pair[:-1]])
-            best = np.zeros(len(pair), bool)
-            best[pair[first]] = True
-            order = order[best[order]]
-        order = order[_first_of_each(c["feature"][order], self.limit)]
-        starts = np.concatenate([[0], self._lengths.cumsum()])
-        lengths = self._lengths[order]
-        entries = np.repeat(starts[order] - np.concatenate([[0], lengths.cumsum()[:-1]]), lengths) + np.arange(lengths.sum())
-        self._columns = {name: column[order] for name, column in c.items()}
-        self._lengths, self._positions, self._values = lengths, self._positions[entries], self._values[entries]
-        self._settled = len(order)
-        feature = self._columns["feature"]
-        full = np.bincount(feature, minlength=len(self.threshold)) >= self.limit
-        lowest = np.full(len(self.threshold), np.inf, np.float32)
-        np.minimum.at(lowest, feature, self._columns["key"])
-        self.threshold[full] = lowest[full]
+    def add(self, place: Fired, key: np.ndarray, stretch: Stretch, nearby: Nearby) -> None:
+        """Add entries (already through `candidates`), each with its window."""
+        around = nearby.windows(place)
+        own = (place.feature, stretch.passage[place.at], stretch.position[place.at], key, place.value)
+        kinds = (*COLUMNS.values(), np.uint8, np.uint16, np.float16)
+        columns = (*own, around.lengths, around.positions, around.values)
+        self._added.append(tuple(column.astype(kind) for column, kind in zip(columns, kinds, strict=True)))
+        self._held += len(place.feature)
+        if self._held > SLACK + len(self.feature) // 2:
+            self.settle()
 
-    def settled(self) -> tuple[dict[str, np.ndarray], Windows]:
-        """The kept entries, sorted by feature and then from best to worst, with their windows."""
-        self._settle()
-        starts = np.concatenate([[0], self._lengths.cumsum()])
-        return self._columns, Windows(starts, self._positions, self._values)
+    def absorb(self, other: "Pool") -> None:
+        other.settle()
+        self._added.append(tuple(getattr(other, name) for name in self.PARTS))
+        self.settle()
+
+    def settle(self) -> None:
+        """Drop what is below the limit; the entries are then sorted by feature, and from best to worst."""
+        parts = [tuple(getattr(self, name) for name in self.PARTS), *self._added]
+        self._added, self._held = [], 0
+        feature, passage, position, key, value, lengths, positions, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.lexsort((position, passage, -key, feature))
+        order = order[_first_of_each(feature[order], self.limit)]
+        self.feature, self.passage, self.position = feature[order], passage[order], position[order]
+        self.key, self.value, self.lengths = key[order], value[order], lengths[order]
+        starts = np.concatenate([[0], lengths.cumsum(dtype=np.int64)])
+        around = Windows(starts, positions, values).take(order)
+        self.positions, self.values = around.positions, around.values
+        full = np.bincount(self.feature, minlength=len(self.threshold)) >= self.limit
+        last = np.flatnonzero(np.concatenate([self.feature[1:] != self.feature[:-1], [True]])) if len(order) else order
+        self.threshold.fill(-np.inf)
+        self.threshold[self.feature[last]] = self.key[last]
+        self.threshold[~full] = -np.inf
+
+    def pointed_at(self) -> np.ndarray:
+        """The passages of its entries, those not settled yet included."""
+        return np.unique(np.concatenate([self.passage, *(columns[1] for columns in self._added)]))
+
+    @property
+    def firings(self) -> Firings:
+        return Firings(self.feature, self.passage, self.position, self.value)
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(np.concatenate([[0], self.lengths.cumsum(dtype=np.int64)]), self.positions, self.values)
 
 
 def _first_of_each(sorted_keys: np.ndarray, limit: int) -> np.ndarray:
@@ -87,17 +95,17 @@ def _first_of_each(sorted_keys: np.ndarray, limit: int) -> np.ndarray:
     return nth < limit
 
 
-def _best_rows(feature: np.ndarray, cost: np.ndarray, limit: int) -> np.ndarray:
-    """Indices of the `limit` cheapest entries of each feature."""
-    order = np.lexsort((cost, feature))
-    return order[_first_of_each(feature[order], limit)]
-
-
-def priority(feature: np.ndarray, passage: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """[n] float32 in [0, 1), a hash of the place: a uniform sample that no split or order of the corpus changes."""
+def draws(found: Fired, stretch: Stretch) -> np.ndarray:
+    """[m] float32 in [0, 1), a hash of the place: a uniform sample that no split or order of the corpus changes."""
+    mixed = (stretch.chance >> np.uint64(32)).astype(np.uint32).take(found.at)
     with np.errstate(over="ignore"):
-        mixed = (feature.astype(np.uint64) << np.uint64(42)) ^ (passage.astype(np.uint64) << np.uint64(16)) ^ position.astype(np.uint64)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        mixed ^= mixed >> np.uint64(31)
-    return ((mixed >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).astype(np.float32)
+        mixed ^= _salt(int(found.feature.max(initial=0)) + 1).take(found.feature)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # murmur3's last steps
+            mixed ^= mixed >> np.uint32(shift)
+            mixed *= np.uint32(factor)
+    return (mixed >> np.uint32(8)).astype(np.float32) / np.float32(1 << 24)
+
+
+def _salt(n: int) -> np.ndarray:
+    """A number of its own for each feature."""
+    return (mix(np.arange(n)) >> np.uint64(32)).astype(np.uint32)

@@ -1,15 +1,17 @@
-"""Counts of one dictionary over a corpus: firings, moments, the log-binned histogram, and which token each feature fires on."""
+"""What is counted of every feature of one dictionary: firings, moments, where in the scale and where in a passage it fires."""
 
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from indexer.firings import Firings
-from lexiscope.evidence import highest_lift
+from indexer.exact import ExactSum
+from indexer.firings import Fired
+from indexer.stretch import Stretch
 
 EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
 """31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to the end bins."""
+BINS = len(EDGES) - 1
+POWERS = 4
 
 
 def position_edges(length: int) -> np.ndarray:
@@ -17,13 +19,21 @@ def position_edges(length: int) -> np.ndarray:
     return 2 ** np.arange(max(1, int(np.ceil(np.log2(max(length, 2))))) + 1)
 
 
-class Lift(NamedTuple):
-    """The token each feature fires on with the most lift."""
+_UPPER = np.concatenate([EDGES[1:-1], [np.inf]]).astype(np.float32)
+_STARTS = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+_COARSE = np.clip(np.searchsorted(EDGES.astype(np.float32), np.nan_to_num(_STARTS), side="right") - 1, 0, BINS - 1)
+"""The bin of the smallest float32 that begins with each 16 bits: no edge but the next can lie before the largest."""
 
-    token: np.ndarray
-    """[d_sae] −1 where the feature never fired"""
-    hits: np.ndarray
-    """[d_sae] firings on it"""
+
+def bins(values: np.ndarray) -> np.ndarray:
+    """The histogram bin of each positive float32."""
+    coarse = _COARSE.take(values.view(np.uint32) >> np.uint32(16))
+    return coarse + (values >= _UPPER.take(coarse))
+
+
+def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How often each cell is met."""
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
 
 
 class Moments(NamedTuple):
@@ -32,72 +42,64 @@ class Moments(NamedTuple):
     std: np.ndarray
     skewness: np.ndarray
     kurtosis: np.ndarray
+    """excess: 0 for a normal distribution"""
     known: np.ndarray
 
 
 class Statistics:
     """Merge by addition (`max` by maximum)."""
 
-    def __init__(self, d_sae: int, vocab_size: int, length: int = 256) -> None:
-        self.d_sae, self.vocab = d_sae, vocab_size
-        self.position_edges = position_edges(length)
-        self.positions = np.zeros((d_sae, len(self.position_edges) - 1), np.int32)
-        self.cubes = np.zeros(d_sae)
-        self.fourths = np.zeros(d_sae)
-        self.n_tokens = 0
-        self.count = np.zeros(d_sae, np.int64)
-        self.total = np.zeros(d_sae)
-        self.squares = np.zeros(d_sae)
-        self.max = np.zeros(d_sae, np.float32)
-        self.histogram = np.zeros((d_sae, len(EDGES) - 1), np.int32)
-        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
-        self._held = 0
+    PARTS = ("count", "max", "histogram", "positions", "logit_hits")
 
-    def add(self, found: Firings, tokens: np.ndarray, n_tokens: int) -> None:
-        """tokens [m] is the token each firing stands on; n_tokens counts the batch's positions, firing or not."""
-        self.n_tokens += n_tokens
+    def __init__(self, d_sae: int, n_position_bins: int) -> None:
+        self.d_sae = d_sae
+        self.count = np.zeros(d_sae, np.int64)
+        self.powers = ExactSum(POWERS, d_sae)
+        self.max = np.zeros(d_sae, np.float32)
+        self.histogram = np.zeros((d_sae, BINS), np.int32)
+        self.positions = np.zeros((d_sae, n_position_bins), np.int32)
+        self.logit_hits = np.zeros(d_sae, np.int64)
+        """firings that the top token of the direction's logit effect follows"""
+
+    def add(self, found: Fired, stretch: Stretch, logit_tokens: np.ndarray) -> None:
+        feature, size = found.feature, self.d_sae
+        self.count += np.bincount(feature, minlength=size)
         value = found.value.astype(np.float64)
-        self.count += np.bincount(found.feature, minlength=self.d_sae)
-        self.total += np.bincount(found.feature, value, self.d_sae)
-        self.squares += np.bincount(found.feature, value**2, self.d_sae)
-        self.cubes += np.bincount(found.feature, value**3, self.d_sae)
-        self.fourths += np.bincount(found.feature, value**4, self.d_sae)
-        where = np.searchsorted(self.position_edges, found.position, side="right") - 1
-        np.add.at(self.positions, (found.feature, where), 1)
-        np.maximum.at(self.max, found.feature, found.value)
-        bins = np.clip(np.searchsorted(EDGES, found.value, side="right") - 1, 0, len(EDGES) - 2)
-        cells, times = np.unique(found.feature.astype(np.int64) * (len(EDGES) - 1) + bins, return_counts=True)
-        self.histogram.reshape(-1)[cells] += times.astype(np.int32)
-        self._pairs.append(np.unique(found.feature.astype(np.int64) * self.vocab + tokens, return_counts=True))
-        self._held += len(self._pairs[-1][0])
-        if self._held > 8_000_000:
-            self._merge_pairs()
+        power = value.copy()
+        sums = [np.bincount(feature, power, size)]
+        for _ in range(1, POWERS):
+            power *= value
+            sums.append(np.bincount(feature, power, size))
+        self.powers.add(np.stack(sums))
+        higher = np.flatnonzero(found.value > self.max.take(feature))
+        np.maximum.at(self.max, feature[higher], found.value[higher])
+        self.histogram += _table(feature, bins(found.value), self.histogram.shape)
+        self.positions += _table(feature, stretch.bin.take(found.at), self.positions.shape)
+        follows = stretch.following.take(found.at) == logit_tokens.take(feature)
+        self.logit_hits += np.bincount(feature[follows], minlength=size)
+
+    def absorb(self, other: "Statistics") -> None:
+        self.count += other.count
+        self.powers.limbs += other.powers.limbs
+        np.maximum(self.max, other.max, out=self.max)
+        self.histogram += other.histogram
+        self.positions += other.positions
+        self.logit_hits += other.logit_hits
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.powers.value()[0] / np.maximum(self.count, 1)
+
+    @property
+    def squares(self) -> np.ndarray:
+        """[d_sae] Σ z²; times ‖d‖² it is the energy."""
+        return self.powers.value()[1]
 
     def moments(self) -> Moments:
-        n = np.maximum(self.count, 1)
-        mean = self.total / n
-        second, third, fourth = (power / n for power in (self.squares, self.cubes, self.fourths))
+        mean, second, third, fourth = self.powers.value() / np.maximum(self.count, 1)
         variance = second - mean**2
         spread = (self.count > 1) & (variance > 1e-9 * second)
         std = np.sqrt(np.where(spread, variance, 1))
         skewness = (third - 3 * mean * second + 2 * mean**3) / std**3
         kurtosis = (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / std**4 - 3
         return Moments(std, skewness, kurtosis, spread)
-
-    def _merge_pairs(self) -> None:
-        if not self._pairs:
-            return
-        keys, inverse = np.unique(np.concatenate([k for k, _ in self._pairs]), return_inverse=True)
-        counts = np.bincount(inverse, np.concatenate([c for _, c in self._pairs])).astype(np.int64)
-        if len(keys) > 4_000_000:  # lossy counting: what was met once so far is no feature's best token
-            keys, counts = keys[counts > 1], counts[counts > 1]
-        self._pairs, self._held = [(keys, counts)], len(keys)
-
-    def lift(self, occurrences: np.ndarray) -> Lift:
-        """The token of highest lift of each feature, as `lexiscope.evidence.highest_lift` defines it."""
-        self._merge_pairs()
-        keys, counts = self._pairs[0] if self._pairs else (np.zeros(0, np.int64), np.zeros(0, np.int64))
-        feature, on = np.divmod(keys, self.vocab)
-        arrays = (feature, on, counts, self.count, np.asarray(occurrences))
-        found = highest_lift(*(torch.from_numpy(array) for array in arrays))
-        return Lift(found.tokens.numpy(), found.hits.numpy())
