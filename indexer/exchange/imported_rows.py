@@ -15,8 +15,8 @@ from indexer.exchange.choosing import Chosen, Texts
 from indexer.exchange.contents import Dashboards, Feature
 from indexer.exchange.directions import Named
 from indexer.exchange.observing import Behaviour, Judged
-from indexer.indexing import COSINE_EDGES, DENSITY_EDGES
 from indexer.statistics import EDGES
+from indexer.summaries import COSINE_EDGES, DENSITY_EDGES
 from lexiscope.anchors import ALIGNED, bucket
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.metrics import coverage, weighted_share

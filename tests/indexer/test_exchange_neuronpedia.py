@@ -154,12 +154,14 @@ def test_an_export_imported_again_shows_the_same_features_contexts_and_logits(
 ) -> None:
     found = imported(exported, model, settings, set_name="again")
     assert found.n_features == 200 and not found.unknown and not found.n_silent
+    ours, theirs = Store(served), Store(settings)
     for index in range(0, 200, 7):
-        before, after = record(served, model, index, "1-vasae"), record(settings, model, index, "1-again")
+        before, after = ours.feature(model.id, "1-vasae", index).feature, theirs.feature(model.id, "1-again", index).feature
         assert distinct([c for c in before.contexts if c.kind != "near_miss"]) == distinct(after.contexts)
         assert after.logits_positive == before.logits_positive and after.logits_negative == before.logits_negative
         assert (after.density, after.max_activation) == (before.density, before.max_activation)
-    with Store(settings).snapshot() as snapshot:
+    ours.close()
+    with theirs.snapshot() as snapshot:
         [entry] = snapshot.dictionaries
         assert (entry.origin, entry.checkpoint_path, entry.k, entry.d_sae) == ("neuronpedia", "", 0, 200)
 
@@ -170,7 +172,8 @@ def test_imported_dictionaries_stand_beside_our_own(exported: Path, model: Langu
     store = Store(settings)
     assert {layer.source for layer in store.home().models[0].layers} == {"1-vasae", "1-again"}
     assert store.feature(model.id, "1-vasae", 4).feature.contexts
-    count = pa.concat_tables(list(store.snapshot().__enter__().rows("token"))).column("count").to_pylist()
+    with store.snapshot() as snapshot:
+        count = pa.concat_tables(snapshot.rows("token")).column("count").to_pylist()
     assert count == list(range(model.vocab_size)), "the indexed corpus keeps its counts"
     store.close()
 
