@@ -83,23 +83,20 @@ def causal_effects(
     begun = time.monotonic()
     tested = _some(live, limit, seed)
     chosen = spread(sample, tested, contexts_each)
-    counts, ranks, top1, top1_null = _ablate(model, layer, dictionary, names, controls, chosen, passages, advance)
-    n = counts.contexts.clamp_min(1)
+    asked = torch.cat([names[:, None], controls[names]], 1)
+    ablated = ablate(model, layer, dictionary, asked, chosen, passages, advance)
+    counts = ablated.counts(names, 0, slice(1, None))
     p = ablation_p(counts, occurrences[names])
     input_score, input_null = input_scores(top, passages, names, controls, tested)
     output_score, output_null = output_scores(model, layer, dictionary, names, controls, tested, length=STRENGTH * mean_norm)
-    seconds = time.monotonic() - begun
     known = counts.contexts > 0
-
-    def share(hits: Tensor) -> Tensor:
-        return (hits / n).float().where(known, float("nan"))
-
+    most = ablated.share_of_most(len(names))
     return Causal(
-        ablation_rank=_medians(chosen.feature, ranks, len(names)),
-        ablation_top1=share(top1),
-        ablation_top1_null=share(top1_null),
-        ablation_top5=share(counts.hits),
-        ablation_top5_null=share(counts.control_hits.double().mean(1)),
+        ablation_rank=ablated.medians(len(names), 0),
+        ablation_top1=most[:, 0],
+        ablation_top1_null=most[:, 1:].mean(1),
+        ablation_top5=counts.hits / counts.contexts,
+        ablation_top5_null=counts.control_hits.float().mean(1) / counts.contexts,
         q_ablation=benjamini_hochberg(p.nan_to_num(1), known).float().where(known, float("nan")),
         ablation_contexts=counts.contexts.where(known, -1),
         input_score=input_score,
@@ -116,7 +113,7 @@ def causal_effects(
             "prompt": PROMPT,
             "strength": STRENGTH,
             "mean_norm": mean_norm,
-            "seconds": round(seconds, 1),
+            "seconds": round(time.monotonic() - begun, 1),
         },
     )
 
@@ -161,54 +158,79 @@ def _by_passage(chosen: Firings, passages: Passages) -> Iterator[_Passage]:
         yield _Passage(rows, torch.from_numpy(tokens.astype(np.int64))[None], torch.from_numpy(positions))
 
 
-def _ablate(
+class Ablated(NamedTuple):
+    """What taking away m firings did to some tokens of each one's feature."""
+
+    feature: Tensor
+    """[m]"""
+    ranks: Tensor
+    """[m, q] of each of the feature's tokens, among all by how far their logits fall, 0 = falls most"""
+    falling: Tensor
+    """[vocab] how often each token was among the FALLS that fall most"""
+
+    def counts(self, names: Tensor, column: int, controls: slice) -> AblationCounts:
+        """Of names [d_sae], which stand in `column` of the ranks, and their controls."""
+        d_sae = len(names)
+        hits = torch.zeros(d_sae, self.ranks.shape[1], dtype=torch.long).index_add_(0, self.feature, (self.ranks < FALLS).long())
+        contexts = torch.bincount(self.feature, minlength=d_sae)
+        others = (len(self.feature) - contexts).clamp_min(1)
+        return AblationCounts(contexts, hits[:, column], hits[:, controls], (self.falling[names] - hits[:, column]) / others)
+
+    def share_of_most(self, d_sae: int) -> Tensor:
+        """[d_sae, q] share of each feature's contexts where the token falls most of all; NaN without contexts."""
+        most = torch.zeros(d_sae, self.ranks.shape[1]).index_add_(0, self.feature, (self.ranks == 0).float())
+        return most / torch.bincount(self.feature, minlength=d_sae)[:, None]
+
+    def medians(self, d_sae: int, column: int) -> Tensor:
+        """[d_sae] the median rank of each feature, NaN without contexts."""
+        found = torch.full((d_sae,), float("nan"))
+        feature, ranks = self.feature.numpy(), self.ranks[:, column].numpy()
+        order = np.lexsort((ranks, feature))
+        features, starts, sizes = np.unique(feature[order], return_index=True, return_counts=True)
+        middle = (ranks[order][starts + (sizes - 1) // 2] + ranks[order][starts + sizes // 2]) / 2
+        found[torch.from_numpy(features)] = torch.from_numpy(middle).float()
+        return found
+
+
+@torch.inference_mode()
+def ablate(
     model: LanguageModel,
     layer: int,
     dictionary: Dictionary,
-    names: Tensor,
-    controls: Tensor,
+    tokens: Tensor,
     chosen: Firings,
     passages: Passages,
-    advance: Callable[[int], None],
-) -> tuple[AblationCounts, Tensor, Tensor, Tensor]:
-    """Counts by feature, the name's rank at each of the chosen firings, and the top-1 hits of names and (mean) controls."""
+    advance: Callable[[int], None] = lambda n: None,
+) -> Ablated:
+    """Take each of the chosen firings away by itself; tokens [d_sae, q] are what is asked about in the contexts of each feature."""
     feature, value = torch.from_numpy(chosen.feature.astype(np.int64)), torch.from_numpy(np.ascontiguousarray(chosen.value))
-    tokens = torch.cat([names[feature][:, None], controls[names[feature]]], 1)
-    ranks = torch.zeros(len(feature), dtype=torch.int32)
-    hits = torch.zeros(2, *tokens.shape, dtype=torch.bool)
+    ranks = torch.zeros(len(feature), tokens.shape[1], dtype=torch.int32)
     falling = torch.zeros(model.vocab_size, dtype=torch.long)
-    step = max(32, min(512, LOGITS // model.vocab_size))
     for passage in _by_passage(chosen, passages):
         given = passage.tokens.to(model.device)
-        reading = model.read_on(given, [layer])
-        for part in torch.arange(len(passage.rows)).split(step):
-            rows, at = torch.from_numpy(passage.rows)[part], passage.positions[part]
-            x = reading.residuals[layer][0, at]
-            changed = x - dictionary.writes(x, feature[rows], value[rows])
-            fall = model.logits_at(given, layer, reading.residuals[layer], at, changed).neg_()
-            fall += reading.logits[0, at]
-            most = fall.topk(FALLS, dim=-1)
-            asked = fall.gather(1, tokens[rows].to(fall.device))
-            ranks[rows] = (fall > asked[:, :1]).sum(-1, dtype=torch.int32).cpu()
-            hits[0, rows] = (asked >= most.values[:, :1]).cpu()
-            hits[1, rows] = (asked >= most.values[:, -1:]).cpu()
-            falling += torch.bincount(most.indices.cpu().reshape(-1), minlength=model.vocab_size)
+        stream = model.read(given, [layer])[layer]
+        places, back = passage.positions.unique(return_inverse=True)
+        rows = torch.from_numpy(passage.rows)
+        x = stream[0, passage.positions]
+        changed = x - dictionary.writes(x, feature[rows], value[rows])
+        at, residuals = torch.cat([places, passage.positions]), torch.cat([stream[0, places], changed])  # first as they are
+        default = stream.new_empty(0, model.vocab_size)
+        for part in torch.arange(len(at)).split(_positions_a_pass(model)):
+            logits = model.logits_at(given, layer, stream, at[part], residuals[part])
+            unchanged = max(0, len(places) - int(part[0]))
+            default, logits = torch.cat([default, logits[:unchanged]]), logits[unchanged:]
+            ablated = part[unchanged:] - len(places)
+            fall = default[back[ablated]].sub_(logits)
+            asked = fall.gather(1, tokens[feature[rows[ablated]]].to(fall.device))
+            ranks[rows[ablated]] = torch.stack([(fall > column[:, None]).sum(-1) for column in asked.unbind(1)], 1).int().cpu()
+            most = fall.topk(FALLS, dim=-1).indices.cpu().reshape(-1)
+            falling += torch.bincount(most, minlength=model.vocab_size)
         advance(len(passage.rows))
-    summed = torch.zeros(2, len(names), tokens.shape[1], dtype=torch.long).index_add_(1, feature, hits.long())
-    contexts = torch.bincount(feature, minlength=len(names))
-    others = (len(feature) - contexts).clamp_min(1)
-    counts = AblationCounts(contexts, summed[1, :, 0], summed[1, :, 1:], (falling[names] - summed[1, :, 0]) / others)
-    return counts, ranks, summed[0, :, 0], summed[0, :, 1:].double().mean(1)
+    return Ablated(feature, ranks, falling)
 
 
-def _medians(feature: np.ndarray, ranks: Tensor, d_sae: int) -> Tensor:
-    """[d_sae] the median rank of each feature, NaN where it has none."""
-    found = torch.full((d_sae,), float("nan"))
-    order = np.lexsort((ranks.numpy(), feature))
-    features, starts, sizes = np.unique(feature[order], return_index=True, return_counts=True)
-    low, high = ranks.numpy()[order][starts + (sizes - 1) // 2], ranks.numpy()[order][starts + sizes // 2]
-    found[torch.from_numpy(features.astype(np.int64))] = torch.from_numpy((low + high) / 2).float()
-    return found
+def _positions_a_pass(model: LanguageModel) -> int:
+    return max(32, min(512, LOGITS // model.vocab_size))
 
 
 def input_scores(top: Firings, passages: Passages, names: Tensor, controls: Tensor, tested: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,8 +263,7 @@ def output_scores(
     stream = reading.residuals[layer]
     last = tokens.shape[1] - 1
     found = torch.full((2, len(names)), float("nan"))
-    step = max(32, min(512, LOGITS // model.vocab_size))
-    for part in tested.nonzero().squeeze(1).split(step):
+    for part in tested.nonzero().squeeze(1).split(_positions_a_pass(model)):
         added = stream[0, last] + length * torch.nn.functional.normalize(dictionary.W_dec[part], dim=-1)
         logits = model.logits_at(tokens, layer, stream, torch.full((len(part),), last), added)
         asked = torch.cat([names[part, None], controls[names[part]]], 1).to(logits.device)

@@ -251,7 +251,7 @@ class LanguageModel:
 
     def _can_append(self, n: int, m: int, layer: int) -> bool:
         """Tried once for each order of length of a passage and of what is appended to it: an architecture may look back only so far."""
-        n, m = min(1 << (n - 1).bit_length(), self.context_length), 1 << (m - 1).bit_length()
+        n, m = min(1 << (n - 1).bit_length(), self.context_length), 64 if m <= 64 else 1 << (m - 1).bit_length()
         if (n, m) not in self._appends:
             self._appends[n, m] = self._can_leave_blocks_out and self._append_agrees(n, m)
         return self._appends[n, m]
