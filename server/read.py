@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -73,6 +74,7 @@ async def page(
         "read.html",
         models=models,
         form=form,
+        address=urlencode({name: value for name, value in form.items() if value}, doseq=True),
         answer=answer,
         token=token if answer is not None and token is not None and token < len(answer.texts[0].tokens) else None,
         page=None,

@@ -54,10 +54,13 @@ class Index:
         if unknown:
             raise NotFound(f"{self.model} has no dictionary {unknown[0]!r}: it has {', '.join(sorted(self.places))}")
         if sources:
-            return sorted((self.places[name] for name in dict.fromkeys(sources)), key=lambda place: (place.layer, place.source))
+            return sorted((self.with_weights(name) for name in dict.fromkeys(sources)), key=lambda place: (place.layer, place.source))
         sets: dict[str, list[Place]] = {}
         for place in self.places.values():
-            sets.setdefault(set_of(place.source), []).append(place)
+            if place.checkpoint_path:
+                sets.setdefault(set_of(place.source), []).append(place)
+        if not sets:
+            raise NotFound(f"no dictionary of {self.model} in the index has its weights: there is nothing to read with")
         best = max(sets, key=lambda name: (len(sets[name]), "plain" not in name, -len(name)))
         return sorted(sets[set_of(follow.feature.source) if follow else best], key=lambda place: (place.layer, place.source))
 
@@ -75,9 +78,16 @@ class Index:
         raise NotFound(f"no feature of {self.model} is named {named.token.shown}{where}: {there_is}")
 
     def located(self, ref: FeatureRef, *, maximum: bool = False) -> Located:
-        place = self.places[ref.source]
+        place = self.with_weights(ref.source)
         highest = self.store.feature(ref.model, ref.source, ref.index).feature.max_activation if maximum else None
         return Located(feature=ref, checkpoint_path=place.checkpoint_path, mean_norm=place.mean_norm, max_activation=highest)
+
+    def with_weights(self, source: str) -> Place:
+        """Raises HTTPException: dashboards that were imported bring no weights."""
+        place = self.places[source]
+        if not place.checkpoint_path:
+            raise HTTPException(422, f"{self.model}/{source} was imported without its weights: it can be browsed, not steered or read with")
+        return place
 
     def source(self, place: Place) -> Source:
         return Source(source=place.source, layer=place.layer, checkpoint_path=place.checkpoint_path, mean_norm=place.mean_norm)
@@ -174,7 +184,7 @@ def _plain(index: Index, ref: FeatureRef) -> Place | None:
     """The dictionary without anchors at the feature's layer; none for a feature of a plain dictionary itself."""
     if index.places[ref.source].recipe == "plain":
         return None
-    plain = [place for place in index.places.values() if place.layer == ref.layer and place.recipe == "plain"]
+    plain = [place for place in index.places.values() if place.layer == ref.layer and place.recipe == "plain" and place.checkpoint_path]
     return min(plain, key=lambda place: (len(place.source), place.source), default=None)
 
 
@@ -182,5 +192,7 @@ def _moved(index: Index, interventions: Sequence[Intervention]) -> Source:
     """What else changed is read at the next indexed layer of the deepest steered feature's set, or, after the last, at its own."""
     deepest = max((asked.feature for asked in interventions), key=lambda ref: ref.layer)
     own = set_of(deepest.source)
-    later = [place for place in index.places.values() if place.layer > deepest.layer and set_of(place.source) == own]
+    later = [
+        place for place in index.places.values() if place.layer > deepest.layer and set_of(place.source) == own and place.checkpoint_path
+    ]
     return index.source(min(later, key=lambda place: place.layer, default=index.places[deepest.source]))

@@ -1,10 +1,20 @@
-// Live steering: the form becomes a records.SteerRequest, the answer is an event stream read as it arrives.
+// Live steering: the form becomes a SteerRequest or a SweepRequest (lexiscope/live_records.py); answers are read as they arrive.
 
 import { events } from "./stream.js";
+import { chip, effect, measured, meant, written } from "./steer_report.js";
+import { swept } from "./sweep.js";
 
 const form = document.getElementById("steer");
 const at = (id) => document.getElementById(id);
 const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/\d+$/;
+const MODES = { // slider range, strength to begin with, what one unit is
+  add: [-2, 2, 0.5, "of the mean residual norm"],
+  orthogonal: [-2, 2, 0.5, "of the mean residual norm"],
+  clamp: [-2, 4, 1, "of the feature's maximum"],
+  scale: [0, 8, 2, "of its activation"],
+  swap: [0, 4, 1, "of what is handed on"],
+  ablate: [0, 1, 0, ""],
+};
 let running = null;
 
 const typed = (text) => text.replaceAll("␣", " ").replaceAll("↵", "\n").replaceAll("⇥", "\t");
@@ -21,14 +31,32 @@ function fillLayers(select) {
   select.replaceChildren(...layers.map((l) => new Option(l, l, false, l === wanted)));
 }
 
+function setMode(item) {
+  const [min, max, begin, unit] = MODES[item.querySelector(".mode").value];
+  const slider = item.querySelector(".slider");
+  Object.assign(slider, { min, max });
+  slider.value = begin;
+  item.querySelector(".unit").textContent = unit;
+  item.querySelector(".scale").replaceChildren(...[0, 1, 2, 3, 4].map((i) => {
+    const mark = min + (i * (max - min)) / 4;
+    return Object.assign(document.createElement("span"), { textContent: `${mark < 0 ? "−" : ""}${Math.abs(mark)}${i === 4 ? "×" : ""}` });
+  }));
+}
+
 function refresh(item) {
+  const mode = item.querySelector(".mode").value;
   const strength = Number(item.querySelector(".slider").value);
-  const removing = item.querySelector(".mode").value === "ablate";
-  item.querySelector(".where").hidden = FEATURE_ID.test(item.querySelector(".target").value.trim());
-  item.querySelector(".how").hidden = removing;
+  const additive = mode === "add" || mode === "orthogonal";
+  const byId = [".target", ".to input", ".when"].map((name) => item.querySelector(name).value.trim()).filter(Boolean).every((v) => FEATURE_ID.test(v));
+  item.querySelector(".where").hidden = byId && FEATURE_ID.test(item.querySelector(".target").value.trim());
+  item.querySelector(".how").hidden = mode === "ablate";
+  item.querySelector(".to").hidden = mode !== "swap";
+  item.querySelector(".to input").required = mode === "swap";
+  item.querySelector(".zones").hidden = !additive;
   const output = item.querySelector(".strength");
-  output.textContent = `${strength.toFixed(2)}×${Math.abs(strength) > 1 ? " off-manifold" : ""}`;
-  output.classList.toggle("far", Math.abs(strength) > 1);
+  const far = additive && Math.abs(strength) > 1;
+  output.textContent = `${strength.toFixed(2)}×${far ? " off-manifold" : additive && Math.abs(strength) >= 0.5 ? " typical" : ""}`;
+  output.classList.toggle("far", far);
 }
 
 function refreshAll() {
@@ -37,18 +65,30 @@ function refreshAll() {
   for (const item of items) item.querySelector(".remove").disabled = items.length === 1;
 }
 
+function choice(item, text) {
+  return FEATURE_ID.test(text.trim()) ? { id: text.trim() } : { token: typed(text), layer: Number(item.querySelector(".layer").value) };
+}
+
+function feature(item) {
+  const mode = item.querySelector(".mode").value;
+  const given = { ...choice(item, item.querySelector(".target").value), mode };
+  if (mode !== "ablate") given.strength = Number(item.querySelector(".slider").value);
+  if (mode === "swap") given.to = choice(item, item.querySelector(".to input").value);
+  const part = item.querySelector(".part").value;
+  if (part !== "all") given.where = part;
+  const positions = item.querySelector(".positions").value.split(/[\s,]+/).filter(Boolean).map(Number);
+  if (positions.length) given.positions = positions;
+  if (item.querySelector(".when").value.trim()) given.when = choice(item, item.querySelector(".when").value);
+  return given;
+}
+
 function request() {
-  const features = [...at("interventions").children].map((item) => {
-    const text = item.querySelector(".target").value;
-    const who = FEATURE_ID.test(text.trim())
-      ? { id: text.trim() }
-      : { token: typed(text), layer: Number(item.querySelector(".layer").value) };
-    return { ...who, mode: item.querySelector(".mode").value, strength: Number(item.querySelector(".slider").value) };
-  });
-  const { model, prompt, max_tokens, temperature, seed } = form.elements;
+  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop } = form.elements;
   return {
-    model: model.value, prompt: prompt.value, features,
+    model: model.value, prompt: prompt.value, features: [...at("interventions").children].map(feature),
     max_tokens: Number(max_tokens.value), temperature: Number(temperature.value), seed: Number(seed.value),
+    top_k: Number(top_k.value), top_p: Number(top_p.value), frequency_penalty: Number(frequency_penalty.value),
+    stop: stop.value ? [typed(stop.value)] : [],
   };
 }
 
@@ -61,57 +101,28 @@ function fail(words) {
 }
 
 function begin(prompt) {
-  at("failure").hidden = true;
-  at("effect").hidden = true;
-  at("outcome").hidden = false;
+  for (const id of ["failure", "effect", "measured", "swept", "meant", "kl-legend"]) at(id).hidden = true;
+  at("outcome").hidden = prompt === null;
+  if (prompt === null) return;
   for (const id of ["default-text", "steered-text"]) {
     const start = Object.assign(document.createElement("span"), { className: "prompt", textContent: prompt });
     at(id).replaceChildren(start);
   }
 }
 
-function write(id, generated) {
-  if (!generated) return;
-  const piece = document.createElement("span");
-  piece.textContent = generated.text;
-  piece.title = `${generated.token.shown} · token ${generated.token.id} · p ${Math.exp(generated.logprob).toPrecision(3)}`;
-  at(id).append(piece);
-}
-
-function cell(content, numeric = false) {
-  const td = document.createElement("td");
-  if (numeric) td.className = "num";
-  td.append(content);
-  return td;
-}
-
-function chip(feature) {
-  const a = Object.assign(document.createElement("a"), { className: "chip", href: `/${feature.id}`, textContent: feature.name.shown });
-  a.title = `token ${feature.name.id}`;
-  return a;
-}
-
-function report({ kl_first, effects }) {
-  const share = (p) => `${(100 * p).toPrecision(3)} %`;
-  at("effect").querySelector("tbody").replaceChildren(...effects.map((e) => {
-    const row = document.createElement("tr");
-    row.append(
-      cell(chip(e.feature)), cell(`${e.feature.source} · ${e.feature.index}`),
-      cell(e.mode === "ablate" ? "ablated" : `${e.strength > 0 ? "+" : ""}${e.strength.toFixed(2)}×`),
-      cell(share(e.probability_default), true), cell(share(e.probability_steered), true),
-      cell(e.rank_default.toLocaleString("en"), true), cell(e.rank_steered.toLocaleString("en"), true),
-    );
-    return row;
-  }));
-  at("kl").textContent = `KL(steered ‖ default) there: ${kl_first.toFixed(3)} nats.`;
-  at("effect").hidden = false;
-}
-
 const on = {
-  resolved({ features }) { say(`Writing with ${features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`); },
-  step(event) { write("default-text", event.default); write("steered-text", event.steered); },
-  effect: report,
-  done({ tokens_per_second }) { say(`Done, ${tokens_per_second.toFixed(1)} tokens a second.`); },
+  resolved(event) {
+    say(`Writing with ${event.features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`);
+    meant(event.meant ?? []);
+  },
+  step(event) { written("default-text", event.default); written("steered-text", event.steered); },
+  effect,
+  measured,
+  done({ tokens_per_second, default_end, steered_end }) {
+    const ends = { length: "", stop: " before a stop text", end: " at the end of text" };
+    const early = [["default", default_end], ["steered", steered_end]].filter(([, end]) => ends[end]);
+    say(`Done, ${tokens_per_second.toFixed(1)} tokens a second.${early.map(([row, end]) => ` The ${row} text ended${ends[end]}.`).join("")}`);
+  },
   error({ error }) { fail(error); },
 };
 
@@ -119,27 +130,25 @@ const on = {
 async function refusal(response) {
   try {
     const { error, kept } = await response.json();
-    if (error) return kept ? `${error} ${kept}` : error;
+    const again = response.headers.get("retry-after");
+    if (error) return `${error}${kept ? ` ${kept}` : ""}${again && !/second/.test(error) ? ` Try again in ${again} seconds.` : ""}`;
   } catch { /* the answer is not JSON */ }
   return `The server answered ${response.status} ${response.statusText}.`;
 }
 
-async function steer() {
+/** POST `body`, one request at a time; `read` gets the answer. */
+async function ask(path, body, read) {
   running?.abort();
   const mine = (running = new AbortController());
-  const body = request();
-  begin(body.prompt);
   say("Waiting for the model …");
   at("stop").disabled = false;
   try {
-    const response = await fetch("/api/v1/steer", {
+    const response = await fetch(path, {
       method: "POST", signal: mine.signal, body: JSON.stringify(body),
       headers: { "content-type": "application/json", accept: "text/event-stream" },
     });
     if (!response.ok) { at("outcome").hidden = true; fail(await refusal(response)); return; }
-    let last = "";
-    for await (const event of events(response.body)) { last = event.event; on[event.event]?.(event); }
-    if (last !== "done" && last !== "error") fail("The stream ended early: the model worker stopped. What was written is kept above.");
+    await read(response);
   } catch (error) {
     if (mine.signal.aborted) { if (running === mine) say("Stopped."); }
     else fail(`The server cannot be reached: ${error.message}.`);
@@ -148,11 +157,40 @@ async function steer() {
   }
 }
 
+function steer() {
+  const body = { ...request(), controls: form.elements.controls.checked };
+  begin(body.prompt);
+  return ask("/api/v1/steer", body, async (response) => {
+    let last = "";
+    for await (const event of events(response.body)) { last = event.event; on[event.event]?.(event); }
+    if (last !== "done" && last !== "error") fail("The stream ended early: the model worker stopped. What was written is kept above.");
+  });
+}
+
+function sweep() {
+  const body = { ...request(), max_tokens: Math.min(Number(form.elements.max_tokens.value), 48) };
+  const { min, max } = at("interventions").querySelector(".slider");
+  const mode = body.features[0].mode;
+  if (mode !== "add" && mode !== "orthogonal") body.strengths = [1, 2, 3, 4, 5, 6, 7, 8].map((i) => Number(min) + (i * (max - min)) / 8);
+  begin(null);
+  return ask("/api/v1/steer/sweep", body, async (response) => {
+    const answer = await response.json();
+    meant(answer.resolved.meant);
+    swept(answer.swept, chip);
+    say("Done.");
+  });
+}
+
 if (form) {
   for (const select of form.querySelectorAll(".layer")) fillLayers(select);
   for (const target of form.querySelectorAll(".target")) if (!FEATURE_ID.test(target.value)) target.value = marked(target.value);
+  for (const item of at("interventions").children) setMode(item);
   refreshAll();
-  form.addEventListener("input", (event) => { const item = event.target.closest(".intervention"); if (item) refresh(item); });
+  form.addEventListener("input", (event) => {
+    const item = event.target.closest(".intervention");
+    if (item && event.target.matches(".mode")) setMode(item);
+    if (item) refresh(item);
+  });
   form.elements.model.addEventListener("change", () => form.querySelectorAll(".layer").forEach(fillLayers));
   form.addEventListener("click", (event) => {
     if (!event.target.matches(".remove")) return;
@@ -163,10 +201,12 @@ if (form) {
     at("interventions").append(at("intervention").content.cloneNode(true));
     const item = at("interventions").lastElementChild;
     fillLayers(item.querySelector(".layer"));
+    setMode(item);
     refreshAll();
     item.querySelector(".target").focus();
   });
   form.addEventListener("submit", (event) => { event.preventDefault(); steer(); });
+  at("sweep").addEventListener("click", () => { if (form.reportValidity()) sweep(); });
   at("stop").addEventListener("click", () => running?.abort());
   addEventListener("pagehide", () => running?.abort());
 }

@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
+from server import create_app
 from server.live import WorkerClient, spawn_worker
+from store import Place, Store
 from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
+from tests.store import synthetic
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +72,20 @@ def ask(worker):
             return [event async for event in stream]
 
     return lambda job: finish(events(job))
+
+
+@pytest.fixture(scope="module")
+def client(tiny, tmp_path_factory):
+    """A synthetic index whose paths lead to the tiny model and its dictionaries."""
+
+    class Here(Store):
+        def places(self) -> list[Place]:
+            moved = {"model_path": tiny.model_path}
+            return [place._replace(checkpoint_path=tiny.checkpoints[place.layer], **moved) for place in super().places()]
+
+    root = tmp_path_factory.mktemp("index")
+    synthetic.publish(root, [synthetic.Dictionary("tiny", layer, "random", WIDTH) for layer in (0, 1)])
+    settings = Settings(index=root)
+    with TestClient(create_app(settings, store=Here(settings))) as client:
+        yield client
+        client.app.state.worker.close()

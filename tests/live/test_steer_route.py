@@ -9,32 +9,10 @@ import time
 import httpx
 import pytest
 import uvicorn
-from fastapi.testclient import TestClient
 
 from lexiscope.records import ErrorRecord
-from lexiscope.settings import Settings
-from server import create_app
 from server.live import WorkerClient
-from store import Place, Store
-from tests.live.jobs import WIDTH, finish
-from tests.store import synthetic
-
-
-@pytest.fixture(scope="module")
-def client(tiny, tmp_path_factory):
-    """A synthetic index whose paths lead to the tiny model and its dictionaries."""
-
-    class Here(Store):
-        def places(self) -> list[Place]:
-            moved = {"model_path": tiny.model_path}
-            return [place._replace(checkpoint_path=tiny.checkpoints[place.layer], **moved) for place in super().places()]
-
-    root = tmp_path_factory.mktemp("index")
-    synthetic.publish(root, [synthetic.Dictionary("tiny", layer, "random", WIDTH) for layer in (0, 1)])
-    settings = Settings(index=root)
-    with TestClient(create_app(settings, store=Here(settings))) as client:
-        yield client
-        client.app.state.worker.close()
+from tests.live.jobs import finish
 
 
 def post(client, *features, query="", **given):
@@ -62,25 +40,118 @@ def test_a_name_means_the_best_evidenced_feature_and_strength_0_changes_no_text(
     assert got["done"]["default_text"] == got["done"]["steered_text"] and got["effect"]["kl_first"] == 0
 
 
+ID = {"id": "tiny/0-random/3"}
+
+
 @pytest.mark.parametrize(
     ("features", "given", "status", "says"),
     [
         ([{"id": "tiny/0-random/9999"}], {}, 404, "9999"),
-        ([{"id": "tiny/0-random/3"}], {"model": "huge"}, 404, "tiny"),
+        ([{"id": "tiny/9-random/3"}], {}, 404, "0-random"),
+        ([{"id": "nonsense"}], {}, 404, "model/source/index"),
+        ([ID], {"model": "huge"}, 404, "tiny"),
         ([{"token": " no such token", "layer": 0}], {}, 404, "no such token"),
         ([{"token": 0, "layer": 5}], {}, 404, "layers 0, 1"),
+        ([{"token": 10**12, "layer": 0}], {}, 404, "no token"),
         ([{"mode": "ablate"}], {}, 422, "token"),
-        ([{"id": "tiny/0-random/3"}], {"prompt": ""}, 422, "prompt"),
-        ([{"id": "tiny/0-random/3"}], {"prompt": "a" * 100_000}, 422, "prompt"),
-        ([{"id": "tiny/0-random/3"}], {"prompt": "a" * 19_000}, 422, "19,000 tokens"),
-        ([{"id": "tiny/0-random/3", "strength": 1e9}], {}, 422, "strength"),
-        ([{"id": "tiny/0-random/3"}] * 1000, {}, 422, "features"),
+        ([ID | {"token": 3}], {}, 422, "either by"),
+        ([], {}, 422, "features"),
+        ([ID] * 1000, {}, 422, "features"),
+        ([ID | {"mode": "explode"}], {}, 422, "mode"),
+        ([ID | {"strength": 1e9}], {}, 422, "strength"),
+        ([ID | {"strength": -11}], {}, 422, "strength -11"),
+        ([ID | {"mode": "clamp", "unit": "norm"}], {}, 422, "max or activation"),
+        ([ID | {"mode": "swap"}], {}, 422, "takes over"),
+        ([ID | {"to": {"id": "tiny/0-random/4"}}], {}, 422, "takes over"),
+        ([ID | {"mode": "swap", "to": {"id": "tiny/1-random/4"}}], {}, 422, "own layer"),
+        ([ID | {"when": {"id": "tiny/1-random/4"}}], {}, 422, "later"),
+        ([ID | {"positions": [10_000]}], {}, 422, "positions 0 to"),
+        ([ID | {"positions": [-1]}], {}, 422, "positions"),
+        ([ID], {"prompt": ""}, 422, "prompt"),
+        ([ID], {"prompt": "a" * 100_000}, 422, "prompt"),
+        ([ID], {"prompt": "a" * 19_000}, 422, "19,000 tokens"),
+        ([ID], {"temperature": -1}, 422, "temperature"),
+        ([ID], {"top_p": 0}, 422, "top_p"),
+        ([ID], {"stop": [""]}, 422, "stop"),
+        ([ID], {"max_tokens": 0}, 422, "max_tokens"),
+        ([ID], {"seed": 2**70}, 422, "seed"),
     ],
 )
 def test_what_cannot_be_steered_is_an_error_record_that_says_why(client, features, given, status, says):
     answer = post(client, *features, **given)
     assert answer.status_code == status
     assert says in ErrorRecord.model_validate(answer.json()).error
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_a_strength_that_is_no_number_is_refused(client, number):
+    body = f'{{"model": "tiny", "prompt": "Once", "features": [{{"id": "tiny/0-random/3", "strength": {number}}}]}}'
+    answer = client.post("/api/v1/steer", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422 and "strength" in ErrorRecord.model_validate(answer.json()).error
+
+
+def test_control_tokens_in_a_prompt_stay_plain_text(client):
+    got = events(post(client, ID, prompt="<|endoftext|>a"))
+    assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "<|endoftext|>a"
+
+
+def test_a_name_says_which_feature_was_taken_and_lists_the_others(client):
+    name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
+    carriers = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
+    [meant] = post(client, {"token": name["id"], "layer": 1}, query="?stream=false").json()["resolved"]["meant"]
+    assert [meant["feature"]["id"], *(other["id"] for other in meant["others"])] == [ref.id for ref in carriers]
+
+
+def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
+    got = post(client, ID, query="?stream=false", controls=True).json()["measured"]
+    kinds = [control["kind"] for control in got["controls"]]
+    assert kinds[0] == "embedding" and kinds.count("random") == 3
+    density = client.get("/tiny/0-random/3.json").json()["feature"]["density"]
+    for control in got["controls"][1:]:
+        assert control["features"][0]["id"] != ID["id"] and control["features"][0]["density"] == pytest.approx(density, rel=10)
+    assert got["controls_missing"] == ["plain: the index holds no other plain dictionary at each steered layer"]
+    assert got["moved_source"] == "1-random" and got["rose"] and got["rose"][0]["name"]["shown"]
+    assert got["named"][0]["beats_controls"] in (True, False)
+
+
+def test_each_new_token_comes_once_with_its_likeliest_alternatives(client):
+    got = events(post(client, ID, top_logprobs=3, temperature=0))
+    steps = [event for event in got if event["event"] == "step"]
+    assert "".join(step["steered"]["text"] for step in steps) == got[-1]["steered_text"]
+    for step in steps:
+        top = step["default"]["top"]
+        assert len(top) == 3 and top[0]["id"] == step["default"]["token"]["id"]
+        assert top[0]["score"] == pytest.approx(step["default"]["logprob"]) and top[0]["score"] >= top[1]["score"]
+
+
+def test_a_sweep_answers_a_point_a_strength(client):
+    asked = {"model": "tiny", "prompt": "Once upon a time", "features": [ID], "max_tokens": 6, "strengths": [0.25, 0.5, 1]}
+    got = client.post("/api/v1/steer/sweep", json=asked).json()
+    assert [point["strength"] for point in got["swept"]["points"]] == [0.25, 0.5, 1] and got["swept"]["unit"] == "norm"
+    assert got["swept"]["default"]["kl"] == 0 and got["swept"]["points"][2]["kl"] > 0
+    assert got["resolved"]["meant"][0]["feature"]["id"] == ID["id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"features": [ID | {"mode": "ablate"}]}, "ablate"),
+        ({"features": [ID, ID | {"mode": "scale"}]}, "one mode"),
+        ({"strengths": [99.0]}, "strengths go from"),
+        ({"strengths": []}, "strengths"),
+        ({"strengths": [1.0] * 17}, "strengths"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(client, change, says):
+    asked = {"model": "tiny", "prompt": "Once upon a time", "features": [ID]} | change
+    answer = client.post("/api/v1/steer/sweep", json=asked)
+    assert answer.status_code == 422 and says in answer.json()["error"]
+
+
+def test_the_workers_queue_and_speed_can_be_asked(client):
+    post(client, ID)
+    got = client.get("/api/v1/worker").json()
+    assert got["waiting"] == 0 and got["queue"] > 0 and got["served"] >= 1 and got["tokens_per_second"] > 0 and got["memory_bytes"] > 0
 
 
 def test_a_worker_that_died_between_requests_is_not_noticed(client):

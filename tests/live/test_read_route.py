@@ -1,0 +1,114 @@
+"""Reading over the web: what fires where, by name, against the dictionary's own code; the page and its twin say the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.records import ErrorRecord
+
+TEXT, OTHER = "Once upon a time", "Bees do buzz"
+
+
+def post(client, **given):
+    return client.post("/api/v1/read", json={"model": "tiny", "text": TEXT} | given)
+
+
+@pytest.fixture(scope="module")
+def answer(client):
+    return post(client).json()
+
+
+def codes(tiny, model, layer, text=TEXT):
+    """[n, d_sae] the dense code of a text, the residual stream it was made from, and its reconstruction."""
+    dictionary = load_checkpoint(Path(tiny.checkpoints[layer])).dictionary
+    x = model.read(torch.tensor([[model.bos, *model.tokenise(text)]]), [layer])[layer][0, 1:]
+    code = dictionary.encode(x)
+    return torch.zeros(len(x), dictionary.d_sae).scatter(1, code.indices, code.values), x, dictionary.decode(code, x)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_every_firing_feature_of_every_token_is_told_by_name(tiny, model, client, answer, layer):
+    dense, x, reconstruction = codes(tiny, model, layer)
+    read = answer["texts"][0]["layers"][layer]
+    names = {ref["index"]: ref["name"]["id"] for ref in read["features"]}
+    for token, row, own, copy in zip(read["tokens"], dense, x, reconstruction):
+        got = {read["features"][one["feature"]]["index"]: one["value"] for one in token["fired"]}
+        assert got == pytest.approx({i: row[i].item() for i in row.nonzero().squeeze(1).tolist()}, rel=1e-4)
+        assert [one["value"] for one in token["fired"]] == sorted(got.values(), reverse=True)
+        assert token["error"] == pytest.approx(((own - copy).norm() / own.norm()).item(), rel=1e-4)
+    some = next(iter(names))
+    assert client.get(f"/tiny/{layer}-random/{some}.json").json()["feature"]["name"]["id"] == names[some]
+
+
+def test_the_table_shows_what_stands_out_of_the_texts_own_mean_code(tiny, model, client, answer):
+    dense, _, _ = codes(tiny, model, 0)
+    for subtract, given in ((dense.mean(0), answer), (0.0, post(client, subtract_mean=False).json())):
+        read = given["texts"][0]["layers"][0]
+        for token, row in zip(read["tokens"], dense):
+            apart = torch.where(row > 0, row - subtract, -1)
+            assert read["features"][token["best"]["feature"]]["index"] == apart.argmax()
+            assert token["best"]["value"] == pytest.approx(apart.max().item(), rel=1e-3, abs=1e-5)
+
+
+def test_the_table_leaves_out_names_below_the_cosine_asked_for(client):
+    read = post(client, min_cosine=0.9).json()["texts"][0]["layers"][0]
+    shown = [read["features"][token["best"]["feature"]] for token in read["tokens"] if token["best"]]
+    assert all(ref["cosine"] >= 0.9 for ref in shown) and len(read["tokens"][0]["fired"]) > 0
+
+
+def test_the_whole_texts_top_features_are_its_highest_means(tiny, model, answer):
+    dense, _, _ = codes(tiny, model, 1)
+    top = answer["texts"][0]["top"]["1-random"]
+    assert [ref["index"] for ref in top[:5]] == dense.mean(0).topk(5).indices.tolist()
+    assert top[0]["share"] == pytest.approx((dense[:, top[0]["index"]] > 0).float().mean().item())
+
+
+def test_two_texts_are_told_apart_by_what_fires_in_the_one_alone(tiny, model, client):
+    got = post(client, contrast=OTHER, sources=["0-random"]).json()
+    assert list(got["contrast"]) == ["0-random"] and len(got["texts"]) == 2
+    first, second = codes(tiny, model, 0)[0], codes(tiny, model, 0, OTHER)[0]
+    top = torch.maximum(first.max(0).values, second.max(0).values).clamp_min(1e-9)
+    expected = (first.mean(0) - second.mean(0)) / top
+    listed = got["contrast"]["0-random"]
+    assert listed[0]["difference"] == pytest.approx(expected.max().item(), rel=1e-3)
+    assert listed[-1]["difference"] == pytest.approx(expected.min().item(), rel=1e-3)
+
+
+def test_one_feature_can_be_followed_through_a_text(tiny, model, client):
+    got = post(client, feature="tiny/0-random/3").json()["followed"]
+    assert got["values"][0] == pytest.approx(codes(tiny, model, 0)[0][:, 3].tolist(), rel=1e-4)
+    assert got["feature"]["id"] == "tiny/0-random/3"
+
+
+def test_the_page_and_its_twin_and_the_call_say_the_same(client, answer):
+    asked = {"model": "tiny", "text": TEXT}
+    assert client.get("/read.json", params=asked).json() == answer
+    page = client.get("/read", params=asked | {"token": 1})
+    assert page.status_code == 200 and "All that fires on" in page.text
+    cell = answer["texts"][0]["layers"][0]
+    assert f'href="/{cell["features"][cell["tokens"][2]["best"]["feature"]]["id"]}"' in page.text
+
+
+def test_an_empty_form_asks_for_a_text_and_markup_in_a_text_stays_text(client):
+    assert client.get("/read").status_code == 200
+    page = client.get("/read", params={"model": "tiny", "text": "<script>alert(1)</script>"})
+    assert page.status_code == 200 and "<script>alert" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "says"),
+    [
+        ({"model": "huge"}, 404, "tiny"),
+        ({"text": ""}, 422, "text"),
+        ({"text": "a" * 19_000}, 422, "19,000 tokens"),
+        ({"sources": ["7-none"]}, 404, "0-random"),
+        ({"feature": "tiny/0-random/9999"}, 404, "9999"),
+        ({"feature": "nonsense"}, 404, "model/source/index"),
+        ({"min_cosine": 7}, 422, "min_cosine"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_record_that_says_why(client, given, status, says):
+    answer = post(client, **given)
+    assert answer.status_code == status and says in ErrorRecord.model_validate(answer.json()).error
