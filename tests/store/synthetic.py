@@ -258,11 +258,18 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
 
 
 def add(
-    builder: Builder, entries: Sequence[Dictionary], *, length: int = 64, n_passages: int = 40, vocabulary: int = VOCABULARY, each: int = 4
+    builder: Builder,
+    entries: Sequence[Dictionary],
+    *,
+    length: int = 64,
+    n_passages: int = 40,
+    vocabulary: int = VOCABULARY,
+    each: int = 4,
+    tokens: dict[str, pa.Table] | None = None,
 ) -> None:
     """Add `entries` with a corpus of their own a model, and link layers of one set that follow each other."""
     for model in dict.fromkeys(entry.model for entry in entries):
-        builder.add("token", token_table(model, size=vocabulary))
+        builder.add("token", (tokens or {}).get(model) or token_table(model, size=vocabulary))
     first, passages = builder.next_dictionary_id, range(builder.next_passage_id, builder.next_passage_id + n_passages)
     builder.add("passage", passage_table(passages, corpus="nothing", length=length, vocabulary=vocabulary))
     for place, entry in enumerate(entries):
