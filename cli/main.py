@@ -113,7 +113,7 @@ def index(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from what is saved of this job: an interrupted run, or its shards")
     ] = False,
-    ablation: Annotated[bool, typer.Option(help="also take features away and see which logits fall: a second, slower pass")] = True,
+    ablate: Annotated[int, typer.Option(min=0, help="contexts to take each live feature away in (a second pass); 0 leaves it out")] = 5,
 ) -> None:
     """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index is kept."""
     import indexer
@@ -129,7 +129,7 @@ def index(
             raise LexiscopeError(f"{run} does not say which language model it was trained on; give it with --model.")
         groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(run)
     loaded = [(load_language_model(path, model_id=name or None), map(load_checkpoint, found)) for (path, name), found in groups.items()]
-    ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, causal=ablation)
+    ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate)
     build = indexer.index(loaded, text, settings=Settings(), console=console, ask=ask)
     if build is not None:
         console.print(f"published {build}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from indexer.blocks import BLOCK, Block, Shard, blocks
+from indexer.causal import CONTEXTS
 from indexer.engines import Engine, local
 from indexer.hits import Relatives
 from indexer.members import Member, Named, identify_all, name, subject
@@ -52,8 +53,8 @@ class Ask(NamedTuple):
     """read these blocks only, save what they taught and stop"""
     resume: bool = False
     """go on from what is saved of the same job"""
-    causal: bool = True
-    """run the ablation pass, where it is asked for"""
+    ablate: int = CONTEXTS
+    """contexts in which each live feature is taken away; 0 leaves the ablation pass out"""
 
 
 USUAL = Ask()
@@ -112,7 +113,7 @@ def index(
             if kept.note:
                 console.print(kept.note)
             for job, found in zip(jobs, learned, strict=True):
-                write_model(builder, job.model, job.members, found, corpus=text, console=console, causal=ask.causal)
+                write_model(builder, job.model, job.members, found, corpus=text, console=console, ablate=ask.ablate)
             build = builder.publish()
         for job in jobs:
             job.work.remove()

@@ -60,9 +60,10 @@ def write_model(
     *,
     corpus: str,
     console: Console,
-    causal: bool,
+    ablate: int,
 ) -> None:
-    """Add all rows of one model's dictionaries to a build; `corpus` is the text's fingerprint."""
+    """Add all rows of one model's dictionaries to a build; `corpus` is the text's fingerprint, `ablate` the contexts a feature of the
+    ablation pass (0: none)."""
     state = found.state
     first_dictionary, first_passage = builder.next_dictionary_id, builder.next_passage_id
     live = [torch.from_numpy(each.statistics.count >= max(1.0, LIVE_RATE * state.n_tokens)) for each in state.learned]
@@ -81,7 +82,7 @@ def write_model(
             if other is not None:
                 relations[name] = _across(directions(at, near=near), live[at], directions(other, near=near), live[other])
                 relations[f"{name}_coactive"] = matches(state.learned[at].coactive, state.learned[other].coactive, member.d_sae)
-        whole = _indexed(model, member, found, at, live[at], first_dictionary + at, causal=causal)
+        whole = _indexed(model, member, found, at, live[at], first_dictionary + at, ablate=ablate)
         table = feature_table(
             dictionary_id=whole.dictionary_id,
             anchor_kind=member.anchor_kind,
@@ -109,13 +110,13 @@ def write_model(
     builder.add("token", _token_table(model, found.vocabulary, state.occurrences))
 
 
-def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live: Tensor, dictionary_id: int, *, causal: bool) -> Indexed:
+def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live: Tensor, dictionary_id: int, *, ablate: int) -> Indexed:
     state, learned, named = found.state, found.state.learned[at], found.named[at]
     dictionary, fit, first = member.dictionary(), found.fits(at), named.names.tokens[:, 0]
     effects: Causal | None = None
     norms = state.norms.value()
     mean_norm = float(norms[state.shape.distinct_layers.index(member.layer)]) / max(state.n_tokens, 1)
-    if causal:
+    if ablate:
         effects = causal_effects(
             model,
             member.layer,
@@ -128,6 +129,7 @@ def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live
             occurrences=torch.from_numpy(state.occurrences),
             live=live,
             mean_norm=mean_norm,
+            contexts_each=ablate,
         )
     counts = learned.names.counts(first, learned.statistics.count, state.occurrences, found.relatives)
     covariance = torch.from_numpy(state.covariances[member.layer])
