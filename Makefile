@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index demo-smollm2 clean
+.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -34,6 +34,10 @@ bench-index: .venv/installed
 	$(BIN)/python bench/dashboards.py --write docs/bench-index.md $(ARGS)
 
 bench: bench-demo
+
+# Other libraries' dictionaries against those libraries, installed in environments of their own.
+check-foreign: .venv/installed-test
+	$(BIN)/python bench/foreign.py
 
 # A real model of GPT-2's class. TEXT=FILE... trains and indexes on your files instead of what the model writes.
 demo-smollm2: .venv/installed

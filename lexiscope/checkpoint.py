@@ -185,6 +185,49 @@ def save_weights(
     write_json(folder / CONFIG, config)
 
 
+def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
+    """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu or standard.
+
+    Raises CheckpointError: a dense path, which no architecture of SAELens has; `out` holds something already.
+    """
+    dictionary = checkpoint.dictionary
+    if dictionary.dense_in is not None:
+        raise CheckpointError(
+            f"{checkpoint.path} has a dense path beside its features (or reads a centred residual stream): SAELens has no architecture "
+            "with one, and would reconstruct wrongly without it. Nothing was written."
+        )
+    tensors = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    if dictionary.threshold is None:
+        architecture: dict[str, Any] = {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    elif (dictionary.threshold == 0).all():
+        architecture = {"architecture": "standard"}
+    else:
+        architecture, tensors["threshold"] = {"architecture": "jumprelu"}, dictionary.threshold
+    recorded = checkpoint.config.get("metadata") or {}
+    config = architecture | {
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "constant_norm_rescale" if dictionary.normalise == "constant_norm" else dictionary.normalise,
+        "reshape_activations": "none",
+        "metadata": {
+            "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
+            "model_name": checkpoint.model,
+            "hook_name": f"blocks.{checkpoint.layer}.hook_resid_post",
+            "hook_head_index": None,
+            "context_size": recorded.get("context_size"),
+            "prepend_bos": recorded.get("prepend_bos", True),
+            "neuronpedia_id": recorded.get("neuronpedia_id"),
+            "exported_from": {"origin": checkpoint.origin, "architecture": checkpoint.architecture, "hook": checkpoint.hook},
+        },
+    }
+    with new_checkpoint(out) as folder:
+        save_file({name: tensor.contiguous().float() for name, tensor in tensors.items()}, folder / WEIGHTS)
+        write_json(folder / CONFIG, config)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lexiscope.checkpoint import ANCHORS, CONFIG, WEIGHTS, AnchorFit, load_checkpoint, new_checkpoint, save_weights
+from lexiscope.checkpoint import ANCHORS, CONFIG, WEIGHTS, AnchorFit, export_saelens, load_checkpoint, new_checkpoint, save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from tests.lexiscope.test_dictionary import random_dictionary
@@ -115,3 +116,30 @@ def test_anchors_can_stay_on_disk(folder: Path) -> None:
     assert load_checkpoint(folder, anchors=False).fit is None
     with pytest.raises(CheckpointError):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "normalise", "architecture"),
+    [(None, "none", "topk"), (torch.zeros(20), "layer_norm", "standard"), (torch.full((20,), 0.2), "constant_norm", "jumprelu")],
+)
+def test_an_export_for_saelens_encodes_as_the_dictionary_does(
+    threshold: torch.Tensor | None, normalise: str, architecture: str, folder: Path, tmp_path: Path
+) -> None:
+    """That SAELens itself agrees is checked by `make check-foreign`."""
+    dictionary = replace(random_dictionary(), threshold=threshold, normalise=normalise)
+    export_saelens(load_checkpoint(folder)._replace(dictionary=dictionary), tmp_path / "out")
+    found = load_checkpoint(tmp_path / "out")
+    assert (found.origin, found.architecture, found.layer) == ("saelens", architecture, 1)
+    x = torch.randn(7, 6)
+    assert torch.equal(found.dictionary.reconstruct(x), dictionary.reconstruct(x))
+
+
+def test_what_saelens_cannot_express_is_not_exported_and_nothing_is_overwritten(tmp_path: Path, folder: Path) -> None:
+    dense = load_checkpoint(write(tmp_path / "dense", random_dictionary(dense=True)))
+    with pytest.raises(CheckpointError, match="dense path"):
+        export_saelens(dense, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    before = (folder / WEIGHTS).read_bytes()
+    with pytest.raises(CheckpointError, match="already holds"):
+        export_saelens(load_checkpoint(folder), folder)
+    assert (folder / WEIGHTS).read_bytes() == before

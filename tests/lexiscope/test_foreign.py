@@ -1,0 +1,294 @@
+"""Dictionaries of other libraries give the codes and reconstructions that those libraries themselves give.
+
+The cases under foreign/cases were written by those libraries (foreign/make.py says which versions, and how to write them afresh);
+LEXISCOPE_FOREIGN_CASES names another folder of them: `make check-foreign` does so with cases made on the spot.
+"""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lexiscope.checkpoint import Checkpoint, load_checkpoint
+from lexiscope.dictionary import SparseCode
+from lexiscope.errors import CheckpointError
+
+CASES = Path(os.environ.get("LEXISCOPE_FOREIGN_CASES", Path(__file__).parent / "foreign" / "cases"))
+EVERY = sorted(path.name for path in CASES.iterdir())
+
+
+def expected(name: str) -> dict[str, Tensor]:
+    return load_file(next((CASES / name).rglob("expected.safetensors")))
+
+
+def dense(code: SparseCode, d_sae: int) -> Tensor:
+    return torch.zeros(len(code.values), d_sae).scatter_add_(1, code.indices, code.values)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Any:
+    """A case to damage: its weights and settings changed as given (None removes a key)."""
+
+    def changed(name: str, *, config: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(CASES / name, folder, dirs_exist_ok=True)
+        inside = next(folder.rglob("cfg.json"))
+        settings = json.loads(inside.read_text()) | (config or {})
+        inside.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+        weights = next(path for path in inside.parent.glob("*.safetensors") if path.name != "expected.safetensors")
+        held = load_file(weights) | (tensors or {})
+        save_file({key: value.clone() for key, value in held.items() if value is not None}, weights)
+        return folder
+
+    return changed
+
+
+def test_every_library_and_architecture_is_among_the_cases() -> None:
+    kinds = {name.split("-")[0] for name in EVERY} - {"gpt2_L4_vasae_soft", "gpt2_L4_hard_tied_baseline"}
+    assert kinds == {"saelens", "sparsify"} and "gpt2_L4_vasae_soft" in EVERY
+    for architecture in ("standard", "topk", "jumprelu", "gated", "trained-batchtopk", "trained-matryoshka_batchtopk", "before-6-first"):
+        assert any(name.startswith(f"saelens-{architecture}") for name in EVERY)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_codes_and_reconstructions_are_the_librarys_own(name: str) -> None:
+    dictionary, wanted = load_checkpoint(CASES / name).dictionary, expected(name)
+    code = dictionary.encode(wanted["x"])
+    assert (wanted["codes"] > 0).any(dim=1).all()
+    assert torch.allclose(dense(code, dictionary.d_sae), wanted["codes"], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(dictionary.decode(code, wanted["x"]), wanted["rebuilt"], rtol=1e-5, atol=1e-5)
+    again = dictionary.select(wanted["x"], lost=3)
+    assert torch.equal(dense(again.code, dictionary.d_sae), dense(code, dictionary.d_sae))
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "none" in name and "rescaled" not in name])
+def test_weights_in_half_precision_are_read_as_float32(name: str, copy: Any) -> None:
+    stored = load_file(CASES / name / "sae_weights.safetensors")
+    halved = load_checkpoint(copy(name, config={"dtype": "bfloat16"}, tensors={key: value.bfloat16() for key, value in stored.items()}))
+    assert halved.dictionary.W_dec.dtype == torch.float32
+    assert torch.equal(halved.dictionary.W_dec, stored["W_dec"].bfloat16().float())
+
+
+def test_a_training_checkpoint_of_batchtopk_holds_one_threshold_for_all_features(copy: Any) -> None:
+    finished = CASES / "saelens-trained-batchtopk"
+    weights = load_file(finished / "sae_weights.safetensors")
+    threshold = weights["threshold"][0].double()
+    unfinished = copy(
+        finished.name, config={"architecture": "batchtopk", "k": 6.0}, tensors={"threshold": None, "topk_threshold": threshold}
+    )
+    found, wanted = load_checkpoint(unfinished), expected(finished.name)
+    assert found.architecture == "batchtopk"
+    assert torch.allclose(dense(found.dictionary.encode(wanted["x"]), 64), wanted["codes"], atol=1e-5)
+
+
+def test_a_scale_that_is_not_folded_in_is_read_from_beside_or_asked_for(copy: Any) -> None:
+    folder = copy("saelens-topk-b_dec-none", config={"normalize_activations": "expected_average_only_in"})
+    with pytest.raises(CheckpointError, match=r"activation_scaler\.json"):
+        load_checkpoint(folder)
+    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25, "has_whitening": false}')
+    found, wanted = load_checkpoint(folder).dictionary, expected("saelens-topk-b_dec-none")
+    code = found.encode(wanted["x"] / 0.25)
+    assert torch.allclose(dense(code, 64), wanted["codes"], atol=1e-5)
+    assert torch.allclose(found.decode(code, wanted["x"] / 0.25) * 0.25, wanted["rebuilt"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "said", [{"model_name": "gpt2-small"}, {"model_name": "llama", "model_from_pretrained_kwargs": {"center_writing_weights": True}}]
+)
+def test_a_dictionary_of_transformerlens_centred_stream_reads_the_raw_one(said: dict[str, Any], copy: Any) -> None:
+    """gpt2-small-res-jb's folders do not say so: SAELens's registry does."""
+    wanted = expected("saelens-before-6-first")
+    found = load_checkpoint(copy("saelens-before-6-first", config=said)).dictionary
+    mean = torch.randn(len(wanted["x"]), 1)
+    centred = wanted["x"] - wanted["x"].mean(1, keepdim=True)
+    plain = load_checkpoint(CASES / "saelens-before-6-first").dictionary
+    code = found.encode(centred + mean)
+    assert torch.allclose(dense(code, 64), dense(plain.encode(centred), 64), atol=1e-4)
+    assert torch.allclose(found.decode(code, centred + mean), plain.reconstruct(centred) + mean, atol=1e-4)
+
+
+def test_a_checkpoint_says_who_trained_it_how_and_on_what() -> None:
+    def of(name: str) -> Checkpoint:
+        return load_checkpoint(CASES / name)
+
+    assert of("saelens-gated-none")[5:9] == ("saelens", "gated", "blocks.3.hook_resid_post", "gpt2")
+    assert of("saelens-trained-batchtopk").architecture == "jumprelu"  # as SAELens saves it
+    assert of("sparsify-plain")[5:9] == ("sparsify", "topk", "layers.10", "HuggingFaceTB/SmolLM2-135M")
+    soft = of("gpt2_L4_vasae_soft")
+    assert soft[5:9] == ("vasae", "topk, vasae_soft", "layers.4", "gpt2")
+    assert (soft.layer, soft.set_name) == (4, "vasae_soft")
+    assert all(of(name).fit is None and of(name).details == {} for name in EVERY)
+
+
+@pytest.mark.parametrize(
+    ("hook", "layer"),
+    [
+        ("blocks.7.hook_resid_post", 7),
+        ("blocks.7.hook_resid_pre", 6),
+        ("layers.7", 7),
+        ("transformer.h.7", 7),
+        ("model.layers.17", 17),
+        ("gpt_neox.layers.3", 3),
+    ],
+)
+def test_the_layer_is_the_block_after_which_the_stream_is_read(hook: str, layer: int, copy: Any) -> None:
+    metadata = {"hook_name": hook, "sae_lens_version": "6.0.0"}
+    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": metadata}))
+    assert (found.layer, found.hook) == (layer, hook)
+    with pytest.raises(CheckpointError, match=f"layer {layer}, not 30"):
+        _ = found._replace(chosen_layer=30).layer
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["blocks.0.hook_resid_pre", "blocks.3.hook_mlp_out", "blocks.3.hook_resid_mid", "layers.3.mlp", "blocks.3.attn.hook_z", "embed_tokens"],
+)
+def test_any_other_hook_point_is_refused_in_words(hook: str, copy: Any) -> None:
+    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {"hook_name": hook}}))
+    with pytest.raises(CheckpointError, match="only the residual stream after a block"):
+        _ = found._replace(chosen_layer=3).layer
+
+
+def test_one_head_of_attention_is_no_residual_stream(copy: Any) -> None:
+    metadata = {"hook_name": "blocks.3.hook_resid_post", "hook_head_index": 2}
+    with pytest.raises(CheckpointError, match="head 2"):
+        _ = load_checkpoint(copy("saelens-topk-none", config={"metadata": metadata})).layer
+    with pytest.raises(CheckpointError, match="attention heads"):
+        load_checkpoint(copy("saelens-topk-none", config={"reshape_activations": "hook_z"}))
+
+
+def test_where_no_layer_is_recorded_a_person_gives_it(copy: Any) -> None:
+    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {}}))
+    with pytest.raises(CheckpointError, match="--layer"):
+        _ = found.layer
+    assert found._replace(chosen_layer=2).layer == 2
+
+
+def test_the_set_is_named_as_asked_as_neuronpedia_has_it_or_after_its_folder(tmp_path: Path, copy: Any) -> None:
+    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {"neuronpedia_id": "gpt2-small/9-res-jb"}}))
+    assert found.set_name == "res-jb"
+    assert found._replace(chosen_set="My Set").set_name == "my-set"
+    for folder, name in (
+        ("GPT2-Small-SAEs/blocks.8.hook_resid_pre", "gpt2-small-saes"),
+        ("runs/10-plain", "plain"),
+        ("run/layers.10/seed1", "run"),
+    ):
+        (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(CASES / "saelens-topk-none", tmp_path / folder)
+        assert load_checkpoint(tmp_path / folder).set_name == name
+
+
+def test_a_sparsify_run_stands_for_its_only_hook_point(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(CASES / "sparsify-plain", run)
+    assert (load_checkpoint(run).layer, load_checkpoint(run / "layers.10").layer) == (10, 10)
+    (run / "layers.10").rename(run / "h.4")
+    assert load_checkpoint(run).layer == 4
+    shutil.copytree(run / "h.4", run / "h.6" / "seed2")
+    assert load_checkpoint(run / "h.6" / "seed2").hook == "h.6"
+    with pytest.raises(CheckpointError, match=r"h\.4, h\.6/seed2"):
+        load_checkpoint(run)
+
+
+@pytest.mark.parametrize(
+    ("case", "config", "words"),
+    [
+        ("sparsify-plain", {"transcode": True}, "transcoder"),
+        ("sparsify-plain", {"activation": "groupmax"}, "groupmax"),
+        ("sparsify-plain", {"signed": True}, "signed"),
+        ("sparsify-plain", {"k": 65}, "k is 65"),
+        ("sparsify-plain", {"d_in": 17}, "d_in 17"),
+        ("saelens-topk-none", {"architecture": "transcoder"}, "another hook point"),
+        ("saelens-topk-none", {"architecture": "temporal"}, "tokens before"),
+        ("saelens-topk-none", {"architecture": "of-tomorrow"}, "of-tomorrow"),
+        ("saelens-topk-none", {"architecture": "gated"}, "b_gate, b_mag, r_mag is missing"),
+        ("saelens-jumprelu-none", {"architecture": "topk", "k": 6}, "also holds threshold"),
+        ("saelens-topk-none", {"k": 3.5}, "k is 3.5"),
+        ("saelens-topk-none", {"k": None}, "k is None"),
+        ("saelens-topk-none", {"normalize_activations": "covariance_whitening"}, "covariance_whitening"),
+        ("saelens-before-6-topk", {"activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ("saelens-standard-none", {"d_sae": 65}, "d_sae 65"),
+    ],
+)
+def test_what_would_be_read_wrongly_is_refused(case: str, config: dict[str, Any], words: str, copy: Any) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(copy(case, config=config))
+
+
+@pytest.mark.parametrize(
+    ("case", "tensors", "words"),
+    [
+        ("saelens-topk-none", {"W_dec": None}, "W_dec is missing"),
+        ("saelens-topk-none", {"b_enc": torch.full((64,), float("nan"))}, "NaN"),
+        ("saelens-jumprelu-none", {"threshold": torch.full((64,), float("inf"))}, "Inf"),
+        ("saelens-topk-none", {"scaling_factor": torch.full((64,), 2.0)}, "scaling_factor"),
+        ("saelens-topk-none", {"b_dec": torch.zeros(15)}, "b_dec has shape"),
+        ("saelens-jumprelu-none", {"threshold": torch.zeros(63)}, "threshold has shape"),
+        ("sparsify-plain", {"b_dec": torch.zeros(15)}, "do not fit"),
+        ("sparsify-plain", {"W_skip": torch.zeros(16, 16)}, "also holds W_skip"),
+        ("sparsify-plain", {"encoder.bias": None}, "encoder.bias is missing"),
+    ],
+)
+def test_damaged_weights_are_refused_by_name(case: str, tensors: dict[str, Tensor | None], words: str, copy: Any) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(copy(case, tensors=tensors))
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("/tmp/lexiscope-foreign-pickle-was-executed"),))
+
+
+def test_the_authors_checkpoint_is_read_as_tensors_and_plain_values_only(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2_L4_vasae_soft"
+    shutil.copytree(CASES / folder.name, folder)
+    file = folder / "checkpoint.pt"
+    assert load_checkpoint(file).layer == 4
+    held = torch.load(file, weights_only=True)
+
+    def refused(words: str) -> None:
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(folder)
+
+    torch.save(held | {"sae_config": held["sae_config"] | {"use_abs_topk": True}}, file)
+    refused("negative")
+    torch.save(held | {"sae_config": {"dim_input": 16}}, file)
+    refused("k is None")
+    torch.save({"weights": held}, file)
+    refused("sae_config")
+    state = dict(held["model_state_dict"])
+    torch.save(held | {"model_state_dict": state | {"decoder_lowrank.0.weight": torch.zeros(2)}}, file)
+    refused("decoder_lowrank")
+    torch.save(held | {"metrics": Bomb()}, file)
+    refused("never is")
+    file.write_bytes(pickle.dumps(Bomb()))
+    refused("never is|damaged")
+    assert not Path("/tmp/lexiscope-foreign-pickle-was-executed").exists()
+    whole = (CASES / folder.name / "checkpoint.pt").read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    refused("damaged")
+
+
+def test_a_truncated_or_empty_folder_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(CASES / "sparsify-plain", run)
+    weights = run / "layers.10" / "sae.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(run)
+    (run / "layers.10" / "cfg.json").unlink()
+    with pytest.raises(CheckpointError, match=r"cfg\.json"):
+        load_checkpoint(run)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"sae\.safetensors"):
+        load_checkpoint(tmp_path / "empty")
+    (run / "layers.10" / "cfg.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="list"):
+        load_checkpoint(run)
