@@ -15,6 +15,10 @@ FEW = 1000
 """token ids that a statement names one by one; more go as one array"""
 
 
+SORTED_HERE = 2000
+"""features of a few names: asked for unsorted, because DuckDB's top-N scans the table where its index would find them"""
+
+
 class Listed(NamedTuple):
     features: list[FeatureRef]
     next: str | None
@@ -67,8 +71,9 @@ def rows_of(
     beyond: Sequence[Value] | None,
     tokens: dict[str, list[int]] | None,
     limit: int,
+    named: int | None = None,
 ) -> list[Found]:
-    """The first `limit` features after `beyond` in the order of `keys`."""
+    """The first `limit` features after `beyond` in the order of `keys`; `named` is how many features carry `tokens`, where known."""
     if not entries or (tokens is not None and not any(tokens.values())):
         return []
     ids = [entry.dictionary_id for entry in entries]
@@ -78,8 +83,12 @@ def rows_of(
         statement = statement.where(*_carrying(entries, tokens))
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
-    found = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
-    return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in found]
+    few = named is not None and named <= SORTED_HERE
+    found = build.rows(statement.limit(named) if few else statement.order_by(*(key.order() for key in keys)).limit(limit))
+    rows = [(list(row[len(REF_COLUMNS) :]), row) for row in found]
+    if few:
+        rows.sort(key=lambda pair: [-value if key.descending else value for key, value in zip(keys, pair[0], strict=True)])
+    return [Found(build.ref(row), values) for values, row in rows[:limit]]
 
 
 def _carrying(entries: Sequence[Dictionary], tokens: dict[str, list[int]]) -> list[sa.ColumnElement[bool]]:

@@ -20,8 +20,8 @@ from store.errors import NotFound
 from store.listing import LISTING, UNIQUE, Found, Listed, asked_dictionaries, list_features, list_mark, rows_of, unsupported
 from store.vocabulary import MATCHES, Entry, parse, unmarked
 
-FIRST_TOKENS = 100
-"""tokens whose features are asked for first; every further statement asks for ten times as many"""
+GROWTH = 8
+"""the first statement looks at as many features as the page has room for; each further one, where filters leave too few, at more"""
 
 
 class Match(NamedTuple):
@@ -92,9 +92,9 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
     entries = asked_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[Found]()
-    for tier, carrying in _portions(build, query, filters.model, beyond):
+    for tier, carrying, named in _portions(build, query, filters.model, beyond, room=wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
-        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, tokens=carrying, limit=wanted - len(found))
+        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, tokens=carrying, limit=wanted - len(found), named=named)
         found += [Found(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
             break
@@ -103,10 +103,11 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
     return Listed([row.feature for row in shown], more)
 
 
-def _portions(build: Build, query: str, model: str | None, beyond: list[Value] | None) -> Iterator[tuple[int, dict[str, list[int]]]]:
-    """(tier, model → token ids) to ask for one after another: tokens that name something, from the cursor's token on, of one
+def _portions(
+    build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int
+) -> Iterator[tuple[int, dict[str, list[int]], int]]:
+    """(tier, model → token ids, features they name) to ask for in turn: of tokens that name something, from the cursor's on, one
     tier each, and never one place in two portions."""
-    size = FIRST_TOKENS
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
     naming = (match for match in matches(build, query, model) if match.entry.n_features and (match.tier, match.place) >= start)
     for tier, of_tier in groupby(naming, key=lambda match: match.tier):
@@ -115,12 +116,12 @@ def _portions(build: Build, query: str, model: str | None, beyond: list[Value] |
         for _, of_place in groupby(of_tier, key=lambda match: match.place):
             for match in of_place:
                 portion.setdefault(match.model, []).append(match.entry.token.id)
-                held += 1
-            if held >= size:
-                yield tier, portion
-                portion, held, size = {}, 0, size * 10
+                held += match.entry.n_features
+            if held >= room:
+                yield tier, portion, held
+                portion, held, room = {}, 0, room * GROWTH
         if portion:
-            yield tier, portion
+            yield tier, portion, held
 
 
 def hit(model: str, entry: Entry) -> TokenHit:
