@@ -125,7 +125,7 @@ def neuronpedia_in(
     from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
 
-    loaded = load_checkpoint(checkpoint, anchors=False) if checkpoint else None
+    loaded = load_checkpoint(checkpoint) if checkpoint else None
     with _bar("files read") as bar:
         found = import_neuronpedia(
             folder,

@@ -12,6 +12,7 @@ from indexer.exchange.choosing import Texts
 from indexer.geometry import geometry, logit_effect, name_features, neighbours, random_cosine
 from indexer.rows import relation_pairs
 from lexiscope.anchors import bucket
+from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 
@@ -31,20 +32,25 @@ class Named(NamedTuple):
     """of `feature`, beside those every import has"""
 
 
-def name_by_direction(model: LanguageModel, layer: int, directions: Tensor, index: np.ndarray, live: np.ndarray, texts: Texts) -> Named:
-    """directions [rows, d_in]; index and live [rows]. Anchors are fitted on the imported texts, as `lexiscope name` does on a file."""
+def name_by_direction(
+    model: LanguageModel, layer: int, directions: Tensor, index: np.ndarray, live: np.ndarray, texts: Texts, own: AnchorFit | None
+) -> Named:
+    """directions [rows, d_in]; index and live [rows]. Without anchors of its `own`, they are fitted on the imported texts, as
+    `lexiscope name` does on a file."""
     from indexer.naming import fit_anchors
 
     rows, width = directions.shape
     alive = torch.from_numpy(live)
     nothing = torch.zeros(rows)
     dictionary = Dictionary(directions.T, nothing, directions, torch.zeros(width), 0, threshold=nothing)
-    fit = fit_anchors(model, [layer], _passages(texts, model))[layer]
+    fit = own or fit_anchors(model, [layer], _passages(texts, model))[layer]
+    fit = fit._replace(assigned=torch.full((rows,), -1))
     names = name_features(dictionary, fit)
     shape = geometry(dictionary, fit, names, embedding=model.embedding, live=alive)
     logits = logit_effect(model, dictionary.directions, names.tokens[:, 0])
     who = alive.nonzero().squeeze(1)
     near = relation_pairs(neighbours(dictionary.directions[who], dictionary.directions, among=who, itself=True), who, rows)
+    near = [([r for r, c in zip(*pair, strict=True) if c >= -1], [c for c in pair[1] if c >= -1]) for pair in near]  # −2: a row's own
     cosines = names.cosines[:, 0]
     columns = {
         "cosine": cosines.numpy(),
@@ -59,7 +65,7 @@ def name_by_direction(model: LanguageModel, layer: int, directions: Tensor, inde
         "neighbour_index": [[int(index[row]) for row in found] for found, _ in near],
         "neighbour_cosine": [cosine for _, cosine in near],
     }
-    return Named(names.tokens[:, 0].numpy(), fit.kind, random_cosine(_covariance(model, layer, texts), fit), columns)
+    return Named(names.tokens[:, 0].numpy(), fit.kind or "its own anchors", random_cosine(_covariance(model, layer, texts), fit), columns)
 
 
 def _passages(texts: Texts, model: LanguageModel) -> Iterator[np.ndarray]:

@@ -101,7 +101,11 @@ def import_neuronpedia(
     seen = observe(found, chosen, texts, index, model, name_by_peaks=directions is None)
     top_logit = first_logit(found, index, ids)
     say("naming")
-    named = None if directions is None else name_by_direction(model, where, directions, index, live, texts)
+    named = (
+        None
+        if directions is None
+        else name_by_direction(model, where, directions, index, live, texts, checkpoint.fit if checkpoint else None)
+    )
     names = _names(named, seen.peaks.numpy(), top_logit)
     say("evidence")
     judged = judge(seen, texts, torch.from_numpy(names.tokens.astype(np.int64)), torch.from_numpy(live), top_logit, model)
@@ -176,6 +180,11 @@ def _directions(
             raise ExchangeError(
                 f"{checkpoint.path} has {dictionary.d_sae:,} features of width {dictionary.d_in}; the files go up to feature {d_sae - 1:,} "
                 f"and {model.id} has width {model.d_model}: it is another dictionary.",
+                kept=UNCHANGED,
+            )
+        if checkpoint.fit is not None and len(checkpoint.fit.anchors) != model.vocab_size:
+            raise ExchangeError(
+                f"{checkpoint.path} has anchors for {len(checkpoint.fit.anchors):,} tokens, {model.id} has {model.vocab_size:,}.",
                 kept=UNCHANGED,
             )
         return dictionary.W_dec[torch.from_numpy(index)].float()

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
+from lexiscope.checkpoint import load_checkpoint, save_weights
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
 from store import columns_document
@@ -32,6 +36,21 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(model: LanguageMode
     assert (tmp_path / "out" / "tiny" / "1-theirs" / "features" / "batch-0.jsonl.gz").is_file()
     wrong = lexiscope("export", "neuronpedia", str(tmp_path / "b"), "--source", "1-theirs", work=tmp_path)
     assert wrong.returncode == 1 and "MODEL/SOURCE" in wrong.stderr
+
+
+def test_a_dictionary_goes_out_for_saelens_and_encodes_the_same(tmp_path: Path) -> None:
+    dictionary = Dictionary(torch.randn(8, 20), torch.randn(20), torch.randn(20, 8), torch.randn(8), k=3)
+    (tmp_path / "run").mkdir()
+    details = {"layer": 1, "set": "plain", "recipe": "plain"}
+    hook = "blocks.1.hook_resid_post"
+    save_weights(tmp_path / "run", dictionary, fit=None, model="tiny", hook=hook, context=32, details=details)
+    out = lexiscope("export", "saelens", str(tmp_path / "run"), str(tmp_path / "out"), work=tmp_path)
+    assert out.returncode == 0, out.stderr
+    x = torch.randn(50, 8)
+    ours, theirs = dictionary.encode(x), load_checkpoint(tmp_path / "out").dictionary.encode(x)
+    assert torch.equal(ours.indices, theirs.indices) and torch.equal(ours.values, theirs.values)
+    again = lexiscope("export", "saelens", str(tmp_path / "run"), str(tmp_path / "out"), work=tmp_path)
+    assert again.returncode == 1 and "already holds" in again.stderr
 
 
 def test_columns_are_shown_or_written(tmp_path: Path) -> None:

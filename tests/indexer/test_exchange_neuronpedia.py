@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from indexer.exchange import ExchangeError, Imported, export_neuronpedia, import
 from indexer.exchange.imported_rows import token_rows
 from indexer.exchange.json_stream import ListedObject
 from indexer.exchange.spellings import Spellings, plain
+from lexiscope.checkpoint import AnchorFit, Checkpoint
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import VERDICT_WORDS, Context, FeatureRecord, Filters
 from lexiscope.settings import Settings
@@ -415,6 +418,43 @@ def test_a_broken_export_says_so(
     with pytest.raises(ExchangeError, match=says):
         imported(tmp_path / "out", model, settings, set_name="again")
     assert not (settings.index / "CURRENT").exists()
+
+
+def with_vectors(model: LanguageModel) -> list[dict[str, Any]]:
+    """Each feature's decoder row is its target's state after layer 1, alone after BOS, off the mean."""
+    states = model.unigram_states(1)
+    rows = (states - states.mean(0))[[dashboards.target(model, index) for index in range(4)]]
+    return [dashboards.feature(model, index) | {"vector": row.tolist()} for index, row in enumerate(rows)]
+
+
+def test_decoder_rows_name_features_by_their_nearest_anchor(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+    imported(dashboards.write(tmp_path / "run", model, with_vectors(model)), model, settings)
+    for index in range(4):
+        feature = record(settings, model, index)
+        assert feature.anchor_kind.startswith("imported: ") and "peak" not in feature.anchor_kind
+        assert 0 < feature.cosine <= 1 and feature.margin >= 0 and len(feature.next_names) == 5
+        assert feature.evidence is not None and feature.evidence.name_rank is not None
+        assert {near.index for near in feature.neighbours} == set(range(4)) - {index}
+
+
+def test_a_checkpoint_brings_the_decoder_rows_and_must_be_the_same_dictionary(
+    model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
+    features = with_vectors(model)
+    rows = torch.tensor([feature.pop("vector") for feature in features])
+    fit = AnchorFit(model.unigram_states(1), torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.full((4,), -1), kind="states")
+
+    def checkpoint(directions: torch.Tensor) -> Checkpoint:
+        n, width = directions.shape
+        dictionary = Dictionary(directions.T, torch.zeros(n), directions, torch.zeros(width), k=1)
+        return Checkpoint(tmp_path / "theirs", dictionary, {}, fit, {})
+
+    folder = dashboards.write(tmp_path / "run", model, features)
+    for wrong in (rows[:2], torch.zeros(4, 5)):
+        with pytest.raises(ExchangeError, match="another dictionary"):
+            imported(folder, model, settings, checkpoint=checkpoint(wrong))
+    imported(folder, model, settings, checkpoint=checkpoint(rows))
+    assert record(settings, model, 0).anchor_kind == "imported: states"
 
 
 def test_another_model_is_accepted_when_a_person_says_it_is_the_same(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:

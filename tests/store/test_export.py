@@ -1,0 +1,70 @@
+"""A build is copied out whole, in pieces, the same from either database."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from indexer.exchange import export_parquet, import_parquet
+from lexiscope.settings import Settings
+from store import TABLES, NotFound, Store, arrow_schema, export
+from tests.store import synthetic
+
+
+def everything(settings: Settings) -> dict[str, pa.Table]:
+    store = Store(settings)
+    with store.snapshot() as snapshot:
+        found = {table: pa.concat_tables(snapshot.rows(table)).combine_chunks() for table in TABLES}
+        assert {table: len(rows) for table, rows in found.items()} == {table: snapshot.count(table) for table in TABLES}
+    store.close()
+    return found
+
+
+def test_an_index_is_the_same_rows_after_an_export_and_an_import(place: Settings, tmp_path: Path) -> None:
+    synthetic.publish(place)
+    before = everything(place)
+    export_parquet(tmp_path / "out", settings=place)
+    fresh = Settings(index=tmp_path / "fresh")
+    import_parquet(tmp_path / "out", settings=fresh)
+    after = everything(fresh)
+    for table in TABLES:
+        assert after[table].equals(before[table]), table
+        assert before[table].schema.equals(arrow_schema(table))
+
+
+def test_an_export_is_imported_beside_what_the_database_holds(place: Settings, tmp_path: Path) -> None:
+    source = Settings(index=tmp_path / "source")
+    synthetic.publish(source)
+    export_parquet(tmp_path / "out", settings=source, model="tiny")
+    synthetic.publish(place, [synthetic.Dictionary("mine", 0)])
+    import_parquet(tmp_path / "out", settings=place)
+    store = Store(place)
+    assert store.home().models[0].model == "mine" and store.feature("mine", "0-vasae", 3).feature.contexts
+    feature = store.feature("tiny", "1-vasae", 3).feature
+    assert feature.contexts and feature.previous_layer[0].source == "0-vasae"
+    store.close()
+
+
+def test_pieces_are_small_whatever_the_index(place: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthetic.publish(place)
+    whole = everything(place)
+    monkeypatch.setattr(export, "PIECE", {"feature": 30, "context": 7, "passage": 3, "token": 11})
+    store = Store(place)
+    with store.snapshot() as snapshot:
+        pieces = list(snapshot.rows("feature"))
+        assert max(len(piece) for piece in pieces) == 30
+        assert pa.concat_tables(pieces).combine_chunks().equals(whole["feature"])
+    store.close()
+    again = everything(place)
+    assert all(again[table].equals(whole[table]) for table in TABLES)
+
+
+def test_a_part_that_does_not_exist_says_what_does(place: Settings) -> None:
+    synthetic.publish(place)
+    store = Store(place)
+    with store.snapshot() as snapshot:
+        with pytest.raises(NotFound, match="the index holds other, tiny"):
+            snapshot.part(model="tin", source=None)
+        with pytest.raises(NotFound, match="tiny/1-plain"):
+            snapshot.part(model="tiny", source="9-plain")
+    store.close()
