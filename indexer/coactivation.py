@@ -72,8 +72,7 @@ def matches(mine: SampledFirings, theirs: SampledFirings, d_sae: int) -> list[tu
     enough = int(np.searchsorted((np.bincount(own, minlength=len(places)) * widths).cumsum(), PAIRS, side="right"))
     used = own < enough
     own, features = own[used], mine.features[used].astype(np.int64)
-    last = places[enough - 1] if enough else np.uint64(0)
-    others = theirs.features[theirs.hashes <= last] if enough else theirs.features[:0]
+    others = theirs.features if enough == len(places) else theirs.features[theirs.hashes < places[enough]]
     repeats = widths[own]
     starts = repeats.cumsum() - repeats
     partner = theirs.features[np.repeat(first[own] - starts, repeats) + np.arange(repeats.sum())]

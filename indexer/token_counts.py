@@ -2,8 +2,8 @@
 
 A feature keeps at most MOST counts. When it would keep more, it goes on with half of the text's positions, then a quarter, …:
 those whose hash ends in one, two, … zero bits. A part of a text never needs a higher level than the whole, so any split
-ends at the same level with the same counts. A feature that has fired on fewer than MOST tokens is counted exactly; a share
-taken from a sample rests on MOST firings and more (standard error at most 1 / (2 √MOST), 0.022).
+ends at the same level with the same counts. A feature that has fired on few tokens is counted exactly; a share taken from a
+sample rests on about MOST / 2 firings and more, so its standard error is at most about 1 / √(2 MOST), 0.03.
 """
 
 from typing import NamedTuple

@@ -1,0 +1,305 @@
+"""What is learned of a text does not depend on how it was split, and counts what an obvious implementation counts."""
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from indexer import coactivation, token_counts
+from indexer.blocks import Block, Shard, blocks, parse_shard
+from indexer.coactivation import SampledFirings, matches
+from indexer.contexts import Texts, context_table
+from indexer.exact import ExactSum
+from indexer.firings import Fired, Nearby, flat
+from indexer.hits import NameHits, Relatives
+from indexer.pools import Pool, draws
+from indexer.reading import Held, Subject, observe
+from indexer.state import IndexingError, Shape, State, merge
+from indexer.statistics import EDGES, Statistics, bins, position_edges
+from indexer.stretch import Stretch
+from indexer.token_counts import TokenCounts
+from lexiscope.dictionary import SparseCode
+from lexiscope.errors import LexiscopeError
+from lexiscope.evidence import EvidenceCounts, matched_controls, places
+from lexiscope.text import batches
+
+VOCAB, D_SAE, LENGTH, K = 12, 8, 24, 3
+EDGES_OF_POSITIONS = position_edges(LENGTH)
+RELATIVES = Relatives(torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1, -1]), matched_controls(torch.arange(VOCAB)))
+RELATIVES.family[:, 2] = -1
+
+
+def text(seed: int, passages: int = 24) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(1, LENGTH + 1, passages)
+    return [np.concatenate([[0], draw.integers(0, VOCAB, n - 1)]).astype(np.int32) for n in lengths]
+
+
+def code(n: int, seed: int) -> SparseCode:
+    """A random code with ties and paddings."""
+    draw = np.random.default_rng(seed)
+    values = np.sort(draw.integers(0, 6, (n, K)), 1)[:, ::-1].astype(np.float32) / 3
+    indices = np.argsort(draw.random((n, D_SAE)), 1)[:, :K]
+    return SparseCode(torch.from_numpy(values.copy()), torch.from_numpy(indices))
+
+
+def subject(seed: int) -> Subject:
+    draw = np.random.default_rng(seed)
+    return Subject(0, None, draw.integers(0, VOCAB, D_SAE), draw.integers(0, VOCAB, D_SAE))  # type: ignore[arg-type]
+
+
+def learn(block: Block, size: int) -> State:
+    """What `Reading.read` does to a block, without a model: two dictionaries, of random codes that follow from the block's number."""
+    state = State(Shape(VOCAB, LENGTH, (D_SAE, D_SAE), (0, 1)))
+    for number, batch in enumerate(batches(block.passages, tokens=100)):
+        if batch.tokens.shape[1] < 2:
+            continue
+        stretch = Stretch([batch], block.number * size, EDGES_OF_POSITIONS)
+        state.positions.add(stretch.chance)
+        for at, learned in enumerate(state.learned):
+            seed = block.number * 1000 + number * 10 + at
+            held = Held([code(len(stretch), seed)], [code(len(stretch), seed + 5)])
+            observe(learned, subject(at), held, stretch, RELATIVES, state.positions.cutoff)
+        state.occurrences += np.bincount(stretch.current, minlength=VOCAB)
+        state.position_totals += np.bincount(stretch.bin, minlength=len(EDGES_OF_POSITIONS) - 1)
+        state.norms.add(np.random.default_rng(block.number).random(2))
+    state.passages = {block.number * size + at: passage for at, passage in enumerate(block.passages)}
+    state.n_passages, state.blocks = len(block.passages), np.array([block.number])
+    if block.number == 0:
+        state.covariances = {0: np.eye(2), 1: np.eye(2)}
+    return state
+
+
+def parts(seed: int, size: int = 4) -> list[State]:
+    passages = text(seed)
+    return [learn(Block(number, passages[at : at + size]), size) for number, at in enumerate(range(0, len(passages), size))]
+
+
+def merged(states: Sequence[State]) -> State:
+    whole = State(states[0].shape)
+    for state in states:
+        whole = merge(whole, state)
+    return whole
+
+
+def same(a: State, b: State) -> bool:
+    one, two = a.arrays(), b.arrays()
+    assert one.keys() == two.keys()
+    different = [name for name in one if not np.array_equal(one[name], two[name])]
+    assert not different
+    return True
+
+
+@pytest.fixture(params=["roomy", "tight"])
+def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Tight: so little room that samples of positions and of token counts are cut."""
+    if request.param == "tight":
+        monkeypatch.setattr(token_counts, "MOST", 4)
+        monkeypatch.setattr(coactivation, "POSITIONS", 20)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("bounds")
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 50), order=st.permutations(range(6)), cut=st.integers(1, 5))
+def test_any_split_of_the_text_in_any_order_teaches_the_same(seed: int, order: list[int], cut: int) -> None:
+    whole = merged(parts(seed))
+    again = parts(seed)
+    left, right = merged([again[i] for i in order[:cut]]), merged([again[i] for i in order[cut:]])
+    other = merge(right, left)
+    assert same(whole, other)
+    tables = []
+    for state in (whole, other):
+        tables += [context_table(each, Texts(state.passages), dictionary_id=0, first_passage=0)[0] for each in state.learned]
+    assert tables[:2] == tables[2:]
+
+
+@pytest.mark.usefixtures("bounds")
+def test_a_state_survives_the_disk(tmp_path: object) -> None:
+    whole = merged(parts(3))
+    arrays = whole.arrays()
+    back = State.from_arrays(whole.shape, {name: array.copy() for name, array in arrays.items()})
+    assert same(back, whole)
+    more = parts(3)[-1]
+    more.blocks = np.array([99])
+    assert same(merge(back, copy.deepcopy(more)), merge(whole, more))
+
+
+def test_states_that_share_a_block_or_are_of_other_dictionaries_are_not_merged() -> None:
+    first, second, *_ = parts(0)
+    with pytest.raises(IndexingError, match="Block 0 is in both"):
+        merge(copy.deepcopy(first), first)
+    second.shape = second.shape._replace(layers=(0, 2))
+    with pytest.raises(IndexingError, match="other dictionaries"):
+        merge(first, second)
+
+
+def stretch_of(passages: list[np.ndarray]) -> Stretch:
+    (batch,) = batches(passages, tokens=10**7, window=10**6)
+    return Stretch([batch], 0, EDGES_OF_POSITIONS)
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 300))
+def test_name_hits_equal_the_definition_of_name_evidence(seed: int) -> None:
+    (batch,) = batches(text(seed, 6), tokens=10**6)
+    stretch = Stretch([batch], 0, EDGES_OF_POSITIONS)
+    if not len(stretch):
+        return
+    fired, names = code(len(stretch), seed), subject(seed).names
+    hits = NameHits(D_SAE)
+    hits.add(flat([fired]), stretch, names, RELATIVES)
+    expected = EvidenceCounts(torch.from_numpy(names), RELATIVES.families, RELATIVES.controls)
+    expected.add(fired, places(batch.tokens, batch.next_tokens, batch.mask))
+    assert np.array_equal(hits.hits, expected.hits.numpy())
+    assert np.array_equal(hits.control_hits, expected.control_hits.numpy())
+
+
+@given(seed=st.integers(0, 100))
+def test_statistics_equal_counting_one_firing_at_a_time(seed: int) -> None:
+    stretch = stretch_of(text(seed, 8))
+    if not len(stretch):
+        return
+    found = flat([code(len(stretch), seed)])
+    logit_tokens = subject(seed).logit_tokens
+    statistics = Statistics(D_SAE, len(EDGES_OF_POSITIONS) - 1)
+    statistics.add(found, stretch, logit_tokens)
+    for feature in range(D_SAE):
+        mine = found.feature == feature
+        values = found.value[mine].astype(float)
+        assert statistics.count[feature] == len(values)
+        assert np.array_equal(statistics.histogram[feature], np.histogram(np.clip(values, EDGES[0], EDGES[-1] - 1), EDGES)[0])
+        assert np.array_equal(statistics.positions[feature], np.histogram(stretch.position[found.at[mine]], EDGES_OF_POSITIONS)[0])
+        assert statistics.logit_hits[feature] == (stretch.following[found.at[mine]] == logit_tokens[feature]).sum()
+        if len(values) and np.ptp(values):
+            assert statistics.max[feature] == found.value[mine].max()
+            moments, deviation = statistics.moments(), (values - values.mean()) / values.std()
+            assert moments.known[feature]
+            assert moments.std[feature] == pytest.approx(values.std())
+            assert moments.skewness[feature] == pytest.approx((deviation**3).mean(), abs=1e-6)
+            assert moments.kurtosis[feature] == pytest.approx((deviation**4).mean() - 3, abs=1e-6)
+
+
+@given(st.lists(st.floats(2**-20, 2**20, width=32), min_size=1, max_size=50))
+def test_a_value_is_in_the_histogram_bin_that_its_edges_say(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    expected = np.clip(np.searchsorted(EDGES.astype(np.float32), array, side="right") - 1, 0, len(EDGES) - 2)
+    assert np.array_equal(bins(array), expected)
+
+
+@given(st.lists(st.floats(0, 1e24), min_size=1, max_size=30), st.randoms())
+def test_exact_sums_are_sums_and_the_same_in_any_order(values: list[float], draw: object) -> None:
+    one, two, shuffled = ExactSum(1), ExactSum(1), list(values)
+    draw.shuffle(shuffled)  # type: ignore[attr-defined]
+    for value, other in zip(values, shuffled, strict=True):
+        one.add(np.array([value]))
+        two.add(np.array([other]))
+    assert np.array_equal(one.limbs, two.limbs)
+    assert one.value()[0] == pytest.approx(sum(values), rel=1e-12, abs=1e-12)
+
+
+@given(seed=st.integers(0, 200))
+def test_a_pool_of_best_contexts_equals_sorting_everything(seed: int) -> None:
+    stretch = stretch_of(text(seed, 10))
+    if not len(stretch):
+        return
+    found = flat([code(len(stretch), seed)])
+    pool = Pool(D_SAE, 5, one_a_passage=True)
+    rows = pool.candidates(found, found.value, stretch)
+    chosen = found.rows(rows)
+    pool.add(chosen, chosen.value, stretch, Nearby(found, stretch, [chosen]))
+    pool.settle()
+    everything = zip(found.feature, -found.value, stretch.passage[found.at], stretch.position[found.at], strict=True)
+    expected: list[tuple[int, int, int]] = []
+    taken: Counter[int] = Counter()
+    met: set[tuple[int, int]] = set()
+    for feature, _, passage, position in sorted(everything):
+        if (feature, passage) not in met and taken[feature] < 5:
+            met.add((feature, passage))
+            taken[feature] += 1
+            expected.append((feature, passage, position))
+    assert list(zip(pool.feature, pool.passage, pool.position, strict=True)) == expected
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 200), few=st.booleans())
+def test_windows_hold_the_same_features_firings_nearby_and_no_others(seed: int, few: bool) -> None:
+    stretch = stretch_of([np.concatenate([p, p, p, p]) for p in text(seed, 10)])
+    if not len(stretch):
+        return
+    found = flat([code(len(stretch), seed)])
+    asked = found.rows(np.arange(0, len(found.feature), 9 if few else 1))
+    around = Nearby(found, stretch, [asked]).windows(asked)
+    passage, position = stretch.passage[found.at], stretch.position[found.at]
+    for row in range(0, len(asked.feature), 5):
+        here = position[found.at == asked.at[row]][0]
+        close = (found.feature == asked.feature[row]) & (passage == stretch.passage[asked.at[row]])
+        close &= (position >= here - 32) & (position <= here + 16)
+        entries = slice(around.starts[row], around.starts[row + 1])
+        assert around.positions[entries].tolist() == position[close].tolist()
+        assert around.values[entries] == pytest.approx(found.value[close], rel=1e-3)
+
+
+def test_the_sample_is_uniform_and_the_same_wherever_a_place_is_met() -> None:
+    stretch = stretch_of([np.arange(LENGTH) for _ in range(500)])
+    everywhere = Fired(np.full(len(stretch), 3), np.arange(len(stretch)), np.ones(len(stretch), np.float32))
+    drawn = draws(everywhere, stretch)
+    assert abs(drawn.mean() - 0.5) < 0.01 and abs(np.quantile(drawn, 0.1) - 0.1) < 0.01
+    assert len(np.unique(stretch.chance)) == len(stretch)
+    assert np.array_equal(draws(everywhere.rows(np.arange(7)), stretch), drawn[:7])
+    assert abs((stretch.level >= 2).mean() - 0.25) < 0.02
+
+
+def fired_on(tokens: list[int]) -> tuple[Fired, Stretch]:
+    passages = [np.array([0, *tokens[at : at + LENGTH - 1]]) for at in range(0, len(tokens), LENGTH - 1)]
+    stretch = stretch_of(passages)
+    n = len(stretch)
+    return Fired(np.zeros(n, int), np.arange(n), np.ones(n, np.float32)), stretch
+
+
+def test_the_lift_token_is_the_one_that_matters_not_the_rarest() -> None:
+    counts = TokenCounts(1, VOCAB)
+    counts.add(*fired_on([1] * 60 + [2] * 39 + [9]))
+    occurrences = np.array([0, 600, 45, 0, 0, 0, 0, 0, 0, 1, 0, 0])
+    lift = counts.lift(np.array([1]), occurrences)
+    assert (lift.token[0], lift.hits[0], lift.name_hits[0], lift.counted[0]) == (2, 39, 60, 100)
+
+
+def test_tokens_of_a_feature_that_fires_on_too_many_are_counted_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_counts, "MOST", 200)
+    tokens = np.random.default_rng(0).integers(0, 1000, 20_000)
+    tokens[::4] = 7
+    counts = TokenCounts(1, 1000)
+    counts.add(*fired_on(tokens.tolist()))
+    lift = counts.lift(np.array([7]), np.bincount(tokens, minlength=1000))
+    assert len(counts.keys) <= 200 and 80 < lift.counted[0] < 20_000
+    assert lift.token[0] == 7 and lift.hits[0] / lift.counted[0] == pytest.approx(0.25, abs=0.1)
+
+
+def test_matches_are_the_highest_jaccards_of_shared_positions() -> None:
+    mine, theirs = SampledFirings(), SampledFirings()
+    pairs = {0: [(1, range(10)), (2, range(5, 15))], 1: [(7, range(9)), (8, range(3, 40)), (9, range(2))]}
+    for sampled, layer in ((mine, 0), (theirs, 1)):
+        sampled.hashes = np.concatenate([np.array(list(where), np.uint64) for _, where in pairs[layer]])
+        sampled.features = np.concatenate([np.full(len(where), feature, np.int32) for feature, where in pairs[layer]])
+    found = matches(mine, theirs, 4)
+    assert found[1] == ([7, 8], [0.9, pytest.approx(7 / 40)])
+    assert found[2] == ([8, 7], [pytest.approx(10 / 37, abs=1e-4), pytest.approx(4 / 15, abs=1e-4)])
+    assert found[0] == found[3] == ([], [])
+
+
+def test_passages_come_in_blocks_and_shards_divide_them() -> None:
+    passages = [np.array([number]) for number in range(600)]
+    numbers = [(block.number, block.first, len(block.passages)) for block in blocks(passages)]
+    assert numbers == [(0, 0, 256), (1, 256, 256), (2, 512, 88)]
+    shards = [parse_shard(f"{number}/3") for number in (1, 2, 3)]
+    assert [[block for block in range(7) if shard.holds(block)] for shard in shards] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert str(Shard(2, 3)) == "2/3"
+    for wrong in ("", "0/3", "4/3", "1", "a/b", "1/0"):
+        with pytest.raises(LexiscopeError, match="--shards"):
+            parse_shard(wrong)
