@@ -182,6 +182,29 @@ def test_a_feature_page_shows_each_context_around_its_position(store: Store) -> 
     assert {ref.source for ref in feature.previous_layer} == {"0-vasae"} and {ref.source for ref in feature.next_layer} == {"2-vasae"}
 
 
+def test_a_feature_page_shows_moments_positions_causal_evidence_and_coactivation(store: Store) -> None:
+    feature = store.feature("tiny", "1-vasae", 6).feature
+    assert feature.moments is not None and feature.moments.mean == feature.mean_activation
+    assert feature.positions.edges == synthetic.POSITION_EDGES and feature.positions.counts == [0, 1, 6, 0]
+    assert feature.evidence is not None and feature.evidence.causal is not None
+    assert (feature.evidence.causal.n_contexts, feature.evidence.causal.median_rank) == (6 % 4 + 1, 6)
+    assert feature.evidence.input_score is not None and feature.evidence.output_score is not None
+    assert [ref.index for ref in feature.previous_coactive] == [ref.index for ref in feature.previous_layer][::-1]
+    assert {ref.source for ref in feature.next_coactive} == {"2-vasae"}
+    assert store.feature("tiny", "1-vasae", 0).feature.moments is None, "one firing has no spread"
+    untested = store.feature("other", "0-vasae", 6).feature.evidence
+    assert untested is not None and (untested.causal, untested.input_score, untested.output_score) == (None, None, None)
+
+
+def test_a_dictionary_page_shows_its_hubs_and_how_it_was_tested(store: Store) -> None:
+    page = store.dictionary_page("tiny", "1-vasae", Filters())
+    assert [(hub.token.id, hub.n_near) for hub in page.hub_tokens] == [(0, 50), (3, 20)]
+    assert page.causal == {"contexts": 4, "strength": 0.5} and page.summary.architecture == "topk"
+    assert store.dictionary_page("other", "0-vasae", Filters()).causal is None
+    norms = {place.model: place.mean_norm for place in store.places()}
+    assert norms == {"tiny": 4.0, "other": None}
+
+
 def test_a_feature_that_never_fired_has_no_evidence(store: Store) -> None:
     dead = store.feature("tiny", "1-vasae", 9).feature
     assert dead.evidence is None and dead.verdict == "dead" and dead.contexts == []
