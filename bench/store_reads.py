@@ -136,7 +136,8 @@ def measure(settings: Settings, shape: synthetic_index.Shape, database: str, req
 def row(line: Line) -> str:
     target = TARGETS[line.kind]
     met = "met" if line.p99 <= target else "**missed**"
-    return f"| {line.shape} | {line.database} | {line.kind} | {line.p50:.1f} | {line.p95:.1f} | {line.p99:.1f} | ≤ {target}: {met} | {line.cpu:.1f} |"
+    numbers = f"{line.p50:.1f} | {line.p95:.1f} | {line.p99:.1f} | ≤ {target}: {met} | {line.cpu:.1f}"
+    return f"| {line.shape} | {line.database} | {line.kind} | {numbers} |"
 
 
 def prepared(settings: Settings, shape: synthetic_index.Shape) -> str:
@@ -174,7 +175,8 @@ def place(database: str, shape: synthetic_index.Shape, at: Path, url: str) -> It
 def machine() -> str:
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else 'unknown'}), load average {load}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    cores = f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else 'unknown'})"
+    return f"{cores}, load average {load}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def main() -> None:
@@ -203,9 +205,8 @@ def page(written: list[tuple[str, list[Line]]], requests: int) -> str:
     return f"""# How long the index takes to answer
 
 `python -m bench.store_reads --write`: {requests:,} random requests of each kind, one at a time, after 50 to warm up; milliseconds.
-A feature record is of a live feature with 50 contexts; a name search is an exact name, a name without its case, a beginning, a middle, an id or
-one letter, a third of them filtered;
-a list page is a dictionary's page under a random sort and filters. CPU is the asking
+A feature record is of a live feature with 50 contexts; a name search is an exact name, a name without its case, a beginning, a middle,
+an id or one letter, a third of them filtered; a list page is a dictionary's page under a random sort and filters. CPU is the asking
 process's mean a request, which other work on the machine hardly changes (PostgreSQL's own processes are not in it).
 
 | index | database | request | p50 | p95 | p99 | target (p99) | CPU |
