@@ -14,7 +14,7 @@ from lexiscope.settings import Settings
 
 export_commands = typer.Typer(no_args_is_help=True, help="Write the index, or a dictionary, in a format that other tools read.")
 import_commands = typer.Typer(no_args_is_help=True, help="Publish files of other tools, or of another Lexiscope, as part of the index.")
-console = Console()
+console = Console(soft_wrap=True)
 
 Out = Annotated[Path, typer.Argument(help="a folder that does not exist yet")]
 Replace = Annotated[bool, typer.Option("--replace", help="replace dictionaries of the same name that the index holds")]
