@@ -128,7 +128,9 @@ class NameEvidence(Record):
     q_reads: float = Field(description="false-discovery-rate q-value of reads_here or reads_family, over live features")
     q_predicts: float = Field(description="the same for the next token, and for the ablation test where it was run")
     supported: bool
-    name_rank: int = Field(description="rank of the name (0 = top) when the direction is read through norm and unembedding")
+    name_rank: int | None = Field(
+        description="rank of the name (0 = top) when the direction is read through norm and unembedding; null where only the top tokens are known"
+    )
     causal: CausalEvidence | None = Field(None, description="absent where the ablation pass was not run or had no firing to use")
     input_score: Share | None = Field(None, description="Arad et al. 2025: share of its top contexts whose strongest token is the name")
     output_score: Share | None = Field(
@@ -342,6 +344,7 @@ class FeaturePage(Record):
     """`/{model}/{source}/{index}`"""
 
     build: str
+    dictionary: LayerSummary = Field(description="the dictionary it belongs to: who trained it, how, and how its names fare as a whole")
     feature: FeatureRecord
 
 

@@ -31,7 +31,7 @@ class Answerable(NamedTuple):
     charts: Mapping[str, str] = NOTHING
     """name → Plotly figure as JSON; drawn over what the page shows without them"""
     beside: Mapping[str, Any] = NOTHING
-    """what the template needs to show the record: a legend, the record of the dictionary that a feature is of"""
+    """what the template needs beside the record to show it: a legend"""
 
 
 class Pages:

@@ -109,9 +109,7 @@ def feature(request: Request, store: Index, model: Model, source: Source, index:
     _refuse_reserved(model)
     if cached := not_modified(request):
         return cached
-    record, known = store.feature(model, source, index), [layer for entry in store.home().models for layer in entry.layers]
-    own = next((layer for layer in known if (layer.model, layer.source) == (model, source)), None)
-    return respond(request, Answerable(record, "feature.html", beside={"dictionary": own}))
+    return respond(request, Answerable(store.feature(model, source, index), "feature.html"))
 
 
 def _refuse_reserved(model: str) -> None:

@@ -53,7 +53,7 @@ def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePa
     if not rows:
         raise NotFound(f"{entry.id} was indexed without feature {index}")
     row, vocabulary = rows[0], build.vocabulary(model)
-    return FeaturePage(build=build.id, feature=_record(build, entry, row, vocabulary))
+    return FeaturePage(build=build.id, dictionary=entry.summary, feature=_record(build, entry, row, vocabulary))
 
 
 def _check_index(entry: Dictionary, index: int) -> None:
