@@ -129,7 +129,7 @@ class NameEvidence(Record):
     q_predicts: float = Field(description="the same for the next token, and for the ablation test where it was run")
     supported: bool
     name_rank: int | None = Field(
-        description="rank of the name (0 = top) when the direction is read through norm and unembedding; null where only the top tokens are known"
+        description="rank of the name (0 = top) when the direction is read through norm and unembedding; null where it is unknown"
     )
     causal: CausalEvidence | None = Field(None, description="absent where the ablation pass was not run or had no firing to use")
     input_score: Share | None = Field(None, description="Arad et al. 2025: share of its top contexts whose strongest token is the name")
