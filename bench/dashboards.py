@@ -261,7 +261,7 @@ def report(place: Path, asked: Any) -> str:
     firings = torch.load(counted)
     live, tokens = int((firings > 0).sum()), bare.said["tokens"]
     runs, sizes = [], []
-    for label, options in INDEXES.items():
+    for label, options in list(INDEXES.items())[: 2 if asked.ablation else 1]:
         print(f"{label} …", file=sys.stderr, flush=True)
         run, disk = index(dictionaries[:1], subject.model, text, place / f"index-{len(runs)}", asked, *options)
         runs.append((label, run))
@@ -326,6 +326,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128, help="tokens of a passage (SAEDashboard's default)")
     parser.add_argument("--features", type=int, nargs="+", default=[128], help="features a batch of SAEDashboard (its default is 128)")
     parser.add_argument("--batches", type=int, default=2, help="batches of SAEDashboard to run, the rest extrapolated; 0 for all")
+    parser.add_argument("--ablation", action=argparse.BooleanOptionalAction, default=True, help="time the index with its ablation pass too")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--venvs", type=Path, default=SCRATCH if SCRATCH.is_dir() else ROOT / ".venv" / "peers", help="peers' environments")
     parser.add_argument("--write", type=Path, help="write the result to this Markdown file too")
