@@ -115,7 +115,7 @@ def _round(ray: Any, readers: list[Any], begun: list[Block], rest: Iterator[Bloc
 
 def _gathered(ray: Any, readers: list[Any], shape: Shape) -> State:
     """What the readers learned since they were last asked, merged in pairs where it lies."""
-    merging = ray.remote(num_cpus=1)(merge_arrays)
+    merging = ray.remote(num_cpus=0)(merge_arrays)  # the readers, which hold the CPUs, are idle meanwhile
     parts = [reader.take.remote() for reader in readers]
     while len(parts) > 1:
         paired = [merging.remote(shape, a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]

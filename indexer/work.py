@@ -62,17 +62,14 @@ class Work:
         """The states that this job can go on from: a shard's own, or all there are."""
         if self.shard is not None:
             return [path for path in (self._path(PARTIAL), self._path()) if path.is_file()]
-        return sorted(self.folder.glob("*.npz")) if self.folder.is_dir() else []
+        return sorted([*self.folder.glob("all.npz"), *self.folder.glob("shard-*.npz")]) if self.folder.is_dir() else []
 
     def _path(self, ending: str = "") -> Path:
         return self.folder / f"{self.name}{ending}.npz"
 
     def load(self) -> State:
         """All that is there, merged; of files that hold the same blocks the fullest is taken. Raises IndexingError: damaged."""
-        states = []
-        for path in self._files():
-            if not path.name.startswith("fit-"):
-                states.append(State.from_arrays(self.shape, _read(path)))
+        states = [State.from_arrays(self.shape, _read(path)) for path in self._files()]
         whole = State(self.shape)
         for state in sorted(states, key=lambda state: -len(state.blocks)):
             if not np.isin(state.blocks, whole.blocks).any():

@@ -1,0 +1,222 @@
+"""A job that is killed, divided, or run on a cluster ends in the same rows as one that is not; until then the old index serves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import indexer
+from indexer import blocks, engines, indexing, work
+from indexer.blocks import Block
+from indexer.hits import Relatives
+from indexer.reading import Reading, Subject
+from indexer.state import Shape, State
+from indexer.work import Work
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.language_model import LanguageModel
+from lexiscope.settings import Settings
+
+TABLES = {
+    "dictionary": "dictionary_id",
+    "layer_summary": "dictionary_id",
+    "feature": 'dictionary_id, "index"',
+    "context": "dictionary_id, feature, kind, quantile, rank",
+    "passage": "passage_id",
+    "token": "token_id",
+}
+ASK = indexer.Ask(length=48, ablate=0)
+KILLED = """
+import sys, time, torch
+from pathlib import Path
+from rich.console import Console
+import indexer
+from indexer import blocks, engines, indexing, reading
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.language_model import load_language_model
+from lexiscope.settings import Settings
+torch.set_num_threads(2)
+blocks.BLOCK = indexing.BLOCK = 16
+engines.SAVE_EVERY = 0
+read = reading.Reading.read
+reading.Reading.read = lambda self, block: (time.sleep(0.2), read(self, block))
+model, text, index, *runs = sys.argv[1:]
+indexer.index([(load_language_model(model, model_id="tiny"), map(load_checkpoint, map(Path, runs)))], [text],
+    settings=Settings(index=Path(index)), console=Console(), ask=indexer.Ask(length=48, ablate=0))
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (blocks, indexing):
+        monkeypatch.setattr(module, "BLOCK", 16)
+
+
+def build(
+    root: Path, model: LanguageModel, runs: list[Path], text: Path, ask: indexer.Ask = ASK, console: Console | None = None
+) -> str | None:
+    groups = [(model, map(load_checkpoint, runs))]
+    return indexer.index(groups, [str(text)], settings=Settings(index=root), console=console or Console(quiet=True), ask=ask)
+
+
+def rows(root: Path) -> dict[str, list[tuple[object, ...]]]:
+    (name,) = {path.read_text().strip() for path in root.glob("CURRENT")}
+    with duckdb.connect(str(root / f"{name}.duckdb"), read_only=True) as connection:
+        return {table: connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall() for table, order in TABLES.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[object, ...]]]:
+    root = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (blocks, indexing):
+            patch.setattr(module, "BLOCK", 16)
+        build(root, model, runs, text_file)
+    assert not list(root.glob("work-*"))
+    return rows(root)
+
+
+def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
+    model: LanguageModel,
+    model_folder: Path,
+    runs: list[Path],
+    text_file: Path,
+    tmp_path: Path,
+    expected: dict[str, list[tuple[object, ...]]],
+) -> None:
+    build(tmp_path, model, runs, text_file, ASK._replace(tokens=2000))
+    served = rows(tmp_path)
+    command = [sys.executable, "-c", KILLED, str(model_folder), str(text_file), str(tmp_path), *map(str, runs)]
+    job = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
+    for _ in range(1200):
+        if any(tmp_path.glob("work-*/all.npz")) or job.poll() is not None:
+            break
+        time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    assert rows(tmp_path) == served
+    (saved,) = tmp_path.glob("work-*/all.npz")
+    done = len(np.load(saved)["blocks"])
+    assert done > 0
+    told = Console(record=True, width=200)
+    build(tmp_path, model, runs, text_file, ASK._replace(resume=True), told)
+    assert f"going on after {done} blocks" in told.export_text()
+    found = rows(tmp_path)
+    for table in TABLES:
+        assert found[table] == expected[table], table
+    assert not list(tmp_path.glob("work-*"))
+
+
+def test_shards_in_any_order_and_one_left_over_publish_the_same_rows(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, expected: dict[str, list[tuple[object, ...]]]
+) -> None:
+    told = Console(record=True, width=200)
+    for shard in ("3/3", "1/3"):
+        assert build(tmp_path, model, runs, text_file, ASK._replace(shard=indexer.parse_shard(shard)), told) is None
+    assert not (tmp_path / "CURRENT").exists()
+    assert "Missing: 2/3" in told.export_text()
+    build(tmp_path, model, runs, text_file, ASK._replace(resume=True))
+    found = rows(tmp_path)
+    for table in TABLES:
+        assert found[table] == expected[table], table
+
+
+def test_unfinished_work_is_mentioned_with_the_option_that_continues_it(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    build(tmp_path, model, runs[:1], text_file, ASK._replace(shard=indexer.parse_shard("1/2")))
+    told = Console(record=True, width=200)
+    build(tmp_path, model, runs[:1], text_file, console=told)
+    said = told.export_text()
+    assert "unfinished work of this very job" in said and "--resume" in said
+
+
+def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, seen = Reading.read, []
+
+    def interrupted(self: Reading, block: Block) -> None:
+        read(self, block)
+        seen.append(block.number)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, "SAVE_EVERY", 0)
+    monkeypatch.setattr(Reading, "read", interrupted)
+    with pytest.raises(indexer.IndexingError, match="--resume goes on"):
+        build(tmp_path, model, runs[:1], text_file)
+    assert not (tmp_path / "CURRENT").exists()
+    assert list(tmp_path.glob("work-*/all.npz"))
+
+
+def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(Shape(10, 16, (4,), (0,)))
+    saved = Work(tmp_path, "key", state.shape, None)
+    saved.save(state)
+    with saved.lock(), pytest.raises(indexer.IndexingError, match="Another process"), saved.lock():
+        pass
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(work.np, "savez", full)
+    with pytest.raises(indexer.IndexingError, match=r"No space left.*still there"):
+        saved.save(state)
+    assert len(saved.load().blocks) == 0
+    (path,) = saved.folder.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(indexer.IndexingError, match="is damaged"):
+        saved.load()
+    assert [p.name for p in saved.folder.iterdir() if p.suffix == ".npz"] == ["all.npz"]
+
+
+def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: list[Path]) -> None:
+    dictionary = load_checkpoint(runs[0]).dictionary
+    names = np.arange(dictionary.d_sae)
+    relatives = Relatives(torch.arange(model.vocab_size)[:, None], torch.arange(model.vocab_size)[:, None])
+    reading = Reading(model, [Subject(0, dictionary, names, names)], relatives, length=48)
+    reading.read(Block(0, [np.array([model.bos]), np.array([model.bos, 5])]))
+    reading.read(Block(1, [np.array([model.bos])]))
+    state = reading.take()
+    state.settle()
+    assert (state.n_tokens, state.n_passages, state.blocks.tolist()) == (1, 3, [0, 1])
+    assert state.learned[0].statistics.count.sum() == dictionary.k
+
+
+@pytest.mark.timeout(240)
+def test_a_cluster_of_two_nodes_publishes_the_same_rows(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, expected: dict[str, list[tuple[object, ...]]]
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        build(tmp_path, model, runs, text_file, ASK._replace(engine="ray"))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    found = rows(tmp_path)
+    for table in TABLES:
+        assert found[table] == expected[table], table
+
+
+def test_ray_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(indexer.IndexingError, match=r"pip install 'lexiscope\[ray\]'"):
+        build(tmp_path, model, runs[:1], text_file, ASK._replace(engine="ray"))
