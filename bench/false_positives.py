@@ -142,7 +142,12 @@ def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin:
             *input_scores(top, texts, naming.names, controls, some),
             *output_scores(model, layer, run.dictionary, naming.names, controls, some, length=STRENGTH * seen.mean_norm),
         )
-        shares_of = (most[:, column], most[:, others].mean(1), found.hits / CONTEXTS, found.control_hits.float().mean(1) / CONTEXTS)
+        shares_of = (
+            most[:, column],
+            most[:, others].mean(1),
+            found.hits / found.contexts,
+            found.control_hits.float().mean(1) / found.contexts,
+        )
         yield {
             "dictionary": f"{model.id}/{layer}-{run.details['set']}",
             "names": naming.words,
