@@ -83,12 +83,12 @@ function feature(item) {
 }
 
 function request() {
-  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop } = form.elements;
+  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop_text } = form.elements;
   return {
     model: model.value, prompt: prompt.value, features: [...at("interventions").children].map(feature),
     max_tokens: Number(max_tokens.value), temperature: Number(temperature.value), seed: Number(seed.value),
     top_k: Number(top_k.value), top_p: Number(top_p.value), frequency_penalty: Number(frequency_penalty.value),
-    stop: stop.value ? [typed(stop.value)] : [],
+    stop: stop_text.value ? [typed(stop_text.value)] : [],
   };
 }
 

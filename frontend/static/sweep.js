@@ -3,7 +3,7 @@
 import { share } from "./steer_report.js";
 
 const at = (id) => document.getElementById(id);
-const W = 320, H = 190, LEFT = 52, BOTTOM = 34, TOP = 12, RIGHT = 10;
+const W = 320, H = 190, LEFT = 66, BOTTOM = 34, TOP = 12, RIGHT = 10;
 
 function svg(tag, given, ...children) {
   const e = document.createElementNS("http://www.w3.org/2000/svg", tag);

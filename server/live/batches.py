@@ -86,7 +86,7 @@ class _Group:
         self.batch.leave(range(start, start + len(writer.plans)))
 
     def step(self) -> None:
-        """One token for every row. An error is each writer's, and ends the group: half a pass may be in the cache."""
+        """One token for every row. An error is each writer's, and all rows leave: half a pass may be in the cache."""
         tokens = [writer.tokens for writer in self.writers if writer.tokens is not None]
         if len(tokens) < len(self.writers):
             raise RuntimeError("a writer waits for a step without having put its tokens")
@@ -98,7 +98,7 @@ class _Group:
         except Exception as error:
             for writer in self.writers:
                 writer.fail(error)
-            self.writers = []
+            self.writers, self.batch = [], Batch(self.batch.model)
             return
         for writer, own in zip(self.writers, logits.split([len(writer.plans) for writer in self.writers]), strict=True):
             writer.take(own)

@@ -5,18 +5,26 @@ from importlib.util import find_spec
 
 import pytest
 
-from lexiscope.records import (
-    ErrorRecord,
-    FeatureRef,
+from lexiscope.live_records import (
+    Control,
+    ControlNamed,
     Generated,
+    Meant,
+    Moved,
     NamedEffect,
+    NamedRun,
     SteerDone,
     SteerEffect,
     SteerError,
+    SteerMeasured,
     SteerResolved,
     SteerStep,
-    Token,
+    SteerSwept,
+    SweepAnswer,
+    SweepNamed,
+    SweepPoint,
 )
+from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
 
 pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
 
@@ -98,7 +106,7 @@ def test_a_token_is_sent_with_its_space_and_layer(page):
     page.locator("select.mode").select_option("ablate")
     page.get_by_role("button", name="Steer", exact=True).click()
     page.get_by_role("alert").get_by_text("no such name").wait_for()
-    assert sent[0]["features"] == [{"token": " Paris", "layer": 2, "mode": "ablate", "strength": 0.5}]
+    assert sent[0]["features"] == [{"token": " Paris", "layer": 2, "mode": "ablate"}]
 
 
 def test_a_refusal_is_read_out_in_words(page):
@@ -143,3 +151,118 @@ def test_a_strength_beyond_one_is_called_off_manifold(page):
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.locator(".slider").fill("1.5")
     assert "off-manifold" in page.locator("output.strength").inner_text()
+
+
+def measured(*, beats):
+    return SteerMeasured(
+        kl=[0.5, 2.0],
+        kl_mean=1.25,
+        kl_default_text=0.9,
+        perplexity_default=12.5,
+        perplexity_steered=33.25,
+        named=[
+            NamedRun(
+                feature=FEATURE, probability_default=0.001, probability_steered=0.21, rank_default=900, rank_steered=3, beats_controls=beats
+            )
+        ],
+        controls=[
+            Control(
+                kind=kind,
+                features=[] if kind == "embedding" else [FEATURE],
+                kl=0.7,
+                named=[ControlNamed(feature=FEATURE, probability_first=0.1, probability=p, rank=7)],
+            )
+            for kind, p in (("embedding", 0.19), ("random", 0.002))
+        ],
+        controls_missing=["plain: none here"],
+        moved_source="2-vasae",
+        rose=[Moved(**FEATURE.model_dump(), default=0.25, steered=3.5)],
+    )
+
+
+@pytest.mark.parametrize(("beats", "says"), [(True, "an effect"), (False, "not called an effect")])
+def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_beats_them(page, beats, says):
+    others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
+    body = stream(
+        SteerResolved(features=[FEATURE], meant=[Meant(feature=FEATURE, others=others)], prompt_tokens=[NAME]),
+        step(" a", " Paris"),
+        SteerEffect(kl_first=0.5, effects=[EFFECT]),
+        step(" b", " c"),
+        measured(beats=beats),
+        SteerDone(default_text=" a b", steered_text=" Paris c", steered_end="stop", tokens_per_second=31),
+    )
+    sent = answer(page, status=200, content_type="text/event-stream", body=body)
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.get_by_text("The steered text ended before a stop text.").wait_for()
+    assert sent[0]["controls"] is True
+    assert says in page.locator("#beats").inner_text()
+    rows = [row.inner_text() for row in page.locator("#controls tbody tr").all()]
+    assert "0.100 %" in rows[0] and "21.0 %" in rows[1] and "raw embedding" in rows[2] and "19.0 %" in rows[2]
+    assert "plain: none here" in page.locator("#run-words").inner_text()
+    assert "0.25 → 3.50" in page.locator("#rose").inner_text()
+    assert "1-vasae · 7" in page.locator("#meant").inner_text()
+    heat = page.locator("#steered-text span:not(.prompt)")
+    assert [span.get_attribute("style") for span in heat.all()] == ["--a: 0.250;", "--a: 1.000;"]
+
+
+def test_alternatives_of_a_token_are_told_on_hover(page):
+    drawn = Generated(token=NAME, text=" Paris", logprob=-0.5, top=[ScoredToken(id=9, shown="␣London", score=-0.25)])
+    body = stream(
+        SteerResolved(features=[FEATURE], prompt_tokens=[NAME]),
+        SteerStep(default=drawn, steered=drawn),
+        SteerError(status=503, error="gone"),
+    )
+    answer(page, status=200, content_type="text/event-stream", body=body)
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.get_by_role("alert").get_by_text("gone").wait_for()
+    assert "␣London 0.78" in page.locator("#default-text span:not(.prompt)").get_attribute("title")
+    assert page.locator("#default-text").inner_text().endswith("Paris"), "what was written is kept"
+
+
+def test_every_part_of_an_intervention_and_of_drawing_is_sent(page):
+    sent = answer(page, status=200, content_type="text/event-stream", body=stream(SteerError(status=404, error="no such name")))
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
+    page.locator("select.mode").select_option("swap")
+    page.get_by_label("the feature that takes over").fill("tiny/1-vasae/4")
+    page.get_by_text("Where and when").click()
+    page.locator("select.part").select_option("prompt")
+    page.get_by_label("or only at positions").fill("0, 3")
+    page.get_by_label("only where this feature fires").fill("tiny/0-vasae/2")
+    page.get_by_text("More about drawing").click()
+    page.get_by_label("Top p").fill("0.9")
+    page.get_by_label("Frequency penalty").fill("0.5")
+    page.get_by_label("Stop before").fill("↵")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.get_by_role("alert").get_by_text("no such name").wait_for()
+    [feature] = sent[0].pop("features")
+    assert feature == {
+        "id": "tiny/1-vasae/0",
+        "mode": "swap",
+        "strength": 1,
+        "to": {"id": "tiny/1-vasae/4"},
+        "where": "prompt",
+        "positions": [0, 3],
+        "when": {"id": "tiny/0-vasae/2"},
+    }
+    assert sent[0]["top_p"] == 0.9 and sent[0]["frequency_penalty"] == 0.5 and sent[0]["stop"] == ["\n"]
+
+
+def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
+    def point(strength, p):
+        named = [SweepNamed(feature=FEATURE, probability_first=p, probability=p, rank_first=1)]
+        return SweepPoint(
+            strength=strength, named=named, kl_first=p, kl=2 * p, perplexity=10 + 100 * p, distinct=0.9, text=f"text at {strength}"
+        )
+
+    swept = SteerSwept(unit="norm", default=point(0.0, 0.01), points=[point(0.5, 0.1), point(1.5, 0.4)], sweet_spot=0.5, rule="The rule.")
+    body = SweepAnswer(resolved=SteerResolved(features=[FEATURE], prompt_tokens=[NAME]), swept=swept).model_dump_json()
+    page.route("**/api/v1/steer/sweep", lambda route: route.fulfill(status=200, content_type="application/json", body=body))
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
+    page.get_by_role("button", name="Dose-response").click()
+    page.locator("#swept").wait_for()
+    assert "Sweet spot: 0.5×" in page.locator("#sweet").inner_text()
+    assert page.locator("#curves svg").count() == 3 and page.locator("#curves circle").count() == 9
+    assert page.locator("#curves .off").count() == 3, "off-manifold beyond 1× is shaded in each drawing"
+    assert "text at 0.5" in page.locator("#doses .own").inner_text()

@@ -1,0 +1,67 @@
+"""The reading page over the tiny live model: names by layer and token, one token's features, two texts, without and with scripts."""
+
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from tests.live.conftest import client, tiny  # noqa: F401 (fixtures)
+
+TEXT = "Once upon a time"
+
+
+@pytest.fixture
+def reading(client, chromium):  # noqa: F811
+    """A page in a browser on a server whose index leads to a model that can be run."""
+    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    context = chromium.new_context(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    context.set_default_timeout(60_000)
+    yield context
+    context.close()
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_text_is_read_by_name_and_a_token_opens_all_that_fires_on_it(reading):
+    page = reading.new_page()
+    page.goto("/read?model=tiny")
+    page.locator("textarea[name=text]").fill(TEXT)
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_role("heading", name="Layers × tokens").wait_for()
+    assert page.locator(".grid thead th").count() == 1 + len(TEXT) and page.locator(".grid tbody tr").count() == 2
+    links = page.locator(".grid tbody a.chip")
+    assert links.count() > len(TEXT) and links.first.get_attribute("href").startswith("/tiny/0-random/")
+    assert page.locator(".grid .error").count() == 2 * len(TEXT)
+    with page.expect_response(lambda response: "token=2" in response.url):
+        page.locator(".grid thead a").nth(2).click()
+    page.get_by_role("heading", name="All that fires on").wait_for()
+    assert "token=2" in page.url and page.locator("#token li").count() > 4
+    page.go_back()
+    page.get_by_text("Choose a token in the table").wait_for()
+
+
+def test_the_page_works_without_scripts(reading, chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(reading._impl_obj._options["baseURL"] + f"/read?model=tiny&text={TEXT}&contrast=Bees")
+    page.locator(".grid thead a").nth(1).click()
+    page.get_by_role("heading", name="All that fires on").wait_for()
+    assert page.get_by_role("heading", name="What tells the two texts apart").is_visible()
+    context.close()
+
+
+def test_a_feature_can_be_tested_on_a_text_of_ones_own(reading):
+    page = reading.new_page()
+    page.goto("/tiny/0-random/3")
+    page.get_by_text("Test your own text on it").click()
+    page.locator("textarea[name=text]").fill(TEXT)
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.locator(".followed").wait_for()
+    assert page.locator(".followed span").count() == len(TEXT)
+    assert page.locator(".followed span.hot").count() > 0
