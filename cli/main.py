@@ -136,6 +136,28 @@ def index(
 
 
 @app.command()
+def name(
+    dictionaries: Annotated[list[Path], typer.Argument(help="dictionaries of one model: SAELens, sparsify, VASAE or our own folders")],
+    text: Annotated[list[str] | None, typer.Option("--text", help="a file or a data set to fit anchors on and judge names by")] = None,
+    model: Annotated[str | None, typer.Option(help="the language model, where the dictionaries do not say or it lies elsewhere")] = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="the layer they read, where they do not say")] = None,
+    set_name: Annotated[str | None, typer.Option("--set", help="what their set is called, where their folder's name will not do")] = None,
+    anchors: Annotated[
+        str | None, typer.Option(help="refit this anchor set for all; else own anchors, or `current` where there are none")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to read, at most")] = 100_000,
+    length: Length = 256,
+    model_id: ModelId = None,
+    ablate: Annotated[int, typer.Option(min=0, help="contexts to take each live feature away in (a second, slower pass)")] = 0,
+) -> None:
+    """Name the features of any dictionary by the tokens their directions are nearest to, and show the evidence for each name."""
+    from cli import naming
+
+    ask = naming.Ask(model, model_id, layer, set_name, anchors, tokens, length, ablate)
+    naming.name(dictionaries, text or [], ask, settings=Settings(), console=console)
+
+
+@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind")] = None,
     port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,

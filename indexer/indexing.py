@@ -55,6 +55,8 @@ class Ask(NamedTuple):
     """go on from what is saved of the same job"""
     ablate: int = CONTEXTS
     """contexts in which each live feature is taken away; 0 leaves the ablation pass out"""
+    anchors: str = "current"
+    """the anchor set fitted from the text for dictionaries that carry none"""
 
 
 USUAL = Ask()
@@ -126,7 +128,7 @@ def _job(
     length = min(ask.length, model.context_length)
     shape = Shape(model.vocab_size, length, tuple(m.d_sae for m in members), tuple(m.layer for m in members))
     weights = [(member.source, member.fingerprint) for member in members]
-    key = fingerprint(FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length)
+    key = fingerprint(FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length, ask.anchors)
     return Job(model, members, Work(settings.index, key, shape, ask.shard), shape, sources, ask, console)
 
 
@@ -185,7 +187,7 @@ class Fits:
             from indexer.naming import fit_anchors
 
             layers = sorted({m.layer for m in self._job.members if not m.anchored})
-            for layer, found in fit_anchors(self._job.model, layers, self._job.passages()).items():
+            for layer, found in fit_anchors(self._job.model, layers, self._job.passages(), anchors=self._job.ask.anchors).items():
                 self._job.work.save_fit(layer, found)
             fit = self._job.work.load_fit(member.layer)
             assert fit is not None

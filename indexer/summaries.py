@@ -56,7 +56,7 @@ def dictionary_row(
         "d_in": found.dictionary.d_in,
         "d_sae": found.dictionary.d_sae,
         "k": found.dictionary.k,
-        "hook_name": hook_name(member.layer),
+        "hook_name": member.checkpoint.hook or hook_name(member.layer),
         "anchor_kind": member.anchor_kind,
         "model_path": model.path,
         "checkpoint_path": str(member.checkpoint.path.resolve()),

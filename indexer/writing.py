@@ -70,7 +70,8 @@ def write_model(
     before, after = neighbouring(members)
     directions = _Directions(members)
     texts, used = Texts(state.passages), [np.zeros(0, np.int64)]
-    for at, member in enumerate(members):
+    for at, given in enumerate(members):
+        member = given._replace(anchor_kind=found.fits(at).kind or given.anchor_kind)
         console.print(f"{model.id}/{member.source}: writing what its features do", highlight=False)
         around = {name: other for name, other in (("previous", before.get(at)), ("next", after.get(at))) if other is not None}
         near = {at, *around.values()}

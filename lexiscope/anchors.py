@@ -13,6 +13,8 @@ from torch import Tensor
 ALIGNED = 0.8
 BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
 CHUNK = 2048
+OUTLIER = 4.0
+"""Positions whose norm is above this many medians are left out of what anchors are fitted from (attention sinks)."""
 EDGE = 2e-3
 """A row whose cosine is within this of its cone's rests on its edge."""
 

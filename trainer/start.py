@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from lexiscope.anchor_sets import Material
-from lexiscope.anchors import TokenSums, rows_per_token
+from lexiscope.anchors import OUTLIER, TokenSums, rows_per_token
 
-OUTLIER = 4.0
-"""Positions whose norm is above this many medians are left out of training (attention sinks)."""
 CHUNK = 65536
 
 

@@ -1,0 +1,173 @@
+"""`lexiscope name`: any dictionaries of one model in, an index of named features and a table of what the names are worth out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import indexer
+from lexiscope.anchors import nearest_tokens, random_directions
+from lexiscope.checkpoint import Checkpoint, load_checkpoint
+from lexiscope.errors import LexiscopeError
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram
+from lexiscope.settings import Settings
+from lexiscope.text import batches, passages
+from store import Store
+
+SAMPLE = 2048
+"""Features, and random directions, whose cosine to every row of raw W_E is taken."""
+LOOKED_AT, SHOWN, WRONG = 200, 20, 5
+"""Supported features of highest density that are read from the index; the best of them that are shown; unsupported ones shown."""
+
+
+class Ask(NamedTuple):
+    """What is asked, beside dictionaries and text."""
+
+    model: str | None
+    model_id: str | None
+    layer: int | None
+    set_name: str | None
+    anchors: str | None
+    """None: its own where a dictionary brings some, else the mean state by current token"""
+    tokens: int
+    length: int
+    ablate: int
+    """contexts in which each live feature is taken away"""
+
+
+class AgainstEmbedding(NamedTuple):
+    """Mean cosine to the nearest row of raw W_E, which is a different claim than the one to the anchors."""
+
+    features: float
+    random: float
+    """the same of random directions with the layer's covariance"""
+
+
+def chosen(path: Path, ask: Ask) -> Checkpoint:
+    """The dictionary at `path` with what was said of it. Raises CheckpointError."""
+    found = load_checkpoint(path, anchors=ask.anchors is None)
+    return found._replace(chosen_layer=ask.layer, chosen_set=ask.set_name)
+
+
+def name(paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: Settings, console: Console) -> None:
+    """Index the dictionaries over the text under their nearest anchors, publish, and show a table a dictionary."""
+    if not sources:
+        raise LexiscopeError(
+            "Names need a text to be judged on: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the kind the model was "
+            "trained on; 40,000 tokens tell something of frequent features, a million of most."
+        )
+    checkpoints = [chosen(path, ask) for path in paths]
+    models = {ask.model or checkpoint.model for checkpoint in checkpoints}
+    if "" in models:
+        silent = next(checkpoint.path for checkpoint in checkpoints if not checkpoint.model)
+        raise LexiscopeError(f"{silent} does not say which language model it was trained on; give it with --model.")
+    if len(models) > 1:
+        raise LexiscopeError(f"These dictionaries are of different models ({', '.join(sorted(models))}): name those of one at a time.")
+    own = {str(checkpoint.details["model_id"]) for checkpoint in checkpoints if "model_id" in checkpoint.details}
+    model = load_language_model(models.pop(), model_id=ask.model_id or (own.pop() if len(own) == 1 else None))
+    wanted = indexer.Ask(tokens=ask.tokens, length=ask.length, ablate=ask.ablate, anchors=ask.anchors or "current")
+    indexer.index([(model, checkpoints)], sources, settings=settings, console=console, ask=wanted)
+    store = Store(settings)
+    try:
+        for checkpoint in checkpoints:
+            source = f"{checkpoint.layer}-{checkpoint.set_name}"
+            page = store.dictionary_page(model.id, source, Filters(limit=1))
+            raw = against_embedding(model, checkpoint, sources, length=ask.length)
+            show(store, page, checkpoint, raw, console)
+    finally:
+        store.close()
+    console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/{model.id}/")
+
+
+def against_embedding(model: LanguageModel, checkpoint: Checkpoint, sources: Sequence[str], *, length: int) -> AgainstEmbedding | None:
+    """Of a sample of all features, dead ones too; None where W_E has another width than the residual stream."""
+    embedding: Tensor = model.embedding.cpu()
+    if embedding.shape[1] != model.d_model:
+        return None
+    layer, directions = checkpoint.layer, checkpoint.dictionary.directions
+    rows = torch.randperm(len(directions), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    batch = next(batches(passages(model, sources, length=length, tokens=4096), tokens=4096))
+    with torch.inference_mode():
+        x = model.read(batch.tokens.to(model.device), [layer])[layer].cpu()[batch.mask].float()
+        chance = random_directions(torch.cov(x.T), SAMPLE)
+        cosines = [nearest_tokens(each, embedding, 1).cosines.mean().item() for each in (directions[rows], chance)]
+    return AgainstEmbedding(*cosines)
+
+
+def mean_of(histogram: Histogram) -> float:
+    """From its bins' middles: within half a bin of the mean of what was counted."""
+    n = sum(histogram.counts)
+    middles = [(low + high) / 2 for low, high in zip(histogram.edges, histogram.edges[1:], strict=False)]
+    return sum(middle * count for middle, count in zip(middles, histogram.counts, strict=True)) / n if n else float("nan")
+
+
+def show(store: Store, page: DictionaryPage, checkpoint: Checkpoint, raw: AgainstEmbedding | None, console: Console) -> None:
+    found = page.summary
+    console.rule(f"{found.model}/{found.source}")
+    console.print(f"{checkpoint.path}: {found.origin}, {found.architecture}, reads {checkpoint.hook or 'a layer that was given'}")
+    figures = Table(show_header=False)
+    for row in (
+        ("features, live", f"{found.d_sae:,}, {found.n_live:,}"),
+        ("active a token", f"{found.l0:.1f}"),
+        ("anchors", found.anchor_kind),
+        (
+            "cosine to the nearest anchor, live features",
+            f"{mean_of(page.cosine_histogram):.2f} (random directions {found.random_cosine:.2f})",
+        ),
+        (
+            "cosine to the nearest row of raw W_E",
+            "other width" if raw is None else f"{raw.features:.2f} (random directions {raw.random:.2f})",
+        ),
+        ("names supported: live features, firings", f"{found.supported_live:.0%}, {found.supported_firing:.0%}"),
+        ("half of the firings on the name's family, live", f"{found.half_live:.0%}"),
+        ("coverage (aligned ≥ 0.8)", f"{found.coverage:.1%} of the tokens that occur"),
+        ("verdicts", ", ".join(f"{verdict} {count:,}" for verdict, count in sorted(found.verdicts.items(), key=lambda item: -item[1]))),
+        ("tokens indexed", f"{found.index_tokens:,}"),
+    ):
+        figures.add_row(*row)
+    console.print(figures)
+    names = Table("feature", "name", "cosine", "on the name", "on its family", "before it", "fires", title="names with the best evidence")
+    for feature in _best(store, page):
+        names.add_row(*_line(feature))
+    console.print(names)
+    doubtful = Table(
+        "feature", "name", "cosine", "on the name", "on its family", "before it", "fires", "it fires on", title="names that do not hold"
+    )
+    for feature in _features(store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)):
+        lift = feature.afterwards.lift if feature.afterwards else None
+        doubtful.add_row(*_line(feature), lift.shown if lift else "–")
+    console.print(doubtful)
+
+
+def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[FeatureRecord]:
+    refs = store.dictionary_page(page.summary.model, page.summary.source, filters).features
+    return [store.feature(ref.model, ref.source, ref.index).feature for ref in refs]
+
+
+def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
+    """Among the densest whose names hold, those whose firings are most on the name's family, or before the name."""
+    held = [
+        feature
+        for verdict in ("reads", "predicts", "both")
+        for feature in _features(store, page, Filters(verdict=verdict, sort="density", descending=True, limit=LOOKED_AT // 3))
+    ]
+
+    def excess(feature: FeatureRecord) -> float:
+        if feature.evidence is None:
+            return 0.0
+        return max(share.value - share.null for share in (feature.evidence.reads_family, feature.evidence.predicts))
+
+    return sorted(held, key=excess, reverse=True)[:SHOWN]
+
+
+def _line(feature: FeatureRecord) -> list[str]:
+    head = [str(feature.index), feature.name.shown, f"{feature.cosine:.2f}"]
+    if feature.evidence is None:
+        return [*head, "–", "–", "–", f"{feature.n_firings:,}"]
+    shares = (feature.evidence.reads_here, feature.evidence.reads_family, feature.evidence.predicts)
+    return [*head, *(f"{share.value:.0%} ({share.null:.0%})" for share in shares), f"{feature.n_firings:,}"]
