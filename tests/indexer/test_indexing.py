@@ -28,7 +28,7 @@ def indexed(model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_fa
 
 
 def quick(settings: Settings, model: LanguageModel, runs: list[Path], text: Path, **asked: object) -> str | None:
-    ask = indexer.Ask(**{"length": 48, "causal": False, **asked})
+    ask = indexer.Ask(**{"length": 48, "ablate": 0, **asked})
     return indexer.index([(model, map(load_checkpoint, runs))], [str(text)], settings=settings, console=QUIET, ask=ask)
 
 
