@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from bench.trainers import SCRATCH, machine
+from bench.machine import machine
+from bench.trainers import SCRATCH
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import END, passages
 
@@ -67,7 +68,7 @@ SUBJECTS = {
 }
 
 
-INDEXES = {"lexiscope index, no ablation pass": ("--no-ablation",), "lexiscope index, ablation pass too": ("--ablation",)}
+INDEXES = {"lexiscope index, no ablation pass": ("--ablate=0",), "lexiscope index, ablation pass too": ()}
 """Each command measured, by its label; the first does what SAEDashboard does, and more."""
 
 
@@ -273,7 +274,7 @@ def report(place: Path, asked: Any) -> str:
     lines = [
         "# Building an index beside SAEDashboard\n",
         f"Written by `python bench/dashboards.py {shlex.join(sys.argv[1:])}` on {time.strftime('%Y-%m-%d %H:%M')}.\n",
-        f"Machine: {machine(argparse.Namespace(gpu=False))}; {asked.threads} threads. Load is the higher one-minute average of before and",
+        f"Machine: {machine()}; {asked.threads} threads. Load is the higher one-minute average of before and",
         "after; above the number of threads the machine was shared, and features a CPU-minute are the fairer figure.\n",
         f"Model {subject.model.name}, dictionary {dictionaries[0].name} of {len(firings):,} features ({live:,} live on this text), "
         f"{n:,} passages of {asked.length} tokens of {subject.text.name}: {tokens:,} tokens encoded by each.",
@@ -301,7 +302,7 @@ def tokens_table(
     pairs = [("1 dictionary", bare, one)]
     if len(dictionaries) > 1:
         alone = timed([*bare_command, *map(str, dictionaries)], surroundings(asked))
-        every, _ = index(dictionaries, subject.model, text, place / "index-all", asked, "--no-ablation")
+        every, _ = index(dictionaries, subject.model, text, place / "index-all", asked, "--ablate=0")
         pairs.append((f"{len(dictionaries)} dictionaries, one pass", alone, every))
     lines = [
         "| | forward + encode, tok/s | lexiscope index, tok/s | × the time | × the CPU time (target ≤ 1.3) | load |",
