@@ -148,10 +148,10 @@ def measure(
     """All of it, for one prompt and the two texts that followed. Raises Cancelled."""
     named = names(interventions)
     made, missing = ([], []) if controls is None else make_controls(model, load, interventions, controls)
-    own = yield from hear(model, prompt, [Told(steered, None), Told(steered, done)], cancelled=cancelled)
-    told = [Told(default, None), Told(default, done), *(Told(default, done.pushing(one.directions)) for one in made)]
-    keep = None if moved is None else moved.layer
-    ground = yield from hear(model, prompt, told, keep=keep, cancelled=cancelled)
+    told = [Told(text, who) for text in (steered, default) for who in (None, done)]
+    told += [Told(default, done.pushing(one.directions)) for one in made]
+    heard = yield from hear(model, prompt, told, keep=None if moved is None else moved.layer, cancelled=cancelled)
+    own, ground = heard[:2], heard[2:]
     unsteered = ground[0].log_probabilities
     base, after, *others = [against(row.log_probabilities, unsteered, named.ids) for row in ground]
     kl = against(own[1].log_probabilities, own[0].log_probabilities, named.ids).kl

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +174,11 @@ def test_a_request_that_takes_too_long_ends_with_words(tiny):
         finish(late(worker))  # loads the model
         got = finish(late(worker))
     assert got[0].event == "resolved" and got[-1].event == "error" and got[-1].status == 504
+
+
+def test_weights_of_a_dictionary_are_mapped_from_their_file_not_read(tiny):
+    from server.live.shelf import Shelf
+
+    loaded = Shelf().dictionary(tiny.checkpoints[0])
+    maps = Path("/proc/self/maps").read_text()
+    assert loaded.dictionary.W_dec.shape[0] and f"{tiny.checkpoints[0]}/sae_weights.safetensors" in maps

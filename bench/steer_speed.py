@@ -1,0 +1,183 @@
+"""`make bench-steer`: what steering costs beside plain generation. Prints ratios; asserts none.
+
+Targets (two cores): a steered row's time at most 1.15 times a plain row's at equal batch, on the bundled model and at GPT-2 shape
+(random weights); first token within 150 ms on the bundled model; 16 concurrent steers within 4 times the time of one.
+
+`plain` is the same model writing the same number of rows with no hook at all, tokens drawn by the same sampler; each pair is timed in
+turns (plain, steered, plain, …), and the ratio is the median of the pairs', so that a machine's other work falls on both.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lexiscope.checkpoint import save_weights
+from lexiscope.dictionary import Dictionary
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.live_records import Sampling
+from lexiscope.records import FeatureRef, Token
+from lexiscope.settings import Settings
+from server.live import Intervention, SteerJob, WorkerClient, spawn_worker
+from server.live.batches import Batches
+from server.live.interventions import Plan, plan
+from server.live.sampling import Sampler
+from server.live.shelf import Shelf
+
+DEMO = Path(__file__).parent.parent / "data" / "demo" / "model"
+TOKENS = 48
+PROMPT = "Once upon a time there was a little girl who lived in a house"
+
+
+class Setting(NamedTuple):
+    """A model and a dictionary as wide as its vocabulary at its middle layer."""
+
+    name: str
+    path: str
+    checkpoint: str
+    layer: int
+
+
+def setting(name: str, path: str, folder: Path, *, k: int = 32) -> Setting:
+    model = load_language_model(path, model_id=name)
+    layer = model.n_layers // 2
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(model.vocab_size, model.d_model), dim=-1)
+    dictionary = Dictionary(rows.T.contiguous(), torch.zeros(model.vocab_size), rows, torch.zeros(model.d_model), k=k)
+    checkpoint = folder / f"{name}-dictionary"
+    checkpoint.mkdir()
+    residual = model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]]), [layer])[layer][0, 1:]
+    details = {"mean_norm": residual.norm(dim=-1).mean().item()}
+    save_weights(checkpoint, dictionary, fit=None, model=name, hook=f"blocks.{layer}.hook_resid_post", context=128, details=details)
+    return Setting(name, path, str(checkpoint), layer)
+
+
+def gpt2_shape(folder: Path) -> str:
+    """GPT-2's own shape with random weights and the bundled model's tokenizer."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    AutoTokenizer.from_pretrained(str(DEMO)).save_pretrained(folder / "gpt2-shape")
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder / "gpt2-shape")
+    return str(folder / "gpt2-shape")
+
+
+def does(where: Setting, mode: str, index: int = 100, strength: float = 0.5) -> Intervention:
+    feature = FeatureRef(
+        id=f"{where.name}/{where.layer}-bench/{index}",
+        model=where.name,
+        source=f"{where.layer}-bench",
+        layer=where.layer,
+        index=index,
+        name=Token(id=index, shown="x"),
+        cosine=0,
+        verdict="reads",
+        density=0.01,
+    )
+    return Intervention(feature=feature, checkpoint_path=where.checkpoint, mode=mode, strength=strength, unit="activation")
+
+
+def write(model: LanguageModel, prompt: list[int], plans: list[Plan | None]) -> float:
+    """Seconds to write TOKENS tokens in as many rows as there are plans."""
+    batches, sampler = Batches(), Sampler(Sampling(max_tokens=TOKENS), len(plans), model.vocab_size, model.device)
+    begun = time.perf_counter()
+    writer = batches.join(model, prompt, plans)
+    for _ in range(TOKENS - 1):
+        writer.put(sampler.draw(writer.logits))
+        batches.step()
+    sampler.draw(writer.logits)
+    return time.perf_counter() - begun
+
+
+def ratio(pairs: int, plain: Callable[[], float], steered: Callable[[], float]) -> tuple[float, float, float]:
+    """Median seconds of both and the median of the pairs' ratios, timed in turns after one of each."""
+    plain(), steered()
+    times = [(plain(), steered()) for _ in range(pairs)]
+    one, other = zip(*times, strict=True)
+    return statistics.median(one), statistics.median(other), statistics.median(b / a for a, b in times)
+
+
+def generation(where: Setting, pairs: int) -> None:
+    model = load_language_model(where.path, model_id=where.name)
+    prompt, shelf = model.tokenise(PROMPT), Shelf()
+    for mode in ("add", "orthogonal", "clamp", "ablate"):
+        done = plan([does(where, mode)], shelf.dictionary, model, prompt=len(prompt))
+        plain, steered, times = ratio(
+            pairs, lambda: write(model, prompt, [None, None]), lambda done=done: write(model, prompt, [None, done])
+        )
+        print(
+            f"{where.name}, {mode}: plain {plain:.3f} s, steered {steered:.3f} s for 2 rows of {TOKENS} tokens; ratio {times:.3f} (≤ 1.15)"
+        )
+    alone, both, times = ratio(pairs, lambda: write(model, prompt, [None]), lambda done=done: write(model, prompt, [None, done]))
+    print(f"{where.name}: one plain row {alone:.3f} s, default and steered row {both:.3f} s; ratio {times:.3f}")
+
+
+def service(where: Setting, pairs: int) -> None:
+    job = SteerJob(
+        model=where.name,
+        model_path=where.path,
+        interventions=[does(where, "add")],
+        prompt=PROMPT,
+        max_tokens=TOKENS,
+        temperature=0.8,
+        seed=0,
+    )
+
+    async def one(client: WorkerClient, seed: int) -> float:
+        """Seconds to the first token; the whole steer is awaited."""
+        begun, first = time.perf_counter(), 0.0
+        async with client.ask(job.model_copy(update={"seed": seed}), client=f"client {seed}") as events:
+            async for event in events:
+                first = first or (time.perf_counter() - begun if event.event == "step" else 0.0)
+        return first
+
+    async def timed(client: WorkerClient, n: int) -> tuple[float, list[float]]:
+        begun = time.perf_counter()
+        firsts = await asyncio.gather(*(one(client, seed) for seed in range(n)))
+        return time.perf_counter() - begun, firsts
+
+    async def rounds(client: WorkerClient) -> None:
+        await timed(client, 16)
+        singles, crowds, firsts = [], [], []
+        for _ in range(pairs):
+            seconds, first = await timed(client, 1)
+            singles.append(seconds)
+            firsts += first
+            crowds.append((await timed(client, 16))[0])
+        median = statistics.median(firsts)
+        print(f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; least {1000 * min(firsts):.0f} ms (≤ 150 ms)")
+        times = statistics.median(b / a for a, b in zip(singles, crowds, strict=True))
+        one, many = statistics.median(singles), statistics.median(crowds)
+        print(f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; ratio {times:.2f} (≤ 4)")
+
+    with spawn_worker(Settings()) as worker:
+        asyncio.run(rounds(WorkerClient(worker)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7, help="timings of each kind")
+    parser.add_argument("--only", choices=["demo", "gpt2-shape"], help="one model alone")
+    given = parser.parse_args()
+    cores = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
+    print(f"machine: {cores}, torch threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory(prefix="bench-steer-") as place:
+        folder = Path(place)
+        if given.only != "gpt2-shape":
+            demo = setting("demo", str(DEMO), folder)
+            generation(demo, given.pairs)
+            service(demo, given.pairs)
+        if given.only != "demo":
+            generation(setting("gpt2-shape", gpt2_shape(folder), folder), given.pairs)
+
+
+if __name__ == "__main__":
+    main()
