@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index demo-smollm2 check-foreign clean
+.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -32,6 +32,9 @@ bench-train: .venv/installed
 # Beside SAEDashboard, in an environment of its own. ARGS='--model smollm2 --features 128 1024' and so on.
 bench-index: .venv/installed
 	$(BIN)/python bench/dashboards.py --write docs/bench-index.md $(ARGS)
+
+bench-steer: .venv/installed
+	$(BIN)/python bench/steer_speed.py $(ARGS)
 
 bench: bench-demo
 
