@@ -21,8 +21,11 @@ from store import Store
 
 SAMPLE = 2048
 """Features, and random directions, whose cosine to every row of raw W_E is taken."""
-LOOKED_AT, SHOWN, WRONG = 200, 20, 5
-"""Supported features of highest density that are read from the index; the best of them that are shown; unsupported ones shown."""
+LOOKED_AT, SHOWN, WRONG = 50, 20, 5
+"""Supported features read from the index for each verdict, of highest density and of highest cosine each; the best of them that are
+shown; unsupported ones shown."""
+ENOUGH = 10
+"""Firings below which a feature is not shown as one of the best."""
 
 
 class Ask(NamedTuple):
@@ -150,19 +153,20 @@ def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[Feat
 
 
 def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
-    """Among the densest whose names hold, those whose firings are most on the name's family, or before the name."""
-    held = [
-        feature
+    """Of features whose names hold, dense ones and well aligned ones, those whose firings are most on the name itself, or before it."""
+    held = {
+        feature.index: feature
         for verdict in ("reads", "predicts", "both")
-        for feature in _features(store, page, Filters(verdict=verdict, sort="density", descending=True, limit=LOOKED_AT // 3))
-    ]
+        for sort in ("density", "cosine")
+        for feature in _features(store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=LOOKED_AT))
+    }
 
     def excess(feature: FeatureRecord) -> float:
-        if feature.evidence is None:
+        if feature.evidence is None or feature.n_firings < ENOUGH:
             return 0.0
-        return max(share.value - share.null for share in (feature.evidence.reads_family, feature.evidence.predicts))
+        return max(share.value - share.null for share in (feature.evidence.reads_here, feature.evidence.predicts))
 
-    return sorted(held, key=excess, reverse=True)[:SHOWN]
+    return sorted(held.values(), key=excess, reverse=True)[:SHOWN]
 
 
 def _line(feature: FeatureRecord) -> list[str]:
