@@ -1,4 +1,4 @@
-"""Does steering by name work? `python bench/steer_quality.py --name demo --text FILE` writes docs/results/<name>/steering.json and the page.
+"""Does steering by name work? `python bench/steer_quality.py --name demo --text FILE` writes docs/results/demo/steering.json and the page.
 
 Every dictionary of one model in the served index (sets `vasae`, `plain`, `paper-soft`, …) is asked the same question at each of its
 layers: if a live feature's direction is added to the residual stream at the last position of a prompt, does the probability that its
@@ -246,9 +246,8 @@ def _reading(rows: Sequence[dict[str, Any]]) -> list[str]:
                 ratio = row["success"] / at["plain"]["success"]
                 said.append(f"- Layer {layer}: `{name}` succeeds {ratio:.2f} times as often as `plain` (aim for `vasae`: 2).")
             if row["embedding_wins"] is not None and row["embedding_wins"] >= 0.5:
-                said.append(
-                    f"- Layer {layer}: for `{name}` the raw embedding raises the name at least as much in {row['embedding_wins']:.0%} of cases."
-                )
+                share = f"{row['embedding_wins']:.0%}"
+                said.append(f"- Layer {layer}: for `{name}` the raw embedding raises the name at least as much in {share} of cases.")
     return said
 
 
