@@ -287,6 +287,11 @@ def report(place: Path, asked: Any) -> str:
             "as in our pass."
             for peer in peers
         ),
+        *(
+            ["Only one batch was measured: its filling of the cache, which happens once, is counted for every batch, against SAEDashboard."]
+            if asked.batches == 1
+            else []
+        ),
         "",
         *size_table(sizes[-1], live, peers),
         "\n## Tokens a second\n",
