@@ -17,12 +17,13 @@ TEXT = str(DATA / "demo" / "corpus.txt.xz")
 
 
 class Amounts(NamedTuple):
-    """Tokens to harvest, to train each dictionary on, to evaluate on and to index."""
+    """Tokens to harvest, to train each dictionary on, to evaluate on and to index; contexts to ablate each live feature in."""
 
     harvested: int
     seen: int
     held_out: int
     indexed: int
+    ablated: int
 
 
 def build_demo(settings: Settings, console: Console) -> None:
@@ -34,7 +35,7 @@ def build_demo(settings: Settings, console: Console) -> None:
         return load_language_model(str(MODEL), model_id=MODEL_ID)
 
     wanted = [("vasae", layer) for layer in range(6)] + [("plain", layer) for layer in (0, 2, 5)]
-    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000), settings=settings, console=console)
+    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000, 2), settings=settings, console=console)
 
 
 def build(
@@ -73,7 +74,8 @@ def build(
         )
         trainer.train(model, plan, console=console)
     checkpoints = [load_checkpoint(path) for path in runs.values()]
-    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, ask=indexer.Ask(tokens=amounts.indexed))
+    ask = indexer.Ask(tokens=amounts.indexed, ablate=amounts.ablated, resume=True)
+    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, ask=ask)
 
 
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:

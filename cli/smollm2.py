@@ -82,7 +82,8 @@ def main(texts: list[str]) -> None:
             write_text(load(), own)
         texts = [str(own)]
     wanted = [("vasae", layer) for layer in LAYERS]
-    build(load, MODEL_ID, wanted, texts, Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS), settings=settings, console=console)
+    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1)
+    build(load, MODEL_ID, wanted, texts, amounts, settings=settings, console=console)
     from cli.main import serve
 
     console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")
