@@ -17,13 +17,10 @@ BLOCK = 256
 
 class Block(NamedTuple):
     number: int
+    first: int
+    """number of its first passage in the text"""
     passages: list[np.ndarray]
     """token ids, BOS included"""
-
-    @property
-    def first(self) -> int:
-        """The number of its first passage in the text."""
-        return self.number * BLOCK
 
     @property
     def n_tokens(self) -> int:
@@ -33,7 +30,7 @@ class Block(NamedTuple):
 def blocks(stream: Iterable[np.ndarray]) -> Iterator[Block]:
     rest = iter(stream)
     for number, passages in enumerate(iter(lambda: list(islice(rest, BLOCK)), [])):
-        yield Block(number, passages)
+        yield Block(number, number * BLOCK, passages)
 
 
 class Shard(NamedTuple):

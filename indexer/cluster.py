@@ -6,6 +6,7 @@ of ROUND seconds end with a merged state on this machine, which is saved: a node
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,7 @@ from indexer.engines import Engine, Saving
 from indexer.hits import Relatives
 from indexer.reading import Reading, Subject
 from indexer.state import IndexingError, Shape, State, merge
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 
 ROUND = 300.0
@@ -29,14 +31,23 @@ class Reader:
 
     def __init__(self, path: str, model_id: str, subjects: Sequence[Subject], relatives: Relatives, length: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._reading = Reading(load_language_model(path, model_id=model_id), subjects, relatives, length=length)
+        model = load_language_model(path, model_id=model_id)
+        self._reading = Reading(
+            model, [subject._replace(dictionary=_aligned(subject.dictionary)) for subject in subjects], relatives, length=length
+        )
 
     def read(self, block: Block) -> int:
-        self._reading.read(Block(block.number, [np.array(passage) for passage in block.passages]))
+        self._reading.read(block._replace(passages=[np.array(passage) for passage in block.passages]))
         return block.n_tokens
 
     def take(self) -> dict[str, np.ndarray]:
         return self._reading.take().arrays()
+
+
+def _aligned(dictionary: Dictionary) -> Dictionary:
+    """Its encoder in memory of torch's own: a matrix product's last bits depend on how its operands are aligned."""
+    parts = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "threshold")}
+    return replace(dictionary, **{name: tensor.clone() for name, tensor in parts.items() if tensor is not None})
 
 
 def merge_arrays(shape: Shape, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

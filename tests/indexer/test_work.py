@@ -185,15 +185,15 @@ def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: 
     names = np.arange(dictionary.d_sae)
     relatives = Relatives(torch.arange(model.vocab_size)[:, None], torch.arange(model.vocab_size)[:, None])
     reading = Reading(model, [Subject(0, dictionary, names, names)], relatives, length=48)
-    reading.read(Block(0, [np.array([model.bos]), np.array([model.bos, 5])]))
-    reading.read(Block(1, [np.array([model.bos])]))
+    reading.read(Block(0, 0, [np.array([model.bos]), np.array([model.bos, 5])]))
+    reading.read(Block(1, 2, [np.array([model.bos])]))
     state = reading.take()
     state.settle()
     assert (state.n_tokens, state.n_passages, state.blocks.tolist()) == (1, 3, [0, 1])
     assert state.learned[0].statistics.count.sum() == dictionary.k
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(280)
 def test_a_cluster_of_two_nodes_publishes_the_same_rows(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, expected: dict[str, list[tuple[object, ...]]]
 ) -> None:
