@@ -81,14 +81,14 @@ def neighbours(directions: Tensor, others: Tensor, *, among: Tensor, limit: int 
     Returns feature indices as `tokens`.
     """
     pool = others[among]
-    extra = limit + (1 if itself else 0)
+    limit = max(0, min(limit, len(pool) - itself))
     indices, cosines = [], []
     for start in range(0, len(directions), CHUNK):
         similarity = directions[start : start + CHUNK] @ pool.T
         if itself:
             rows = torch.arange(len(similarity))
-            similarity[rows, start + rows] = -2
-        best = similarity.topk(min(extra, len(pool)), dim=-1)
-        indices.append(among[best.indices[:, :limit]])
-        cosines.append(best.values[:, :limit])
+            similarity[rows, start + rows] = -2  # below every cosine: it comes last
+        best = similarity.topk(limit, dim=-1)
+        indices.append(among[best.indices])
+        cosines.append(best.values)
     return Names(torch.cat(indices), torch.cat(cosines))
