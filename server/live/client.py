@@ -58,13 +58,13 @@ class WorkerClient:
         )
         try:
             return await connection.send(request, stream=True)
-        except httpx.ConnectError as error:
-            if self._worker is None or not again:
-                raise WorkerRefused(503, f"No model worker answers at {self.url}.", retry_after="5") from error
-            await asyncio.to_thread(self._worker.lost)
-            await self._ensure()
-            return await self._send(connection, job, client, again=False)
         except httpx.TransportError as error:
+            refused = isinstance(error, httpx.ConnectError)
+            if self._worker is not None and again and (await asyncio.to_thread(self._worker.lost) or refused):
+                await self._ensure()  # a socket whose process has just died may still take a connection, and drop it
+                return await self._send(connection, job, client, again=False)
+            if refused:
+                raise WorkerRefused(503, f"No model worker answers at {self.url}.", retry_after="5") from error
             raise WorkerRefused(503, DIED, retry_after="1") from error
 
     async def health(self) -> Health:

@@ -75,12 +75,13 @@ class Worker:
                 if not self._healthy:
                     time.sleep(0.05)
 
-    def lost(self) -> None:
-        """Its socket refused a connection: wait until the process is seen to have ended, so that `ensure` starts another."""
+    def lost(self) -> bool:
+        """Its socket refused or dropped a connection: has the process ended? Waited for, so that `ensure` starts another."""
         process = self._process
         if process is not None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=2)
+        return process is None or process.poll() is not None
 
     def close(self) -> None:
         """End the process and remove its socket. It is not started again."""

@@ -180,7 +180,7 @@ def test_a_closed_tab_stops_its_generation(client):
         closed = time.monotonic()
         while finish(worker.health()).running:
             time.sleep(0.01)
-        assert time.monotonic() - closed < 0.4
+        assert time.monotonic() - closed < 3
     finally:
         server.should_exit = True
         thread.join()
