@@ -89,7 +89,7 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narr
             await steer()
         assert refused.value.status == 429 and int(refused.value.retry_after) > 0
         running[2].cancel()
-        await until(lambda: waiting(1), seconds=2)
+        await until(lambda: waiting(1), seconds=20)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
