@@ -19,6 +19,7 @@ from indexer.causal import CONTEXTS
 from indexer.engines import Engine, local
 from indexer.hits import Relatives
 from indexer.members import Member, Named, identify_all, name, subject
+from indexer.naming import fit_anchors
 from indexer.reading import TOKENS, Reading, Subject
 from indexer.state import FORMAT, IndexingError, Shape, State
 from indexer.work import KEPT, Work, check_space, fingerprint
@@ -184,8 +185,6 @@ class Fits:
             return member.fit()
         fit = self._job.work.load_fit(member.layer)
         if fit is None:
-            from indexer.naming import fit_anchors
-
             layers = sorted({m.layer for m in self._job.members if not m.anchored})
             for layer, found in fit_anchors(self._job.model, layers, self._job.passages(), anchors=self._job.ask.anchors).items():
                 self._job.work.save_fit(layer, found)

@@ -101,7 +101,7 @@ def summary_row(found: Indexed, state: State, verdicts: list[dict[str, Any]]) ->
         "aligned_live_embedding": metrics.weighted_share(found.shape.cosine_embedding >= ALIGNED, live),
         "supported_live": metrics.weighted_share(found.evidence.supported, live),
         "supported_firing": metrics.weighted_share(found.evidence.supported, firings * live),
-        "half_live": metrics.weighted_share(found.evidence.share["family"] >= 0.5, live),
+        "half_live": metrics.weighted_share(found.evidence.half, live),
         "coverage": metrics.coverage(names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(state.occurrences)),
         "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
         "fve": measured.get("fve"),

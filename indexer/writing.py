@@ -69,6 +69,7 @@ def write_model(
     live = [torch.from_numpy(each.statistics.count >= max(1.0, LIVE_RATE * state.n_tokens)) for each in state.learned]
     before, after = neighbouring(members)
     directions = _Directions(members)
+    folded = found.vocabulary.folded()
     texts, used = Texts(state.passages), [np.zeros(0, np.int64)]
     for at, given in enumerate(members):
         member = given._replace(anchor_kind=found.fits(at).kind or given.anchor_kind)
@@ -96,7 +97,7 @@ def write_model(
             live=whole.live,
             relations=relations,
             causal=whole.causal,
-            folded=found.vocabulary.folded(),
+            folded=folded,
             occurrences=state.occurrences,
         )
         contexts, points_at = context_table(whole.learned, texts, dictionary_id=whole.dictionary_id, first_passage=first_passage)
@@ -108,7 +109,7 @@ def write_model(
         builder.add("feature", table)
         builder.add("context", contexts)
     builder.add("passage", passage_table(state.passages, np.unique(np.concatenate(used)), first_passage=first_passage, corpus=corpus))
-    builder.add("token", _token_table(model, found.vocabulary, state.occurrences))
+    builder.add("token", _token_table(model, found.vocabulary, folded, state.occurrences))
 
 
 def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live: Tensor, dictionary_id: int, *, ablate: int) -> Indexed:
@@ -164,14 +165,14 @@ def _across(directions: Tensor, live: Tensor, others: Tensor, theirs: Tensor) ->
     return relation_pairs(found, alive, len(directions))
 
 
-def _token_table(model: LanguageModel, vocabulary: Vocabulary, occurrences: np.ndarray) -> pa.Table:
+def _token_table(model: LanguageModel, vocabulary: Vocabulary, folded: list[str], occurrences: np.ndarray) -> pa.Table:
     return pa.table(
         {
             "model": [model.id] * len(vocabulary),
             "token_id": np.arange(len(vocabulary)),
             "shown": vocabulary.shown,
             "raw": [raw.hex() for raw in vocabulary.raw],
-            "folded": vocabulary.folded(),
+            "folded": folded,
             "count": occurrences,
         }
     )

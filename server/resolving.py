@@ -5,7 +5,7 @@ Raises NotFound, saying what there is, for what the index does not hold, and HTT
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
@@ -102,9 +102,8 @@ def steer_job(store: Store, asked: SteerRequest) -> Found:
     index = Index(store, asked.model)
     interventions, meant = _interventions(index, asked.features)
     controls = _controls(index, interventions, asked.seed) if asked.controls else None
-    sampling = {name: getattr(asked, name) for name in Sampling.model_fields}
     job = SteerJob(
-        **sampling,
+        **_sampling(asked),
         model=asked.model,
         model_path=index.model_path,
         interventions=interventions,
@@ -120,7 +119,7 @@ def sweep_job(store: Store, asked: SweepRequest) -> Found:
     index = Index(store, asked.model)
     interventions, meant = _interventions(index, asked.features)
     job = SweepJob(
-        **{name: getattr(asked, name) for name in Sampling.model_fields},
+        **_sampling(asked),
         model=asked.model,
         model_path=index.model_path,
         interventions=interventions,
@@ -128,6 +127,10 @@ def sweep_job(store: Store, asked: SweepRequest) -> Found:
         strengths=asked.strengths,
     )
     return Found(job, meant)
+
+
+def _sampling(asked: Sampling) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in Sampling.model_fields}
 
 
 def _interventions(index: Index, features: Sequence[SteerFeature]) -> tuple[list[Intervention], list[Meant]]:

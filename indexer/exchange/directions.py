@@ -10,6 +10,7 @@ from torch import Tensor
 
 from indexer.exchange.choosing import Texts
 from indexer.geometry import geometry, logit_effect, name_features, neighbours, random_cosine
+from indexer.naming import fit_anchors
 from indexer.rows import relation_pairs
 from lexiscope.anchors import bucket
 from lexiscope.checkpoint import AnchorFit
@@ -37,8 +38,6 @@ def name_by_direction(
 ) -> Named:
     """directions [rows, d_in]; index and live [rows]. Without anchors of its `own`, they are fitted on the imported texts, as
     `lexiscope name` does on a file."""
-    from indexer.naming import fit_anchors
-
     rows, width = directions.shape
     alive = torch.from_numpy(live)
     nothing = torch.zeros(rows)
@@ -50,7 +49,6 @@ def name_by_direction(
     logits = logit_effect(model, dictionary.directions, names.tokens[:, 0])
     who = alive.nonzero().squeeze(1)
     near = relation_pairs(neighbours(dictionary.directions[who], dictionary.directions, among=who, itself=True), who, rows)
-    near = [([r for r, c in zip(*pair, strict=True) if c >= -1], [c for c in pair[1] if c >= -1]) for pair in near]  # −2: a row's own
     cosines = names.cosines[:, 0]
     columns = {
         "cosine": cosines.numpy(),

@@ -8,19 +8,14 @@ import pytest
 from lexiscope.settings import Settings
 from store import Store
 from tests.store import synthetic
-from tests.store.postgres_server import Server, binaries
+from tests.store.postgres_server import Server, running_server
 
 DATABASES = ("duckdb", "postgres")
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    running = Server(programs)
-    yield running
-    running.close()
+    yield from running_server()
 
 
 @pytest.fixture(params=DATABASES)

@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 from uuid import uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 
 PASSWORD = "s3cret"
@@ -81,3 +82,13 @@ class Server:
         with self.connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return name
+
+
+def running_server() -> Iterator[Server]:
+    """For a fixture: a server to the end of its scope, or a skip that says what is missing."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    running = Server(programs)
+    yield running
+    running.close()

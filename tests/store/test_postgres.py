@@ -10,7 +10,7 @@ from lexiscope.settings import Settings
 from store import Builder, NoIndex, Store, StoreError, Unreachable
 from store.postgres import schema_of
 from tests.store import synthetic
-from tests.store.postgres_server import Server, binaries
+from tests.store.postgres_server import Server, running_server
 
 SMALL = [synthetic.Dictionary("m", 0, d_sae=30)]
 
@@ -23,12 +23,7 @@ def here(server: Server, tmp_path: Path) -> Settings:
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Server]:
     """A server of these tests' own, to be stopped."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    running = Server(programs)
-    yield running
-    running.close()
+    yield from running_server()
 
 
 def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(mortal: Server, tmp_path: Path) -> None:
