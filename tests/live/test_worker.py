@@ -15,7 +15,7 @@ from tests.live.jobs import finish
 LONG = {"max_tokens": 256}
 
 
-async def until(condition, *, seconds=5.0):
+async def until(condition, *, seconds=30.0):
     """Seconds until the asynchronous `condition` holds."""
     begun = time.monotonic()
     while not await condition():
@@ -83,17 +83,22 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narr
         async def waiting(number):
             return (await client.health()).waiting == number
 
-        running = [asyncio.create_task(steer()) for _ in range(3)]
+        async def under_way():
+            return (await client.health()).running == 1
+
+        running = [asyncio.create_task(steer())]
+        await until(under_way)  # else the three may arrive before the first is begun, and a client may have two waiting
+        running += [asyncio.create_task(steer()) for _ in range(2)]
         await until(lambda: waiting(2))
         with pytest.raises(WorkerRefused) as refused:
             await steer()
         assert refused.value.status == 429 and int(refused.value.retry_after) > 0
         running[2].cancel()
-        await until(lambda: waiting(1), seconds=20)
+        await until(lambda: waiting(1))
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await until(idle(client), seconds=30)
+        await until(idle(client))
 
     finish(crowd())
 
