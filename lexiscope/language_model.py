@@ -150,9 +150,9 @@ class LanguageModel:
             yield got
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None) -> Tensor:
-        """[batch, positions, vocab], with the residual stream patched at the layers of `patches`."""
-        with self._patched(patches or {}):
+    def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None, *, first: int = 0) -> Tensor:
+        """[batch, positions, vocab], with the residual stream patched at the layers of `patches`; of the positions from `first` on."""
+        with self._patched(patches or {}), self._unembedding_from(first):
             return self._bridge(tokens, return_type="logits")
 
     @torch.inference_mode()

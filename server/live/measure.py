@@ -86,22 +86,22 @@ def hear(
 ) -> Work[list[Heard]]:
     """Each row's reading of its text after the prompt, in passes that fit the memory. Raises Cancelled."""
     heard: list[Heard] = []
-    length = 1 + len(prompt) + max(len(row.text) for row in told)
-    rows = max(1, LOGITS_AT_ONCE // (length * model.vocab_size))
+    written, first = max(len(row.text) for row in told), len(prompt)
+    length = 1 + first + written
+    rows = max(1, LOGITS_AT_ONCE // ((1 + written) * model.vocab_size))
     for start in range(0, len(told), rows):
         part = told[start : start + rows]
         tokens = torch.full((len(part), length), model.bos)
         for row, one in enumerate(part):
-            tokens[row, 1 : 1 + len(prompt) + len(one.text)] = torch.tensor([*prompt, *one.text])
+            tokens[row, 1 : 1 + first + len(one.text)] = torch.tensor([*prompt, *one.text])
         plans = [one.plan for one in part]
         kept: list[Tensor] = []
         done = patches(plans, [0] * len(part), cancelled=cancelled)
         if keep is not None:
             done[keep] = _kept(done.get(keep), kept)
-        logits = model.logits(tokens.to(model.device), done)
+        logits = model.logits(tokens.to(model.device), done, first=first)
         for row, one in enumerate(part):
-            first = len(prompt)
-            log_probabilities = logits[row, first : first + len(one.text)].float().log_softmax(-1)
+            log_probabilities = logits[row, : len(one.text)].float().log_softmax(-1)
             residual = kept[0][row, first + 1 : first + 1 + len(one.text)].float() if kept else None
             heard.append(Heard(log_probabilities, residual))
         yield Pause.TURN
