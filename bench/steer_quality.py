@@ -5,7 +5,8 @@ layers: if a live feature's direction is added to the residual stream at the las
 name comes next rise more than under controls of equal effect? Every direction gets the strength at which KL(steered ‖ default),
 averaged over the prompts, is 0.5 nats. Controls of a feature: its name's raw token embedding (centred); a random live feature of the
 same dictionary whose density is nearest; the nearest feature of the layer's `plain` dictionary by cosine (not for `plain` itself).
-*Success*: the rise of the mean probability is above zero and above that of every control.
+*Success*: the rise of the mean probability is above zero and above that of every control. *Over features*: above zero and above the
+controls that are features; the raw embedding, which no dictionary is needed for, is left out.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from store import Store
 
 KL = 0.5
 """nats, the strength of every direction"""
-STEPS = 12
+STEPS = 9
 """bisections of the logarithm of the strength"""
 WEAKEST, STRONGEST = 1 / 64, 16.0
 """the strengths bisected between, in mean residual norms"""
@@ -44,6 +45,9 @@ OUTPUT_SCORE = 0.01
 COLUMNS = ("index", "name_token", "live", "density", "verdict", "output_score")
 PAGE = ROOT / "docs" / "steering.md"
 VERDICTS = ("predicts", "both", "reads", "unsupported")
+EMBEDDING = "the name's raw embedding"
+RARE = 60
+"""features of a verdict, where there are so many"""
 
 
 class Prompt(NamedTuple):
@@ -141,10 +145,13 @@ def sources(store: Store, model_id: str, sets: Sequence[str]) -> list[Source]:
 
 
 def measure(model: LanguageModel, source: Source, plain: Source | None, some: Sequence[Prompt], *, n: int, seed: int) -> dict[str, Any]:
-    """The success rates of one dictionary, over `n` of its live features."""
+    """The success rates of one dictionary, over `n` of its live features and as many more as RARE asks."""
     draw = np.random.default_rng(seed)
     live = source.live
-    chosen = np.sort(draw.choice(live, min(n, len(live)), replace=False))
+    order, verdicts = draw.permutation(live), source.features["verdict"].astype(str)
+    more = [order[verdicts[order] == word][: min(n, RARE)] for word in VERDICTS]
+    chosen = np.unique(np.concatenate([order[:n], *more]))
+    sampled = np.isin(chosen, order[:n])
     names = torch.from_numpy(source.features["name_token"][chosen].astype(np.int64))
     own = source.directions[chosen]
     centred = model.embedding - model.embedding.mean(0)
@@ -153,9 +160,9 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
     place = {int(feature): at for at, feature in enumerate(by_density)}
     step = draw.choice([-3, -2, -1, 1, 2, 3], len(chosen))
     alike = by_density[np.clip([place[int(f)] for f in chosen] + step, 0, len(live) - 1)]
-    rivals = {"the name's raw embedding": F.normalize(centred[names], dim=-1), "a feature of equal density": source.directions[alike]}
+    rivals = {EMBEDDING: F.normalize(centred[names], dim=-1), "a feature of equal density": source.directions[alike]}
     if centred.shape[1] != own.shape[1]:
-        rivals.pop("the name's raw embedding")
+        rivals.pop(EMBEDDING)
     if plain is not None:
         theirs = plain.directions[plain.live]
         rivals["plain's nearest feature"] = theirs[(own @ theirs.T).argmax(-1)]
@@ -163,28 +170,31 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
     done, strengths = at_equal_kl(model, source.layer, some, every, names.repeat(1 + len(rivals)), source.mean_norm)
     rise = done.rise.view(1 + len(rivals), -1)
     beats = {name: (rise[0] > rise[at]).numpy() for at, name in enumerate(rivals, 1)}
-    success = (rise[0] > 0).numpy() & np.logical_and.reduce(list(beats.values()))
-    verdict = source.features["verdict"][chosen].astype(str)
+    over_features = (rise[0] > 0).numpy() & np.logical_and.reduce([won for name, won in beats.items() if name != EMBEDDING])
+    success = over_features & beats.get(EMBEDDING, True)
+    verdict = verdicts[chosen]
     score = source.features["output_score"][chosen].astype(float)
     passes = np.nan_to_num(score, nan=-1.0) > OUTPUT_SCORE
 
     def rate(rows: np.ndarray) -> dict[str, Any]:
-        return {"n": int(rows.sum()), "success": round(float(success[rows].mean()), 4) if rows.any() else None}
+        shares = {"success": success, "over_features": over_features}
+        return {"n": int(rows.sum())} | {name: round(float(won[rows].mean()), 4) if rows.any() else None for name, won in shares.items()}
 
     return {
         "layer": source.layer,
         "set": source.set_name,
         "live": len(live),
-        "verdicts": {word: int((source.features["verdict"][live].astype(str) == word).sum()) for word in VERDICTS},
-        **rate(np.ones(len(chosen), bool)),
-        "rises": round(float((rise[0] > 0).float().mean()), 4),
-        "mean_rise": round(float(rise[0].mean()), 5),
-        "beats": {name: round(float(won.mean()), 4) for name, won in beats.items()},
-        "embedding_wins": round(float((~beats["the name's raw embedding"]).mean()), 4) if "the name's raw embedding" in beats else None,
-        "with_output_score": rate(passes),
+        "verdicts": {word: int((verdicts[live] == word).sum()) for word in VERDICTS},
+        **rate(sampled),
+        "rises": round(float((rise[0, sampled] > 0).float().mean()), 4),
+        "mean_rise": round(float(rise[0, sampled].mean()), 5),
+        "rival_rise": {name: round(float(rise[at, sampled].mean()), 5) for at, name in enumerate(rivals, 1)},
+        "beats": {name: round(float(won[sampled].mean()), 4) for name, won in beats.items()},
+        "embedding_wins": round(float((~beats[EMBEDDING])[sampled].mean()), 4) if EMBEDDING in beats else None,
+        "with_output_score": rate(passes & sampled),
         "by_verdict": {word: rate(verdict == word) for word in VERDICTS},
-        "strength": round(float(strengths[: len(chosen)].median()), 3),
-        "kl_reached": round(float(((done.kl[: len(chosen)] - KL).abs() < 0.1 * KL).float().mean()), 4),
+        "strength": round(float(strengths[: len(chosen)][sampled].median()), 3),
+        "kl_reached": round(float(((done.kl - KL).abs() < 0.1 * KL).float().mean()), 4),
     }
 
 
@@ -192,8 +202,10 @@ def write_page(folder: Path = FOLDER) -> None:
     """docs/steering.md, from every docs/results/<model>/steering.json."""
     lines = ["# Steering by name: how often it works", "", *__doc__.split("\n\n", 1)[1].strip().splitlines(), ""]
     lines += [
-        "Rates are over a random sample of live features; *filtered* keeps those with an output score above "
-        f"{OUTPUT_SCORE} (Arad et al. 2025). *Strength* is the median, in mean residual norms, at which KL is {KL} nats.",
+        "*All* is a random sample of live features, each cell *success / over features (n)*; *filtered* keeps those with an output score "
+        f"above {OUTPUT_SCORE} (Arad et al. 2025). A verdict's cell takes in more of its features, up to {RARE}. *Mean rise* is of the "
+        "name's probability, beside it the raw embedding's; *strength* is the median, in mean residual norms, at which KL is "
+        f"{KL} nats. `plain` has one control fewer, which flatters it.",
         "",
     ]
     for file in sorted(folder.glob("*/steering.json")):
@@ -213,21 +225,15 @@ def write_page(folder: Path = FOLDER) -> None:
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     controls = list(dict.fromkeys(name for row in rows for name in row["beats"]))
-    head = [
-        "layer",
-        "set",
-        "features",
-        "success",
-        "filtered (n)",
-        *(f"{word} (n)" for word in VERDICTS),
-        *(f"beats {name}" for name in controls),
-    ]
-    head += ["mean rise", "strength"]
+    head = ["layer", "set", "all", "filtered", *VERDICTS, *(f"beats {name}" for name in controls)]
+    head += ["rises", "mean rise", "embedding's", "strength"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [str(row["layer"]), row["set"], str(row["n"]), _share(row["success"]), _counted(row["with_output_score"])]
+        cells = [str(row["layer"]), row["set"], _counted(row), _counted(row["with_output_score"])]
         cells += [_counted(row["by_verdict"][word]) for word in VERDICTS] + [_share(row["beats"].get(name)) for name in controls]
-        lines.append("| " + " | ".join([*cells, f"{row['mean_rise']:+.3f}", f"{row['strength']:.2f}"]) + " |")
+        embedding = row["rival_rise"].get(EMBEDDING)
+        cells += [_share(row["rises"]), f"{row['mean_rise']:+.3f}", "–" if embedding is None else f"{embedding:+.3f}"]
+        lines.append("| " + " | ".join([*cells, f"{row['strength']:.2f}"]) + " |")
     lines += ["", "Live features by verdict, in the whole dictionary:", ""]
     lines += ["| layer | set | live | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (3 + len(VERDICTS))]
     lines += [
@@ -242,9 +248,9 @@ def _reading(rows: Sequence[dict[str, Any]]) -> list[str]:
     for layer in sorted({row["layer"] for row in rows}):
         at = {row["set"]: row for row in rows if row["layer"] == layer}
         for name, row in at.items():
-            if name != "plain" and "plain" in at and at["plain"]["success"]:
-                ratio = row["success"] / at["plain"]["success"]
-                said.append(f"- Layer {layer}: `{name}` succeeds {ratio:.2f} times as often as `plain` (aim for `vasae`: 2).")
+            if name != "plain" and "plain" in at and at["plain"]["over_features"]:
+                ratio = row["over_features"] / at["plain"]["over_features"]
+                said.append(f"- Layer {layer}: `{name}` rises over features {ratio:.2f} times as often as `plain` (aim for `vasae`: 2).")
             if row["embedding_wins"] is not None and row["embedding_wins"] >= 0.5:
                 share = f"{row['embedding_wins']:.0%}"
                 said.append(f"- Layer {layer}: for `{name}` the raw embedding raises the name at least as much in {share} of cases.")
@@ -256,7 +262,7 @@ def _share(value: float | None) -> str:
 
 
 def _counted(found: dict[str, Any]) -> str:
-    return f"{_share(found['success'])} ({found['n']})"
+    return f"{_share(found['success'])} / {_share(found['over_features'])} ({found['n']:,})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,11 +6,13 @@ DDL, ARRAY columns (they come back as lists). What is avoided: reflection (`chec
 file is opened either by `writer` or by `reader`, never by both.
 """
 
+import atexit
 import warnings
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import duckdb_engine
 import sqlalchemy as sa
 import sqlalchemy.dialects
 from duckdb_engine import Dialect, DuckDBEngineWarning
@@ -21,6 +23,9 @@ WIDE = 400
 """characters"""
 Config = dict[str, str | bool | int | float | list[str]]
 OFFLINE: Config = {"autoinstall_known_extensions": False}
+
+# in a process that also loads torch, duckdb-engine's module is not cleared at exit, and DuckDB prints a page about leaks
+atexit.register(vars(duckdb_engine).clear)
 
 
 def writer(path: Path) -> duckdb.DuckDBPyConnection:

@@ -15,8 +15,8 @@ FEW = 1000
 """token ids that a statement names one by one; more go as one array"""
 
 
-SORTED_HERE = 2000
-"""features of a few names: asked for unsorted, because DuckDB's top-N scans the table where its index would find them"""
+LOOKED_UP = 2000
+"""features of a few names: DuckDB's index finds them, but only where nothing else is asked of the table"""
 
 
 class Listed(NamedTuple):
@@ -37,8 +37,10 @@ def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
     ]
 
 
-def list_features(build: Build, filters: Filters, *, tokens: dict[str, list[int]] | None = None, query: str = "") -> Listed:
-    """One page of the features that pass `filters` and, where given, carry a name in `tokens` (model → token ids).
+def list_features(
+    build: Build, filters: Filters, *, tokens: dict[str, list[int]] | None = None, named: int = 0, query: str = ""
+) -> Listed:
+    """One page of the features that pass `filters` and, where given, carry a name in `tokens` (model → token ids), as `named` do.
 
     `query` is what `tokens` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
     """
@@ -46,7 +48,7 @@ def list_features(build: Build, filters: Filters, *, tokens: dict[str, list[int]
     keys = sorting(filters)
     mark = list_mark(filters, query)
     beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys]) if filters.cursor else None
-    rows = rows_of(build, entries, filters, keys, beyond=beyond, tokens=tokens, limit=filters.limit + 1)
+    rows = rows_of(build, entries, filters, keys, beyond=beyond, tokens=tokens, named=named, limit=filters.limit + 1)
     shown = rows[: filters.limit]
     more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
     return Listed([row.feature for row in shown], more)
@@ -70,40 +72,31 @@ def rows_of(
     *,
     beyond: Sequence[Value] | None,
     tokens: dict[str, list[int]] | None,
+    named: int,
     limit: int,
-    named: int | None = None,
 ) -> list[Found]:
-    """The first `limit` features after `beyond` in the order of `keys`; `named` is how many features carry `tokens`, where known."""
+    """The first `limit` features after `beyond` in the order of `keys`; `named` is how many features carry `tokens`, where given."""
     if not entries or (tokens is not None and not any(tokens.values())):
         return []
-    ids = [entry.dictionary_id for entry in entries]
-    statement = sa.select(*REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys)))
-    statement = statement.where(LISTING.dictionary_id.in_(ids), *conditions(filters))
-    if tokens is not None:
-        statement = statement.where(*_carrying(entries, tokens))
+    statement = sa.select(*REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))).where(*conditions(filters))
+    if tokens is None:
+        statement = statement.where(*_within(build, entries))
+    else:
+        together = _named(sorted({token_id for ids in tokens.values() for token_id in ids}))
+        statement = statement.where(_carrying(build, entries, tokens))
+        statement = statement.add_cte(looked_up(together)) if named <= LOOKED_UP else statement.where(together)
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
-    few = named is not None and named <= SORTED_HERE
-    found = build.rows(statement.limit(named) if few else statement.order_by(*(key.order() for key in keys)).limit(limit))
-    rows = [(list(row[len(REF_COLUMNS) :]), row) for row in found]
-    if few:
-        rows.sort(key=lambda pair: [-value if key.descending else value for key, value in zip(keys, pair[0], strict=True)])
-    return [Found(build.ref(row), values) for values, row in rows[:limit]]
+    rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
+    return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
 
 
-def _carrying(entries: Sequence[Dictionary], tokens: dict[str, list[int]]) -> list[sa.ColumnElement[bool]]:
-    """All the ids together are what an index can look up; where there are several models, each wants its own."""
-    models = {model: ids for model, ids in tokens.items() if ids}
-    together = [_named(sorted({token_id for ids in models.values() for token_id in ids}))]
-    if len(models) == 1:
-        [model] = models
-        return [*together, LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries if entry.model == model])]
-    own = [
-        sa.and_(LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries if entry.model == model]), _named(ids))
-        for model, ids in models.items()
-    ]
-    return [*together, sa.or_(*own)]
+def looked_up(condition: sa.ColumnElement[bool]) -> sa.CTE:
+    """The rows of `listing` that an index finds by `condition`, to a statement that it is added to the whole of `listing`."""
+    return sa.select(schema.listing).where(condition).cte(schema.listing.name).prefix_with("MATERIALIZED")
 
+
+XXX
 
 def _named(ids: list[int]) -> sa.ColumnElement[bool]:
     if len(ids) <= FEW:
