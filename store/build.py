@@ -33,12 +33,8 @@ Row = sa.Row[*tuple[Any, ...]]
 Made = TypeVar("Made")
 
 
-def ids(name: str) -> sa.BindParameter[Any]:
-    """A list of numbers given when a statement runs: a statement made once costs nothing to make again."""
-    return sa.bindparam(name, type_=sa.Integer, expanding=True)
-
-
 def number(name: str) -> sa.BindParameter[int]:
+    """A number given when a statement runs: a statement made once costs nothing to make again."""
     return sa.bindparam(name, type_=sa.Integer)
 
 

@@ -9,14 +9,29 @@ from lexiscope.records import FeatureRef, Filters
 from store import cursors, schema
 from store.build import REF_COLUMNS, Build, Dictionary
 from store.cursors import Key, Value
+from store.vocabulary import Entry
 
 LISTING = schema.listing.c
-FEW = 1000
-"""token ids that a statement names one by one; more go as one array"""
+FEW_TOKENS = 1000
+"""that a statement names one by one; more go as one array"""
+FEW_FEATURES = 2000
+"""that an index finds sooner than a scan of the table"""
 
 
-LOOKED_UP = 2000
-"""features of a few names: DuckDB's index finds them, but only where nothing else is asked of the table"""
+class Names:
+    """Names that features are to carry."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        """model → token ids; no model without any"""
+        self.n_features = 0
+        """that carry them"""
+
+    def add(self, model: str, entry: Entry) -> None:
+        """A token; one that names nothing is left out."""
+        if entry.n_features:
+            self.tokens.setdefault(model, []).append(entry.token.id)
+            self.n_features += entry.n_features
 
 
 class Listed(NamedTuple):
@@ -37,18 +52,16 @@ def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
     ]
 
 
-def list_features(
-    build: Build, filters: Filters, *, tokens: dict[str, list[int]] | None = None, named: int = 0, query: str = ""
-) -> Listed:
-    """One page of the features that pass `filters` and, where given, carry a name in `tokens` (model → token ids), as `named` do.
+def list_features(build: Build, filters: Filters, *, names: Names | None = None, query: str = "") -> Listed:
+    """One page of the features that pass `filters` and, where given, carry one of `names`.
 
-    `query` is what `tokens` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
+    `query` is what `names` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
     """
     entries = asked_dictionaries(build, filters)
     keys = sorting(filters)
     mark = list_mark(filters, query)
     beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys]) if filters.cursor else None
-    rows = rows_of(build, entries, filters, keys, beyond=beyond, tokens=tokens, named=named, limit=filters.limit + 1)
+    rows = rows_of(build, entries, filters, keys, beyond=beyond, names=names, limit=filters.limit + 1)
     shown = rows[: filters.limit]
     more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
     return Listed([row.feature for row in shown], more)
@@ -71,35 +84,48 @@ def rows_of(
     keys: Sequence[Key],
     *,
     beyond: Sequence[Value] | None,
-    tokens: dict[str, list[int]] | None,
-    named: int,
+    names: Names | None,
     limit: int,
 ) -> list[Found]:
-    """The first `limit` features after `beyond` in the order of `keys`; `named` is how many features carry `tokens`, where given."""
-    if not entries or (tokens is not None and not any(tokens.values())):
+    """The first `limit` features after `beyond` in the order of `keys`."""
+    if not entries or (names is not None and not names.tokens):
         return []
     statement = sa.select(*REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))).where(*conditions(filters))
-    if tokens is None:
+    if names is None:
         statement = statement.where(*_within(build, entries))
     else:
-        together = _named(sorted({token_id for ids in tokens.values() for token_id in ids}))
-        statement = statement.where(_carrying(build, entries, tokens))
-        statement = statement.add_cte(looked_up(together)) if named <= LOOKED_UP else statement.where(together)
+        together = _named(sorted({token_id for ids in names.tokens.values() for token_id in ids}))
+        statement = statement.where(*_carrying(build, entries, names.tokens))
+        statement = statement.add_cte(first(together)) if names.n_features <= FEW_FEATURES else statement.where(together)
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
     rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
     return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
 
 
-def looked_up(condition: sa.ColumnElement[bool]) -> sa.CTE:
-    """The rows of `listing` that an index finds by `condition`, to a statement that it is added to the whole of `listing`."""
+def first(condition: sa.ColumnElement[bool]) -> sa.CTE:
+    """`listing` to the statement that this is added to: the rows that meet `condition`, before anything else is asked of them.
+
+    DuckDB finds rows by an index only where one column alone is asked about; otherwise it reads the whole table.
+    """
     return sa.select(schema.listing).where(condition).cte(schema.listing.name).prefix_with("MATERIALIZED")
 
 
-XXX
+def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElement[bool]]:
+    """Nothing where it is all of them: a database plans thirty ids a millisecond long."""
+    return [] if len(entries) == len(build.dictionaries) else [LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries])]
+
+
+def _carrying(build: Build, entries: Sequence[Dictionary], tokens: dict[str, list[int]]) -> list[sa.ColumnElement[bool]]:
+    """Token ids are a model's own: where there are several models, each wants its own."""
+    own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
+    if len(own) == 1:
+        return own.popitem()[1]
+    return [sa.or_(*(sa.and_(*within, _named(tokens[model])) for model, within in own.items()))]
+
 
 def _named(ids: list[int]) -> sa.ColumnElement[bool]:
-    if len(ids) <= FEW:
+    if len(ids) <= FEW_TOKENS:
         return LISTING.name_token.in_(ids)
     return LISTING.name_token.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
 

@@ -17,7 +17,7 @@ from store import cursors
 from store.build import Build
 from store.cursors import Key, Value
 from store.errors import NotFound
-from store.listing import LISTING, UNIQUE, Found, Listed, asked_dictionaries, list_features, list_mark, rows_of, unsupported
+from store.listing import LISTING, UNIQUE, Found, Listed, Names, asked_dictionaries, list_features, list_mark, rows_of, unsupported
 from store.vocabulary import MATCHES, Entry, parse, unmarked
 
 GROWTH = 8
@@ -43,11 +43,10 @@ def search(build: Build, query: str, filters: Filters) -> SearchPage:
     if filters.sort == "match":
         listed = _best_first(build, query, filters)
     else:
-        carrying: dict[str, list[int]] = {}
+        names = Names()
         for match in matches(build, query, filters.model):
-            if match.entry.n_features:
-                carrying.setdefault(match.model, []).append(match.entry.token.id)
-        listed = list_features(build, filters, tokens=carrying, query=query)
+            names.add(match.model, match.entry)
+        listed = list_features(build, filters, names=names, query=query)
     return SearchPage.model_validate(
         {
             "build": build.id,
@@ -92,9 +91,9 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
     entries = asked_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[Found]()
-    for tier, carrying, named in _portions(build, query, filters.model, beyond, room=wanted):
+    for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
-        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, tokens=carrying, limit=wanted - len(found), named=named)
+        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found))
         found += [Found(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
             break
@@ -103,25 +102,21 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
     return Listed([row.feature for row in shown], more)
 
 
-def _portions(
-    build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int
-) -> Iterator[tuple[int, dict[str, list[int]], int]]:
-    """(tier, model → token ids, features they name) to ask for in turn: of tokens that name something, from the cursor's on, one
-    tier each, and never one place in two portions."""
+def _portions(build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int) -> Iterator[tuple[int, Names]]:
+    """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each, and never one place in
+    two portions."""
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
     naming = (match for match in matches(build, query, model) if match.entry.n_features and (match.tier, match.place) >= start)
     for tier, of_tier in groupby(naming, key=lambda match: match.tier):
-        portion: dict[str, list[int]] = {}
-        held = 0
+        names = Names()
         for _, of_place in groupby(of_tier, key=lambda match: match.place):
             for match in of_place:
-                portion.setdefault(match.model, []).append(match.entry.token.id)
-                held += match.entry.n_features
-            if held >= room:
-                yield tier, portion, held
-                portion, held, room = {}, 0, room * GROWTH
-        if portion:
-            yield tier, portion, held
+                names.add(match.model, match.entry)
+            if names.n_features >= room:
+                yield tier, names
+                names, room = Names(), room * GROWTH
+        if names.tokens:
+            yield tier, names
 
 
 def hit(model: str, entry: Entry) -> TokenHit:

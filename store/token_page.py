@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage
-from store.build import REF_COLUMNS, Build, Dictionary, ids, number
+from store.build import REF_COLUMNS, Build, Dictionary, number
 from store.listing import LISTING, unsupported
 from store.search import hit
 
@@ -17,8 +17,7 @@ MAX_VARIANTS = 50
 def _carriers() -> sa.Select[Any]:
     order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
     place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
-    carrying = (LISTING.dictionary_id.in_(ids("dictionaries")), LISTING.name_token == number("token"))
-    ranked = sa.select(*REF_COLUMNS, place).where(*carrying).subquery()
+    ranked = sa.select(*REF_COLUMNS, place).where(LISTING.name_token == number("token")).subquery()
     return sa.select(ranked).where(ranked.c.place <= number("place")).order_by(ranked.c.dictionary_id, ranked.c.place)
 
 
@@ -50,7 +49,8 @@ def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
 def features_named(build: Build, entries: list[Dictionary], token_id: int, *, limit: int) -> dict[int, list[FeatureRef]]:
     """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how far the shares
     of firings that read or predict the name exceed chance."""
-    found: dict[int, list[FeatureRef]] = {}
-    for row in build.rows(CARRIERS, dictionaries=[entry.dictionary_id for entry in entries], token=token_id, place=limit):
-        found.setdefault(row.dictionary_id, []).append(build.ref(row))
+    found: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
+    for row in build.rows(CARRIERS, token=token_id, place=limit):
+        if row.dictionary_id in found:
+            found[row.dictionary_id].append(build.ref(row))
     return found
