@@ -1,10 +1,11 @@
 """Does steering by name work? `python bench/steer_quality.py --name demo --text FILE` writes docs/results/demo/steering.json and the page.
 
 Every dictionary of one model in the served index (sets `vasae`, `plain`, `paper-soft`, …) is asked the same question at each of its
-layers: if a live feature's direction is added to the residual stream at the last position of a prompt, does the probability that its
-name comes next rise more than under controls of equal effect? Every direction gets the strength at which KL(steered ‖ default),
-averaged over the prompts, is 0.5 nats. Controls of a feature: its name's raw token embedding (centred); a random live feature of the
-same dictionary whose density is nearest; the nearest feature of the layer's `plain` dictionary by cosine (not for `plain` itself).
+layers: if a live feature's direction is added to the residual stream of a passage, does the probability that its name comes next rise
+more than under controls of equal effect? It is added *everywhere* (at every position after the first; means over the positions, as a
+steer on the page does), or at the *last* position alone. Every direction gets the strength at which KL(steered ‖ default), averaged
+over positions and passages, is 0.5 nats. Controls of a feature: its name's raw token embedding (centred); a random live feature of
+the same dictionary whose density is nearest; the nearest feature of the layer's `plain` dictionary by cosine (not for `plain` itself).
 *Success*: the rise of the mean probability is above zero and above that of every control. *Over features*: above zero and above the
 controls that are features; the raw embedding, which no dictionary is needed for, is left out.
 """
@@ -27,7 +28,9 @@ from torch import Tensor
 
 from bench.machine import machine
 from bench.results import FOLDER
+from indexer.causal import STRENGTH, output_scores
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import ROOT, Settings
 from lexiscope.text import passages
@@ -39,29 +42,30 @@ STEPS = 9
 """bisections of the logarithm of the strength"""
 WEAKEST, STRONGEST = 1 / 64, 16.0
 """the strengths bisected between, in mean residual norms"""
-ROWS = 256
+VALUES = 1 << 23
+"""logits of one pass"""
 OUTPUT_SCORE = 0.01
 """features above it pass the filter of Arad et al. 2025"""
-COLUMNS = ("index", "name_token", "live", "density", "verdict", "output_score")
+COLUMNS = ("index", "name_token", "live", "density", "verdict")
 PAGE = ROOT / "docs" / "steering.md"
 VERDICTS = ("predicts", "both", "reads", "unsupported")
 EMBEDDING = "the name's raw embedding"
-RARE = 60
+RARE = 30
 """features of a verdict, where there are so many"""
 
 
 class Prompt(NamedTuple):
-    """A passage whose last position is steered."""
+    """A passage that is steered."""
 
     tokens: Tensor
     """[1, n]"""
     stream: Tensor
     """[1, n, d] after the layer"""
     default: Tensor
-    """[vocab] log probabilities"""
+    """[n, vocab] log probabilities"""
 
 
-def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, length: int = 32) -> list[Prompt]:
+def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, length: int) -> list[Prompt]:
     """The first `length` tokens of `n` passages spread over the text's beginning."""
     taken = []
     for passage in passages(model, text, length=length, tokens=n * 8 * length):
@@ -70,12 +74,12 @@ def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, le
     found = []
     for tokens in taken[:: max(1, len(taken) // n)][:n]:
         reading = model.read_on(tokens, [layer])
-        found.append(Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0, -1].float().log_softmax(-1)))
+        found.append(Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0].float().log_softmax(-1)))
     return found
 
 
 class Steered(NamedTuple):
-    """What adding each of m directions did, averaged over prompts."""
+    """What adding each of m directions did, averaged over positions and passages."""
 
     kl: Tensor
     """[m] KL(steered ‖ default), nats"""
@@ -83,33 +87,47 @@ class Steered(NamedTuple):
     """[m] of the probability of each direction's token"""
 
 
-@torch.inference_mode()
-def steer(model: LanguageModel, layer: int, some: Sequence[Prompt], directions: Tensor, strengths: Tensor, tokens: Tensor) -> Steered:
-    """Unit directions [m, d] added at each prompt's last position with strengths [m] (in raw norm); tokens [m] are watched."""
-    kl, rise = torch.zeros(len(directions)), torch.zeros(len(directions))
-    for prompt in some:
-        last = prompt.tokens.shape[1] - 1
-        for part in torch.arange(len(directions)).split(ROWS):
-            changed = prompt.stream[0, last] + strengths[part, None] * directions[part]
-            logits = model.logits_at(prompt.tokens, layer, prompt.stream, torch.full((len(part),), last), changed)
-            steered = logits.float().log_softmax(-1)
-            kl[part] += (steered.exp() * (steered - prompt.default)).sum(-1)
-            watched = tokens[part]
-            rise[part] += steered.gather(1, watched[:, None])[:, 0].exp() - prompt.default[watched].exp()
-    return Steered(kl / len(some), rise / len(some))
+class Ground(NamedTuple):
+    """Where directions are added."""
 
+    model: LanguageModel
+    layer: int
+    prompts: Sequence[Prompt]
+    everywhere: bool
 
-def at_equal_kl(
-    model: LanguageModel, layer: int, some: Sequence[Prompt], directions: Tensor, tokens: Tensor, norm: float
-) -> tuple[Steered, Tensor]:
-    """Each direction at the strength where its mean KL is KL nats; also those strengths [m], in mean residual norms."""
-    low, high = torch.full((len(directions),), WEAKEST).log(), torch.full((len(directions),), STRONGEST).log()
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        over = steer(model, layer, some, directions, middle.exp() * norm, tokens).kl > KL
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    strengths = ((low + high) / 2).exp()
-    return steer(model, layer, some, directions, strengths * norm, tokens), strengths
+    def logits(self, prompt: Prompt, added: Tensor) -> Tensor:
+        """[m, positions, vocab] with `added` [m, d]: the last position's, or of all but the first."""
+        n, m = prompt.tokens.shape[1], len(added)
+        if not self.everywhere:
+            at = torch.full((m,), n - 1)
+            return self.model.logits_at(prompt.tokens, self.layer, prompt.stream, at, prompt.stream[0, -1] + added)[:, None]
+        changed = prompt.stream.repeat(m, 1, 1)
+        changed[:, 1:] += added[:, None]
+        return self.model.logits_from(prompt.tokens.repeat(m, 1), self.layer, changed)[:, 1:]
+
+    @torch.inference_mode()
+    def steer(self, directions: Tensor, strengths: Tensor, tokens: Tensor) -> Steered:
+        """Unit directions [m, d] added with strengths [m] (in raw norm); tokens [m] are watched."""
+        kl, rise = torch.zeros(len(directions)), torch.zeros(len(directions))
+        for prompt in self.prompts:
+            default = prompt.default[1:] if self.everywhere else prompt.default[-1:]
+            for part in torch.arange(len(directions)).split(max(1, min(256, VALUES // default.numel()))):
+                steered = self.logits(prompt, strengths[part, None] * directions[part]).float().log_softmax(-1)
+                kl[part] += (steered.exp() * (steered - default)).sum(-1).mean(-1)
+                watched = tokens[part]
+                after = steered.gather(2, watched[:, None, None].expand(-1, len(default), 1))[..., 0]
+                rise[part] += (after.exp() - default.T[watched].exp()).mean(-1)
+        return Steered(kl / len(self.prompts), rise / len(self.prompts))
+
+    def at_equal_kl(self, directions: Tensor, tokens: Tensor, norm: float) -> tuple[Steered, Tensor]:
+        """Each direction at the strength where its mean KL is KL nats; also those strengths [m], in mean residual norms."""
+        low, high = torch.full((len(directions),), WEAKEST).log(), torch.full((len(directions),), STRONGEST).log()
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            over = self.steer(directions, middle.exp() * norm, tokens).kl > KL
+            low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+        strengths = ((low + high) / 2).exp()
+        return self.steer(directions, strengths * norm, tokens), strengths
 
 
 class Source(NamedTuple):
@@ -117,6 +135,7 @@ class Source(NamedTuple):
 
     set_name: str
     layer: int
+    dictionary: Dictionary
     directions: Tensor
     """[d_sae, d] unit"""
     features: Mapping[str, np.ndarray]
@@ -140,11 +159,12 @@ def sources(store: Store, model_id: str, sets: Sequence[str]) -> list[Source]:
             if entry.mean_norm is None:
                 sys.exit(f"{entry.id} was indexed without the layer's mean norm; index it again.")
             columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
-            found.append(Source(set_name, entry.layer, checkpoint.dictionary.directions, columns, entry.mean_norm))
+            dictionary = checkpoint.dictionary
+            found.append(Source(set_name, entry.layer, dictionary, dictionary.directions, columns, entry.mean_norm))
     return sorted(found, key=lambda source: (source.layer, sets.index(source.set_name)))
 
 
-def measure(model: LanguageModel, source: Source, plain: Source | None, some: Sequence[Prompt], *, n: int, seed: int) -> dict[str, Any]:
+def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, seed: int) -> dict[str, Any]:
     """The success rates of one dictionary, over `n` of its live features and as many more as RARE asks."""
     draw = np.random.default_rng(seed)
     live = source.live
@@ -154,6 +174,7 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
     sampled = np.isin(chosen, order[:n])
     names = torch.from_numpy(source.features["name_token"][chosen].astype(np.int64))
     own = source.directions[chosen]
+    model = ground.model
     centred = model.embedding - model.embedding.mean(0)
     density = np.log(np.maximum(source.features["density"], 1e-9))
     by_density = live[np.argsort(density[live], kind="stable")]
@@ -167,14 +188,13 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
         theirs = plain.directions[plain.live]
         rivals["plain's nearest feature"] = theirs[(own @ theirs.T).argmax(-1)]
     every = torch.cat([own, *rivals.values()])
-    done, strengths = at_equal_kl(model, source.layer, some, every, names.repeat(1 + len(rivals)), source.mean_norm)
+    done, strengths = ground.at_equal_kl(every, names.repeat(1 + len(rivals)), source.mean_norm)
     rise = done.rise.view(1 + len(rivals), -1)
     beats = {name: (rise[0] > rise[at]).numpy() for at, name in enumerate(rivals, 1)}
     over_features = (rise[0] > 0).numpy() & np.logical_and.reduce([won for name, won in beats.items() if name != EMBEDDING])
     success = over_features & beats.get(EMBEDDING, True)
     verdict = verdicts[chosen]
-    score = source.features["output_score"][chosen].astype(float)
-    passes = np.nan_to_num(score, nan=-1.0) > OUTPUT_SCORE
+    passes = scores(model, source, chosen) > OUTPUT_SCORE
 
     def rate(rows: np.ndarray) -> dict[str, Any]:
         shares = {"success": success, "over_features": over_features}
@@ -183,6 +203,7 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
     return {
         "layer": source.layer,
         "set": source.set_name,
+        "where": "everywhere" if ground.everywhere else "last",
         "live": len(live),
         "verdicts": {word: int((verdicts[live] == word).sum()) for word in VERDICTS},
         **rate(sampled),
@@ -196,6 +217,16 @@ def measure(model: LanguageModel, source: Source, plain: Source | None, some: Se
         "strength": round(float(strengths[: len(chosen)][sampled].median()), 3),
         "kl_reached": round(float(((done.kl - KL).abs() < 0.1 * KL).float().mean()), 4),
     }
+
+
+def scores(model: LanguageModel, source: Source, chosen: np.ndarray) -> np.ndarray:
+    """The output scores of some features, which the index holds only where it was built with an ablation pass."""
+    tested = torch.zeros(len(source.directions), dtype=torch.bool)
+    tested[chosen] = True
+    names, length = torch.from_numpy(source.features["name_token"].astype(np.int64)), source.mean_norm * STRENGTH
+    no_controls = torch.arange(model.vocab_size)[:, None]
+    found, _ = output_scores(model, source.layer, source.dictionary, names, no_controls, tested, length=length)
+    return found[chosen].numpy()
 
 
 def write_page(folder: Path = FOLDER) -> None:
@@ -225,35 +256,35 @@ def write_page(folder: Path = FOLDER) -> None:
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     controls = list(dict.fromkeys(name for row in rows for name in row["beats"]))
-    head = ["layer", "set", "all", "filtered", *VERDICTS, *(f"beats {name}" for name in controls)]
+    head = ["layer", "where", "set", "all", "filtered", *VERDICTS, *(f"beats {name}" for name in controls)]
     head += ["rises", "mean rise", "embedding's", "strength"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [str(row["layer"]), row["set"], _counted(row), _counted(row["with_output_score"])]
+        cells = [str(row["layer"]), row["where"], row["set"], _counted(row), _counted(row["with_output_score"])]
         cells += [_counted(row["by_verdict"][word]) for word in VERDICTS] + [_share(row["beats"].get(name)) for name in controls]
         embedding = row["rival_rise"].get(EMBEDDING)
         cells += [_share(row["rises"]), f"{row['mean_rise']:+.3f}", "–" if embedding is None else f"{embedding:+.3f}"]
         lines.append("| " + " | ".join([*cells, f"{row['strength']:.2f}"]) + " |")
     lines += ["", "Live features by verdict, in the whole dictionary:", ""]
     lines += ["| layer | set | live | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (3 + len(VERDICTS))]
-    lines += [
+    lines += dict.fromkeys(
         f"| {r['layer']} | {r['set']} | {r['live']:,} | " + " | ".join(f"{r['verdicts'][w]:,}" for w in VERDICTS) + " |" for r in rows
-    ]
+    )
     return lines
 
 
 def _reading(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the figures say, in sentences that follow from them alone."""
     said = []
-    for layer in sorted({row["layer"] for row in rows}):
-        at = {row["set"]: row for row in rows if row["layer"] == layer}
+    for layer, where in sorted({(row["layer"], row["where"]) for row in rows}):
+        at = {row["set"]: row for row in rows if (row["layer"], row["where"]) == (layer, where)}
         for name, row in at.items():
+            said.append(f"- Layer {layer}, {where}, `{name}`:")
             if name != "plain" and "plain" in at and at["plain"]["over_features"]:
                 ratio = row["over_features"] / at["plain"]["over_features"]
-                said.append(f"- Layer {layer}: `{name}` rises over features {ratio:.2f} times as often as `plain` (aim for `vasae`: 2).")
-            if row["embedding_wins"] is not None and row["embedding_wins"] >= 0.5:
-                share = f"{row['embedding_wins']:.0%}"
-                said.append(f"- Layer {layer}: for `{name}` the raw embedding raises the name at least as much in {share} of cases.")
+                said[-1] += f" rises over features {ratio:.2f} times as often as `plain` (aim for `vasae`: 2);"
+            if row["embedding_wins"] is not None:
+                said[-1] += f" the raw embedding raises the name at least as much in {row['embedding_wins']:.0%} of cases."
     return said
 
 
@@ -272,8 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text", action="append", default=[], help="text the prompts are from, held out of training")
     parser.add_argument("--sets", default="vasae,plain,paper-soft")
     parser.add_argument("--layers", help="numbers separated by commas; all unless given")
+    parser.add_argument("--where", choices=["everywhere", "last", "both"], default="both")
     parser.add_argument("--features", type=int, default=300)
     parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--length", type=int, default=32, help="tokens of a passage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--page", action="store_true", help="write docs/steering.md from docs/results and stop")
     asked = parser.parse_args(arguments)
@@ -288,12 +321,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for layer in layers:
         here = [source for source in found if source.layer == layer]
-        some = prompts(model, asked.text, layer, n=asked.prompts)
+        some = prompts(model, asked.text, layer, n=asked.prompts, length=asked.length)
         plain = next((source for source in here if source.set_name == "plain"), None)
         for source in here:
             against = None if source is plain else plain
-            rows.append(measure(model, source, against, some, n=asked.features, seed=asked.seed))
-            print(json.dumps(rows[-1]), flush=True)
+            for everywhere in [True, False] if asked.where == "both" else [asked.where == "everywhere"]:
+                rows.append(measure(Ground(model, layer, some, everywhere), source, against, n=asked.features, seed=asked.seed))
+                print(json.dumps(rows[-1]), flush=True)
     store.close()
     result = {
         "model": asked.name,
