@@ -153,7 +153,10 @@ def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[Feat
 
 
 def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
-    """Of features whose names hold, dense ones and well aligned ones, those whose firings are most on the name itself, or before it."""
+    """Of features whose names hold, dense ones and well aligned ones, those most of whose firings are on or just before the name.
+
+    One a name.
+    """
     held = {
         feature.index: feature
         for verdict in ("reads", "predicts", "both")
@@ -166,7 +169,10 @@ def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
             return 0.0
         return max(share.value - share.null for share in (feature.evidence.reads_here, feature.evidence.predicts))
 
-    return sorted(held.values(), key=excess, reverse=True)[:SHOWN]
+    best: dict[int, FeatureRecord] = {}
+    for feature in sorted(held.values(), key=excess, reverse=True):
+        best.setdefault(feature.name.id, feature)
+    return list(best.values())[:SHOWN]
 
 
 def _line(feature: FeatureRecord) -> list[str]:
