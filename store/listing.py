@@ -125,8 +125,9 @@ def _carrying(build: Build, entries: Sequence[Dictionary], tokens: dict[str, lis
 
 
 def _named(ids: list[int]) -> sa.ColumnElement[bool]:
+    """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them a list."""
     if len(ids) <= FEW_TOKENS:
-        return LISTING.name_token.in_(ids)
+        return LISTING.name_token.in_([*ids, ids[-1]])
     return LISTING.name_token.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
 
 
