@@ -90,7 +90,8 @@ def feature_table(
         "lift_share": _maybe(lift.hits / np.maximum(lift.counted, 1), fired),
         "beats_name": beats & fired,
         "logit_share": _maybe(follows / n, fired),
-        "logit_beats_name": _logit_beats_name(follows, evidence, logits.positive.tokens[:, 0], names[:, 0], n, occurrences) & fired,
+        "logit_beats_name": fired
+        & follows_more(follows, evidence.share["predicts"].numpy() * n, logits.positive.tokens[:, 0], names[:, 0], n, occurrences),
     }
     for column in CAUSAL_COLUMNS:
         kind = pa.int32() if column == "ablation_contexts" else pa.float32()
@@ -105,14 +106,17 @@ def feature_table(
     return pa.table(columns)
 
 
-def _logit_beats_name(
-    follows: np.ndarray, evidence: Evidence, logit_tokens: Tensor, names: Tensor, n: np.ndarray, occurrences: np.ndarray
+def follows_more(
+    follows: np.ndarray, named: np.ndarray, tokens: Tensor, names: Tensor, n: np.ndarray, occurrences: np.ndarray
 ) -> np.ndarray:
-    """Each token's firings that it follows, less those its rate in the text gives, differ by more than 2.6 standard errors."""
+    """[d_sae] bool: of n firings each, `tokens` come next at `follows`, and `names` at `named`: more, by more than 2.6 standard errors,
+    both as counted and with what each token's rate in the text would give taken off (a rare name must not win by being rare, nor a
+    frequent one lose to a token that never follows).
+    """
     rate = occurrences / max(occurrences.sum(), 1)
-    named = evidence.share["predicts"].numpy() * n
-    excess = (follows - n * rate[logit_tokens.numpy()]) - (named - n * rate[names.numpy()])
-    return (excess > 2.6 * np.sqrt(np.maximum(follows + named, 1))) & (logit_tokens != names).numpy()
+    more = follows - named
+    excess = more - n * (rate[tokens.numpy()] - rate[names.numpy()])
+    return (np.minimum(more, excess) > 2.6 * np.sqrt(np.maximum(follows + named, 1))) & (tokens != names).numpy()
 
 
 def _lists(matrix: np.ndarray | Tensor) -> pa.ListArray:
