@@ -38,9 +38,9 @@ from store import Store
 
 KL = 0.5
 """nats, the strength of every direction"""
-STEPS = 9
+STEPS = 7
 """bisections of the logarithm of the strength"""
-WEAKEST, STRONGEST = 1 / 64, 16.0
+WEAKEST, STRONGEST = 1 / 16, 8.0
 """the strengths bisected between, in mean residual norms"""
 VALUES = 1 << 23
 """logits of one pass"""
@@ -169,7 +169,7 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
     draw = np.random.default_rng(seed)
     live = source.live
     order, verdicts = draw.permutation(live), source.features["verdict"].astype(str)
-    more = [order[verdicts[order] == word][: min(n, RARE)] for word in VERDICTS]
+    more = [order[verdicts[order] == word][: min(n // 2, RARE)] for word in VERDICTS]
     chosen = np.unique(np.concatenate([order[:n], *more]))
     sampled = np.isin(chosen, order[:n])
     names = torch.from_numpy(source.features["name_token"][chosen].astype(np.int64))
