@@ -29,9 +29,14 @@ atexit.register(vars(duckdb_engine).clear)
 
 
 def writer(path: Path) -> duckdb.DuckDBPyConnection:
-    """A new file at `path`, for one builder; what does not fit in memory spills beside it."""
+    """A new file at `path`, for one builder; what does not fit in memory spills beside it.
+
+    Values are not written as runs: a reader of one row would count through them from their block's beginning, for every column.
+    """
     config: Config = {"memory_limit": WRITER_MEMORY, "temp_directory": f"{path}.tmp", **OFFLINE}
-    return duckdb.connect(str(path), config=config)
+    connection = duckdb.connect(str(path), config=config)
+    connection.execute("SET disabled_compression_methods = 'rle'")
+    return connection
 
 
 class ReaderDialect(Dialect):
