@@ -1,7 +1,8 @@
 """`make bench-steer`: what steering costs beside plain generation. Prints ratios; asserts none.
 
 Targets (two cores): a steered row's time at most 1.15 times a plain row's at equal batch, on the bundled model and at GPT-2 shape
-(random weights); first token within 150 ms on the bundled model; 16 concurrent steers within 4 times the time of one.
+(random weights); first token within 150 ms on the bundled model; 16 concurrent steers within 4 times the time of one; a worker that is
+idle again within 200 ms of a closed connection.
 
 `plain` is the same model writing the same number of rows with no hook at all, tokens drawn by the same sampler; each pair is timed in
 turns (plain, steered, plain, …), and the ratio is the median of the pairs', so that a machine's other work falls on both.
@@ -158,8 +159,25 @@ def service(where: Setting, pairs: int) -> None:
         one, many = statistics.median(singles), statistics.median(crowds)
         print(f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; ratio {times:.2f} (≤ 4)")
 
+    async def leave(client: WorkerClient, n: int) -> float:
+        """Seconds from a connection closed after n events until nothing runs."""
+        async with client.ask(job.model_copy(update={"max_tokens": 4 * TOKENS})) as events:
+            for _ in range(n):
+                await anext(events)
+        begun = time.perf_counter()
+        while (await client.health()).running:
+            await asyncio.sleep(0.005)
+        return time.perf_counter() - begun
+
+    async def cancelled(client: WorkerClient) -> None:
+        times = [1000 * await leave(client, n) for n in range(2, 4 * pairs)]
+        print(
+            f"{where.name}: idle {statistics.median(times):.0f} ms after a connection closed, median; at most {max(times):.0f} (≤ 200 ms)"
+        )
+
     with spawn_worker(Settings()) as worker:
         asyncio.run(rounds(WorkerClient(worker)))
+        asyncio.run(cancelled(WorkerClient(worker)))
 
 
 def main() -> None:
