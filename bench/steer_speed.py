@@ -172,7 +172,7 @@ def service(where: Setting, pairs: int) -> None:
     async def cancelled(client: WorkerClient) -> None:
         times = [1000 * await leave(client, n) for n in range(2, 4 * pairs)]
         print(
-            f"{where.name}: idle {statistics.median(times):.0f} ms after a connection closed, median; at most {max(times):.0f} (≤ 200 ms)"
+            f"{where.name}: idle {statistics.median(times):.0f} ms after a closed connection, median; at most {max(times):.0f} (≤ 200 ms)"
         )
 
     with spawn_worker(Settings()) as worker:
