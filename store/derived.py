@@ -1,7 +1,7 @@
 """What a builder adds to a build before it is published: tables made from the others, so that no page has to.
 
 Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` is a feature in fifty bytes instead of a
-thousand, sorted as `feature` is; the others hold a few rows a dictionary, or one a token.
+thousand, sorted as `feature` is, and `by_name` the same sorted by name; the others hold a few rows a dictionary, or one a token.
 """
 
 from typing import Any
@@ -20,7 +20,8 @@ FEATURE, TOKEN, DICTIONARY = schema.feature.c, schema.token.c, schema.dictionary
 
 def statements() -> list[sa.Insert]:
     """In the order they are to run."""
-    selects = {"listing": _listing(), "carried": _carried(), "collision": _collision(), "disagreement": _disagreement()}
+    selects = {"listing": _listing(), "by_name": _by_name(), "carried": _carried()}
+    selects |= {"collision": _collision(), "disagreement": _disagreement()}
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
     return [sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()]
 
@@ -44,6 +45,11 @@ def _listing() -> sa.Select[Any]:
         .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == FEATURE.name_token))
         .order_by(FEATURE.dictionary_id, FEATURE.index)
     )
+
+
+def _by_name() -> sa.Select[Any]:
+    own = schema.listing.c
+    return sa.select(schema.listing).order_by(own.name_token, own.dictionary_id, own.index)
 
 
 def _carried() -> sa.Select[Any]:

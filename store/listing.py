@@ -94,21 +94,21 @@ def rows_of(
     if names is None:
         statement = statement.where(*_within(build, entries))
     else:
-        together = _named(sorted({token_id for ids in names.tokens.values() for token_id in ids}))
-        statement = statement.where(*_carrying(build, entries, names.tokens))
-        statement = statement.add_cte(first(together)) if names.n_features <= FEW_FEATURES else statement.where(together)
+        together = _among(schema.by_name.c.name_token, sorted({token_id for ids in names.tokens.values() for token_id in ids}))
+        found = carriers(together).prefix_with("MATERIALIZED") if names.n_features <= FEW_FEATURES else carriers(together)
+        statement = statement.where(*_carrying(build, entries, names.tokens)).add_cte(found)
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
     rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
     return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
 
 
-def first(condition: sa.ColumnElement[bool]) -> sa.CTE:
-    """`listing` to the statement that this is added to: the rows that meet `condition`, before anything else is asked of them.
+def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
+    """What a statement over `listing` that this is added to reads instead: the rows of `by_name` that meet `condition`.
 
-    DuckDB finds rows by an index only where one column alone is asked about; otherwise it reads the whole table.
+    Materialized, it keeps other conditions apart: DuckDB looks rows up only where one column alone is asked about.
     """
-    return sa.select(schema.listing).where(condition).cte(schema.listing.name).prefix_with("MATERIALIZED")
+    return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
 
 
 def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElement[bool]]:
@@ -121,14 +121,14 @@ def _carrying(build: Build, entries: Sequence[Dictionary], tokens: dict[str, lis
     own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
     if len(own) == 1:
         return own.popitem()[1]
-    return [sa.or_(*(sa.and_(*within, _named(tokens[model])) for model, within in own.items()))]
+    return [sa.or_(*(sa.and_(*within, _among(LISTING.name_token, tokens[model])) for model, within in own.items()))]
 
 
-def _named(ids: list[int]) -> sa.ColumnElement[bool]:
+def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
     """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them a list."""
     if len(ids) <= FEW_TOKENS:
-        return LISTING.name_token.in_([*ids, ids[-1]])
-    return LISTING.name_token.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
+        return column.in_([*ids, ids[-1]])
+    return column.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
 
 
 def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:

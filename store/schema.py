@@ -248,6 +248,9 @@ listing = sa.Table(
     comment="derived: the few columns of feature that lists sort, filter and show, with the places of each name",
 )
 
+by_name = listing.to_metadata(metadata, name="by_name")
+by_name.comment = "derived: listing again, in the order of names, so that the features that carry one lie together"
+
 carried = sa.Table(
     "carried",
     metadata,
@@ -279,7 +282,7 @@ disagreement = sa.Table(
 )
 
 META = ("meta",)
-DERIVED = ("listing", "carried", "collision", "disagreement")
+DERIVED = ("listing", "by_name", "carried", "collision", "disagreement")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
 """what a builder is given; the rest it makes itself"""
 
@@ -292,7 +295,7 @@ def key_of(dictionary_id: int, index: int) -> int:
 
 
 KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
-DUCKDB_INDEXES = (("listing", ("name_token",)), ("listing", ("key",)), ("feature", ("key",)), ("passage", ("passage_id",)))
+DUCKDB_INDEXES = (("by_name", ("name_token",)), ("listing", ("key",)), ("feature", ("key",)), ("passage", ("passage_id",)))
 """where zone maps do not help: single rows, and rows in another order than the table's"""
 POSTGRES_INDEXES = (
     ("feature", ("key",)),
@@ -302,6 +305,6 @@ POSTGRES_INDEXES = (
     ("token", ("model", "token_id")),
     ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
-    ("listing", ("name_token", "dictionary_id")),
+    ("by_name", ("name_token",)),
     *(("listing", ("dictionary_id", column)) for column in ("cosine", "density", "max_activation", "name_order")),
 )

@@ -6,8 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage
+from store import schema
 from store.build import REF_COLUMNS, Build, Dictionary, number
-from store.listing import LISTING, unsupported
+from store.listing import LISTING, carriers, unsupported
 from store.search import hit
 
 FEATURES_A_LAYER = 20
@@ -17,7 +18,7 @@ MAX_VARIANTS = 50
 def _carriers() -> sa.Select[Any]:
     order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
     place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
-    ranked = sa.select(*REF_COLUMNS, place).where(LISTING.name_token == number("token")).subquery()
+    ranked = sa.select(*REF_COLUMNS, place).add_cte(carriers(schema.by_name.c.name_token == number("token"))).subquery()
     return sa.select(ranked).where(ranked.c.place <= number("place")).order_by(ranked.c.dictionary_id, ranked.c.place)
 
 

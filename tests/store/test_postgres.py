@@ -92,7 +92,7 @@ def test_a_query_that_takes_too_long_is_given_up(here: Settings, server: Server)
     store = Store(here.model_copy(update={"reader_timeout": 1}))
     assert store.build_id() == build
     with server.connect(here.database_url.rpartition("/")[2]) as other, other.transaction():
-        other.execute(f"LOCK TABLE {schema_of(build)}.listing")
+        other.execute(f"LOCK TABLE {schema_of(build)}.by_name")
         with pytest.raises(Unreachable, match="longer than 1 s"):
             store.search("word", Filters())
     assert store.search("word", Filters()).features
