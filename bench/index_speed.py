@@ -5,7 +5,8 @@
 The two take turns, block by block, so that a busy machine slows both; CPU seconds stand beside wall seconds. What is done once per
 dictionary and not per token (names, logit effects, families) is timed apart. `--whole` publishes an index and says its size and the time
 of everything but the ablation pass. `--shape gpt2` measures memory at 12 × 50,257 features on synthetic firings, and says what Llama's
-32 × 128,256 would take.
+32 × 128,256 would take; `--shape llama --dictionaries 4` measures a job that indexes four of its layers (the published index keeps the
+layers that other jobs wrote).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -119,9 +121,25 @@ def whole(args: argparse.Namespace) -> None:
         print(f"everything but the ablation pass: {clock.wall:.1f} s ({clock.cpu:.1f} CPU s); peak memory {peak():.2f} GB")
 
 
+class Model(NamedTuple):
+    """A model's shape, with a feature a token in every layer."""
+
+    layers: int
+    vocab: int
+    d: int
+
+    def encoders(self, layers: int) -> float:
+        """GB in float32."""
+        return layers * self.vocab * self.d * 4 / 1e9
+
+
+SHAPES = {"gpt2": Model(12, 50_257, 768), "llama": Model(32, 128_256, 4096)}
+
+
 def memory(args: argparse.Namespace) -> None:
-    """Synthetic firings (Zipf over features) of 12 dictionaries of 50,257, k 32: the state alone, and what it weighs."""
-    n_dictionaries, d_sae, k, vocab = args.dictionaries, 50_257, 32, 50_257
+    """Synthetic firings (Zipf over features) of some layers' dictionaries, k 32: the state alone, and what it weighs."""
+    model, k = SHAPES[args.shape], 32
+    n_dictionaries, d_sae, vocab = args.dictionaries or model.layers, model.vocab, model.vocab
     draw = np.random.default_rng(0)
     shape = Shape(vocab, 256, (d_sae,) * n_dictionaries, tuple(range(n_dictionaries)))
     state, before = State(shape), peak()
@@ -148,18 +166,19 @@ def memory(args: argparse.Namespace) -> None:
             state.prune()
     live = sum(int((each.statistics.count > 0).sum()) for each in state.learned)
     held_bytes = sum(array.nbytes for array in state.arrays().values())
-    encoders = n_dictionaries * 768 * d_sae * 4
+    encoders = model.encoders(n_dictionaries)
     print(
-        f"{n_dictionaries} x {d_sae:,} features, {live:,} fired, {args.tokens:,} tokens: state {held_bytes / 1e9:.2f} GB settled, peak of "
-        f"the process {peak():.2f} GB ({before:.2f} before); encoders of d 768 beside it {encoders / 1e9:.2f} GB: "
-        f"{peak() + encoders / 1e9:.2f} GB and the model"
+        f"{n_dictionaries} of {model.layers} layers x {d_sae:,} features, {live:,} fired, {args.tokens:,} tokens: "
+        f"state {held_bytes / 1e9:.2f} GB settled, peak of the process {peak():.2f} GB ({before:.2f} before); "
+        f"encoders of d {model.d} beside it {encoders:.2f} GB: {peak() + encoders:.2f} GB and the model"
     )
-    per = held_bytes / (n_dictionaries * d_sae)
-    print(
-        f"at Llama's shape, 32 x 128,256: state {per * 32 * 128_256 / 1e9:.1f} GB, "
-        f"encoders of d 4,096 in float32 {32 * 128_256 * 4096 * 4 / 1e9:.0f} GB; "
-        f"one layer at a time: {per * 128_256 / 1e9:.2f} + {128_256 * 4096 * 4 / 1e9:.1f} GB"
-    )
+    per, llama = held_bytes / (n_dictionaries * d_sae), SHAPES["llama"]
+    if args.shape != "llama":
+        print(
+            f"at Llama's shape, {llama.layers} x {llama.vocab:,}: state {per * llama.layers * llama.vocab / 1e9:.1f} GB, "
+            f"encoders of d {llama.d:,} in float32 {llama.encoders(llama.layers):.0f} GB; "
+            f"one layer at a time: {per * llama.vocab / 1e9:.2f} + {llama.encoders(1):.1f} GB"
+        )
 
 
 def main() -> None:
@@ -170,8 +189,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--whole", action="store_true", help="publish an index into a folder that is then removed; its size")
-    parser.add_argument("--shape", choices=["gpt2"], help="memory on synthetic firings")
-    parser.add_argument("--dictionaries", type=int, default=12)
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="memory on synthetic firings")
+    parser.add_argument("--dictionaries", type=int, help="layers of the shape that one job indexes; all unless given")
     args = parser.parse_args()
     if args.shape:
         memory(args)
