@@ -90,6 +90,14 @@ def test_a_strength_that_is_no_number_is_refused(client, number):
     assert answer.status_code == 422 and "strength" in ErrorRecord.model_validate(answer.json()).error
 
 
+def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, monkeypatch):
+    store = client.app.state.store
+    bare = [place._replace(checkpoint_path="") for place in store.places()]
+    monkeypatch.setattr(store, "places", lambda: bare)
+    answer = post(client, {"id": "tiny/0-random/3"})
+    assert answer.status_code == 422 and "tiny/0-random was imported without its weights" in ErrorRecord.model_validate(answer.json()).error
+
+
 def test_control_tokens_in_a_prompt_stay_plain_text(client):
     got = events(post(client, ID, prompt="<|endoftext|>a"))
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "<|endoftext|>a"
