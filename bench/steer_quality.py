@@ -239,7 +239,7 @@ def write_page(folder: Path = FOLDER) -> None:
         f"{KL} nats. `plain` has one control fewer, which flatters it.",
         "",
     ]
-    lines += (folder / "steering-notes.md").read_text(encoding="utf-8").splitlines() + [""]
+    lines += [*(folder / "steering-notes.md").read_text(encoding="utf-8").splitlines(), ""]
     for file in sorted(folder.glob("*/steering.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
         lines += [
