@@ -264,7 +264,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells = [str(row["layer"]), row["where"], row["set"], _counted(row), _counted(row["with_output_score"])]
         cells += [_counted(row["by_verdict"][word]) for word in VERDICTS] + [_share(row["beats"].get(name)) for name in controls]
         embedding = row["rival_rise"].get(EMBEDDING)
-        cells += [_share(row["rises"]), f"{row['mean_rise']:+.3f}", "–" if embedding is None else f"{embedding:+.4f}"]
+        cells += [_share(row["rises"]), f"{row['mean_rise']:+.4f}", "–" if embedding is None else f"{embedding:+.4f}"]
         lines.append("| " + " | ".join([*cells, f"{row['strength']:.2f}"]) + " |")
     lines += ["", "Live features by verdict, in the whole dictionary:", ""]
     lines += ["| layer | set | live | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (3 + len(VERDICTS))]
