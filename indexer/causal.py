@@ -29,7 +29,30 @@ TOP = 20
 LOGITS = 16_000_000
 """Logits held at once, which bounds the positions changed in one pass."""
 
+KEPT = 1 << 30
+"""Bytes of residual streams kept between the dictionaries of one index."""
+
 Passages = Sequence[np.ndarray] | Mapping[int, np.ndarray]
+
+
+class Streams:
+    """The residual streams of passages at the layers of several dictionaries: read once as far as KEPT goes, and each time beyond it."""
+
+    def __init__(self, model: LanguageModel, layers: Sequence[int], passages: Passages) -> None:
+        self._model, self._layers, self._passages = model, sorted(set(layers)), passages
+        self._kept: dict[int, dict[int, Tensor]] = {}
+        self._room = KEPT
+
+    @torch.inference_mode()
+    def __call__(self, passage: int, layer: int, n: int) -> Tensor:
+        """[1, n, d_model] after `layer`, of the passage's first n tokens."""
+        if passage not in self._kept:
+            tokens = torch.from_numpy(np.asarray(self._passages[passage]).astype(np.int64))[None].to(self._model.device)
+            if self._room <= 0:
+                return self._model.read(tokens[:, :n], [layer])[layer]
+            self._kept[passage] = self._model.read(tokens, self._layers)
+            self._room -= sum(stream.nbytes for stream in self._kept[passage].values())
+        return self._kept[passage][layer][:, :n]
 
 
 class Causal(NamedTuple):
@@ -72,19 +95,20 @@ def causal_effects(
     contexts_each: int = CONTEXTS,
     limit: int | None = None,
     seed: int = 0,
+    streams: Streams | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Causal:
     """The causal evidence for names [d_sae], with controls [vocab, draws] as in `lexiscope.evidence`.
 
     `sample` is a uniform sample of each feature's firings, `top` its best contexts (one a passage), both by feature;
-    occurrences [vocab] are the text's; live [d_sae] says which features to test, of which a random `limit` at most are. `advance`
-    is told of positions ablated.
+    occurrences [vocab] are the text's; live [d_sae] says which features to test, of which a random `limit` at most are. `streams`
+    may be shared between the dictionaries of one text. `advance` is told of positions ablated.
     """
     begun = time.monotonic()
     tested = _some(live, limit, seed)
     chosen = spread(sample, tested, contexts_each)
     asked = torch.cat([names[:, None], controls[names]], 1)
-    ablated = ablate(model, layer, dictionary, asked, chosen, passages, advance)
+    ablated = ablate(model, layer, dictionary, asked, chosen, passages, streams or Streams(model, [layer], passages), advance)
     counts = ablated.counts(names, 0, slice(1, None))
     p = ablation_p(counts, occurrences[names])
     input_score, input_null = input_scores(top, passages, names, controls, tested)
@@ -143,6 +167,7 @@ def spread(sample: Firings, tested: Tensor, each: int) -> Firings:
 class _Passage(NamedTuple):
     """The chosen firings of one passage."""
 
+    number: int
     rows: np.ndarray
     tokens: Tensor
     """[1, n] up to the last of them"""
@@ -154,8 +179,9 @@ def _by_passage(chosen: Firings, passages: Passages) -> Iterator[_Passage]:
     _, starts = np.unique(chosen.passage[order], return_index=True)
     for rows in np.split(order, starts[1:]) if len(order) else ():
         positions = chosen.position[rows].astype(np.int64)
-        tokens = np.asarray(passages[int(chosen.passage[rows[0]])])[: positions[-1] + 1]
-        yield _Passage(rows, torch.from_numpy(tokens.astype(np.int64))[None], torch.from_numpy(positions))
+        number = int(chosen.passage[rows[0]])
+        tokens = np.asarray(passages[number])[: positions[-1] + 1]
+        yield _Passage(number, rows, torch.from_numpy(tokens.astype(np.int64))[None], torch.from_numpy(positions))
 
 
 class Ablated(NamedTuple):
@@ -200,6 +226,7 @@ def ablate(
     tokens: Tensor,
     chosen: Firings,
     passages: Passages,
+    streams: Streams,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Ablated:
     """Take each of the chosen firings away by itself; tokens [d_sae, q] are what is asked about in the contexts of each feature."""
@@ -208,7 +235,7 @@ def ablate(
     falling = torch.zeros(model.vocab_size, dtype=torch.long)
     for passage in _by_passage(chosen, passages):
         given = passage.tokens.to(model.device)
-        stream = model.read(given, [layer])[layer]
+        stream = streams(passage.number, layer, given.shape[1])
         places, back = passage.positions.unique(return_inverse=True)
         rows = torch.from_numpy(passage.rows)
         x = stream[0, passage.positions]

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from indexer.causal import Causal, causal_effects
+from indexer.causal import Causal, Streams, causal_effects
 from indexer.coactivation import matches
 from indexer.contexts import Texts, context_table, passage_table
 from indexer.geometry import geometry, neighbours, random_cosine
@@ -71,6 +71,7 @@ def write_model(
     directions = _Directions(members)
     folded = found.vocabulary.folded()
     texts, used = Texts(state.passages), [np.zeros(0, np.int64)]
+    streams = Streams(model, [member.layer for member in members], state.passages)
     for at, given in enumerate(members):
         member = given._replace(anchor_kind=found.fits(at).kind or given.anchor_kind)
         console.print(f"{model.id}/{member.source}: writing what its features do", highlight=False)
@@ -84,7 +85,7 @@ def write_model(
             if other is not None:
                 relations[name] = _across(directions(at, near=near), live[at], directions(other, near=near), live[other])
                 relations[f"{name}_coactive"] = matches(state.learned[at].coactive, state.learned[other].coactive, member.d_sae)
-        whole = _indexed(model, member, found, at, live[at], first_dictionary + at, ablate=ablate)
+        whole = _indexed(model, member, found, at, live[at], first_dictionary + at, streams, ablate=ablate)
         table = feature_table(
             dictionary_id=whole.dictionary_id,
             anchor_kind=member.anchor_kind,
@@ -112,7 +113,17 @@ def write_model(
     builder.add("token", _token_table(model, found.vocabulary, folded, state.occurrences))
 
 
-def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live: Tensor, dictionary_id: int, *, ablate: int) -> Indexed:
+def _indexed(
+    model: LanguageModel,
+    member: Member,
+    found: Learned,
+    at: int,
+    live: Tensor,
+    dictionary_id: int,
+    streams: Streams,
+    *,
+    ablate: int,
+) -> Indexed:
     state, learned, named = found.state, found.state.learned[at], found.named[at]
     dictionary, fit, first = member.dictionary(), found.fits(at), named.names.tokens[:, 0]
     effects: Causal | None = None
@@ -132,6 +143,7 @@ def _indexed(model: LanguageModel, member: Member, found: Learned, at: int, live
             live=live,
             mean_norm=mean_norm,
             contexts_each=ablate,
+            streams=streams,
         )
     counts = learned.names.counts(first, learned.statistics.count, state.occurrences, found.relatives)
     covariance = torch.from_numpy(state.covariances[member.layer])
