@@ -35,7 +35,7 @@ def build_demo(settings: Settings, console: Console) -> None:
         return load_language_model(str(MODEL), model_id=MODEL_ID)
 
     wanted = [("vasae", layer) for layer in range(6)] + [("plain", layer) for layer in (0, 2, 5)]
-    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 150_000, 2), settings=settings, console=console)
+    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 100_000, 2), settings=settings, console=console)
 
 
 def build(
