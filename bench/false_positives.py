@@ -128,7 +128,7 @@ def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin:
     some[alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(0))[:tested]]] = True
     asked = torch.cat([part for naming in named for part in (naming.names[:, None], controls[naming.names])], 1)
     begun = time.monotonic()
-    ablated = ablate(model, layer, run.dictionary, asked, spread(seen.fired, some, CONTEXTS), texts, Streams(model, [layer], texts))
+    ablated = ablate(model, layer, run.dictionary, asked, spread(seen.fired, some, CONTEXTS), Streams(model, [layer], texts))
     speed = len(ablated.feature) / (time.monotonic() - begun)
     top, most = best_of_each_passage(seen.fired), ablated.share_of_most(len(some))
     for at, naming in enumerate(named):

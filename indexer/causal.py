@@ -36,18 +36,19 @@ Passages = Sequence[np.ndarray] | Mapping[int, np.ndarray]
 
 
 class Streams:
-    """The residual streams of passages at the layers of several dictionaries: read once as far as KEPT goes, and each time beyond it."""
+    """The residual streams of passages at each dictionary's layer: read once for several of them as far as KEPT goes, else each time."""
 
     def __init__(self, model: LanguageModel, layers: Sequence[int], passages: Passages) -> None:
-        self._model, self._layers, self._passages = model, sorted(set(layers)), passages
+        self.passages = passages
+        self._model, self._layers = model, sorted(set(layers))
         self._kept: dict[int, dict[int, Tensor]] = {}
-        self._room = KEPT
+        self._room = KEPT if len(layers) > 1 else 0
 
     @torch.inference_mode()
     def __call__(self, passage: int, layer: int, n: int) -> Tensor:
         """[1, n, d_model] after `layer`, of the passage's first n tokens."""
         if passage not in self._kept:
-            tokens = torch.from_numpy(np.asarray(self._passages[passage]).astype(np.int64))[None].to(self._model.device)
+            tokens = torch.from_numpy(np.asarray(self.passages[passage]).astype(np.int64))[None].to(self._model.device)
             if self._room <= 0:
                 return self._model.read(tokens[:, :n], [layer])[layer]
             self._kept[passage] = self._model.read(tokens, self._layers)
@@ -108,7 +109,7 @@ def causal_effects(
     tested = _some(live, limit, seed)
     chosen = spread(sample, tested, contexts_each)
     asked = torch.cat([names[:, None], controls[names]], 1)
-    ablated = ablate(model, layer, dictionary, asked, chosen, passages, streams or Streams(model, [layer], passages), advance)
+    ablated = ablate(model, layer, dictionary, asked, chosen, streams or Streams(model, [layer], passages), advance)
     counts = ablated.counts(names, 0, slice(1, None))
     p = ablation_p(counts, occurrences[names])
     input_score, input_null = input_scores(top, passages, names, controls, tested)
@@ -225,7 +226,6 @@ def ablate(
     dictionary: Dictionary,
     tokens: Tensor,
     chosen: Firings,
-    passages: Passages,
     streams: Streams,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Ablated:
@@ -233,7 +233,7 @@ def ablate(
     feature, value = torch.from_numpy(chosen.feature.astype(np.int64)), torch.from_numpy(np.ascontiguousarray(chosen.value))
     ranks = torch.zeros(len(feature), tokens.shape[1], dtype=torch.int32)
     falling = torch.zeros(model.vocab_size, dtype=torch.long)
-    for passage in _by_passage(chosen, passages):
+    for passage in _by_passage(chosen, streams.passages):
         given = passage.tokens.to(model.device)
         stream = streams(passage.number, layer, given.shape[1])
         places, back = passage.positions.unique(return_inverse=True)

@@ -16,6 +16,8 @@ from lexiscope.evidence import Evidence
 
 CAUSAL_COLUMNS = tuple(column for column in Causal._fields if column not in ("p_ablation", "parameters"))
 NO_NEIGHBOURS = Names(torch.zeros(0, 0), torch.zeros(0, 0))
+BEATS = 2.6
+"""Standard errors by which another token must take more firings than the name."""
 
 
 def feature_table(
@@ -43,7 +45,7 @@ def feature_table(
     fired = s.count > 0
     n = np.maximum(s.count, 1)
     same = torch.bincount(names[:, 0])[names[:, 0]]
-    beats = (lift.hits - lift.name_hits) > 2.6 * np.sqrt(np.maximum(lift.hits + lift.name_hits, 1))
+    beats = lift.hits - lift.name_hits > noise(lift.hits, lift.name_hits)
     beats &= lift.token != names[:, 0].numpy()
     moments = s.moments()
     family = np.unique(np.array(folded, dtype=object), return_inverse=True)[1][names[:, 0].numpy()]
@@ -109,14 +111,19 @@ def feature_table(
 def follows_more(
     follows: np.ndarray, named: np.ndarray, tokens: Tensor, names: Tensor, n: np.ndarray, occurrences: np.ndarray
 ) -> np.ndarray:
-    """[d_sae] bool: of n firings each, `tokens` come next at `follows`, and `names` at `named`: more, by more than 2.6 standard errors,
+    """[d_sae] bool: of n firings each, `tokens` come next at `follows`, and `names` at `named`: more than noise,
     both as counted and with what each token's rate in the text would give taken off (a rare name must not win by being rare, nor a
     frequent one lose to a token that never follows).
     """
     rate = occurrences / max(occurrences.sum(), 1)
     more = follows - named
     excess = more - n * (rate[tokens.numpy()] - rate[names.numpy()])
-    return (np.minimum(more, excess) > 2.6 * np.sqrt(np.maximum(follows + named, 1))) & (tokens != names).numpy()
+    return (np.minimum(more, excess) > noise(follows, named)) & (tokens != names).numpy()
+
+
+def noise(hits: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What the difference of two counts must exceed: BEATS standard errors."""
+    return BEATS * np.sqrt(np.maximum(hits + others, 1))
 
 
 def _lists(matrix: np.ndarray | Tensor) -> pa.ListArray:

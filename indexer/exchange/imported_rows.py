@@ -15,6 +15,7 @@ from indexer.exchange.choosing import Chosen, Texts
 from indexer.exchange.contents import Dashboards, Feature
 from indexer.exchange.directions import Named
 from indexer.exchange.observing import Behaviour, Judged
+from indexer.rows import noise
 from indexer.statistics import EDGES
 from indexer.summaries import COSINE_EDGES, DENSITY_EDGES
 from lexiscope.anchors import ALIGNED, bucket
@@ -25,8 +26,6 @@ from store import arrow_schema
 
 LIVE = 1e-5
 """Density from which a feature is live (METHOD.md §5)."""
-BEATS = 2.6
-"""Standard errors by which another token must take more firings than the name."""
 
 
 class Names(NamedTuple):
@@ -71,6 +70,7 @@ def feature_rows(
     name_counts, family_counts = Counter(names.tokens.tolist()), Counter(family)
     here = evidence.share["here"].numpy() * evidence.firings.numpy()
     next_hits = evidence.share["predicts"].numpy() * evidence.firings.numpy()
+    lift_hits, logit_hits = judged.lift.hits.numpy(), judged.logit_share * evidence.firings.numpy()
     lifted = judged.lift.tokens.numpy()
     positive = [[int(ids[token]) for token, _ in feature.positive] for feature in features]
     columns: dict[str, Any] = {
@@ -100,8 +100,8 @@ def feature_rows(
         "lift_token": _known(lifted, fired),
         "lift_share": _known(judged.lift.hits.numpy() / np.maximum(evidence.firings.numpy(), 1), fired),
         "logit_share": _known(judged.logit_share, fired),
-        "beats_name": fired & (lifted != names.tokens) & _more(judged.lift.hits.numpy(), here),
-        "logit_beats_name": fired & _more(judged.logit_share * evidence.firings.numpy(), next_hits),
+        "beats_name": fired & (lifted != names.tokens) & (lift_hits - here > noise(lift_hits, here)),
+        "logit_beats_name": fired & (logit_hits - next_hits > noise(logit_hits, next_hits)),
         **{name: _known(getattr(evidence, name).numpy(), fired) for name in ("recall", "q_reads", "q_predicts")},
     }
     for column, kind in (("reads_here", "here"), ("reads_family", "family"), ("reads_near", "near"), ("predicts", "predicts")):
@@ -115,10 +115,6 @@ def feature_rows(
 def _rank(positive: list[int], name: int) -> int | None:
     """The name's place among the top logits; not known where it is not one of them."""
     return positive.index(name) if name in positive else None
-
-
-def _more(hits: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return hits - others > BEATS * np.sqrt(np.maximum(hits + others, 1))
 
 
 def _known(values: np.ndarray, known: np.ndarray) -> pa.Array:
