@@ -1,7 +1,9 @@
-"""What an index cannot do without: the forward pass and the encoding, of some dictionaries of one model over a text, nothing kept.
+"""What an index cannot do without: the forward pass and the encoding, of some dictionaries of one model over
+a text, nothing kept.
 
-Prints one line of JSON: seconds and tokens of the loop alone (loading left out), and the peak of the whole process. With --firings,
-how often each feature of the first dictionary fired goes to a file, against which other programs' counts can be held.
+Prints one line of JSON: seconds and tokens of the loop alone (loading left out), and the peak of the whole
+process. With --firings, how often each feature of the first dictionary fired goes to a file, against which
+other programs' counts can be held.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from lexiscope.text import batches, passages
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dictionaries", nargs="+", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", required=True)

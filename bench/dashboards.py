@@ -1,9 +1,11 @@
-"""`make bench-index`: `lexiscope index` beside SAEDashboard's runner, on one model, one dictionary and the same passages.
+"""`make bench-index`: `lexiscope index` beside SAEDashboard's runner, on one model, one dictionary and the
+same passages.
 
-SAEDashboard takes prompts of one length, so the text is cut into passages of exactly that length, without repeats, and written out
-such that both read the same ids. It gets an environment of its own, which is made where missing. Its batches of features all cost
-the same but for the first, which fills its cache of activations; where only some are run, the whole is extrapolated from them.
-Prints tables, targets beside them; asserts none.
+SAEDashboard takes prompts of one length, so the text is cut into passages of exactly that length, without
+repeats, and written out such that both read the same ids. It gets an environment of its own, which is made
+where missing. Its batches of features all cost the same but for the first, which fills its cache of
+activations; where only some are run, the whole is extrapolated from them. Prints tables, targets beside them;
+asserts none.
 """
 
 import argparse
@@ -49,7 +51,9 @@ PEER_NEEDS = (
     "safetensors>=0.4.3,<0.5",
     "typer>=0.12.3,<0.13",
 )
-"""What it declares, less decode-clt, which it never imports and which brings CUDA builds; newer pyarrow and pandas refuse its numpy."""
+"""What it declares, less decode-clt, which it never imports and which brings CUDA builds; newer pyarrow and
+pandas refuse its numpy.
+"""
 
 
 class Subject(NamedTuple):
@@ -63,8 +67,12 @@ class Subject(NamedTuple):
 
 SUBJECTS = {
     "demo": Subject(ROOT / "data" / "demo" / "model", ROOT / "data" / "demo" / "corpus.txt.xz", 3, 32),
-    "tinystories": Subject(SHARED / "models" / "tinystories-instruct-3m", SHARED / "corpus" / "tinystories-800.txt.xz", 3, 16),
-    "smollm2": Subject(ROOT.parent / "scratch" / "smollm2", SHARED / "corpus" / "wikitext2-valid.txt.xz", 10, 32),
+    "tinystories": Subject(
+        SHARED / "models" / "tinystories-instruct-3m", SHARED / "corpus" / "tinystories-800.txt.xz", 3, 16
+    ),
+    "smollm2": Subject(
+        ROOT.parent / "scratch" / "smollm2", SHARED / "corpus" / "wikitext2-valid.txt.xz", 10, 32
+    ),
 }
 
 
@@ -123,14 +131,21 @@ def timed(command: list[str], environment: dict[str, str]) -> Run:
             stream.seek(0)
             texts.append(stream.read())
     if child.returncode:
-        raise SystemExit(f"{shlex.join(command)}\nended with {child.returncode}:\n" + "\n".join(texts[1].splitlines()[-12:]))
+        raise SystemExit(
+            f"{shlex.join(command)}\nended with {child.returncode}:\n"
+            + "\n".join(texts[1].splitlines()[-12:])
+        )
     last = (texts[0].strip().splitlines() or [""])[-1]
     said = json.loads(last) if last.startswith("{") else {}
-    return Run(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, max(load, os.getloadavg()[0]), said)
+    return Run(
+        wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, max(load, os.getloadavg()[0]), said
+    )
 
 
 def peer_python(venvs: Path) -> str:
-    """SAEDashboard's Python, its environment made first where it is missing: torch before all, or CUDA packages come along."""
+    """SAEDashboard's Python, its environment made first where it is missing: torch before all, or CUDA
+    packages come along.
+    """
     folder = venvs / "saedashboard"
     python, ready = folder / "bin" / "python", folder / "installed"
     if not ready.exists():
@@ -146,14 +161,27 @@ def peer_python(venvs: Path) -> str:
     return str(python)
 
 
-def same_passages(model: LanguageModel, source: Path, length: int, most: int, folder: Path) -> tuple[Path, Path, int]:
-    """At most `most` distinct passages of exactly `length` tokens: (a text that is cut into them, [n, length] ids on disk, n)."""
-    special = {model.bos, model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}  # SAEDashboard leaves these out of its counts
+def same_passages(
+    model: LanguageModel, source: Path, length: int, most: int, folder: Path
+) -> tuple[Path, Path, int]:
+    """At most `most` distinct passages of exactly `length` tokens: (a text that is cut into them, [n, length]
+    ids on disk, n).
+    """
+    special = {
+        model.bos,
+        model.tokenizer.eos_token_id,
+        model.tokenizer.pad_token_id,
+    }  # SAEDashboard leaves these out of its counts
     found: dict[bytes, str] = {}
     for passage in passages(model, [str(source)], length=length):
         body = passage[1:].tolist()
         text = model.text(body)
-        if len(passage) == length and not special & set(body) and "\r" not in text and model.tokenise(text.strip("\n")) == body:
+        if (
+            len(passage) == length
+            and not special & set(body)
+            and "\r" not in text
+            and model.tokenise(text.strip("\n")) == body
+        ):
             found.setdefault(passage.tobytes(), text)
         if len(found) == most:
             break
@@ -166,10 +194,29 @@ def same_passages(model: LanguageModel, source: Path, length: int, most: int, fo
     return text_file, ids_file, len(rows)
 
 
-def run_peer(python: str, dictionary: Path, ids: Path, out: Path, batch: int, batches: int, firings: torch.Tensor, asked: Any) -> Peer:
+def run_peer(
+    python: str,
+    dictionary: Path,
+    ids: Path,
+    out: Path,
+    batch: int,
+    batches: int,
+    firings: torch.Tensor,
+    asked: Any,
+) -> Peer:
     """Whole batches of features by SAEDashboard, and what it wrote, looked into."""
-    command = [python, str(BENCH / "peers" / "saedashboard_batches.py"), str(dictionary.resolve()), str(ids), str(out)]
-    command += [f"--features={batch}", f"--threads={asked.threads}", *([f"--batches={batches}"] if batches else [])]
+    command = [
+        python,
+        str(BENCH / "peers" / "saedashboard_batches.py"),
+        str(dictionary.resolve()),
+        str(ids),
+        str(out),
+    ]
+    command += [
+        f"--features={batch}",
+        f"--threads={asked.threads}",
+        *([f"--batches={batches}"] if batches else []),
+    ]
     run = timed(command, surroundings(asked) | {"HF_HUB_OFFLINE": "1"})
     files = sorted(Path(run.said["folder"]).glob("batch-*.json"))
     sizes, repeated, zeros, agree, done = [], [], [], [], 0
@@ -177,7 +224,10 @@ def run_peer(python: str, dictionary: Path, ids: Path, out: Path, batch: int, ba
         for feature in json.loads(file.read_text())["features"]:
             done += 1
             fired = int(firings[feature["feature_index"]])
-            agree.append(abs(feature["frac_nonzero"] * run.said["tokens"] - fired) <= max(0.5, 1e-5 * run.said["tokens"]))
+            agree.append(
+                abs(feature["frac_nonzero"] * run.said["tokens"] - fired)
+                <= max(0.5, 1e-5 * run.said["tokens"])
+            )
             if not fired:
                 continue
             contexts = feature["activations"]
@@ -195,24 +245,49 @@ def run_peer(python: str, dictionary: Path, ids: Path, out: Path, batch: int, ba
 
 
 def surroundings(asked: Any, **more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"} | more
+    return (
+        os.environ
+        | {"OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+        | more
+    )
 
 
-def index(dictionaries: list[Path], model: Path, text: Path, place: Path, asked: Any, *options: str) -> tuple[Run, int]:
+def index(
+    dictionaries: list[Path], model: Path, text: Path, place: Path, asked: Any, *options: str
+) -> tuple[Run, int]:
     """The real command, from nothing; and the bytes of the index it published."""
-    command = [str(Path(sys.executable).with_name("lexiscope")), "index", *map(str, dictionaries), "--model", str(model)]
+    command = [
+        str(Path(sys.executable).with_name("lexiscope")),
+        "index",
+        *map(str, dictionaries),
+        "--model",
+        str(model),
+    ]
     command += ["--text", str(text), "--length", str(asked.length), *options]
     run = timed(command, surroundings(asked, LEXISCOPE_INDEX=str(place), LEXISCOPE_DATABASE_URL=""))
     return run, sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
 
 def trained(name: str, subject: Subject, asked: Any) -> Path:
-    """A plain dictionary of the subject's layer, which SAELens reads as it is; trained first where it is missing."""
+    """A plain dictionary of the subject's layer, which SAELens reads as it is; trained first where it is
+    missing.
+    """
     folder = ROOT / "data" / "runs" / "bench" / name / f"{subject.layer}-plain"
     if not folder.is_dir():
         print(f"training {folder}", file=sys.stderr, flush=True)
-        command = [str(Path(sys.executable).with_name("lexiscope")), "train", str(subject.model), f"--text={subject.text}"]
-        command += [f"--layers={subject.layer}", f"--k={subject.k}", "--recipe=plain", "--set=plain", "--tokens=200000"]
+        command = [
+            str(Path(sys.executable).with_name("lexiscope")),
+            "train",
+            str(subject.model),
+            f"--text={subject.text}",
+        ]
+        command += [
+            f"--layers={subject.layer}",
+            f"--k={subject.k}",
+            "--recipe=plain",
+            "--set=plain",
+            "--tokens=200000",
+        ]
         timed([*command, f"--model-id={name}", f"--out={folder.parents[1]}"], surroundings(asked))
     return folder
 
@@ -221,7 +296,9 @@ def speed_table(bare: Run, runs: list[tuple[str, Run]], peers: list[Peer], width
     """Features a minute of each; SAEDashboard without its loading, ours with all of it."""
     best = min(peer.whole for peer in peers)
     least = min(peer.cpu_whole for peer in peers)
-    lines = ["| | features/min | × SAEDashboard | features/CPU-min | × SAEDashboard | s, whole | CPU-s | peak GB | load |"]
+    lines = [
+        "| | features/min | × SAEDashboard | features/CPU-min | × SAEDashboard | s, whole | CPU-s | peak GB | load |"
+    ]
     lines.append("|---|" + "--:|" * 8)
 
     def line(label: str, whole: float, cpu: float, run: Run) -> None:
@@ -232,7 +309,9 @@ def speed_table(bare: Run, runs: list[tuple[str, Run]], peers: list[Peer], width
 
     for peer in peers:
         extent = "all" if peer.features == width else f"{peer.features:,} measured, the rest extrapolated"
-        line(f"SAEDashboard, {peer.batch:,} features a batch ({extent})", peer.whole, peer.cpu_whole, peer.run)
+        line(
+            f"SAEDashboard, {peer.batch:,} features a batch ({extent})", peer.whole, peer.cpu_whole, peer.run
+        )
     for label, run in runs:
         line(label, run.wall, run.cpu, run)
     line("forward pass and encoding alone", bare.said["seconds"], bare.said["cpu"], bare)
@@ -240,7 +319,9 @@ def speed_table(bare: Run, runs: list[tuple[str, Run]], peers: list[Peer], width
 
 
 def size_table(disk: int, live: int, peers: list[Peer]) -> list[str]:
-    lines = ["| | bytes on disk a live feature | JSON of a live one | contexts that repeat another | activation values that are 0 |"]
+    lines = [
+        "| | bytes on disk a live feature | JSON of a live one | contexts that repeat another | activation values that are 0 |"
+    ]
     lines += ["|---|--:|--:|--:|--:|", f"| lexiscope (target ≤ 2,000) | {disk / live:,.0f} | – | – | – |"]
     for peer in peers:
         lines.append(
@@ -255,8 +336,13 @@ def report(place: Path, asked: Any) -> str:
     subject = SUBJECTS[asked.model]
     dictionaries = asked.dictionary or [trained(asked.model, subject, asked)]
     python = peer_python(asked.venvs)
-    text, ids, n = same_passages(load_language_model(str(subject.model)), subject.text, asked.length, asked.prompts, place)
-    counted, bare_command = place / "firings.pt", [sys.executable, str(BENCH / "bare_pass.py"), f"--model={subject.model}"]
+    text, ids, n = same_passages(
+        load_language_model(str(subject.model)), subject.text, asked.length, asked.prompts, place
+    )
+    counted, bare_command = (
+        place / "firings.pt",
+        [sys.executable, str(BENCH / "bare_pass.py"), f"--model={subject.model}"],
+    )
     bare_command += [f"--text={text}", f"--length={asked.length}"]
     bare = timed([*bare_command, f"--firings={counted}", str(dictionaries[0])], surroundings(asked))
     firings = torch.load(counted)
@@ -264,13 +350,19 @@ def report(place: Path, asked: Any) -> str:
     runs, sizes = [], []
     for label, options in list(INDEXES.items())[: 2 if asked.ablation else 1]:
         print(f"{label} …", file=sys.stderr, flush=True)
-        run, disk = index(dictionaries[:1], subject.model, text, place / f"index-{len(runs)}", asked, *options)
+        run, disk = index(
+            dictionaries[:1], subject.model, text, place / f"index-{len(runs)}", asked, *options
+        )
         runs.append((label, run))
         sizes.append(disk)
     peers = []
     for batch in asked.features:
         print(f"SAEDashboard, {batch} features a batch …", file=sys.stderr, flush=True)
-        peers.append(run_peer(python, dictionaries[0], ids, place / f"peer-{batch}", batch, asked.batches, firings, asked))
+        peers.append(
+            run_peer(
+                python, dictionaries[0], ids, place / f"peer-{batch}", batch, asked.batches, firings, asked
+            )
+        )
     lines = [
         "# Building an index beside SAEDashboard\n",
         f"Written by `python bench/dashboards.py {shlex.join(sys.argv[1:])}` on {time.strftime('%Y-%m-%d %H:%M')}.\n",
@@ -278,7 +370,9 @@ def report(place: Path, asked: Any) -> str:
         "after; above the number of threads the machine was shared, and features a CPU-minute are the fairer figure.\n",
         f"Model {subject.model.name}, dictionary {dictionaries[0].name} of {len(firings):,} features ({live:,} live on this text), "
         f"{n:,} passages of {asked.length} tokens of {subject.text.name}: {tokens:,} tokens encoded by each.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in peers[0].run.said["versions"].items()) + ".\n",
+        "Versions: "
+        + ", ".join(f"{name} {number}" for name, number in peers[0].run.said["versions"].items())
+        + ".\n",
         "SAEDashboard: its batches alone, start and loading left out. lexiscope: the whole command. Target: ≥ 10×.\n",
         *speed_table(bare, runs, peers, len(firings)),
         "",
@@ -288,7 +382,9 @@ def report(place: Path, asked: Any) -> str:
             for peer in peers
         ),
         *(
-            ["Only one batch was measured: its filling of the cache, which happens once, is counted for every batch, against SAEDashboard."]
+            [
+                "Only one batch was measured: its filling of the cache, which happens once, is counted for every batch, against SAEDashboard."
+            ]
             if asked.batches == 1
             else []
         ),
@@ -301,7 +397,14 @@ def report(place: Path, asked: Any) -> str:
 
 
 def tokens_table(
-    bare: Run, one: Run, dictionaries: list[Path], subject: Subject, text: Path, place: Path, bare_command: list[str], asked: Any
+    bare: Run,
+    one: Run,
+    dictionaries: list[Path],
+    subject: Subject,
+    text: Path,
+    place: Path,
+    bare_command: list[str],
+    asked: Any,
 ) -> list[str]:
     """The whole command against the loop that it cannot do without: one dictionary, and all that were given."""
     pairs = [("1 dictionary", bare, one)]
@@ -323,18 +426,46 @@ def tokens_table(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=SUBJECTS, default="demo")
     parser.add_argument(
-        "--dictionary", type=Path, nargs="+", help="plain ones of that model, the first beside SAEDashboard; else one is trained"
+        "--dictionary",
+        type=Path,
+        nargs="+",
+        help="plain ones of that model, the first beside SAEDashboard; else one is trained",
     )
     parser.add_argument("--prompts", type=int, default=256, help="passages, at most")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a passage (SAEDashboard's default)")
-    parser.add_argument("--features", type=int, nargs="+", default=[128], help="features a batch of SAEDashboard (its default is 128)")
-    parser.add_argument("--batches", type=int, default=2, help="batches of SAEDashboard to run, the rest extrapolated; 0 for all")
-    parser.add_argument("--ablation", action=argparse.BooleanOptionalAction, default=True, help="time the index with its ablation pass too")
+    parser.add_argument(
+        "--length", type=int, default=128, help="tokens of a passage (SAEDashboard's default)"
+    )
+    parser.add_argument(
+        "--features",
+        type=int,
+        nargs="+",
+        default=[128],
+        help="features a batch of SAEDashboard (its default is 128)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=int,
+        default=2,
+        help="batches of SAEDashboard to run, the rest extrapolated; 0 for all",
+    )
+    parser.add_argument(
+        "--ablation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="time the index with its ablation pass too",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--venvs", type=Path, default=SCRATCH if SCRATCH.is_dir() else ROOT / ".venv" / "peers", help="peers' environments")
+    parser.add_argument(
+        "--venvs",
+        type=Path,
+        default=SCRATCH if SCRATCH.is_dir() else ROOT / ".venv" / "peers",
+        help="peers' environments",
+    )
     parser.add_argument("--write", type=Path, help="write the result to this Markdown file too")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-index-") as place:

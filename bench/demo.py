@@ -1,7 +1,7 @@
 """`make bench-demo`: what the demo costs on this machine, from nothing trained. Prints figures; asserts none.
 
-Targets (two cores): train, index and serve within 5 minutes and 4 GB; second start to first page within 5 s; a feature page
-within 25 ms at the server, median of 1,000 random ones.
+Targets (two cores): train, index and serve within 5 minutes and 4 GB; second start to first page within 5 s;
+a feature page within 25 ms at the server, median of 1,000 random ones.
 """
 
 import os
@@ -37,10 +37,14 @@ def main() -> None:
                 client.get(page).raise_for_status()
                 times.append(1000 * (time.monotonic() - begun))
         capable = torch.cpu.get_capabilities()
-        print(f"machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, AMX bf16 {capable.get('amx_bf16', False)}")
+        print(
+            f"machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, AMX bf16 {capable.get('amx_bf16', False)}"
+        )
         print(f"train and index: {built:.0f} s, peak {peak:.2f} GB, index {size:.1f} MB")
         print(f"second start to first page: {started:.1f} s")
-        print(f"feature page over HTTP: median {statistics.median(times):.1f} ms, p99 {statistics.quantiles(times, n=100)[98]:.1f} ms")
+        print(
+            f"feature page over HTTP: median {statistics.median(times):.1f} ms, p99 {statistics.quantiles(times, n=100)[98]:.1f} ms"
+        )
 
 
 if __name__ == "__main__":

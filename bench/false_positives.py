@@ -1,12 +1,14 @@
 """How often the verdict is wrong: names that know nothing of behaviour, put through the index's own rule.
 
-A plain dictionary is named by the nearest of Gaussian, rotated or permuted anchors, and by its own names dealt anew among its live
-features; whatever verdict but `unsupported` these get is a false positive. A dictionary trained on such anchors is measured as it
-stands. All namings of a dictionary share one pass over the text; the ablation pass runs on a random sample of live features.
+A plain dictionary is named by the nearest of Gaussian, rotated or permuted anchors, and by its own names
+dealt anew among its live features; whatever verdict but `unsupported` these get is a false positive. A
+dictionary trained on such anchors is measured as it stands. All namings of a dictionary share one pass over
+the text; the ablation pass runs on a random sample of live features.
 
     python bench/false_positives.py RUN... --text FILE... [--tokens N] [--tested M] --rows FILE --write docs/evidence.md
 
-adds what it measured to the rows of FILE (JSON lines; a row measured again replaces the old one), and writes all rows into the page.
+adds what it measured to the rows of FILE (JSON lines; a row measured again replaces the old one), and writes
+all rows into the page.
 """
 
 import argparse
@@ -81,7 +83,9 @@ def observe(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> O
         square += centred.T @ centred
         norm += x.norm(dim=-1).sum().item()
     fired = Firings(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
-    sums.counts.clamp_min_(1e-6)  # else tokens that do not occur would keep their own anchors when those are permuted
+    sums.counts.clamp_min_(
+        1e-6
+    )  # else tokens that do not occur would keep their own anchors when those are permuted
     material = Material(model.embedding, sums, square / firing.n)
     return Observed(codes, fired, firing.live, material, norm / firing.n)
 
@@ -96,7 +100,10 @@ def namings(run: Checkpoint, seen: Observed) -> Iterator[Naming]:
         return
     yield Naming("own names", own)
     for control in CONTROLS:
-        yield Naming(f"nearest {control} anchor", nearest_tokens(directions, ANCHOR_SETS[control](seen.material), 1).tokens[:, 0])
+        yield Naming(
+            f"nearest {control} anchor",
+            nearest_tokens(directions, ANCHOR_SETS[control](seen.material), 1).tokens[:, 0],
+        )
     alive = seen.live.nonzero().squeeze(1)
     dealt = own.clone()
     dealt[alive] = own[alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(0))]]
@@ -111,12 +118,16 @@ def best_of_each_passage(fired: Firings) -> Firings:
 
 def shares(evidence: Evidence, tested: Tensor) -> dict[str, float]:
     """Share of the tested features by verdict."""
-    said = [verdict for verdict, asked in zip(evidence.verdict(tested), tested.tolist(), strict=True) if asked]
+    said = [
+        verdict for verdict, asked in zip(evidence.verdict(tested), tested.tolist(), strict=True) if asked
+    ]
     found = {verdict: said.count(verdict) / len(said) for verdict in ("reads", "predicts", "both")}
     return found | {"any": sum(found.values()), "supported": evidence.supported[tested].float().mean().item()}
 
 
-def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin: Tensor, *, tested: int) -> Iterator[dict[str, Any]]:
+def measure(
+    model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin: Tensor, *, tested: int
+) -> Iterator[dict[str, Any]]:
     assert run.fit is not None
     layer = int(run.details["layer"])
     seen = observe(model, run, texts)
@@ -126,9 +137,18 @@ def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin:
     alive = seen.live.nonzero().squeeze(1)
     some = torch.zeros_like(seen.live)
     some[alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(0))[:tested]]] = True
-    asked = torch.cat([part for naming in named for part in (naming.names[:, None], controls[naming.names])], 1)
+    asked = torch.cat(
+        [part for naming in named for part in (naming.names[:, None], controls[naming.names])], 1
+    )
     begun = time.monotonic()
-    ablated = ablate(model, layer, run.dictionary, asked, spread(seen.fired, some, CONTEXTS), Streams(model, [layer], texts))
+    ablated = ablate(
+        model,
+        layer,
+        run.dictionary,
+        asked,
+        spread(seen.fired, some, CONTEXTS),
+        Streams(model, [layer], texts),
+    )
     speed = len(ablated.feature) / (time.monotonic() - begun)
     top, most = best_of_each_passage(seen.fired), ablated.share_of_most(len(some))
     for at, naming in enumerate(named):
@@ -140,7 +160,9 @@ def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin:
         p = ablation_p(found, counts.occurrences[naming.names])
         scores = (
             *input_scores(top, texts, naming.names, controls, some),
-            *output_scores(model, layer, run.dictionary, naming.names, controls, some, length=STRENGTH * seen.mean_norm),
+            *output_scores(
+                model, layer, run.dictionary, naming.names, controls, some, length=STRENGTH * seen.mean_norm
+            ),
         )
         shares_of = (
             most[:, column],
@@ -159,7 +181,10 @@ def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], kin:
             "with": shares(counts.result(some, p), some),
             "ablation": (benjamini_hochberg(p.nan_to_num(1), some)[some] <= FDR).float().mean().item(),
             "rank": ablated.medians(len(some), column)[some].nanmedian().item(),
-            **{name: value[some].nanmean().item() for name, value in zip(MEANS, (*shares_of, *scores), strict=True)},
+            **{
+                name: value[some].nanmean().item()
+                for name, value in zip(MEANS, (*shares_of, *scores), strict=True)
+            },
             "positions_a_second": speed,
         }
 
@@ -177,8 +202,20 @@ def page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         without = " | ".join(f"{100 * row['without'][key]:.1f}" for key in ("reads", "predicts", "both"))
         untested, ablated = (f"{100 * row[key]['any']:.1f}" for key in ("without", "with"))
-        cells = [row["dictionary"], row["names"], f"{row['tokens']:,}", f"{row['live']:,}", without, f"**{untested}**"]
-        cells += [f"{row['tested']:,}", f"{100 * row['without_tested']['any']:.1f}", f"**{ablated}**", f"{100 * row['ablation']:.1f}"]
+        cells = [
+            row["dictionary"],
+            row["names"],
+            f"{row['tokens']:,}",
+            f"{row['live']:,}",
+            without,
+            f"**{untested}**",
+        ]
+        cells += [
+            f"{row['tested']:,}",
+            f"{100 * row['without_tested']['any']:.1f}",
+            f"**{ablated}**",
+            f"{100 * row['ablation']:.1f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -187,18 +224,23 @@ def page(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         pairs = " | ".join(
-            f"{row[name]:.3f} ({row[name + '_null']:.3f})" for name in ("ablation_top1", "ablation_top5", "input_score", "output_score")
+            f"{row[name]:.3f} ({row[name + '_null']:.3f})"
+            for name in ("ablation_top1", "ablation_top5", "input_score", "output_score")
         )
         lines.append(f"| {row['dictionary']} | {row['names']} | {row['rank']:,.0f} | {pairs} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--text", nargs="+", default=[])
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--tested", type=int, default=2000, help="features of each dictionary that are ablated")
+    parser.add_argument(
+        "--tested", type=int, default=2000, help="features of each dictionary that are ablated"
+    )
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
@@ -213,11 +255,15 @@ def main() -> None:
             loaded[name] = (model, list(passages(model, given.text, tokens=given.tokens)), kin)
         for row in measure(loaded[name][0], run, *loaded[name][1:], tested=given.tested):
             print(json.dumps(row), flush=True)
-            rows = [old for old in rows if (old["dictionary"], old["names"]) != (row["dictionary"], row["names"])] + [row]
+            rows = [
+                old for old in rows if (old["dictionary"], old["names"]) != (row["dictionary"], row["names"])
+            ] + [row]
             given.rows.write_text("".join(json.dumps(each) + "\n" for each in rows))
     if given.write:
         before, _, rest = given.write.read_text(encoding="utf-8").partition(BEGIN)
-        given.write.write_text(f"{before}{BEGIN}\n{page(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        given.write.write_text(
+            f"{before}{BEGIN}\n{page(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`make check-foreign`: other libraries' dictionaries against those libraries themselves, installed in environments of their own.
+"""`make check-foreign`: other libraries' dictionaries against those libraries themselves, installed in
+environments of their own.
 
-They write random dictionaries with their codes afresh (tests/lexiscope/foreign/make.py), our tests read them, and SAELens reads what we
-export. The committed cases are left as they are.
+They write random dictionaries with their codes afresh (tests/lexiscope/foreign/make.py), our tests read them,
+and SAELens reads what we export. The committed cases are left as they are.
 """
 
 import os
@@ -20,11 +21,17 @@ MAKE = ROOT / "tests" / "lexiscope" / "foreign" / "make.py"
 
 
 def main() -> None:
-    pythons = {c.environment: interpreter(c, SCRATCH) for c in CONTENDERS if c.environment} | {"vasae": sys.executable}
+    pythons = {c.environment: interpreter(c, SCRATCH) for c in CONTENDERS if c.environment} | {
+        "vasae": sys.executable
+    }
     with tempfile.TemporaryDirectory() as where:
         cases, out = Path(where, "cases"), Path(where, "exported")
         for kind, python in pythons.items():
-            subprocess.run([python, str(MAKE), str(kind), str(cases)], check=True, env=os.environ | {"SPARSIFY_DISABLE_TRITON": "1"})
+            subprocess.run(
+                [python, str(MAKE), str(kind), str(cases)],
+                check=True,
+                env=os.environ | {"SPARSIFY_DISABLE_TRITON": "1"},
+            )
         tests = [sys.executable, "-m", "pytest", "-q", str(MAKE.parents[1] / "test_foreign.py")]
         subprocess.run(tests, check=True, env=os.environ | {"LEXISCOPE_FOREIGN_CASES": str(cases)})
         out.mkdir()

@@ -1,12 +1,14 @@
-"""What indexing costs beside the model: seconds of (forward pass + encoding) alone, and of indexing, in one run on the same text.
+"""What indexing costs beside the model: seconds of (forward pass + encoding) alone, and of indexing, in one
+run on the same text.
 
     python bench/index_speed.py --model data/demo/model --runs /work/runs/demo/*-vasae --text data/demo/corpus.txt.xz --tokens 100000
 
-The two take turns, block by block, so that a busy machine slows both; CPU seconds stand beside wall seconds. What is done once per
-dictionary and not per token (names, logit effects, families) is timed apart. `--whole` publishes an index and says its size and the time
-of everything but the ablation pass. `--shape gpt2` measures memory at 12 × 50,257 features on synthetic firings, and says what Llama's
-32 × 128,256 would take; `--shape llama --dictionaries 4` measures a job that indexes four of its layers (the published index keeps the
-layers that other jobs wrote).
+The two take turns, block by block, so that a busy machine slows both; CPU seconds stand beside wall seconds.
+What is done once per dictionary and not per token (names, logit effects, families) is timed apart. `--whole`
+publishes an index and says its size and the time of everything but the ablation pass. `--shape gpt2` measures
+memory at 12 × 50,257 features on synthetic firings, and says what Llama's 32 × 128,256 would take; `--shape
+llama --dictionaries 4` measures a job that indexes four of its layers (the published index keeps the layers
+that other jobs wrote).
 """
 
 import argparse
@@ -79,7 +81,8 @@ def speed(args: argparse.Namespace) -> None:
             subjects.append(subject(model, member, named))
             counts.append(named.counts)
         relatives = Relatives(
-            families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()), matched_controls(torch.stack(counts).mean(0))
+            families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()),
+            matched_controls(torch.stack(counts).mean(0)),
         )
     reading = Reading(model, subjects, relatives, length=args.length)
     alone, indexing = Clock(), Clock()
@@ -94,11 +97,21 @@ def speed(args: argparse.Namespace) -> None:
         n += block.n_tokens
     with indexing.running():
         reading.take().settle()
-    print(f"{n:,} tokens, {len(subjects)} dictionaries of {subjects[0].dictionary.d_sae:,}, {torch.get_num_threads()} threads")
-    print(f"forward pass + encoding  {alone.wall:8.1f} s  {alone.cpu:8.1f} CPU s  {n / alone.wall:8,.0f} tokens/s")
-    print(f"indexing                 {indexing.wall:8.1f} s  {indexing.cpu:8.1f} CPU s  {n / indexing.wall:8,.0f} tokens/s")
-    print(f"ratio                    {indexing.wall / alone.wall:8.2f}    {indexing.cpu / alone.cpu:8.2f} CPU")
-    print(f"names, logit effects and families, once: {once.wall:.1f} s ({once.cpu:.1f} CPU s); peak memory {peak():.2f} GB")
+    print(
+        f"{n:,} tokens, {len(subjects)} dictionaries of {subjects[0].dictionary.d_sae:,}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"forward pass + encoding  {alone.wall:8.1f} s  {alone.cpu:8.1f} CPU s  {n / alone.wall:8,.0f} tokens/s"
+    )
+    print(
+        f"indexing                 {indexing.wall:8.1f} s  {indexing.cpu:8.1f} CPU s  {n / indexing.wall:8,.0f} tokens/s"
+    )
+    print(
+        f"ratio                    {indexing.wall / alone.wall:8.2f}    {indexing.cpu / alone.cpu:8.2f} CPU"
+    )
+    print(
+        f"names, logit effects and families, once: {once.wall:.1f} s ({once.cpu:.1f} CPU s); peak memory {peak():.2f} GB"
+    )
 
 
 def whole(args: argparse.Namespace) -> None:
@@ -109,7 +122,11 @@ def whole(args: argparse.Namespace) -> None:
         ask = indexer.Ask(tokens=args.tokens, length=args.length, ablate=0)
         with clock.running():
             build = indexer.index(
-                [(model, map(load_checkpoint, args.runs))], args.text, settings=Settings(index=Path(folder)), console=Console(), ask=ask
+                [(model, map(load_checkpoint, args.runs))],
+                args.text,
+                settings=Settings(index=Path(folder)),
+                console=Console(),
+                ask=ask,
             )
         file = Path(folder) / f"{build}.duckdb"
         with duckdb.connect(str(file), read_only=True) as connection:
@@ -117,8 +134,12 @@ def whole(args: argparse.Namespace) -> None:
                 "SELECT (SELECT sum(n_live) FROM layer_summary), (SELECT count(*) FROM context)"
             ).fetchall()
         size = file.stat().st_size
-        print(f"index: {size / 1e6:.1f} MB, {live:,} live features, {contexts:,} contexts: {size / live:,.0f} bytes a live feature")
-        print(f"everything but the ablation pass: {clock.wall:.1f} s ({clock.cpu:.1f} CPU s); peak memory {peak():.2f} GB")
+        print(
+            f"index: {size / 1e6:.1f} MB, {live:,} live features, {contexts:,} contexts: {size / live:,.0f} bytes a live feature"
+        )
+        print(
+            f"everything but the ablation pass: {clock.wall:.1f} s ({clock.cpu:.1f} CPU s); peak memory {peak():.2f} GB"
+        )
 
 
 class Model(NamedTuple):
@@ -137,7 +158,9 @@ SHAPES = {"gpt2": Model(12, 50_257, 768), "llama": Model(32, 128_256, 4096)}
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Synthetic firings (Zipf over features) of some layers' dictionaries, k 32: the state alone, and what it weighs."""
+    """Synthetic firings (Zipf over features) of some layers' dictionaries, k 32: the state alone, and what it
+    weighs.
+    """
     model, k = SHAPES[args.shape], 32
     n_dictionaries, d_sae, vocab = args.dictionaries or model.layers, model.vocab, model.vocab
     draw = np.random.default_rng(0)
@@ -158,7 +181,8 @@ def memory(args: argparse.Namespace) -> None:
             indices = np.minimum(np.searchsorted(cumulative, draw.random((len(stretch), k + 4))), d_sae - 1)
             values = np.sort(draw.gamma(2, 1, indices.shape).astype(np.float32), 1)[:, ::-1].copy()
             codes = [
-                SparseCode(torch.from_numpy(values[:, part]), torch.from_numpy(indices[:, part])) for part in (slice(k), slice(k, None))
+                SparseCode(torch.from_numpy(values[:, part]), torch.from_numpy(indices[:, part]))
+                for part in (slice(k), slice(k, None))
             ]
             held = Held([codes[0]], [codes[1]])
             observe(each, Subject(0, None, names, names), held, stretch, relatives, state.positions.cutoff)  # type: ignore[arg-type]
@@ -182,15 +206,21 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="data/demo/model")
     parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--text", nargs="+", default=["data/demo/corpus.txt.xz"])
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--whole", action="store_true", help="publish an index into a folder that is then removed; its size")
+    parser.add_argument(
+        "--whole", action="store_true", help="publish an index into a folder that is then removed; its size"
+    )
     parser.add_argument("--shape", choices=sorted(SHAPES), help="memory on synthetic firings")
-    parser.add_argument("--dictionaries", type=int, help="layers of the shape that one job indexes; all unless given")
+    parser.add_argument(
+        "--dictionaries", type=int, help="layers of the shape that one job indexes; all unless given"
+    )
     args = parser.parse_args()
     if args.shape:
         memory(args)

@@ -1,7 +1,10 @@
-"""`python bench/kernels.py [SHAPE...]`: each kernel of trainer.kernels against plain PyTorch on one GPU, at `gpt2` and `llama` shapes.
+"""`python bench/kernels.py [SHAPE...]`: each kernel of trainer.kernels against plain PyTorch on one GPU, at
+`gpt2` and `llama` shapes.
 
-Prints milliseconds of both, their ratio, and the kernel's share of the H200's peak: of 989 TFLOP/s in bfloat16 for the encoder, of
-4.8 TB/s for the rest, counting every gathered row (rows found in cache can carry a share above 1). Then the encoder's tiles.
+Prints milliseconds of both, their ratio, and the kernel's share of the H200's peak: of 989 TFLOP/s in
+bfloat16 for the encoder, of
+4.8 TB/s for the rest, counting every gathered row (rows found in cache can carry a share above 1). Then the
+  encoder's tiles.
 """
 
 import statistics
@@ -47,7 +50,10 @@ def compare(name: str, work: Callable[[], object], at_peak: float) -> None:
     fused = milliseconds(work)
     with patch.object(kernels, "has_kernels", lambda x: False):
         plain = milliseconds(work)
-    print(f"{name:15} {fused:9.3f} ms  plain {plain:9.3f} ms  {plain / fused:6.2f} x  {at_peak / fused * 1e3:6.1%} of peak", flush=True)
+    print(
+        f"{name:15} {fused:9.3f} ms  plain {plain:9.3f} ms  {plain / fused:6.2f} x  {at_peak / fused * 1e3:6.1%} of peak",
+        flush=True,
+    )
 
 
 def measure(n: int, d_sae: int, d: int, k: int) -> None:
@@ -70,7 +76,11 @@ def measure(n: int, d_sae: int, d: int, k: int) -> None:
         plain_order = kernels.firings(code, d_sae)
     order, out, total = kernels.firings(code, d_sae), torch.empty_like(rows), torch.empty_like(bias)
     assert torch.equal(order.bounds, plain_order.bounds)
-    compare("row_gradients", lambda: kernels.row_gradients(order, code.values, y, out, total=total), gathered + d_sae * d * 4 / BYTES)
+    compare(
+        "row_gradients",
+        lambda: kernels.row_gradients(order, code.values, y, out, total=total),
+        gathered + d_sae * d * 4 / BYTES,
+    )
     compare(
         "  and tangent",
         lambda: kernels.row_gradients(order, code.values, y, out, total=total, tangent_to=rows),
@@ -94,7 +104,9 @@ def main(shapes: list[str]) -> None:
     if unknown := set(shapes) - set(SHAPES):
         sys.exit(f"Unknown shape {', '.join(sorted(unknown))}: there are {', '.join(SHAPES)}.")
     if not torch.cuda.is_available():
-        sys.exit("There is no GPU here: PyTorch sees no CUDA device, and kernels are only worth timing on one.")
+        sys.exit(
+            "There is no GPU here: PyTorch sees no CUDA device, and kernels are only worth timing on one."
+        )
     if kernels.triton is None:
         sys.exit("Triton is not installed: 'pip install triton==3.7.1' goes with torch 2.13.0.")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {kernels.triton.__version__}")

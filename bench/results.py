@@ -1,10 +1,11 @@
-"""`make results`: docs/results.md from the metrics of runs (METHOD.md §5), and nothing in it by hand but docs/results/notes.md.
+"""`make results`: docs/results.md from the metrics of runs (METHOD.md §5), and nothing in it by hand but
+docs/results/notes.md.
 
     python bench/results.py --collect RUN...   copy runs' figures into docs/results/<model>/<layer>-<set>.json (floats to 5 digits)
     python bench/results.py                    write docs/results.md and the Pareto plots from those files
 
-A set named `vasae-s1` is a further seed of `vasae`; `<layer>-sweep-*` are points of the Pareto plot. Seeds are averaged, intervals
-are bootstrapped over passages, and ratios are paired: the same passages for both.
+A set named `vasae-s1` is a further seed of `vasae`; `<layer>-sweep-*` are points of the Pareto plot. Seeds
+are averaged, intervals are bootstrapped over passages, and ratios are paired: the same passages for both.
 """
 
 import argparse
@@ -56,7 +57,10 @@ def collect(runs: Sequence[Path], folder: Path = FOLDER) -> list[Path]:
     for run in runs:
         config = json.loads((run / "cfg.json").read_text())
         details = config["metadata"]["lexiscope"]
-        origin = {"command": details.get("command") or command_of(config), "run": {k: v for k, v in details.items() if k != "command"}}
+        origin = {
+            "command": details.get("command") or command_of(config),
+            "run": {k: v for k, v in details.items() if k != "command"},
+        }
         target = folder / details["model_id"] / f"{details['layer']}-{details['set']}.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         figures = json.loads((run / "metrics.json").read_text())
@@ -70,7 +74,12 @@ def command_of(config: dict[str, Any]) -> str:
     details, plan = config["metadata"]["lexiscope"], config["metadata"]["lexiscope"].get("plan", {})
     parts = ["lexiscope", "train", Path(str(config["metadata"]["model_name"])).name]
     parts += [f"--text={name}" for name in details.get("text", [])]
-    parts += [f"--layers={details['layer']}", f"--recipe={details['recipe']}", f"--set={details['set']}", f"--k={config['k']}"]
+    parts += [
+        f"--layers={details['layer']}",
+        f"--recipe={details['recipe']}",
+        f"--set={details['set']}",
+        f"--k={config['k']}",
+    ]
     parts += [f"--{key}={plan[key]}" for key in ("tokens", "seen", "length", "seed") if key in plan]
     return shlex.join(parts)
 
@@ -98,7 +107,10 @@ def load(folder: Path) -> tuple[list[Group], list[str]]:
             found = json.loads(path.read_text())
             seeds.setdefault((int(match[1]), match[2]), []).append(found["metrics"])
             commands.append(found["command"])
-    groups = [Group(layer, name, len(m), mean(m), stability.get(f"{layer}-{name}", {})) for (layer, name), m in seeds.items()]
+    groups = [
+        Group(layer, name, len(m), mean(m), stability.get(f"{layer}-{name}", {}))
+        for (layer, name), m in seeds.items()
+    ]
     return sorted(groups, key=lambda g: (g.layer, _place(g.name), g.name)), commands
 
 
@@ -117,7 +129,9 @@ def mean(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if key == "passage_delta_ce":
             same = len({json.dumps([count for _, count in v]) for v in values}) == 1
             if same:
-                found[key] = [[sum(v[i][0] for v in values) / len(values), count] for i, (_, count) in enumerate(value)]
+                found[key] = [
+                    [sum(v[i][0] for v in values) / len(values), count] for i, (_, count) in enumerate(value)
+                ]
         elif isinstance(value, dict):
             found[key] = mean(values)
         elif isinstance(value, list):
@@ -130,8 +144,15 @@ def mean(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(group: Group, other: Group | None) -> metrics.Ratio | None:
-    """ΔCE of one over the other with its paired interval; None where they were not scored on the same passages."""
-    if other is None or group is other or "passages" not in group.m or group.m["passages"] != other.m.get("passages"):
+    """ΔCE of one over the other with its paired interval; None where they were not scored on the same
+    passages.
+    """
+    if (
+        other is None
+        or group is other
+        or "passages" not in group.m
+        or group.m["passages"] != other.m.get("passages")
+    ):
         return None
     if "passage_delta_ce" not in group.m or "passage_delta_ce" not in other.m:
         return None
@@ -218,7 +239,12 @@ TABLES: dict[str, dict[str, Cell]] = {
         "firing ": share("supported_permuted_firing"),
     },
 }
-WAYS = {"nearest": "nearest anchor", "assigned": "assigned token", "lift": "highest lift", "lens": "top logit-lens token"}
+WAYS = {
+    "nearest": "nearest anchor",
+    "assigned": "assigned token",
+    "lift": "highest lift",
+    "lens": "top logit-lens token",
+}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -229,16 +255,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
     yield ""
 
 
-def section(model: str, groups: Sequence[Group], commands: Sequence[str], plots: Sequence[str]) -> Iterator[str]:
+def section(
+    model: str, groups: Sequence[Group], commands: Sequence[str], plots: Sequence[str]
+) -> Iterator[str]:
     """Everything about one model."""
-    layers = {layer: {g.name: g for g in groups if g.layer == layer} for layer in sorted({g.layer for g in groups})}
+    layers = {
+        layer: {g.name: g for g in groups if g.layer == layer} for layer in sorted({g.layer for g in groups})
+    }
     shown = [g for g in groups if not g.is_sweep]
     made = f"*Made by `python bench/results.py` from `docs/results/{model}/*.json`.*"
     yield f"## {model}\n"
     yield from reach_section(layers, made)
     for title, columns in TABLES.items():
         yield f"### {title}\n"
-        rows = [[str(g.layer), g.name, str(g.seeds), *(cell(g, layers[g.layer]) for cell in columns.values())] for g in shown]
+        rows = [
+            [str(g.layer), g.name, str(g.seeds), *(cell(g, layers[g.layer]) for cell in columns.values())]
+            for g in shown
+        ]
         yield from table(["layer", "dictionary", "seeds", *columns], rows)
         yield made + "\n"
     yield from naming_section(shown, made)
@@ -258,7 +291,14 @@ def naming_section(groups: Sequence[Group], made: str) -> Iterator[str]:
         for way, words in WAYS.items():
             m = g.m.get(f"named_{way}")
             if m:
-                keys = ("supported_live", "supported_firing", "reads_precision", "reads_family", "predicts_precision", "coverage_supported")
+                keys = (
+                    "supported_live",
+                    "supported_firing",
+                    "reads_precision",
+                    "reads_family",
+                    "predicts_precision",
+                    "coverage_supported",
+                )
                 again = g.stability.get(way, {})
                 stable = [number(again.get("recurs")), number(again.get("named"))]
                 rows.append([str(g.layer), g.name, words, *(number(m.get(key)) for key in keys), *stable])
@@ -274,7 +314,11 @@ def naming_section(groups: Sequence[Group], made: str) -> Iterator[str]:
 # --- reach ---
 
 
-RIVAL = {"supported_live": "support, live", "supported_firing": "support, firing", "coverage_supported": "coverage"}
+RIVAL = {
+    "supported_live": "support, live",
+    "supported_firing": "support, firing",
+    "coverage_supported": "coverage",
+}
 
 
 class Aim(NamedTuple):
@@ -296,7 +340,10 @@ def aims(layer: dict[str, Group]) -> list[Aim]:
     vasae, plain = layer["vasae"], layer.get("plain")
     m = vasae.m
     matched, beside_plain = ratio(vasae, layer.get("matched")), ratio(vasae, plain)
-    found = [Aim(f"aligned, {kind} ≥ 0.9", m.get(f"aligned_{kind}"), 0.9, True) for kind in ("live", "firing", "energy")]
+    found = [
+        Aim(f"aligned, {kind} ≥ 0.9", m.get(f"aligned_{kind}"), 0.9, True)
+        for kind in ("live", "firing", "energy")
+    ]
     found += [
         Aim("ΔCE × matched, upper end ≤ 1.03", matched and matched.high, 1.03, False),
         Aim("ΔCE × plain ≤ 1", beside_plain and beside_plain.value, 1.0, False),
@@ -307,22 +354,41 @@ def aims(layer: dict[str, Group]) -> list[Aim]:
     ]
     for name in CONTROLS:
         control = layer.get(name)
-        found.append(Aim(f"{name} anchors, supported ≤ 0.05", control and control.m.get("supported_live"), CHANCE, False))
+        found.append(
+            Aim(
+                f"{name} anchors, supported ≤ 0.05",
+                control and control.m.get("supported_live"),
+                CHANCE,
+                False,
+            )
+        )
     for rival in (plain, layer.get("matched")):
         found += _beside(m.get("named_nearest", {}), rival)
     stable = [way.get("recurs") for kind, way in (plain.stability if plain else {}).items() if kind in WAYS]
     mine = vasae.stability.get("nearest", {}).get("recurs")
-    found.append(Aim("stability − plain's, best named afterwards ≥ 0", _minus(mine, max(stable, default=None)), 0.0, True))
+    found.append(
+        Aim(
+            "stability − plain's, best named afterwards ≥ 0",
+            _minus(mine, max(stable, default=None)),
+            0.0,
+            True,
+        )
+    )
     return found
 
 
 def _beside(own: dict[str, float], rival: Group | None) -> list[Aim]:
     """Names by the own anchors beside the best way of naming a dictionary without anchors afterwards."""
-    ways = [rival.m[f"named_{way}"] for way in ("nearest", "lift", "lens") if f"named_{way}" in rival.m] if rival else []
+    ways = (
+        [rival.m[f"named_{way}"] for way in ("nearest", "lift", "lens") if f"named_{way}" in rival.m]
+        if rival
+        else []
+    )
     name = rival.name if rival else "a dictionary without anchors"
     best = {key: max((way[key] for way in ways), default=None) for key in RIVAL}
     return [
-        Aim(f"{words} − {name}'s, best named afterwards ≥ 0", _minus(own.get(key), best[key]), 0.0, True) for key, words in RIVAL.items()
+        Aim(f"{words} − {name}'s, best named afterwards ≥ 0", _minus(own.get(key), best[key]), 0.0, True)
+        for key, words in RIVAL.items()
     ]
 
 
@@ -335,7 +401,10 @@ def reach_section(layers: dict[int, dict[str, Group]], made: str) -> Iterator[st
     if not found:
         return
     yield "### Reach of `vasae` (issue 4)\n"
-    rows = [[aim.words, *(per[i].says for per in found.values())] for i, aim in enumerate(next(iter(found.values())))]
+    rows = [
+        [aim.words, *(per[i].says for per in found.values())]
+        for i, aim in enumerate(next(iter(found.values())))
+    ]
     yield from table(["aim", *(f"layer {layer}" for layer in found)], rows)
     yield made + "\n"
 
@@ -348,7 +417,13 @@ def plots(model: str, groups: Sequence[Group], folder: Path) -> list[str]:
     names = []
     for layer in sorted({g.layer for g in groups if g.is_sweep}):
         points = [
-            Point(g.name.removeprefix("sweep-"), g.is_sweep, g.m["delta_ce"], g.m["supported_live"], g.m["aligned_live"])
+            Point(
+                g.name.removeprefix("sweep-"),
+                g.is_sweep,
+                g.m["delta_ce"],
+                g.m["supported_live"],
+                g.m["aligned_live"],
+            )
             for g in groups
             if g.layer == layer and (g.is_sweep or g.name in RECIPES)
         ]
@@ -375,7 +450,9 @@ def page(folder: Path = FOLDER) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--collect", nargs="+", type=Path, metavar="RUN", default=[])
     asked = parser.parse_args()
     for path in collect(asked.collect):

@@ -51,7 +51,13 @@ def main() -> None:
         found = client.get("/search.json", params=query).raise_for_status().json()
         feature = found["features"][0]
         source = f"/{feature['model']}/{feature['source']}"
-        pages = ["/", "/search?q=the", f"/tokens/{feature['model']}/{feature['name']['id']}", source, f"{source}/{feature['index']}"]
+        pages = [
+            "/",
+            "/search?q=the",
+            f"/tokens/{feature['model']}/{feature['name']['id']}",
+            source,
+            f"{source}/{feature['index']}",
+        ]
         pages += ["/steer", "/docs", "/openapi.json", "/random"]
         for page in pages:
             client.get(page, follow_redirects=True).raise_for_status()

@@ -1,7 +1,9 @@
-"""`python bench/stability.py RUN...`: how far names recur from seed to seed, into docs/results/<model>/stability.json.
+"""`python bench/stability.py RUN...`: how far names recur from seed to seed, into
+docs/results/<model>/stability.json.
 
-Runs of one recipe and layer (`vasae`, `vasae-s1`, …) are compared in every ordered pair and averaged, under each way of naming that
-needs no text: the nearest anchor and, where the checkpoint has it, the token of highest lift.
+Runs of one recipe and layer (`vasae`, `vasae-s1`, …) are compared in every ordered pair and averaged, under
+each way of naming that needs no text: the nearest anchor and, where the checkpoint has it, the token of
+highest lift.
 """
 
 import json
@@ -42,7 +44,10 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     for way in seeds[0]:
         pairs = [name_stability(a[way], b[way]) for a, b in permutations(seeds, 2) if way in a and way in b]
         if pairs:
-            means = {field: sum(getattr(pair, field) for pair in pairs) / len(pairs) for field in ("recurs", "named", "tokens")}
+            means = {
+                field: sum(getattr(pair, field) for pair in pairs) / len(pairs)
+                for field in ("recurs", "named", "tokens")
+            }
             found[way] = means | {"pairs": len(pairs)}
     return found
 

@@ -1,12 +1,16 @@
-"""Does steering by name work? `python bench/steer_quality.py --name demo --text FILE` writes docs/results/demo/steering.json and the page.
+"""Does steering by name work? `python bench/steer_quality.py --name demo --text FILE` writes
+docs/results/demo/steering.json and the page.
 
-Every dictionary of one model in the served index (sets `vasae`, `plain`, `paper-soft`, …) is asked the same question at each of its
-layers: if a live feature's direction is added to the residual stream of a passage, does the probability that its name comes next rise
-more than under controls of equal effect? It is added *everywhere* (at every position after the first; means over the positions, as a
-steer on the page does), or at the *last* position alone. Every direction gets the strength at which KL(steered ‖ default), averaged
-over positions and passages, is 0.5 nats. Controls of a feature: its name's raw token embedding (centred); a random live feature of
-the same dictionary whose density is nearest; the nearest feature of the layer's `plain` dictionary by cosine (not for `plain` itself).
-*Success*: the rise of the mean probability is above zero and above that of every control. *Over features*: above zero and above the
+Every dictionary of one model in the served index (sets `vasae`, `plain`, `paper-soft`, …) is asked the same
+question at each of its layers: if a live feature's direction is added to the residual stream of a passage,
+does the probability that its name comes next rise more than under controls of equal effect? It is added
+*everywhere* (at every position after the first; means over the positions, as a steer on the page does), or at
+the *last* position alone. Every direction gets the strength at which KL(steered ‖ default), averaged over
+positions and passages, is 0.5 nats. Controls of a feature: its name's raw token embedding (centred); a random
+live feature of the same dictionary whose density is nearest; the nearest feature of the layer's `plain`
+dictionary by cosine (not for `plain` itself).
+*Success*: the rise of the mean probability is above zero and above that of every control. *Over features*:
+  above zero and above the
 controls that are features; the raw embedding, which no dictionary is needed for, is left out.
 """
 
@@ -74,7 +78,9 @@ def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, le
     found = []
     for tokens in taken[:: max(1, len(taken) // n)][:n]:
         reading = model.read_on(tokens, [layer])
-        found.append(Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0].float().log_softmax(-1)))
+        found.append(
+            Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0].float().log_softmax(-1))
+        )
     return found
 
 
@@ -100,7 +106,9 @@ class Ground(NamedTuple):
         n, m = prompt.tokens.shape[1], len(added)
         if not self.everywhere:
             at = torch.full((m,), n - 1)
-            return self.model.logits_at(prompt.tokens, self.layer, prompt.stream, at, prompt.stream[0, -1] + added)[:, None]
+            return self.model.logits_at(
+                prompt.tokens, self.layer, prompt.stream, at, prompt.stream[0, -1] + added
+            )[:, None]
         changed = prompt.stream.repeat(m, 1, 1)
         changed[:, 1:] += added[:, None]
         return self.model.logits_from(prompt.tokens.repeat(m, 1), self.layer, changed)[:, 1:]
@@ -112,7 +120,9 @@ class Ground(NamedTuple):
         for prompt in self.prompts:
             default = prompt.default[1:] if self.everywhere else prompt.default[-1:]
             for part in torch.arange(len(directions)).split(max(1, min(256, VALUES // default.numel()))):
-                steered = self.logits(prompt, strengths[part, None] * directions[part]).float().log_softmax(-1)
+                steered = (
+                    self.logits(prompt, strengths[part, None] * directions[part]).float().log_softmax(-1)
+                )
                 kl[part] += (steered.exp() * (steered - default)).sum(-1).mean(-1)
                 watched = tokens[part]
                 after = steered.gather(2, watched[:, None, None].expand(-1, len(default), 1))[..., 0]
@@ -120,8 +130,13 @@ class Ground(NamedTuple):
         return Steered(kl / len(self.prompts), rise / len(self.prompts))
 
     def at_equal_kl(self, directions: Tensor, tokens: Tensor, norm: float) -> tuple[Steered, Tensor]:
-        """Each direction at the strength where its mean KL is KL nats; also those strengths [m], in mean residual norms."""
-        low, high = torch.full((len(directions),), WEAKEST).log(), torch.full((len(directions),), STRONGEST).log()
+        """Each direction at the strength where its mean KL is KL nats; also those strengths [m], in mean
+        residual norms.
+        """
+        low, high = (
+            torch.full((len(directions),), WEAKEST).log(),
+            torch.full((len(directions),), STRONGEST).log(),
+        )
         for _ in range(STEPS):
             middle = (low + high) / 2
             over = self.steer(directions, middle.exp() * norm, tokens).kl > KL
@@ -154,13 +169,17 @@ def sources(store: Store, model_id: str, sets: Sequence[str]) -> list[Source]:
             set_name = entry.source.split("-", 1)[1]
             if set_name not in sets:
                 continue
-            rows = pa.concat_tables(part.select(list(COLUMNS)) for part in snapshot.of_dictionary("feature", entry))
+            rows = pa.concat_tables(
+                part.select(list(COLUMNS)) for part in snapshot.of_dictionary("feature", entry)
+            )
             checkpoint = load_checkpoint(Path(entry.checkpoint_path), anchors=False)
             if entry.mean_norm is None:
                 sys.exit(f"{entry.id} was indexed without the layer's mean norm; index it again.")
             columns = {name: rows[name].to_numpy(zero_copy_only=False) for name in COLUMNS}
             dictionary = checkpoint.dictionary
-            found.append(Source(set_name, entry.layer, dictionary, dictionary.directions, columns, entry.mean_norm))
+            found.append(
+                Source(set_name, entry.layer, dictionary, dictionary.directions, columns, entry.mean_norm)
+            )
     return sorted(found, key=lambda source: (source.layer, sets.index(source.set_name)))
 
 
@@ -181,7 +200,10 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
     place = {int(feature): at for at, feature in enumerate(by_density)}
     step = draw.choice([-3, -2, -1, 1, 2, 3], len(chosen))
     alike = by_density[np.clip([place[int(f)] for f in chosen] + step, 0, len(live) - 1)]
-    rivals = {EMBEDDING: F.normalize(centred[names], dim=-1), "a feature of equal density": source.directions[alike]}
+    rivals = {
+        EMBEDDING: F.normalize(centred[names], dim=-1),
+        "a feature of equal density": source.directions[alike],
+    }
     if centred.shape[1] != own.shape[1]:
         rivals.pop(EMBEDDING)
     if plain is not None:
@@ -191,14 +213,18 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
     done, strengths = ground.at_equal_kl(every, names.repeat(1 + len(rivals)), source.mean_norm)
     rise = done.rise.view(1 + len(rivals), -1)
     beats = {name: (rise[0] > rise[at]).numpy() for at, name in enumerate(rivals, 1)}
-    over_features = (rise[0] > 0).numpy() & np.logical_and.reduce([won for name, won in beats.items() if name != EMBEDDING])
+    over_features = (rise[0] > 0).numpy() & np.logical_and.reduce(
+        [won for name, won in beats.items() if name != EMBEDDING]
+    )
     success = over_features & beats.get(EMBEDDING, True)
     verdict = verdicts[chosen]
     passes = scores(model, source, chosen) > OUTPUT_SCORE
 
     def rate(rows: np.ndarray) -> dict[str, Any]:
         shares = {"success": success, "over_features": over_features}
-        return {"n": int(rows.sum())} | {name: round(float(won[rows].mean()), 4) if rows.any() else None for name, won in shares.items()}
+        return {"n": int(rows.sum())} | {
+            name: round(float(won[rows].mean()), 4) if rows.any() else None for name, won in shares.items()
+        }
 
     return {
         "layer": source.layer,
@@ -211,7 +237,9 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
         "mean_rise": round(float(rise[0, sampled].mean()), 5),
         "rival_rise": {name: round(float(rise[at, sampled].mean()), 5) for at, name in enumerate(rivals, 1)},
         "beats": {name: round(float(won[sampled].mean()), 4) for name, won in beats.items()},
-        "embedding_wins": round(float((~beats[EMBEDDING])[sampled].mean()), 4) if EMBEDDING in beats else None,
+        "embedding_wins": round(float((~beats[EMBEDDING])[sampled].mean()), 4)
+        if EMBEDDING in beats
+        else None,
         "with_output_score": rate(passes & sampled),
         "by_verdict": {word: rate(verdict == word) for word in VERDICTS},
         "strength": round(float(strengths[: len(chosen)][sampled].median()), 3),
@@ -220,18 +248,30 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
 
 
 def scores(model: LanguageModel, source: Source, chosen: np.ndarray) -> np.ndarray:
-    """The output scores of some features, which the index holds only where it was built with an ablation pass."""
+    """The output scores of some features, which the index holds only where it was built with an ablation
+    pass.
+    """
     tested = torch.zeros(len(source.directions), dtype=torch.bool)
     tested[chosen] = True
-    names, length = torch.from_numpy(source.features["name_token"].astype(np.int64)), source.mean_norm * STRENGTH
+    names, length = (
+        torch.from_numpy(source.features["name_token"].astype(np.int64)),
+        source.mean_norm * STRENGTH,
+    )
     no_controls = torch.arange(model.vocab_size)[:, None]
-    found, _ = output_scores(model, source.layer, source.dictionary, names, no_controls, tested, length=length)
+    found, _ = output_scores(
+        model, source.layer, source.dictionary, names, no_controls, tested, length=length
+    )
     return found[chosen].numpy()
 
 
 def write_page(folder: Path = FOLDER) -> None:
     """docs/steering.md, from every docs/results/<model>/steering.json."""
-    lines = ["# Steering by name: how often it works", "", *__doc__.split("\n\n", 1)[1].strip().splitlines(), ""]
+    lines = [
+        "# Steering by name: how often it works",
+        "",
+        *__doc__.split("\n\n", 1)[1].strip().splitlines(),
+        "",
+    ]
     lines += [
         "*All* is a random sample of live features, each cell *success / over features (n)*; *filtered* keeps those with an output score "
         f"above {OUTPUT_SCORE} (Arad et al. 2025). A verdict's cell takes in more of its features, up to {RARE}. *Mean rise* is of the "
@@ -261,15 +301,30 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     head += ["rises", "mean rise", "embedding's", "strength"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [str(row["layer"]), row["where"], row["set"], _counted(row), _counted(row["with_output_score"])]
-        cells += [_counted(row["by_verdict"][word]) for word in VERDICTS] + [_share(row["beats"].get(name)) for name in controls]
+        cells = [
+            str(row["layer"]),
+            row["where"],
+            row["set"],
+            _counted(row),
+            _counted(row["with_output_score"]),
+        ]
+        cells += [_counted(row["by_verdict"][word]) for word in VERDICTS] + [
+            _share(row["beats"].get(name)) for name in controls
+        ]
         embedding = row["rival_rise"].get(EMBEDDING)
-        cells += [_share(row["rises"]), f"{row['mean_rise']:+.4f}", "–" if embedding is None else f"{embedding:+.4f}"]
+        cells += [
+            _share(row["rises"]),
+            f"{row['mean_rise']:+.4f}",
+            "–" if embedding is None else f"{embedding:+.4f}",
+        ]
         lines.append("| " + " | ".join([*cells, f"{row['strength']:.2f}"]) + " |")
     lines += ["", "Live features by verdict, in the whole dictionary:", ""]
     lines += ["| layer | set | live | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (3 + len(VERDICTS))]
     lines += dict.fromkeys(
-        f"| {r['layer']} | {r['set']} | {r['live']:,} | " + " | ".join(f"{r['verdicts'][w]:,}" for w in VERDICTS) + " |" for r in rows
+        f"| {r['layer']} | {r['set']} | {r['live']:,} | "
+        + " | ".join(f"{r['verdicts'][w]:,}" for w in VERDICTS)
+        + " |"
+        for r in rows
     )
     return lines
 
@@ -283,9 +338,13 @@ def _reading(rows: Sequence[dict[str, Any]]) -> list[str]:
             said.append(f"- Layer {layer}, {where}, `{name}`:")
             if name != "plain" and "plain" in at and at["plain"]["over_features"]:
                 ratio = row["over_features"] / at["plain"]["over_features"]
-                said[-1] += f" rises over features {ratio:.2f} times as often as `plain` (aim for `vasae`: 2);"
+                said[-1] += (
+                    f" rises over features {ratio:.2f} times as often as `plain` (aim for `vasae`: 2);"
+                )
             if row["embedding_wins"] is not None:
-                said[-1] += f" the raw embedding raises the name at least as much in {row['embedding_wins']:.0%} of cases."
+                said[-1] += (
+                    f" the raw embedding raises the name at least as much in {row['embedding_wins']:.0%} of cases."
+                )
     return said
 
 
@@ -301,7 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write, or with --page only write the page from what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", help="the model's id in the index")
-    parser.add_argument("--text", action="append", default=[], help="text the prompts are from, held out of training")
+    parser.add_argument(
+        "--text", action="append", default=[], help="text the prompts are from, held out of training"
+    )
     parser.add_argument("--sets", default="vasae,plain,paper-soft")
     parser.add_argument("--layers", help="numbers separated by commas; all unless given")
     parser.add_argument("--where", choices=["everywhere", "last", "both"], default="both")
@@ -309,7 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--length", type=int, default=32, help="tokens of a passage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--page", action="store_true", help="write docs/steering.md from docs/results and stop")
+    parser.add_argument(
+        "--page", action="store_true", help="write docs/steering.md from docs/results and stop"
+    )
     asked = parser.parse_args(arguments)
     if asked.page:
         return write_page()
@@ -317,7 +380,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--name and --text are needed")
     store = Store(Settings())
     found = sources(store, asked.name, asked.sets.split(","))
-    layers = sorted({s.layer for s in found}) if asked.layers is None else [int(layer) for layer in asked.layers.split(",")]
+    layers = (
+        sorted({s.layer for s in found})
+        if asked.layers is None
+        else [int(layer) for layer in asked.layers.split(",")]
+    )
     model = load_language_model(store.model_paths()[asked.name], model_id=asked.name)
     rows = []
     for layer in layers:
@@ -327,7 +394,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for source in here:
             against = None if source is plain else plain
             for everywhere in [True, False] if asked.where == "both" else [asked.where == "everywhere"]:
-                rows.append(measure(Ground(model, layer, some, everywhere), source, against, n=asked.features, seed=asked.seed))
+                rows.append(
+                    measure(
+                        Ground(model, layer, some, everywhere),
+                        source,
+                        against,
+                        n=asked.features,
+                        seed=asked.seed,
+                    )
+                )
                 print(json.dumps(rows[-1]), flush=True)
     store.close()
     result = {
@@ -335,7 +410,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "text": ", ".join(Path(text).name for text in asked.text),
         "prompts": asked.prompts,
         "seed": asked.seed,
-        "command": " ".join(["python bench/steer_quality.py", *(sys.argv[1:] if arguments is None else arguments)]),
+        "command": " ".join(
+            ["python bench/steer_quality.py", *(sys.argv[1:] if arguments is None else arguments)]
+        ),
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
         "rows": rows,

@@ -1,11 +1,12 @@
 """`make bench-steer`: what steering costs beside plain generation. Prints ratios; asserts none.
 
-Targets (two cores): a steered row's time at most 1.15 times a plain row's at equal batch, on the bundled model and at GPT-2 shape
-(random weights); first token within 150 ms on the bundled model; 16 concurrent steers within 4 times the time of one; a worker that is
-idle again within 200 ms of a closed connection.
+Targets (two cores): a steered row's time at most 1.15 times a plain row's at equal batch, on the bundled
+model and at GPT-2 shape (random weights); first token within 150 ms on the bundled model; 16 concurrent
+steers within 4 times the time of one; a worker that is idle again within 200 ms of a closed connection.
 
-`plain` is the same model writing the same number of rows with no hook at all, tokens drawn by the same sampler; each pair is timed in
-turns (plain, steered, plain, …), and the ratio is the median of the pairs', so that a machine's other work falls on both.
+`plain` is the same model writing the same number of rows with no hook at all, tokens drawn by the same
+sampler; each pair is timed in turns (plain, steered, plain, …), and the ratio is the median of the pairs', so
+that a machine's other work falls on both.
 """
 
 import argparse
@@ -52,12 +53,22 @@ def setting(name: str, path: str, folder: Path, *, k: int = 32) -> Setting:
     layer = model.n_layers // 2
     torch.manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(model.vocab_size, model.d_model), dim=-1)
-    dictionary = Dictionary(rows.T.contiguous(), torch.zeros(model.vocab_size), rows, torch.zeros(model.d_model), k=k)
+    dictionary = Dictionary(
+        rows.T.contiguous(), torch.zeros(model.vocab_size), rows, torch.zeros(model.d_model), k=k
+    )
     checkpoint = folder / f"{name}-dictionary"
     checkpoint.mkdir()
     residual = model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]]), [layer])[layer][0, 1:]
     details = {"mean_norm": residual.norm(dim=-1).mean().item()}
-    save_weights(checkpoint, dictionary, fit=None, model=name, hook=f"blocks.{layer}.hook_resid_post", context=128, details=details)
+    save_weights(
+        checkpoint,
+        dictionary,
+        fit=None,
+        model=name,
+        hook=f"blocks.{layer}.hook_resid_post",
+        context=128,
+        details=details,
+    )
     return Setting(name, path, str(checkpoint), layer)
 
 
@@ -83,12 +94,17 @@ def does(where: Setting, mode: str, index: int = 100, strength: float = 0.5) -> 
         verdict="reads",
         density=0.01,
     )
-    return Intervention(feature=feature, checkpoint_path=where.checkpoint, mode=mode, strength=strength, unit="activation")
+    return Intervention(
+        feature=feature, checkpoint_path=where.checkpoint, mode=mode, strength=strength, unit="activation"
+    )
 
 
 def write(model: LanguageModel, prompt: list[int], plans: list[Plan | None]) -> float:
     """Seconds to write TOKENS tokens in as many rows as there are plans."""
-    batches, sampler = Batches(), Sampler(Sampling(max_tokens=TOKENS), len(plans), model.vocab_size, model.device)
+    batches, sampler = (
+        Batches(),
+        Sampler(Sampling(max_tokens=TOKENS), len(plans), model.vocab_size, model.device),
+    )
     begun = time.perf_counter()
     writer = batches.join(model, prompt, plans)
     for _ in range(TOKENS - 1):
@@ -112,13 +128,19 @@ def generation(where: Setting, pairs: int) -> None:
     for mode in ("add", "orthogonal", "clamp", "ablate"):
         done = plan([does(where, mode)], shelf.dictionary, model, prompt=len(prompt))
         plain, steered, times = ratio(
-            pairs, lambda: write(model, prompt, [None, None]), lambda done=done: write(model, prompt, [None, done])
+            pairs,
+            lambda: write(model, prompt, [None, None]),
+            lambda done=done: write(model, prompt, [None, done]),
         )
         print(
             f"{where.name}, {mode}: plain {plain:.3f} s, steered {steered:.3f} s for 2 rows of {TOKENS} tokens; ratio {times:.3f} (≤ 1.15)"
         )
-    alone, both, times = ratio(pairs, lambda: write(model, prompt, [None]), lambda done=done: write(model, prompt, [None, done]))
-    print(f"{where.name}: one plain row {alone:.3f} s, default and steered row {both:.3f} s; ratio {times:.3f}")
+    alone, both, times = ratio(
+        pairs, lambda: write(model, prompt, [None]), lambda done=done: write(model, prompt, [None, done])
+    )
+    print(
+        f"{where.name}: one plain row {alone:.3f} s, default and steered row {both:.3f} s; ratio {times:.3f}"
+    )
 
 
 def service(where: Setting, pairs: int) -> None:
@@ -154,10 +176,14 @@ def service(where: Setting, pairs: int) -> None:
             firsts += first
             crowds.append((await timed(client, 16))[0])
         median = statistics.median(firsts)
-        print(f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; least {1000 * min(firsts):.0f} ms (≤ 150 ms)")
+        print(
+            f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; least {1000 * min(firsts):.0f} ms (≤ 150 ms)"
+        )
         times = statistics.median(b / a for a, b in zip(singles, crowds, strict=True))
         one, many = statistics.median(singles), statistics.median(crowds)
-        print(f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; ratio {times:.2f} (≤ 4)")
+        print(
+            f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; ratio {times:.2f} (≤ 4)"
+        )
 
     async def leave(client: WorkerClient, n: int) -> float:
         """Seconds from a connection closed after n events until nothing runs."""
@@ -181,7 +207,9 @@ def service(where: Setting, pairs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=7, help="timings of each kind")
     parser.add_argument("--only", choices=["demo", "gpt2-shape"], help="one model alone")
     given = parser.parse_args()

@@ -1,9 +1,11 @@
-"""`python -m bench.store_reads [--shape gpt2] [--database duckdb] [--requests 1000] [--write]`: how long the index takes to answer.
+"""`python -m bench.store_reads [--shape gpt2] [--database duckdb] [--requests 1000] [--write]`: how long the
+index takes to answer.
 
-Builds the synthetic index of bench/synthetic_index.py in both databases (PostgreSQL: a throw-away server, or the one of --url), or
-opens what --at already holds, and asks it random requests of the kinds people make, one at a time. Prints milliseconds beside
-the targets of issue 5; --write puts the table into docs/bench-store.md. CPU is this process's time, all threads: what a request
-costs on a machine that others use too (PostgreSQL's own processes are not in it).
+Builds the synthetic index of bench/synthetic_index.py in both databases (PostgreSQL: a throw-away server, or
+the one of --url), or opens what --at already holds, and asks it random requests of the kinds people make, one
+at a time. Prints milliseconds beside the targets of issue 5; --write puts the table into docs/bench-store.md.
+CPU is this process's time, all threads: what a request costs on a machine that others use too (PostgreSQL's
+own processes are not in it).
 """
 
 import argparse
@@ -53,7 +55,8 @@ class Asker:
         found: list[str] = []
         while len(found) < n:
             ids = [
-                f"{MODEL}/{self.source()}/{self.draw.randrange(self.shape.vocab // self.shape.every) * self.shape.every}" for _ in range(64)
+                f"{MODEL}/{self.source()}/{self.draw.randrange(self.shape.vocab // self.shape.every) * self.shape.every}"
+                for _ in range(64)
             ]
             found += [ref.id for ref in self.store.feature_refs(ids) if ref.verdict != "dead"]
         return found
@@ -84,11 +87,19 @@ class Asker:
             query = f"#{self.token()}"
         else:
             query = self.draw.choice("aeionrst")
-        filters = {"live": True} if self.draw.random() < 0.2 else {"verdict": "reads"} if self.draw.random() < 0.2 else {}
+        filters = (
+            {"live": True}
+            if self.draw.random() < 0.2
+            else {"verdict": "reads"}
+            if self.draw.random() < 0.2
+            else {}
+        )
         self.store.search(query or "a", Filters.model_validate(filters))
 
     def list_page(self) -> None:
-        asked: dict[str, object] = {"sort": self.draw.choice(["index", "cosine", "density", "max_activation", "name"])}
+        asked: dict[str, object] = {
+            "sort": self.draw.choice(["index", "cosine", "density", "max_activation", "name"])
+        }
         asked["descending"] = self.draw.random() < 0.7
         if self.draw.random() < 0.5:
             asked["live"] = True
@@ -124,9 +135,13 @@ def measure(settings: Settings, shape: synthetic_index.Shape, database: str, req
             start = time.perf_counter()
             ask()
             taken.append(1000 * (time.perf_counter() - start))
-            time.sleep(taken[-1] / 5000)  # a scheduler that throttles real-time processes has then no reason to
+            time.sleep(
+                taken[-1] / 5000
+            )  # a scheduler that throttles real-time processes has then no reason to
         cpu = 1000 * (time.process_time() - before) / requests
-        line = Line(shape.name, database, kind, *(percentile(taken, share) for share in (0.5, 0.95, 0.99)), cpu)
+        line = Line(
+            shape.name, database, kind, *(percentile(taken, share) for share in (0.5, 0.95, 0.99)), cpu
+        )
         lines.append(line)
         print(row(line), flush=True)
     store.close()
@@ -173,7 +188,11 @@ def place(database: str, shape: synthetic_index.Shape, at: Path, url: str) -> It
 
 
 def machine() -> str:
-    models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     cores = f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else 'unknown'})"
     return f"{cores}, load average {load}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
@@ -185,7 +204,11 @@ def main() -> None:
     parser.add_argument("--database", action="append", choices=["duckdb", "postgres"])
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--at", type=Path, default=Path("data/bench-store"))
-    parser.add_argument("--url", default="", help="a running server, without the database: postgresql+psycopg://user:password@host:port")
+    parser.add_argument(
+        "--url",
+        default="",
+        help="a running server, without the database: postgresql+psycopg://user:password@host:port",
+    )
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
     written = []

@@ -1,9 +1,10 @@
-"""A synthetic index of millions of features, written through the Builder by whole columns: what bench/store_reads.py reads.
+"""A synthetic index of millions of features, written through the Builder by whole columns: what
+bench/store_reads.py reads.
 
-Shapes and entropies are a real index's: 45 contexts a live feature (20 top, 25 of quantiles; 5 near misses more), about half the
-features live, every feature named after its own token nine times in ten and otherwise after a frequent one, 30-bin histograms, ten
-neighbours, three matches in each neighbouring layer. Contexts are written for one feature in `every`: their table's depth is what a
-read feels, not its length.
+Shapes and entropies are a real index's: 45 contexts a live feature (20 top, 25 of quantiles; 5 near misses
+more), about half the features live, every feature named after its own token nine times in ten and otherwise
+after a frequent one, 30-bin histograms, ten neighbours, three matches in each neighbouring layer. Contexts
+are written for one feature in `every`: their table's depth is what a read feels, not its length.
 """
 
 import json
@@ -35,11 +36,16 @@ class Shape(NamedTuple):
         return self.layers * self.vocab
 
 
-SHAPES = {shape.name: shape for shape in (Shape("gpt2", 12, 50_257, 1), Shape("llama", 32, 128_256, 20), Shape("small", 3, 5_000, 1))}
+SHAPES = {
+    shape.name: shape
+    for shape in (Shape("gpt2", 12, 50_257, 1), Shape("llama", 32, 128_256, 20), Shape("small", 3, 5_000, 1))
+}
 
 
 def words(vocab: int) -> list[bytes]:
-    """Made-up words of one to four syllables: each in up to four spellings (case, leading space), as a real vocabulary has them."""
+    """Made-up words of one to four syllables: each in up to four spellings (case, leading space), as a real
+    vocabulary has them.
+    """
     made: list[bytes] = [bytes([byte]) for byte in range(256)]
     number = 1
     while len(made) < vocab:
@@ -105,7 +111,13 @@ def token_table(spelled: list[bytes]) -> pa.Table:
 
 def passage_table(draw: np.random.Generator, vocab: int) -> pa.Table:
     text = (vocab * draw.random((PASSAGES, LENGTH)) ** 3).astype("int64")
-    return pa.table({"passage_id": pa.array(np.arange(PASSAGES)), "corpus": repeated("synthetic", PASSAGES), "tokens": lists(text)})
+    return pa.table(
+        {
+            "passage_id": pa.array(np.arange(PASSAGES)),
+            "corpus": repeated("synthetic", PASSAGES),
+            "tokens": lists(text),
+        }
+    )
 
 
 def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np.ndarray) -> pa.Table:
@@ -140,9 +152,16 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         "cosine_assigned": reals(cosine * 0.97),
         "cosine_embedding": reals(cosine * 0.5),
         "margin": reals(draw.random(n) * 0.2),
-        "bucket": pa.array(np.array(["none", "weak", "medium", "strong"])[np.digitize(cosine, [0.3, 0.5, 0.8])]),
-        **{f"{key}_tokens": near(width) for key, width in (("next", 5), ("phrase", 3), ("pos", 10), ("neg", 10))},
-        **{key: scores(width) for key, width in (("next_cosines", 5), ("pos_values", 10), ("neg_values", 10))},
+        "bucket": pa.array(
+            np.array(["none", "weak", "medium", "strong"])[np.digitize(cosine, [0.3, 0.5, 0.8])]
+        ),
+        **{
+            f"{key}_tokens": near(width)
+            for key, width in (("next", 5), ("phrase", 3), ("pos", 10), ("neg", 10))
+        },
+        **{
+            key: scores(width) for key, width in (("next_cosines", 5), ("pos_values", 10), ("neg_values", 10))
+        },
         "phrase_cosine": reals(cosine),
         "n_same_name": ints(same),
         "n_same_family": ints(same),
@@ -168,9 +187,27 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         **{f"previous{kind}": scores(3, before) for kind in ("_cosine", "_coactive_jaccard")},
         **{f"next{kind}": scores(3, after) for kind in ("_cosine", "_coactive_jaccard")},
     }
-    shares = [f"{test}{null}" for test in ("reads_here", "reads_family", "reads_near", "predicts") for null in ("", "_null")]
-    shares += ["recall", "q_reads", "q_predicts", "q_ablation", "lift_share", "logit_share", "std_activation", "skewness", "kurtosis"]
-    shares += [f"{test}{null}" for test in ("ablation_top1", "ablation_top5", "input_score", "output_score") for null in ("", "_null")]
+    shares = [
+        f"{test}{null}"
+        for test in ("reads_here", "reads_family", "reads_near", "predicts")
+        for null in ("", "_null")
+    ]
+    shares += [
+        "recall",
+        "q_reads",
+        "q_predicts",
+        "q_ablation",
+        "lift_share",
+        "logit_share",
+        "std_activation",
+        "skewness",
+        "kurtosis",
+    ]
+    shares += [
+        f"{test}{null}"
+        for test in ("ablation_top1", "ablation_top5", "input_score", "output_score")
+        for null in ("", "_null")
+    ]
     return pa.table(columns | {key: share() for key in shares})
 
 
@@ -193,7 +230,9 @@ def context_table(draw: np.random.Generator, layer: int, features: np.ndarray) -
             "dictionary_id": ints(np.full(n, layer)),
             "feature": ints(np.repeat(features, each)),
             "kind": pa.array(np.tile(kinds, len(features))),
-            "quantile": pa.array(np.tile(quantile, len(features)), mask=np.tile(kinds != "quantile", len(features))),
+            "quantile": pa.array(
+                np.tile(quantile, len(features)), mask=np.tile(kinds != "quantile", len(features))
+            ),
             "rank": ints(np.tile(rank, len(features))),
             "passage": pa.array(draw.integers(0, PASSAGES, n)),
             "position": ints(position),
@@ -207,21 +246,56 @@ def context_table(draw: np.random.Generator, layer: int, features: np.ndarray) -
 def dictionary_row(shape: Shape, layer: int) -> pa.Table:
     edges = np.logspace(-2, 3, BINS + 1)
     row = {
-        **{"dictionary_id": layer, "model": "synthetic", "source": f"{layer}-vasae", "layer": layer, "recipe": "vasae"},
+        **{
+            "dictionary_id": layer,
+            "model": "synthetic",
+            "source": f"{layer}-vasae",
+            "layer": layer,
+            "recipe": "vasae",
+        },
         **{"origin": "lexiscope", "architecture": "topk", "d_in": 768, "d_sae": shape.vocab, "k": 32},
-        **{"hook_name": f"blocks.{layer}.hook_resid_post", "anchor_kind": "current", "model_path": "/none", "checkpoint_path": "/none"},
-        **{"corpus": "synthetic", "n_tokens": PASSAGES * LENGTH, "n_passages": PASSAGES, "vocab_size": shape.vocab, "l0": 32.0},
-        **{"random_cosine": 0.2, "histogram_edges": edges.tolist(), "position_edges": [1, 2, 4, 8, 16, 32, 64, 128, 256]},
-        **{"position_totals": [PASSAGES * width for width in (1, 2, 4, 8, 16, 32, 64, 128)], "training": "{}", "metrics": "{}"},
+        **{
+            "hook_name": f"blocks.{layer}.hook_resid_post",
+            "anchor_kind": "current",
+            "model_path": "/none",
+            "checkpoint_path": "/none",
+        },
+        **{
+            "corpus": "synthetic",
+            "n_tokens": PASSAGES * LENGTH,
+            "n_passages": PASSAGES,
+            "vocab_size": shape.vocab,
+            "l0": 32.0,
+        },
+        **{
+            "random_cosine": 0.2,
+            "histogram_edges": edges.tolist(),
+            "position_edges": [1, 2, 4, 8, 16, 32, 64, 128, 256],
+        },
+        **{
+            "position_totals": [PASSAGES * width for width in (1, 2, 4, 8, 16, 32, 64, 128)],
+            "training": "{}",
+            "metrics": "{}",
+        },
         **{"causal": json.dumps({"contexts": 8}), "mean_norm": 100.0},
-        **{"previous_dictionary": layer - 1 if layer else None, "next_dictionary": layer + 1 if layer < shape.layers - 1 else None},
+        **{
+            "previous_dictionary": layer - 1 if layer else None,
+            "next_dictionary": layer + 1 if layer < shape.layers - 1 else None,
+        },
     }
     kinds = {"previous_dictionary": pa.int32(), "next_dictionary": pa.int32()}
     return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
 
 
 def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
-    shares = ("aligned_all", "aligned_live", "aligned_firing", "aligned_energy", "aligned_live_embedding", "supported_live")
+    shares = (
+        "aligned_all",
+        "aligned_live",
+        "aligned_firing",
+        "aligned_energy",
+        "aligned_live_embedding",
+        "supported_live",
+    )
     shares += (
         "supported_firing",
         "half_live",
@@ -234,8 +308,23 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         "ablation_top5",
     )
     row = {
-        **{"dictionary_id": layer, "n_live": n_live, "dead_share": 1 - n_live / shape.vocab, **dict.fromkeys(shares, 0.5)},
-        **{"verdicts": "{}", "hub_tokens": list(range(20)), "hub_counts": list(range(40, 20, -1)), "index_tokens": PASSAGES * LENGTH},
-        **{"cosine_counts": [0, n_live], "cosine_edges": [-1.0, 0.0, 1.0], "density_counts": [n_live], "density_edges": [1e-7, 1.0]},
+        **{
+            "dictionary_id": layer,
+            "n_live": n_live,
+            "dead_share": 1 - n_live / shape.vocab,
+            **dict.fromkeys(shares, 0.5),
+        },
+        **{
+            "verdicts": "{}",
+            "hub_tokens": list(range(20)),
+            "hub_counts": list(range(40, 20, -1)),
+            "index_tokens": PASSAGES * LENGTH,
+        },
+        **{
+            "cosine_counts": [0, n_live],
+            "cosine_edges": [-1.0, 0.0, 1.0],
+            "density_counts": [n_live],
+            "density_edges": [1e-7, 1.0],
+        },
     }
     return pa.table({name: pa.array([value]) for name, value in row.items()})

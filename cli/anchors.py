@@ -1,4 +1,6 @@
-"""`lexiscope anchors`: how well each anchor set names what a briefly trained plain dictionary holds, layer by layer."""
+"""`lexiscope anchors`: how well each anchor set names what a briefly trained plain dictionary holds, layer by
+layer.
+"""
 
 from collections.abc import Sequence
 
@@ -12,18 +14,37 @@ from trainer import Survey, harvest, surroundings, survey
 
 
 def survey_layers(
-    model: LanguageModel, sources: Sequence[str], layers: Sequence[int], *, tokens: int, k: int, width: int | None
+    model: LanguageModel,
+    sources: Sequence[str],
+    layers: Sequence[int],
+    *,
+    tokens: int,
+    k: int,
+    width: int | None,
 ) -> dict[int, Survey]:
-    """One pass of the model over the text, and one over its vocabulary a layer. Raises as `trainer.harvest.harvest`."""
+    """One pass of the model over the text, and one over its vocabulary a layer. Raises as
+    `trainer.harvest.harvest`.
+    """
     model.check_layers(layers)
     with harvest(model, list(passages(model, sources, tokens=tokens)), layers=layers) as found:
         width = width or model.vocab_size
-        return {layer: survey(model, found, layer, surroundings(model, found, layer), k=k, width=width) for layer in layers}
+        return {
+            layer: survey(model, found, layer, surroundings(model, found, layer), k=k, width=width)
+            for layer in layers
+        }
 
 
 def show(found: dict[int, Survey], console: Console) -> None:
     for layer, result in found.items():
-        table = Table("anchors", "cosine, live", "by firing", "random", "≥ 0.5", "what they are", title=f"layer {layer}: {result.best}")
+        table = Table(
+            "anchors",
+            "cosine, live",
+            "by firing",
+            "random",
+            "≥ 0.5",
+            "what they are",
+            title=f"layer {layer}: {result.best}",
+        )
         ranked = sorted(result.found.items(), key=lambda item: (item[0] in CONTROLS, -item[1].excess))
         for name, fit in ranked:
             table.add_row(name, *(f"{value:.2f}" for value in fit), DESCRIPTIONS[name])

@@ -17,7 +17,9 @@ TEXT = str(DATA / "demo" / "corpus.txt.xz")
 
 
 class Amounts(NamedTuple):
-    """Tokens to harvest, to train each dictionary on, to evaluate on and to index; contexts to ablate each live feature in."""
+    """Tokens to harvest, to train each dictionary on, to evaluate on and to index; contexts to ablate each
+    live feature in.
+    """
 
     harvested: int
     seen: int
@@ -35,7 +37,15 @@ def build_demo(settings: Settings, console: Console) -> None:
         return load_language_model(str(MODEL), model_id=MODEL_ID)
 
     wanted = [("vasae", layer) for layer in range(6)] + [("plain", layer) for layer in (0, 2, 5)]
-    build(load, MODEL_ID, wanted, [TEXT], Amounts(150_000, 200_000, 5_000, 100_000, 2), settings=settings, console=console)
+    build(
+        load,
+        MODEL_ID,
+        wanted,
+        [TEXT],
+        Amounts(150_000, 200_000, 5_000, 100_000, 2),
+        settings=settings,
+        console=console,
+    )
 
 
 def build(
@@ -48,9 +58,11 @@ def build(
     settings: Settings,
     console: Console,
 ) -> None:
-    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed already.
+    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed
+    already.
 
-    What is slow to import (torch, the model) is met only when there is something to build: a second start takes seconds.
+    What is slow to import (torch, the model) is met only when there is something to build: a second start
+    takes seconds.
     """
     runs = {(name, layer): settings.runs / model_id / f"{layer}-{name}" for name, layer in wanted}
     missing = [key for key, path in runs.items() if not (path / "cfg.json").is_file()]

@@ -1,7 +1,8 @@
-"""`lexiscope eval`: checkpoints and a text in, their held-out figures out, and a warning where they are not what they should be.
+"""`lexiscope eval`: checkpoints and a text in, their held-out figures out, and a warning where they are not
+what they should be.
 
-Peers have loaded dictionaries at the wrong hook point, scale or activation function without a word. So what a checkpoint records of
-its model, hook point and reconstruction is compared with what it meets here.
+Peers have loaded dictionaries at the wrong hook point, scale or activation function without a word. So what a
+checkpoint records of its model, hook point and reconstruction is compared with what it meets here.
 """
 
 import re
@@ -52,14 +53,18 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[Evaluated]:
-    """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for what cannot be evaluated at all."""
+    """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for what
+    cannot be evaluated at all.
+    """
     checkpoints = [load_checkpoint(run) for run in runs]
     for checkpoint in checkpoints:
         layer_of(checkpoint)
     text = fingerprint(ask.text)
     groups: dict[tuple[Any, ...], list[Checkpoint]] = {}
     for checkpoint in checkpoints:
-        groups.setdefault((_model_of(checkpoint, ask), *_selection(checkpoint, ask, text)), []).append(checkpoint)
+        groups.setdefault((_model_of(checkpoint, ask), *_selection(checkpoint, ask, text)), []).append(
+            checkpoint
+        )
     models: dict[tuple[str, str | None], LanguageModel] = {}
     found: dict[Path, Evaluated] = {}
     for (source, own_split, length, tokens, ce_tokens), group in groups.items():
@@ -70,9 +75,13 @@ def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[E
         candidates = [_candidate(model, checkpoint, chosen) for checkpoint in group]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"evaluating on {model.id}", total=sum(len(p) - 1 for p in chosen))
-            results = measure(model, candidates, chosen, ce_tokens=ce_tokens, advance=_advance(progress, task))
+            results = measure(
+                model, candidates, chosen, ce_tokens=ce_tokens, advance=_advance(progress, task)
+            )
         for checkpoint, measured in zip(group, results, strict=True):
-            found[checkpoint.path] = Evaluated(checkpoint, measured, differences(checkpoint, model, measured.metrics))
+            found[checkpoint.path] = Evaluated(
+                checkpoint, measured, differences(checkpoint, model, measured.metrics)
+            )
     return [found[checkpoint.path] for checkpoint in checkpoints]
 
 
@@ -81,7 +90,9 @@ def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
 
 
 def layer_of(checkpoint: Checkpoint) -> int:
-    """The layer whose residual stream the dictionary reads. Raises CheckpointError for another hook point, or two that disagree."""
+    """The layer whose residual stream the dictionary reads. Raises CheckpointError for another hook point, or
+    two that disagree.
+    """
     recorded = checkpoint.config.get("metadata", {}).get("hook_name") or checkpoint.config.get("hook_name")
     match = HOOK.fullmatch(str(recorded))
     if not match:
@@ -91,28 +102,39 @@ def layer_of(checkpoint: Checkpoint) -> int:
         )
     layer = int(match[1])
     if checkpoint.details.get("layer", layer) != layer:
-        raise CheckpointError(f"{checkpoint.path} says layer {checkpoint.details['layer']} in one place and {recorded} in another.")
+        raise CheckpointError(
+            f"{checkpoint.path} says layer {checkpoint.details['layer']} in one place and {recorded} in another."
+        )
     return layer
 
 
 def differences(checkpoint: Checkpoint, model: LanguageModel, measured: dict[str, Any]) -> list[str]:
     """What speaks against these figures being this checkpoint's own, in words."""
     found = []
-    recorded_id, weights = checkpoint.details.get("model_id"), checkpoint.details.get("plan", {}).get("weights")
+    recorded_id, weights = (
+        checkpoint.details.get("model_id"),
+        checkpoint.details.get("plan", {}).get("weights"),
+    )
     if recorded_id and recorded_id != model.id:
         found.append(f"it was trained on {recorded_id}, this is {model.id}")
     elif weights and weights != model.fingerprint:
-        found.append(f"it was trained on other weights of {model.id} ({weights}, these are {model.fingerprint})")
+        found.append(
+            f"it was trained on other weights of {model.id} ({weights}, these are {model.fingerprint})"
+        )
     before = checkpoint.metrics.get("fve")
     if before is not None and abs(before - measured["fve"]) > FAR:
-        found.append(f"FVE is {measured['fve']:.3f}, it recorded {before:.3f}: another hook point, scale or model, or very different text")
+        found.append(
+            f"FVE is {measured['fve']:.3f}, it recorded {before:.3f}: another hook point, scale or model, or very different text"
+        )
     return found
 
 
 def _model_of(checkpoint: Checkpoint, ask: Ask) -> tuple[str, str | None]:
     path = ask.model or checkpoint.config.get("metadata", {}).get("model_name")
     if not path:
-        raise CheckpointError(f"{checkpoint.path} does not say which language model it reads; give it with --model.")
+        raise CheckpointError(
+            f"{checkpoint.path} does not say which language model it reads; give it with --model."
+        )
     given = ask.model_id if ask.model else ask.model_id or checkpoint.details.get("model_id")
     return str(path), given
 
@@ -120,7 +142,9 @@ def _model_of(checkpoint: Checkpoint, ask: Ask) -> tuple[str, str | None]:
 def _selection(checkpoint: Checkpoint, ask: Ask, text: str) -> tuple[bool, int, int, int | None]:
     """(the run's own held-out passages of its training text?, passage length, tokens, tokens scored)."""
     details, before = checkpoint.details, checkpoint.metrics
-    own_split = details.get("text_fingerprint") == text and details.get("plan", {}).get("held_out") != "other text"
+    own_split = (
+        details.get("text_fingerprint") == text and details.get("plan", {}).get("held_out") != "other text"
+    )
     context = checkpoint.config.get("metadata", {}).get("context_size") or 256
     tokens = ask.tokens or (own_split and before.get("tokens")) or TOKENS
     ce_tokens = ask.ce_tokens
@@ -129,28 +153,40 @@ def _selection(checkpoint: Checkpoint, ask: Ask, text: str) -> tuple[bool, int, 
     return own_split, ask.length or int(context), int(tokens), ce_tokens
 
 
-def _passages(model: LanguageModel, text: Sequence[str], *, own_split: bool, length: int, tokens: int) -> list[np.ndarray]:
+def _passages(
+    model: LanguageModel, text: Sequence[str], *, own_split: bool, length: int, tokens: int
+) -> list[np.ndarray]:
     if own_split:  # this is the text it was trained on: only what was held out of it may be evaluated
-        return held_out_passages(model, Plan(text, [], Path(), tokens=0, seen=0, eval_tokens=tokens, length=length))
+        return held_out_passages(
+            model, Plan(text, [], Path(), tokens=0, seen=0, eval_tokens=tokens, length=length)
+        )
     return list(passages(model, text, length=length, tokens=tokens))
 
 
 def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np.ndarray]) -> Candidate:
     layer, dictionary = layer_of(checkpoint), checkpoint.dictionary
-    fit = checkpoint.fit or AnchorFit(model.embedding, torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.empty(0))
+    fit = checkpoint.fit or AnchorFit(
+        model.embedding, torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.empty(0)
+    )
     candidate = Candidate(layer, dictionary, fit, int(checkpoint.details.get("seed", 0)))
     try:
         check_candidates(model, [candidate])
     except LexiscopeError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    return candidate if checkpoint.fit else candidate._replace(fit=_foreign_fit(model, layer, dictionary.d_sae, chosen))
+    return (
+        candidate
+        if checkpoint.fit
+        else candidate._replace(fit=_foreign_fit(model, layer, dictionary.d_sae, chosen))
+    )
 
 
 def _foreign_fit(model: LanguageModel, layer: int, d_sae: int, chosen: Sequence[np.ndarray]) -> AnchorFit:
     """For a dictionary without anchors: raw W_E, and the text's own counts and mean."""
     few = [torch.from_numpy(p).long()[None].to(model.device) for p in chosen[:MEAN_PASSAGES]]
     mean = torch.cat([model.read(tokens, [layer])[layer][0, 1:] for tokens in few]).mean(0)
-    counts = torch.bincount(torch.from_numpy(np.concatenate([p[1:] for p in chosen])).long(), minlength=model.vocab_size)
+    counts = torch.bincount(
+        torch.from_numpy(np.concatenate([p[1:] for p in chosen])).long(), minlength=model.vocab_size
+    )
     return AnchorFit(model.embedding, counts.float(), mean, torch.full((d_sae,), -1))
 
 
@@ -188,11 +224,15 @@ def _column(m: dict[str, Any]) -> dict[str, str]:
 
 
 def write(found: Sequence[Evaluated], *, out: Path | None, into_runs: bool) -> None:
-    """All metrics into one JSON file, or each into its run's folder. Raises CheckpointError where a disk will not have it."""
+    """All metrics into one JSON file, or each into its run's folder. Raises CheckpointError where a disk will
+    not have it.
+    """
     try:
         if out:
             write_json(out, {each.name: each.measured.metrics for each in found})
         for each in found if into_runs else ():
             each.measured.save(each.checkpoint.path)
     except OSError as error:
-        raise CheckpointError(f"The figures could not be written to {error.filename or out}: {error.strerror or error}.") from error
+        raise CheckpointError(
+            f"The figures could not be written to {error.filename or out}: {error.strerror or error}."
+        ) from error

@@ -1,4 +1,6 @@
-"""`lexiscope export …` and `lexiscope import …`: indexes as Parquet, in Neuronpedia's formats, dictionaries as SAELens checkpoints."""
+"""`lexiscope export …` and `lexiscope import …`: indexes as Parquet, in Neuronpedia's formats, dictionaries
+as SAELens checkpoints.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +14,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
-export_commands = typer.Typer(no_args_is_help=True, help="Write the index, or a dictionary, in a format that other tools read.")
-import_commands = typer.Typer(no_args_is_help=True, help="Publish files of other tools, or of another Lexiscope, as part of the index.")
+export_commands = typer.Typer(
+    no_args_is_help=True, help="Write the index, or a dictionary, in a format that other tools read."
+)
+import_commands = typer.Typer(
+    no_args_is_help=True, help="Publish files of other tools, or of another Lexiscope, as part of the index."
+)
 console = Console(soft_wrap=True)
 
 Out = Annotated[Path, typer.Argument(help="a folder that does not exist yet")]
-Replace = Annotated[bool, typer.Option("--replace", help="replace dictionaries of the same name that the index holds")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="replace dictionaries of the same name that the index holds")
+]
 
 
 class Bar(NamedTuple):
@@ -29,7 +37,12 @@ class Bar(NamedTuple):
 
 @contextmanager
 def _bar(words: str) -> Iterator[Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(words, total=None)
         yield Bar(
@@ -46,11 +59,15 @@ def parquet_out(
     model: Annotated[str | None, typer.Option(help="only this model's dictionaries")] = None,
     source: Annotated[str | None, typer.Option(help="only this source, <layer>-<set>")] = None,
 ) -> None:
-    """Write the whole index, or part of it, as one Parquet file a table, with a manifest; docs/columns.md says what each column is."""
+    """Write the whole index, or part of it, as one Parquet file a table, with a manifest; docs/columns.md
+    says what each column is.
+    """
     from indexer.exchange import export_parquet
 
     with _bar("rows written") as bar:
-        exported = export_parquet(out, settings=Settings(), model=model, source=source, started=bar.started, advance=bar.advance)
+        exported = export_parquet(
+            out, settings=Settings(), model=model, source=source, started=bar.started, advance=bar.advance
+        )
     size = sum(entry.bytes for entry in exported.manifest.files.values())
     console.print(f"wrote {len(exported.manifest.dictionaries)} dictionaries to {out} ({size / 1e6:,.1f} MB)")
 
@@ -59,9 +76,14 @@ def parquet_out(
 def neuronpedia_out(
     out: Out,
     source: Annotated[str, typer.Option(help="the dictionary, MODEL/SOURCE, for example gpt2-small/6-vasae")],
-    creator: Annotated[str | None, typer.Option(help="the Neuronpedia user the rows belong to; its own exporter's unless given")] = None,
+    creator: Annotated[
+        str | None,
+        typer.Option(help="the Neuronpedia user the rows belong to; its own exporter's unless given"),
+    ] = None,
 ) -> None:
-    """Write one dictionary in the layout that Neuronpedia imports: features, activations, and its names as explanations."""
+    """Write one dictionary in the layout that Neuronpedia imports: features, activations, and its names as
+    explanations.
+    """
     from indexer.exchange import export_neuronpedia
     from indexer.exchange.neuronpedia import CREATOR
 
@@ -70,10 +92,20 @@ def neuronpedia_out(
         raise LexiscopeError(f"--source {source} is no MODEL/SOURCE; write for example gpt2-small/6-vasae.")
     with _bar("features written") as bar:
         written = export_neuronpedia(
-            out, settings=Settings(), model=model, source=own, creator=creator or CREATOR, started=bar.started, advance=bar.advance
+            out,
+            settings=Settings(),
+            model=model,
+            source=own,
+            creator=creator or CREATOR,
+            started=bar.started,
+            advance=bar.advance,
         )
-    console.print(f"wrote {written.n_features:,} features and {written.n_activations:,} activations to {written.folder}")
-    console.print(f"import {out / 'config'} first: the explanations refer to the type and the model that lie there")
+    console.print(
+        f"wrote {written.n_features:,} features and {written.n_activations:,} activations to {written.folder}"
+    )
+    console.print(
+        f"import {out / 'config'} first: the explanations refer to the type and the model that lie there"
+    )
 
 
 @export_commands.command("saelens")
@@ -86,7 +118,9 @@ def saelens_out(run: Annotated[Path, typer.Argument(help="a checkpoint folder")]
 
 
 @export_commands.command("columns")
-def columns_out(out: Annotated[Path | None, typer.Argument(help="the file to write; shown unless given")] = None) -> None:
+def columns_out(
+    out: Annotated[Path | None, typer.Argument(help="the file to write; shown unless given")] = None,
+) -> None:
     """Say what every column of the Parquet files holds (docs/columns.md)."""
     from store import columns_document
 
@@ -97,30 +131,48 @@ def columns_out(out: Annotated[Path | None, typer.Argument(help="the file to wri
 
 
 @import_commands.command("parquet")
-def parquet_in(folder: Annotated[Path, typer.Argument(help="what `export parquet` wrote")], replace: Replace = False) -> None:
+def parquet_in(
+    folder: Annotated[Path, typer.Argument(help="what `export parquet` wrote")], replace: Replace = False
+) -> None:
     """Publish an exported index beside what this one holds, once every file is checked against its manifest."""
     from indexer.exchange import import_parquet
 
     with _bar("rows read") as bar:
-        merged = import_parquet(folder, settings=Settings(), replace=replace, started=bar.started, advance=bar.advance)
+        merged = import_parquet(
+            folder, settings=Settings(), replace=replace, started=bar.started, advance=bar.advance
+        )
     if merged.note:
         console.print(merged.note)
-    console.print(f"published {merged.build} with {', '.join('/'.join(identity) for identity in merged.identities)}")
+    console.print(
+        f"published {merged.build} with {', '.join('/'.join(identity) for identity in merged.identities)}"
+    )
 
 
 @import_commands.command("neuronpedia")
 def neuronpedia_in(
-    folder: Annotated[Path, typer.Argument(help="SAEDashboard's batch-N.json files, or one source of a Neuronpedia export")],
-    model: Annotated[str, typer.Option(help="the language model: a Hugging Face folder, a .gguf file, or a name on the hub")],
-    model_id: Annotated[str | None, typer.Option(help="its id in the index; it also says that the files' model is this one")] = None,
-    set_name: Annotated[str | None, typer.Option("--set", help="the set's name, where the files' will not do")] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="SAEDashboard's batch-N.json files, or one source of a Neuronpedia export")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(help="the language model: a Hugging Face folder, a .gguf file, or a name on the hub"),
+    ],
+    model_id: Annotated[
+        str | None, typer.Option(help="its id in the index; it also says that the files' model is this one")
+    ] = None,
+    set_name: Annotated[
+        str | None, typer.Option("--set", help="the set's name, where the files' will not do")
+    ] = None,
     layer: Annotated[int | None, typer.Option(min=0, help="the layer, where the files have it wrong")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="the dictionary itself: its rows name the features by their nearest anchor")
+        Path | None,
+        typer.Option(help="the dictionary itself: its rows name the features by their nearest anchor"),
     ] = None,
     replace: Replace = False,
 ) -> None:
-    """Publish SAEDashboard's or Neuronpedia's files as a read-only dictionary: features, contexts, logits, and names with evidence."""
+    """Publish SAEDashboard's or Neuronpedia's files as a read-only dictionary: features, contexts, logits,
+    and names with evidence.
+    """
     from indexer.exchange import import_neuronpedia
     from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
@@ -142,14 +194,21 @@ def neuronpedia_in(
     if found.merged.note:
         console.print(found.merged.note)
     [(name, source)] = found.merged.identities
-    console.print(f"published {found.merged.build} with {name}/{source}: {found.n_features:,} features, {found.n_contexts:,} contexts")
+    console.print(
+        f"published {found.merged.build} with {name}/{source}: {found.n_features:,} features, {found.n_contexts:,} contexts"
+    )
     for n, words in (
         (found.n_repeated, "contexts repeat another of their feature and were left out"),
         (found.n_silent, "contexts show no firing of their feature and were left out"),
-        (found.n_nothing, "features were skipped by the tool that wrote the files, or say nothing: they have no page"),
+        (
+            found.n_nothing,
+            "features were skipped by the tool that wrote the files, or say nothing: they have no page",
+        ),
     ):
         if n:
             console.print(f"{n:,} {words}")
     if found.unknown:
         some = ", ".join(f"{string!r} ({times:,})" for string, times in list(found.unknown.items())[:5])
-        console.print(f"{len(found.unknown):,} strings are no token of the model and are shown as unknown: {some}")
+        console.print(
+            f"{len(found.unknown):,} strings are no token of the model and are shown as unknown: {some}"
+        )

@@ -1,4 +1,6 @@
-"""`lexiscope train | eval | index | export | import | serve | …`: arguments in, one line of words out when something is wrong."""
+"""`lexiscope train | eval | index | export | import | serve | …`: arguments in, one line of words out when
+something is wrong.
+"""
 
 import atexit
 import os
@@ -13,13 +15,25 @@ from cli.exchange import export_commands, import_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Features named by the vocabulary.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Features named by the vocabulary.",
+)
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")
 console = Console()
 
-Text = Annotated[list[str], typer.Option("--text", help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated")]
-ModelId = Annotated[str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")]
+Text = Annotated[
+    list[str],
+    typer.Option(
+        "--text", help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated"
+    ),
+]
+ModelId = Annotated[
+    str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")
+]
 Length = Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")]
 
 
@@ -34,7 +48,9 @@ def run() -> None:
         kept = getattr(error, "kept", "")
         print(f"lexiscope: {error}{' ' + kept if kept else ''}", file=sys.stderr)
         code = 1
-    if "duckdb" in sys.modules:  # its bindings end a clean exit with pages of "nanobind: leaked …": leave without their teardown
+    if (
+        "duckdb" in sys.modules
+    ):  # its bindings end a clean exit with pages of "nanobind: leaked …": leave without their teardown
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -42,7 +58,9 @@ def run() -> None:
     sys.exit(code)
 
 
-@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
 def train(context: typer.Context) -> None:
     """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
     from trainer.__main__ import main
@@ -52,31 +70,51 @@ def train(context: typer.Context) -> None:
 
 @app.command(name="eval")
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="checkpoint folders; those of one model share its passes")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="checkpoint folders; those of one model share its passes")
+    ],
     text: Text,
-    tokens: Annotated[int | None, typer.Option(min=1, help="held-out tokens; as recorded on the text of training, else 100,000")] = None,
-    ce_tokens: Annotated[int | None, typer.Option(min=1, help="of those, tokens to patch the model on; all unless given")] = None,
-    length: Annotated[int | None, typer.Option(min=16, help="tokens of a passage; as recorded unless given")] = None,
-    model: Annotated[str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="held-out tokens; as recorded on the text of training, else 100,000"),
+    ] = None,
+    ce_tokens: Annotated[
+        int | None, typer.Option(min=1, help="of those, tokens to patch the model on; all unless given")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=16, help="tokens of a passage; as recorded unless given")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
+    ] = None,
     model_id: ModelId = None,
     out: Annotated[Path | None, typer.Option(help="write all figures to this JSON file")] = None,
-    write: Annotated[bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")] = False,
-    force: Annotated[bool, typer.Option("--force", help="accept figures that are far from the recorded ones")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="accept figures that are far from the recorded ones")
+    ] = False,
 ) -> None:
-    """Evaluate checkpoints on a text; on the text they were trained on, only the passages held out of it are used.
+    """Evaluate checkpoints on a text; on the text they were trained on, only the passages held out of it are
+    used.
 
-    Figures that cannot be a checkpoint's own (another model, an FVE far from the recorded one) are shown with a warning, written
-    nowhere, and the exit code is 1, unless --force.
+    Figures that cannot be a checkpoint's own (another model, an FVE far from the recorded one) are shown with
+    a warning, written nowhere, and the exit code is 1, unless --force.
     """
     from cli import evaluation
 
-    found = evaluation.evaluate_runs(runs, evaluation.Ask(text, tokens, ce_tokens, length, model, model_id), console=console)
+    found = evaluation.evaluate_runs(
+        runs, evaluation.Ask(text, tokens, ce_tokens, length, model, model_id), console=console
+    )
     console.print(evaluation.table(found))
     for each in found:
         for warning in each.warnings:
             print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
     if any(each.warnings for each in found) and not force:
-        raise LexiscopeError("These figures are not to be trusted; nothing was written. --force accepts them.")
+        raise LexiscopeError(
+            "These figures are not to be trusted; nothing was written. --force accepts them."
+        )
     evaluation.write(found, out=out, into_runs=write)
 
 
@@ -87,35 +125,60 @@ def anchors(
     layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
     tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to fit anchors on")] = 100_000,
     k: Annotated[int, typer.Option(min=1, help="active features a token of the plain dictionary")] = 32,
-    width: Annotated[int | None, typer.Option(min=1, help="its features; the vocabulary's size unless given")] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="its features; the vocabulary's size unless given")
+    ] = None,
 ) -> None:
-    """Compare anchor sets on each layer by what they name of a briefly trained plain dictionary: the bake-off of --anchors auto."""
+    """Compare anchor sets on each layer by what they name of a briefly trained plain dictionary: the bake-off
+    of --anchors auto.
+    """
     from cli.anchors import show, survey_layers
     from lexiscope.language_model import load_language_model
     from trainer.__main__ import parse_layers
 
     loaded = load_language_model(model)
-    show(survey_layers(loaded, text, parse_layers(layers, loaded.n_layers), tokens=tokens, k=k, width=width), console)
+    show(
+        survey_layers(loaded, text, parse_layers(layers, loaded.n_layers), tokens=tokens, k=k, width=width),
+        console,
+    )
 
 
 @app.command()
 def index(
-    runs: Annotated[list[Path], typer.Argument(help="dictionary folders or files: our own, SAELens's, sparsify's, the paper's")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="dictionary folders or files: our own, SAELens's, sparsify's, the paper's"),
+    ],
     text: Text,
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens of text to read, at most")] = None,
     length: Length = 256,
-    model: Annotated[str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
+    ] = None,
     model_id: ModelId = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])")
+        Literal["local", "ray"],
+        typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])"),
     ] = "local",
-    shards: Annotated[str | None, typer.Option(metavar="I/N", help="read the I-th of N parts, save what it says and stop")] = None,
+    shards: Annotated[
+        str | None, typer.Option(metavar="I/N", help="read the I-th of N parts, save what it says and stop")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on from what is saved of this job: an interrupted run, or its shards")
+        bool,
+        typer.Option(
+            "--resume", help="go on from what is saved of this job: an interrupted run, or its shards"
+        ),
     ] = False,
-    ablate: Annotated[int, typer.Option(min=0, help="contexts to take each live feature away in (a second pass); 0 leaves it out")] = 5,
+    ablate: Annotated[
+        int,
+        typer.Option(
+            min=0, help="contexts to take each live feature away in (a second pass); 0 leaves it out"
+        ),
+    ] = 5,
 ) -> None:
-    """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index is kept."""
+    """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index
+    is kept.
+    """
     import indexer
     from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
@@ -126,9 +189,14 @@ def index(
         checkpoint = load_checkpoint(run, anchors=False)
         path = model or checkpoint.model
         if not path:
-            raise LexiscopeError(f"{run} does not say which language model it was trained on; give it with --model.")
+            raise LexiscopeError(
+                f"{run} does not say which language model it was trained on; give it with --model."
+            )
         groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(run)
-    loaded = [(load_language_model(path, model_id=name or None), map(load_checkpoint, found)) for (path, name), found in groups.items()]
+    loaded = [
+        (load_language_model(path, model_id=name or None), map(load_checkpoint, found))
+        for (path, name), found in groups.items()
+    ]
     ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate)
     build = indexer.index(loaded, text, settings=Settings(), console=console, ask=ask)
     if build is not None:
@@ -137,20 +205,41 @@ def index(
 
 @app.command()
 def name(
-    dictionaries: Annotated[list[Path], typer.Argument(help="dictionaries of one model: SAELens, sparsify, VASAE or our own folders")],
-    text: Annotated[list[str] | None, typer.Option("--text", help="a file or a data set to fit anchors on and judge names by")] = None,
-    model: Annotated[str | None, typer.Option(help="the language model, where the dictionaries do not say or it lies elsewhere")] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="the layer they read, where they do not say")] = None,
-    set_name: Annotated[str | None, typer.Option("--set", help="what their set is called, where their folder's name will not do")] = None,
+    dictionaries: Annotated[
+        list[Path],
+        typer.Argument(help="dictionaries of one model: SAELens, sparsify, VASAE or our own folders"),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="a file or a data set to fit anchors on and judge names by"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="the language model, where the dictionaries do not say or it lies elsewhere"),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="the layer they read, where they do not say")
+    ] = None,
+    set_name: Annotated[
+        str | None,
+        typer.Option("--set", help="what their set is called, where their folder's name will not do"),
+    ] = None,
     anchors: Annotated[
-        str | None, typer.Option(help="refit this anchor set for all; else own anchors, or `current` where there are none")
+        str | None,
+        typer.Option(
+            help="refit this anchor set for all; else own anchors, or `current` where there are none"
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to read, at most")] = 100_000,
     length: Length = 256,
     model_id: ModelId = None,
-    ablate: Annotated[int, typer.Option(min=0, help="contexts to take each live feature away in (a second, slower pass)")] = 0,
+    ablate: Annotated[
+        int, typer.Option(min=0, help="contexts to take each live feature away in (a second, slower pass)")
+    ] = 0,
 ) -> None:
-    """Name the features of any dictionary by the tokens their directions are nearest to, and show the evidence for each name."""
+    """Name the features of any dictionary by the tokens their directions are nearest to, and show the
+    evidence for each name.
+    """
     from cli import naming
 
     ask = naming.Ask(model, model_id, layer, set_name, anchors, tokens, length, ablate)
@@ -178,7 +267,9 @@ def worker(
     port: Annotated[int, typer.Option(help="port to bind")] = 8001,
     host: Annotated[str, typer.Option(help="address to bind")] = "127.0.0.1",
 ) -> None:
-    """Run a model worker by itself, for servers that set LEXISCOPE_WORKER_URL; `serve` starts its own otherwise."""
+    """Run a model worker by itself, for servers that set LEXISCOPE_WORKER_URL; `serve` starts its own
+    otherwise.
+    """
     from server.live.__main__ import main
 
     main(["--host", host, "--port", str(port)])

@@ -1,4 +1,6 @@
-"""`lexiscope name`: any dictionaries of one model in, an index of named features and a table of what the names are worth out."""
+"""`lexiscope name`: any dictionaries of one model in, an index of named features and a table of what the
+names are worth out.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +24,9 @@ from store import Store
 SAMPLE = 2048
 """Features, and random directions, whose cosine to every row of raw W_E is taken."""
 LOOKED_AT, SHOWN, WRONG = 50, 20, 5
-"""Supported features read from the index for each verdict, of highest density and of highest cosine each; the best of them that are
-shown; unsupported ones shown."""
+"""Supported features read from the index for each verdict, of highest density and of highest cosine each; the
+best of them that are shown; unsupported ones shown.
+"""
 ENOUGH = 10
 """Firings below which a feature is not shown as one of the best."""
 
@@ -57,8 +60,12 @@ def chosen(path: Path, ask: Ask) -> Checkpoint:
     return found._replace(chosen_layer=ask.layer, chosen_set=ask.set_name)
 
 
-def name(paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: Settings, console: Console) -> None:
-    """Index the dictionaries over the text under their nearest anchors, publish, and show a table a dictionary."""
+def name(
+    paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: Settings, console: Console
+) -> None:
+    """Index the dictionaries over the text under their nearest anchors, publish, and show a table a
+    dictionary.
+    """
     if not sources:
         raise LexiscopeError(
             "Names need a text to be judged on: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the kind the model was "
@@ -68,12 +75,20 @@ def name(paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: S
     models = {ask.model or checkpoint.model for checkpoint in checkpoints}
     if "" in models:
         silent = next(checkpoint.path for checkpoint in checkpoints if not checkpoint.model)
-        raise LexiscopeError(f"{silent} does not say which language model it was trained on; give it with --model.")
+        raise LexiscopeError(
+            f"{silent} does not say which language model it was trained on; give it with --model."
+        )
     if len(models) > 1:
-        raise LexiscopeError(f"These dictionaries are of different models ({', '.join(sorted(models))}): name those of one at a time.")
-    own = {str(checkpoint.details["model_id"]) for checkpoint in checkpoints if "model_id" in checkpoint.details}
+        raise LexiscopeError(
+            f"These dictionaries are of different models ({', '.join(sorted(models))}): name those of one at a time."
+        )
+    own = {
+        str(checkpoint.details["model_id"]) for checkpoint in checkpoints if "model_id" in checkpoint.details
+    }
     model = load_language_model(models.pop(), model_id=ask.model_id or (own.pop() if len(own) == 1 else None))
-    wanted = indexer.Ask(tokens=ask.tokens, length=ask.length, ablate=ask.ablate, anchors=ask.anchors or "current")
+    wanted = indexer.Ask(
+        tokens=ask.tokens, length=ask.length, ablate=ask.ablate, anchors=ask.anchors or "current"
+    )
     indexer.index([(model, checkpoints)], sources, settings=settings, console=console, ask=wanted)
     store = Store(settings)
     try:
@@ -87,7 +102,9 @@ def name(paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: S
     console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/{model.id}/")
 
 
-def against_embedding(model: LanguageModel, checkpoint: Checkpoint, sources: Sequence[str], *, length: int) -> AgainstEmbedding | None:
+def against_embedding(
+    model: LanguageModel, checkpoint: Checkpoint, sources: Sequence[str], *, length: int
+) -> AgainstEmbedding | None:
     """Of a sample of all features, dead ones too; None where W_E has another width than the residual stream."""
     embedding: Tensor = model.embedding.cpu()
     if embedding.shape[1] != model.d_model:
@@ -98,7 +115,9 @@ def against_embedding(model: LanguageModel, checkpoint: Checkpoint, sources: Seq
     with torch.inference_mode():
         x = model.read(batch.tokens.to(model.device), [layer])[layer].cpu()[batch.mask].float()
         chance = random_directions(torch.cov(x.T), SAMPLE)
-        cosines = [nearest_tokens(each, embedding, 1).cosines.mean().item() for each in (directions[rows], chance)]
+        cosines = [
+            nearest_tokens(each, embedding, 1).cosines.mean().item() for each in (directions[rows], chance)
+        ]
     return AgainstEmbedding(*cosines)
 
 
@@ -106,13 +125,21 @@ def mean_of(histogram: Histogram) -> float:
     """From its bins' middles: within half a bin of the mean of what was counted."""
     n = sum(histogram.counts)
     middles = [(low + high) / 2 for low, high in zip(histogram.edges, histogram.edges[1:], strict=False)]
-    return sum(middle * count for middle, count in zip(middles, histogram.counts, strict=True)) / n if n else float("nan")
+    return (
+        sum(middle * count for middle, count in zip(middles, histogram.counts, strict=True)) / n
+        if n
+        else float("nan")
+    )
 
 
-def show(store: Store, page: DictionaryPage, checkpoint: Checkpoint, raw: AgainstEmbedding | None, console: Console) -> None:
+def show(
+    store: Store, page: DictionaryPage, checkpoint: Checkpoint, raw: AgainstEmbedding | None, console: Console
+) -> None:
     found = page.summary
     console.rule(f"{found.model}/{found.source}")
-    console.print(f"{checkpoint.path}: {found.origin}, {found.architecture}, reads {checkpoint.hook or 'a layer that was given'}")
+    console.print(
+        f"{checkpoint.path}: {found.origin}, {found.architecture}, reads {checkpoint.hook or 'a layer that was given'}"
+    )
     figures = Table(show_header=False)
     for row in (
         ("features, live", f"{found.d_sae:,}, {found.n_live:,}"),
@@ -126,22 +153,50 @@ def show(store: Store, page: DictionaryPage, checkpoint: Checkpoint, raw: Agains
             "cosine to the nearest row of raw W_E",
             "other width" if raw is None else f"{raw.features:.2f} (random directions {raw.random:.2f})",
         ),
-        ("names supported: live features, firings", f"{found.supported_live:.0%}, {found.supported_firing:.0%}"),
+        (
+            "names supported: live features, firings",
+            f"{found.supported_live:.0%}, {found.supported_firing:.0%}",
+        ),
         ("half of the firings on the name's family, live", f"{found.half_live:.0%}"),
         ("coverage (aligned ≥ 0.8)", f"{found.coverage:.1%} of the tokens that occur"),
-        ("verdicts", ", ".join(f"{verdict} {count:,}" for verdict, count in sorted(found.verdicts.items(), key=lambda item: -item[1]))),
+        (
+            "verdicts",
+            ", ".join(
+                f"{verdict} {count:,}"
+                for verdict, count in sorted(found.verdicts.items(), key=lambda item: -item[1])
+            ),
+        ),
         ("tokens indexed", f"{found.index_tokens:,}"),
     ):
         figures.add_row(*row)
     console.print(figures)
-    names = Table("feature", "name", "cosine", "on the name", "on its family", "before it", "fires", title="names with the best evidence")
+    names = Table(
+        "feature",
+        "name",
+        "cosine",
+        "on the name",
+        "on its family",
+        "before it",
+        "fires",
+        title="names with the best evidence",
+    )
     for feature in _best(store, page):
         names.add_row(*_line(feature))
     console.print(names)
     doubtful = Table(
-        "feature", "name", "cosine", "on the name", "on its family", "before it", "fires", "it fires on", title="names that do not hold"
+        "feature",
+        "name",
+        "cosine",
+        "on the name",
+        "on its family",
+        "before it",
+        "fires",
+        "it fires on",
+        title="names that do not hold",
     )
-    for feature in _features(store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)):
+    for feature in _features(
+        store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)
+    ):
         lift = feature.afterwards.lift if feature.afterwards else None
         doubtful.add_row(*_line(feature), lift.shown if lift else "–")
     console.print(doubtful)
@@ -153,7 +208,8 @@ def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[Feat
 
 
 def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
-    """Of features whose names hold, dense ones and well aligned ones, those most of whose firings are on or just before the name.
+    """Of features whose names hold, dense ones and well aligned ones, those most of whose firings are on or
+    just before the name.
 
     One a name.
     """
@@ -161,13 +217,17 @@ def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
         feature.index: feature
         for verdict in ("reads", "predicts", "both")
         for sort in ("density", "cosine")
-        for feature in _features(store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=LOOKED_AT))
+        for feature in _features(
+            store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=LOOKED_AT)
+        )
     }
 
     def excess(feature: FeatureRecord) -> float:
         if feature.evidence is None or feature.n_firings < ENOUGH:
             return 0.0
-        return max(share.value - share.null for share in (feature.evidence.reads_here, feature.evidence.predicts))
+        return max(
+            share.value - share.null for share in (feature.evidence.reads_here, feature.evidence.predicts)
+        )
 
     best: dict[int, FeatureRecord] = {}
     for feature in sorted(held.values(), key=excess, reverse=True):

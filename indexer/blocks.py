@@ -1,6 +1,7 @@
 """The text in blocks of passages: what a finished part of an index is counted in, and what shards divide.
 
-A block is read by itself, batched by itself and summed by itself, so that what it teaches does not depend on who reads it.
+A block is read by itself, batched by itself and summed by itself, so that what it teaches does not depend on
+who reads it.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,11 @@
 """The causal pass: what taking a feature away, or adding it, does to the model's next-token logits.
 
-A second pass, over a sample of each live feature's own firings, after the text was read. Ablation at one position: x' = x − what the
-feature writes there; a token's effect is how far its logit falls. Beside it the input and output scores of Arad, Mueller and
-Belinkov 2025 ("SAEs Are Good for Steering – If You Select the Right Features", arXiv 2505.20063; their code,
-github.com/technion-cs-nlp/saes-are-good-for-steering, src/input_score.py and output_score.py), with the feature's name where they
-take its top 20 logit-lens tokens. Everything stands beside the same for frequency-matched control tokens.
+A second pass, over a sample of each live feature's own firings, after the text was read. Ablation at one
+position: x' = x − what the feature writes there; a token's effect is how far its logit falls. Beside it the
+input and output scores of Arad, Mueller and Belinkov 2025 ("SAEs Are Good for Steering – If You Select the
+Right Features", arXiv 2505.20063; their code, github.com/technion-cs-nlp/saes-are-good-for-steering,
+src/input_score.py and output_score.py), with the feature's name where they take its top 20 logit-lens tokens.
+Everything stands beside the same for frequency-matched control tokens.
 """
 
 import time
@@ -36,7 +37,9 @@ Passages = Sequence[np.ndarray] | Mapping[int, np.ndarray]
 
 
 class Streams:
-    """The residual streams of passages at each dictionary's layer: read once for several of them as far as KEPT goes, else each time."""
+    """The residual streams of passages at each dictionary's layer: read once for several of them as far as
+    KEPT goes, else each time.
+    """
 
     def __init__(self, model: LanguageModel, layers: Sequence[int], passages: Passages) -> None:
         self.passages = passages
@@ -48,7 +51,9 @@ class Streams:
     def __call__(self, passage: int, layer: int, n: int) -> Tensor:
         """[1, n, d_model] after `layer`, of the passage's first n tokens."""
         if passage not in self._kept:
-            tokens = torch.from_numpy(np.asarray(self.passages[passage]).astype(np.int64))[None].to(self._model.device)
+            tokens = torch.from_numpy(np.asarray(self.passages[passage]).astype(np.int64))[None].to(
+                self._model.device
+            )
             if self._room <= 0:
                 return self._model.read(tokens[:, :n], [layer])[layer]
             self._kept[passage] = self._model.read(tokens, self._layers)
@@ -57,10 +62,14 @@ class Streams:
 
 
 class Causal(NamedTuple):
-    """Per feature [d_sae]; NaN (contexts: −1) where a feature was not tested. Named as the columns of the store."""
+    """Per feature [d_sae]; NaN (contexts: −1) where a feature was not tested. Named as the columns of the
+    store.
+    """
 
     ablation_rank: Tensor
-    """median rank of the name among all tokens by how far the ablation lowers their logits, 0 = lowers it most"""
+    """median rank of the name among all tokens by how far the ablation lowers their logits, 0 = lowers it
+    most
+    """
     ablation_top1: Tensor
     ablation_top1_null: Tensor
     ablation_top5: Tensor
@@ -71,7 +80,9 @@ class Causal(NamedTuple):
     """share of the top contexts whose strongest token is the name"""
     input_score_null: Tensor
     output_score: Tensor
-    """rise of (1 − rank / |V|) · p of the name after the prompt, when the feature is added at its last position"""
+    """rise of (1 − rank / |V|) · p of the name after the prompt, when the feature is added at its last
+    position
+    """
     output_score_null: Tensor
     p_ablation: Tensor
     """for the verdict"""
@@ -101,19 +112,24 @@ def causal_effects(
 ) -> Causal:
     """The causal evidence for names [d_sae], with controls [vocab, draws] as in `lexiscope.evidence`.
 
-    `sample` is a uniform sample of each feature's firings, `top` its best contexts (one a passage), both by feature;
-    occurrences [vocab] are the text's; live [d_sae] says which features to test, of which a random `limit` at most are. `streams`
-    may be shared between the dictionaries of one text. `advance` is told of positions ablated.
+    `sample` is a uniform sample of each feature's firings, `top` its best contexts (one a passage), both by
+    feature; occurrences [vocab] are the text's; live [d_sae] says which features to test, of which a random
+    `limit` at most are. `streams` may be shared between the dictionaries of one text. `advance` is told of
+    positions ablated.
     """
     begun = time.monotonic()
     tested = _some(live, limit, seed)
     chosen = spread(sample, tested, contexts_each)
     asked = torch.cat([names[:, None], controls[names]], 1)
-    ablated = ablate(model, layer, dictionary, asked, chosen, streams or Streams(model, [layer], passages), advance)
+    ablated = ablate(
+        model, layer, dictionary, asked, chosen, streams or Streams(model, [layer], passages), advance
+    )
     counts = ablated.counts(names, 0, slice(1, None))
     p = ablation_p(counts, occurrences[names])
     input_score, input_null = input_scores(top, passages, names, controls, tested)
-    output_score, output_null = output_scores(model, layer, dictionary, names, controls, tested, length=STRENGTH * mean_norm)
+    output_score, output_null = output_scores(
+        model, layer, dictionary, names, controls, tested, length=STRENGTH * mean_norm
+    )
     known = counts.contexts > 0
     most = ablated.share_of_most(len(names))
     return Causal(
@@ -154,9 +170,13 @@ def _some(live: Tensor, limit: int | None, seed: int) -> Tensor:
 
 
 def spread(sample: Firings, tested: Tensor, each: int) -> Firings:
-    """Up to `each` firings of every tested feature: sorted by activation, one from the middle of each of `each` equal parts."""
+    """Up to `each` firings of every tested feature: sorted by activation, one from the middle of each of
+    `each` equal parts.
+    """
     rows = np.flatnonzero(tested.numpy()[sample.feature])
-    rows = rows[np.lexsort((sample.position[rows], sample.passage[rows], sample.value[rows], sample.feature[rows]))]
+    rows = rows[
+        np.lexsort((sample.position[rows], sample.passage[rows], sample.value[rows], sample.feature[rows]))
+    ]
     _, starts, sizes = np.unique(sample.feature[rows], return_index=True, return_counts=True)
     taken = np.minimum(sizes, each)
     nth = np.arange(taken.sum()) - np.repeat(taken.cumsum() - taken, taken)
@@ -182,7 +202,9 @@ def _by_passage(chosen: Firings, passages: Passages) -> Iterator[_Passage]:
         positions = chosen.position[rows].astype(np.int64)
         number = int(chosen.passage[rows[0]])
         tokens = np.asarray(passages[number])[: positions[-1] + 1]
-        yield _Passage(number, rows, torch.from_numpy(tokens.astype(np.int64))[None], torch.from_numpy(positions))
+        yield _Passage(
+            number, rows, torch.from_numpy(tokens.astype(np.int64))[None], torch.from_numpy(positions)
+        )
 
 
 class Ablated(NamedTuple):
@@ -198,13 +220,19 @@ class Ablated(NamedTuple):
     def counts(self, names: Tensor, column: int, controls: slice) -> AblationCounts:
         """Of names [d_sae], which stand in `column` of the ranks, and their controls."""
         d_sae = len(names)
-        hits = torch.zeros(d_sae, self.ranks.shape[1], dtype=torch.long).index_add_(0, self.feature, (self.ranks < FALLS).long())
+        hits = torch.zeros(d_sae, self.ranks.shape[1], dtype=torch.long).index_add_(
+            0, self.feature, (self.ranks < FALLS).long()
+        )
         contexts = torch.bincount(self.feature, minlength=d_sae)
         others = (len(self.feature) - contexts).clamp_min(1)
-        return AblationCounts(contexts, hits[:, column], hits[:, controls], (self.falling[names] - hits[:, column]) / others)
+        return AblationCounts(
+            contexts, hits[:, column], hits[:, controls], (self.falling[names] - hits[:, column]) / others
+        )
 
     def share_of_most(self, d_sae: int) -> Tensor:
-        """[d_sae, q] share of each feature's contexts where the token falls most of all; NaN without contexts."""
+        """[d_sae, q] share of each feature's contexts where the token falls most of all; NaN without
+        contexts.
+        """
         most = torch.zeros(d_sae, self.ranks.shape[1]).index_add_(0, self.feature, (self.ranks == 0).float())
         return most / torch.bincount(self.feature, minlength=d_sae)[:, None]
 
@@ -229,8 +257,13 @@ def ablate(
     streams: Streams,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Ablated:
-    """Take each of the chosen firings away by itself; tokens [d_sae, q] are what is asked about in the contexts of each feature."""
-    feature, value = torch.from_numpy(chosen.feature.astype(np.int64)), torch.from_numpy(np.ascontiguousarray(chosen.value))
+    """Take each of the chosen firings away by itself; tokens [d_sae, q] are what is asked about in the
+    contexts of each feature.
+    """
+    feature, value = (
+        torch.from_numpy(chosen.feature.astype(np.int64)),
+        torch.from_numpy(np.ascontiguousarray(chosen.value)),
+    )
     ranks = torch.zeros(len(feature), tokens.shape[1], dtype=torch.int32)
     falling = torch.zeros(model.vocab_size, dtype=torch.long)
     for passage in _by_passage(chosen, streams.passages):
@@ -240,7 +273,10 @@ def ablate(
         rows = torch.from_numpy(passage.rows)
         x = stream[0, passage.positions]
         changed = x - dictionary.writes(x, feature[rows], value[rows])
-        at, residuals = torch.cat([places, passage.positions]), torch.cat([stream[0, places], changed])  # first as they are
+        at, residuals = (
+            torch.cat([places, passage.positions]),
+            torch.cat([stream[0, places], changed]),
+        )  # first as they are
         default = stream.new_empty(0, model.vocab_size)
         for part in torch.arange(len(at)).split(_positions_a_pass(model)):
             logits = model.logits_at(given, layer, stream, at[part], residuals[part])
@@ -249,7 +285,9 @@ def ablate(
             ablated = part[unchanged:] - len(places)
             fall = default[back[ablated]].sub_(logits)
             asked = fall.gather(1, tokens[feature[rows[ablated]]].to(fall.device))
-            ranks[rows[ablated]] = torch.stack([(fall > column[:, None]).sum(-1) for column in asked.unbind(1)], 1).int().cpu()
+            ranks[rows[ablated]] = (
+                torch.stack([(fall > column[:, None]).sum(-1) for column in asked.unbind(1)], 1).int().cpu()
+            )
             most = fall.topk(FALLS, dim=-1).indices.cpu().reshape(-1)
             falling += torch.bincount(most, minlength=model.vocab_size)
         advance(len(passage.rows))
@@ -260,30 +298,46 @@ def _positions_a_pass(model: LanguageModel) -> int:
     return max(32, min(512, LOGITS // model.vocab_size))
 
 
-def input_scores(top: Firings, passages: Passages, names: Tensor, controls: Tensor, tested: Tensor) -> tuple[Tensor, Tensor]:
-    """[d_sae] twice: the share of a feature's top contexts whose strongest token is its name, and the same for the name's controls.
+def input_scores(
+    top: Firings, passages: Passages, names: Tensor, controls: Tensor, tested: Tensor
+) -> tuple[Tensor, Tensor]:
+    """[d_sae] twice: the share of a feature's top contexts whose strongest token is its name, and the same
+    for the name's controls.
 
-    Of at most TOP contexts; the strongest token of one is what put it there: contexts are one a passage, the strongest firing of it.
+    Of at most TOP contexts; the strongest token of one is what put it there: contexts are one a passage, the
+    strongest firing of it.
     """
     order = np.lexsort((-top.value, top.feature))
     _, starts, sizes = np.unique(top.feature[order], return_index=True, return_counts=True)
     best = order[np.arange(len(order)) - np.repeat(starts, sizes) < TOP]
     feature = torch.from_numpy(top.feature[best].astype(np.int64))
     where = zip(top.passage[best].tolist(), top.position[best].tolist(), strict=True)
-    strongest = torch.tensor([int(passages[passage][position]) for passage, position in where], dtype=torch.long)
+    strongest = torch.tensor(
+        [int(passages[passage][position]) for passage, position in where], dtype=torch.long
+    )
     name = names[feature]
     hits = torch.stack([name == strongest, (controls[name] == strongest[:, None]).double().mean(1)]).double()
     n = torch.bincount(feature, minlength=len(names))
-    score, null = torch.zeros(2, len(names), dtype=torch.float64).index_add_(1, feature, hits) / n.clamp_min(1)
+    score, null = torch.zeros(2, len(names), dtype=torch.float64).index_add_(1, feature, hits) / n.clamp_min(
+        1
+    )
     known = tested & (n > 0)
     return score.float().where(known, float("nan")), null.float().where(known, float("nan"))
 
 
 def output_scores(
-    model: LanguageModel, layer: int, dictionary: Dictionary, names: Tensor, controls: Tensor, tested: Tensor, *, length: float
+    model: LanguageModel,
+    layer: int,
+    dictionary: Dictionary,
+    names: Tensor,
+    controls: Tensor,
+    tested: Tensor,
+    *,
+    length: float,
 ) -> tuple[Tensor, Tensor]:
-    """[d_sae] twice: by how much adding `length` along a feature's direction, at the last position of PROMPT, raises the score
-    (1 − rank / |V|) · p of its name, and the same for the name's controls. Arad et al. add ten times the strongest activation there.
+    """[d_sae] twice: by how much adding `length` along a feature's direction, at the last position of PROMPT,
+    raises the score (1 − rank / |V|) · p of its name, and the same for the name's controls. Arad et al. add
+    ten times the strongest activation there.
     """
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]], device=model.device)
     reading = model.read_on(tokens, [layer])
@@ -294,7 +348,9 @@ def output_scores(
         added = stream[0, last] + length * torch.nn.functional.normalize(dictionary.W_dec[part], dim=-1)
         logits = model.logits_at(tokens, layer, stream, torch.full((len(part),), last), added)
         asked = torch.cat([names[part, None], controls[names[part]]], 1).to(logits.device)
-        rise = weighted_probability(logits, asked) - weighted_probability(reading.logits[:, last], asked.view(1, -1)).view(asked.shape)
+        rise = weighted_probability(logits, asked) - weighted_probability(
+            reading.logits[:, last], asked.view(1, -1)
+        ).view(asked.shape)
         found[0, part], found[1, part] = rise[:, 0].cpu(), rise[:, 1:].mean(1).cpu()
     return found[0], found[1]
 

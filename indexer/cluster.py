@@ -1,7 +1,9 @@
-"""The engine of a Ray cluster (`pip install lexiscope[ray]`): the same blocks, the same states, merged in a tree on the cluster.
+"""The engine of a Ray cluster (`pip install lexiscope[ray]`): the same blocks, the same states, merged in a
+tree on the cluster.
 
-One reader a node, or one a GPU, each loading the model and the encoders once; the model must lie at the same path on every node. Rounds
-of ROUND seconds end with a merged state on this machine, which is saved: a node that dies costs one round.
+One reader a node, or one a GPU, each loading the model and the encoders once; the model must lie at the same
+path on every node. Rounds of ROUND seconds end with a merged state on this machine, which is saved: a node
+that dies costs one round.
 """
 
 import time
@@ -29,11 +31,22 @@ IN_FLIGHT = 2
 class Reader:
     """Of one node; becomes a Ray actor."""
 
-    def __init__(self, path: str, model_id: str, subjects: Sequence[Subject], relatives: Relatives, length: int, threads: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        model_id: str,
+        subjects: Sequence[Subject],
+        relatives: Relatives,
+        length: int,
+        threads: int,
+    ) -> None:
         torch.set_num_threads(threads)
         model = load_language_model(path, model_id=model_id)
         self._reading = Reading(
-            model, [subject._replace(dictionary=_aligned(subject.dictionary)) for subject in subjects], relatives, length=length
+            model,
+            [subject._replace(dictionary=_aligned(subject.dictionary)) for subject in subjects],
+            relatives,
+            length=length,
         )
 
     def read(self, block: Block) -> int:
@@ -45,9 +58,13 @@ class Reader:
 
 
 def _aligned(dictionary: Dictionary) -> Dictionary:
-    """Its encoder in memory of torch's own: a matrix product's last bits depend on how its operands are aligned."""
+    """Its encoder in memory of torch's own: a matrix product's last bits depend on how its operands are
+    aligned.
+    """
     parts = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "threshold")}
-    return replace(dictionary, **{name: tensor.clone() for name, tensor in parts.items() if tensor is not None})
+    return replace(
+        dictionary, **{name: tensor.clone() for name, tensor in parts.items() if tensor is not None}
+    )
 
 
 def merge_arrays(shape: Shape, a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -56,24 +73,36 @@ def merge_arrays(shape: Shape, a: dict[str, np.ndarray], b: dict[str, np.ndarray
 
 
 def _state(shape: Shape, arrays: dict[str, np.ndarray]) -> State:
-    return State.from_arrays(shape, {name: np.array(array) for name, array in arrays.items()})  # Ray's arrays are read-only
+    return State.from_arrays(
+        shape, {name: np.array(array) for name, array in arrays.items()}
+    )  # Ray's arrays are read-only
 
 
 def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise IndexingError("The Ray engine needs Ray, which is not installed: pip install 'lexiscope[ray]'") from None
+        raise IndexingError(
+            "The Ray engine needs Ray, which is not installed: pip install 'lexiscope[ray]'"
+        ) from None
     return ray
 
 
 def on_ray(model: LanguageModel, subjects: Sequence[Subject], relatives: Relatives, *, length: int) -> Engine:
-    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine. Raises IndexingError where Ray is not installed."""
+    """Joins the cluster that RAY_ADDRESS names, or starts Ray on this machine. Raises IndexingError where Ray
+    is not installed.
+    """
     ray = _ray()
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
 
-    def read(state: State, blocks: Iterable[Block], *, advance: Callable[[int], None], save: Callable[[State], None]) -> State:
+    def read(
+        state: State,
+        blocks: Iterable[Block],
+        *,
+        advance: Callable[[int], None],
+        save: Callable[[State], None],
+    ) -> State:
         saving = Saving(save)
         shared = (ray.put(list(subjects)), ray.put(relatives))
         readers = _readers(ray, model, shared, length)
@@ -84,7 +113,9 @@ def on_ray(model: LanguageModel, subjects: Sequence[Subject], relatives: Relativ
                 state = merge(state, _gathered(ray, readers, state.shape))
                 saving(state)
         except ray.exceptions.RayError as error:
-            raise IndexingError(f"A reader on the cluster failed: {str(error).strip().splitlines()[-1]}") from error
+            raise IndexingError(
+                f"A reader on the cluster failed: {str(error).strip().splitlines()[-1]}"
+            ) from error
         finally:
             for reader in readers:
                 ray.kill(reader)
@@ -109,7 +140,9 @@ def _readers(ray: Any, model: LanguageModel, shared: tuple[Any, Any], length: in
     return readers
 
 
-def _round(ray: Any, readers: list[Any], begun: list[Block], rest: Iterator[Block], advance: Callable[[int], None]) -> None:
+def _round(
+    ray: Any, readers: list[Any], begun: list[Block], rest: Iterator[Block], advance: Callable[[int], None]
+) -> None:
     """Every block of `begun`, and of `rest` as many as fit in the round."""
     end = time.monotonic() + ROUND
     running = {reader.read.remote(block): reader for reader, block in zip(readers, begun, strict=False)}

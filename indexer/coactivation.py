@@ -1,7 +1,7 @@
 """Which features of two layers fire on the same positions, over a bounded sample of the text.
 
-The sample is the POSITIONS encoded positions of lowest hash: the lowest of a whole are among the lowest of its parts, so any split
-of a text ends with the same ones.
+The sample is the POSITIONS encoded positions of lowest hash: the lowest of a whole are among the lowest of
+its parts, so any split of a text ends with the same ones.
 """
 
 import numpy as np
@@ -14,7 +14,9 @@ LEAST = 3
 """Common positions that two features need to be called a match."""
 BEST = 3
 PAIRS = 40_000_000
-"""Pairs of firings counted for two dictionaries; where codes are so dense that the sample has more, fewer positions are used."""
+"""Pairs of firings counted for two dictionaries; where codes are so dense that the sample has more, fewer
+positions are used.
+"""
 
 
 class SampledPositions:
@@ -62,14 +64,18 @@ class SampledFirings:
 
 
 def matches(mine: SampledFirings, theirs: SampledFirings, d_sae: int) -> list[tuple[list[int], list[float]]]:
-    """For each of my d_sae features, the BEST of theirs by Jaccard of positions, with at least LEAST in common."""
+    """For each of my d_sae features, the BEST of theirs by Jaccard of positions, with at least LEAST in
+    common.
+    """
     mine.settle()
     theirs.settle()
     places = np.unique(mine.hashes)
     first = np.searchsorted(theirs.hashes, places)
     widths = np.searchsorted(theirs.hashes, places, side="right") - first
     own = np.searchsorted(places, mine.hashes)
-    enough = int(np.searchsorted((np.bincount(own, minlength=len(places)) * widths).cumsum(), PAIRS, side="right"))
+    enough = int(
+        np.searchsorted((np.bincount(own, minlength=len(places)) * widths).cumsum(), PAIRS, side="right")
+    )
     used = own < enough
     own, features = own[used], mine.features[used].astype(np.int64)
     others = theirs.features if enough == len(places) else theirs.features[theirs.hashes < places[enough]]
@@ -78,7 +84,11 @@ def matches(mine: SampledFirings, theirs: SampledFirings, d_sae: int) -> list[tu
     partner = theirs.features[np.repeat(first[own] - starts, repeats) + np.arange(repeats.sum())]
     pairs = (np.repeat(features, repeats) << 32) | partner
     pairs.sort()
-    at = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])) if len(pairs) else np.zeros(0, np.int64)
+    at = (
+        np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
+        if len(pairs)
+        else np.zeros(0, np.int64)
+    )
     common = np.diff(np.concatenate([at, [len(pairs)]]))
     at, common = at[common >= LEAST], common[common >= LEAST]
     left, right = pairs[at] >> 32, pairs[at] & 0xFFFFFFFF
@@ -88,7 +98,9 @@ def matches(mine: SampledFirings, theirs: SampledFirings, d_sae: int) -> list[tu
     found: list[tuple[list[int], list[float]]] = [([], [])] * d_sae
     left, right, jaccard = left[order], right[order], np.round(jaccard[order], 4)
     met, begin = np.unique(left, return_index=True)
-    for feature, start, end in zip(met.tolist(), begin.tolist(), [*begin[1:].tolist(), len(left)], strict=True):
+    for feature, start, end in zip(
+        met.tolist(), begin.tolist(), [*begin[1:].tolist(), len(left)], strict=True
+    ):
         chosen = slice(start, min(start + BEST, end))
         found[feature] = (right[chosen].tolist(), jaccard[chosen].tolist())
     return found

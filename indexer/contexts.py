@@ -52,7 +52,9 @@ class _Kept(NamedTuple):
     """−1 where the kind has none"""
 
 
-def context_table(seen: Learned, texts: Texts, *, dictionary_id: int, first_passage: int) -> tuple[pa.Table, np.ndarray]:
+def context_table(
+    seen: Learned, texts: Texts, *, dictionary_id: int, first_passage: int
+) -> tuple[pa.Table, np.ndarray]:
     """One row a context, sorted by feature; also the numbers of the passages they point into."""
     limits = (TOP, SAMPLED, NEAR_MISSES)
     kept = [_distinct(pool, texts, limit) for pool, limit in zip(seen.pools, limits, strict=True)]
@@ -63,23 +65,34 @@ def context_table(seen: Learned, texts: Texts, *, dictionary_id: int, first_pass
         return np.concatenate([getattr(pool, name)[each.rows] for pool, each in pools])
 
     kind = np.repeat(np.arange(len(KINDS)), [len(each.rows) for each in kept])
-    feature, passage, quantile = column("feature"), column("passage"), np.concatenate([each.quantile for each in kept])
+    feature, passage, quantile = (
+        column("feature"),
+        column("passage"),
+        np.concatenate([each.quantile for each in kept]),
+    )
     rank = np.concatenate([each.rank for each in kept])
     order = np.lexsort((rank, -quantile, kind, feature))
     windows = [pool.windows.take(each.rows) for pool, each in pools]
     starts = np.concatenate([[0], *(each.lengths for each in windows)]).cumsum()
-    around = Windows(starts, *(np.concatenate([getattr(each, name) for each in windows]) for name in ("positions", "values"))).take(order)
+    around = Windows(
+        starts,
+        *(np.concatenate([getattr(each, name) for each in windows]) for name in ("positions", "values")),
+    ).take(order)
     table = pa.table(
         {
             "dictionary_id": np.full(len(order), dictionary_id, np.int32),
             "feature": feature[order],
-            "kind": pa.DictionaryArray.from_arrays(kind[order].astype(np.int32), list(KINDS)).cast(pa.string()),
+            "kind": pa.DictionaryArray.from_arrays(kind[order].astype(np.int32), list(KINDS)).cast(
+                pa.string()
+            ),
             "quantile": pa.array(quantile[order].astype(np.int32), mask=quantile[order] < 0),
             "rank": rank[order].astype(np.int32),
             "passage": passage[order] + first_passage,
             "position": column("position")[order],
             "value": column("value")[order],
-            "positions": pa.ListArray.from_arrays(around.starts.astype(np.int32), around.positions.astype(np.int32)),
+            "positions": pa.ListArray.from_arrays(
+                around.starts.astype(np.int32), around.positions.astype(np.int32)
+            ),
             "values": pa.ListArray.from_arrays(around.starts.astype(np.int32), rounded(around.values)),
         }
     )
@@ -109,25 +122,39 @@ def _by_quantile(pool: Pool, kept: _Kept) -> _Kept:
 
 def _rank_in_runs(sorted_keys: np.ndarray) -> np.ndarray:
     """[n] 0, 1, 2, … within each run of equal keys."""
-    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(sorted_keys) else np.zeros(0, int)
-    return np.arange(len(sorted_keys)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(sorted_keys)]])))
+    starts = (
+        np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
+        if len(sorted_keys)
+        else np.zeros(0, int)
+    )
+    return np.arange(len(sorted_keys)) - np.repeat(
+        starts, np.diff(np.concatenate([starts, [len(sorted_keys)]]))
+    )
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """[n] float32 with DIGITS significant digits: what float16 keeps of an activation, in a form that compresses."""
+    """[n] float32 with DIGITS significant digits: what float16 keeps of an activation, in a form that
+    compresses.
+    """
     exact = values.astype(np.float64)
     scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(exact, 1e-8))))
     return (np.round(exact * scale) / scale).astype(np.float32)
 
 
-def passage_table(passages: Mapping[int, np.ndarray], used: np.ndarray, *, first_passage: int, corpus: str) -> pa.Table:
+def passage_table(
+    passages: Mapping[int, np.ndarray], used: np.ndarray, *, first_passage: int, corpus: str
+) -> pa.Table:
     """The passages that contexts point into, by id."""
     texts = [passages[number] for number in used.tolist()]
-    offsets = np.concatenate([[0], np.array([len(text) for text in texts], np.int64)]).cumsum().astype(np.int32)
+    offsets = (
+        np.concatenate([[0], np.array([len(text) for text in texts], np.int64)]).cumsum().astype(np.int32)
+    )
     return pa.table(
         {
             "passage_id": used + first_passage,
             "corpus": pa.array([corpus] * len(used), pa.string()),
-            "tokens": pa.ListArray.from_arrays(offsets, np.concatenate([*texts, np.zeros(0, np.int32)]).astype(np.int32)),
+            "tokens": pa.ListArray.from_arrays(
+                offsets, np.concatenate([*texts, np.zeros(0, np.int32)]).astype(np.int32)
+            ),
         }
     )

@@ -1,6 +1,7 @@
 """The engine of one machine: blocks one after another in this process. `indexer.cluster` is the same on Ray.
 
-An engine reads the blocks it is given into a state that already holds others, and hands that state over now and then to be saved.
+An engine reads the blocks it is given into a state that already holds others, and hands that state over now
+and then to be saved.
 """
 
 import time
@@ -17,7 +18,12 @@ SAVE_EVERY = 60.0
 
 class Engine(Protocol):
     def __call__(
-        self, state: State, blocks: Iterable[Block], *, advance: Callable[[int], None], save: Callable[[State], None]
+        self,
+        state: State,
+        blocks: Iterable[Block],
+        *,
+        advance: Callable[[int], None],
+        save: Callable[[State], None],
     ) -> State: ...
 
 
@@ -39,7 +45,13 @@ class Saving:
 
 
 def local(reading: Reading) -> Engine:
-    def read(state: State, blocks: Iterable[Block], *, advance: Callable[[int], None], save: Callable[[State], None]) -> State:
+    def read(
+        state: State,
+        blocks: Iterable[Block],
+        *,
+        advance: Callable[[int], None],
+        save: Callable[[State], None],
+    ) -> State:
         saving = Saving(save)
         reading.state = state
         for block in blocks:

@@ -1,7 +1,7 @@
 """Sums of floats that come out the same in any order, so that a split of the text changes nothing.
 
-Each addend is a block's own float64 sum, which is always taken in one order; it is cut into four integers of 32 bits and more,
-and integers add associatively. What is below 2^-48 of an addend is cut off.
+Each addend is a block's own float64 sum, which is always taken in one order; it is cut into four integers of
+32 bits and more, and integers add associatively. What is below 2^-48 of an addend is cut off.
 """
 
 import numpy as np

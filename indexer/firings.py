@@ -27,7 +27,12 @@ class Firings(NamedTuple):
 def firings(code: SparseCode, passage: Tensor, position: Tensor) -> Firings:
     """code of n positions, which stand at `position` [n] of `passage` [n]."""
     at, column = (code.values > 0).nonzero(as_tuple=True)
-    found = Firings(*(part.numpy() for part in (code.indices[at, column], passage[at], position[at], code.values[at, column])))
+    found = Firings(
+        *(
+            part.numpy()
+            for part in (code.indices[at, column], passage[at], position[at], code.values[at, column])
+        )
+    )
     order = np.lexsort((found.position, found.passage, found.feature))
     return Firings(*(part[order] for part in found))
 
@@ -83,7 +88,9 @@ def flat(codes: Sequence[SparseCode]) -> Fired:
 
 
 class Nearby:
-    """Where else features fire, in the passages of some places: asked for few of many firings, so that few are sorted."""
+    """Where else features fire, in the passages of some places: asked for few of many firings, so that few
+    are sorted.
+    """
 
     def __init__(self, found: Fired, stretch: Stretch, places: Sequence[Fired]) -> None:
         self.stretch = stretch
@@ -107,10 +114,16 @@ class Nearby:
         return (feature.astype(np.int64) << self._shift) | spot
 
     def windows(self, place: Fired) -> Windows:
-        """Around each given place (where the feature may be silent itself): its firings within BEFORE and AFTER tokens."""
+        """Around each given place (where the feature may be silent itself): its firings within BEFORE and
+        AFTER tokens.
+        """
         spot = self.stretch.spot[place.at]
         low = np.searchsorted(self._keys, self._key(place.feature, spot - BEFORE))
-        high = np.searchsorted(self._keys, self._key(place.feature, np.minimum(spot + AFTER, len(self.stretch.tokens) - 1)), side="right")
+        high = np.searchsorted(
+            self._keys,
+            self._key(place.feature, np.minimum(spot + AFTER, len(self.stretch.tokens) - 1)),
+            side="right",
+        )
         lengths = high - low
         starts = np.concatenate([[0], lengths.cumsum()])
         entries = np.arange(starts[-1]) - np.repeat(starts[:-1] - low, lengths)

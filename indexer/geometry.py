@@ -1,4 +1,6 @@
-"""What the weights alone say of each feature: names, phrases, logit effects, neighbours. No text is read here."""
+"""What the weights alone say of each feature: names, phrases, logit effects, neighbours. No text is read
+here.
+"""
 
 from typing import NamedTuple
 
@@ -38,7 +40,9 @@ def name_features(dictionary: Dictionary, fit: AnchorFit) -> Names:
     return nearest_tokens(dictionary.directions, fit.anchors, 1 + NEXT_NAMES)
 
 
-def geometry(dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding: Tensor, live: Tensor) -> Geometry:
+def geometry(
+    dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding: Tensor, live: Tensor
+) -> Geometry:
     """Phrases are searched for `live` [d_sae] features only: each costs two more passes over the vocabulary."""
     directions = dictionary.directions
     first = names.tokens[:, 0]
@@ -51,7 +55,9 @@ def geometry(dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding:
     return Geometry(
         names=names,
         phrases=Phrases(tokens, cosines),
-        cosine_embedding=own_cosine(directions, centred, first) if centred.shape[1] == dictionary.d_in else torch.zeros(len(first)),
+        cosine_embedding=own_cosine(directions, centred, first)
+        if centred.shape[1] == dictionary.d_in
+        else torch.zeros(len(first)),
         cosine_assigned=to_assigned.masked_fill(fit.assigned < 0, float("nan")),
     )
 
@@ -74,11 +80,14 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
     return LogitEffect(Names(top_i, top_v), Names(bottom_i, bottom_v), rank)
 
 
-def neighbours(directions: Tensor, others: Tensor, *, among: Tensor, limit: int = NEIGHBOURS, itself: bool = False) -> Names:
-    """The nearest of `others` [m, d] among the feature indices `among`, by cosine, for unit directions [n, d].
+def neighbours(
+    directions: Tensor, others: Tensor, *, among: Tensor, limit: int = NEIGHBOURS, itself: bool = False
+) -> Names:
+    """The nearest of `others` [m, d] among the feature indices `among`, by cosine, for unit directions [n,
+    d].
 
-    With `itself`, directions are the rows `among` of the same dictionary and each row's match with itself is left out.
-    Returns feature indices as `tokens`.
+    With `itself`, directions are the rows `among` of the same dictionary and each row's match with itself is
+    left out. Returns feature indices as `tokens`.
     """
     pool = others[among]
     limit = max(0, min(limit, len(pool) - itself))

@@ -1,7 +1,8 @@
-"""How often a name holds where its feature fires: the counts of `lexiscope.evidence.EvidenceCounts`, for millions of firings.
+"""How often a name holds where its feature fires: the counts of `lexiscope.evidence.EvidenceCounts`, for
+millions of firings.
 
-The same counts, to the unit (a test says so): that class compares each firing with 27 relatives and 32 tokens before; here two
-Bloom filters first say for most firings that there is nothing to compare.
+The same counts, to the unit (a test says so): that class compares each firing with 27 relatives and 32 tokens
+before; here two Bloom filters first say for most firings that there is nothing to compare.
 """
 
 import numpy as np
@@ -13,7 +14,9 @@ from lexiscope.evidence import KINDS, NEAR, EvidenceCounts
 
 
 class Relatives:
-    """What every dictionary of a model shares: token families [vocab, m] and frequency-matched controls [vocab, draws]."""
+    """What every dictionary of a model shares: token families [vocab, m] and frequency-matched controls
+    [vocab, draws].
+    """
 
     def __init__(self, families: torch.Tensor, controls: torch.Tensor) -> None:
         self.families, self.controls = families.int(), controls
@@ -49,7 +52,9 @@ class NameHits:
         self.hits += other.hits
         self.control_hits += other.control_hits
 
-    def counts(self, names: torch.Tensor, firings: np.ndarray, occurrences: np.ndarray, relatives: Relatives) -> EvidenceCounts:
+    def counts(
+        self, names: torch.Tensor, firings: np.ndarray, occurrences: np.ndarray, relatives: Relatives
+    ) -> EvidenceCounts:
         """As the object that knows what to conclude from them."""
         counts = EvidenceCounts(names, relatives.families, relatives.controls)
         counts.firings, counts.occurrences = torch.from_numpy(firings), torch.from_numpy(occurrences)
@@ -57,7 +62,9 @@ class NameHits:
         return counts
 
 
-def _holds(candidate: np.ndarray, current: np.ndarray, at: np.ndarray, stretch: Stretch, relatives: Relatives) -> list[np.ndarray]:
+def _holds(
+    candidate: np.ndarray, current: np.ndarray, at: np.ndarray, stretch: Stretch, relatives: Relatives
+) -> list[np.ndarray]:
     """Indices of the firings where each candidate holds, in the order of KINDS."""
     here = candidate == current
     word, bit = relatives.word.take(current), relatives.bit.take(current)

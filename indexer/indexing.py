@@ -1,8 +1,8 @@
 """`lexiscope index`: checkpoints and a text in, one published build of the index out.
 
-Every model's text is read once for all its dictionaries (`reading`, by an engine), block by block; what was learned is saved now
-and then (`work`). Then what the weights alone say is added and everything is loaded at once (`writing`). Until `publish`, the
-old index serves.
+Every model's text is read once for all its dictionaries (`reading`, by an engine), block by block; what was
+learned is saved now and then (`work`). Then what the weights alone say is added and everything is loaded at
+once (`writing`). Until `publish`, the old index serves.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -88,8 +88,9 @@ def index(
 ) -> str | None:
     """Index every checkpoint of every model over the text; other dictionaries of the served index are kept.
 
-    Checkpoints are taken one at a time and their weights read again from where they lie. Returns the build id; None where a shard
-    was read, which publishes nothing. Raises CheckpointError, TextError, ModelError, IndexingError, StoreError.
+    Checkpoints are taken one at a time and their weights read again from where they lie. Returns the build
+    id; None where a shard was read, which publishes nothing. Raises CheckpointError, TextError, ModelError,
+    IndexingError, StoreError.
     """
     if ask.length > LONGEST:
         raise IndexingError(f"--length {ask.length:,} is more than {LONGEST:,}, the most a passage can have.")
@@ -106,17 +107,23 @@ def index(
         try:
             learned = [learn(job) for job in jobs]
         except KeyboardInterrupt:
-            raise IndexingError(f"Interrupted: nothing was published. The same command with --resume goes on. {KEPT}") from None
+            raise IndexingError(
+                f"Interrupted: nothing was published. The same command with --resume goes on. {KEPT}"
+            ) from None
         if ask.shard is not None:
             for job in jobs:
                 _say_what_is_missing(job)
             return None
         with Builder(settings) as builder:
-            kept = builder.keep_others(replacing=[(model.id, member.source) for model, members in identified for member in members])
+            kept = builder.keep_others(
+                replacing=[(model.id, member.source) for model, members in identified for member in members]
+            )
             if kept.note:
                 console.print(kept.note)
             for job, found in zip(jobs, learned, strict=True):
-                write_model(builder, job.model, job.members, found, corpus=text, console=console, ablate=ask.ablate)
+                write_model(
+                    builder, job.model, job.members, found, corpus=text, console=console, ablate=ask.ablate
+                )
             build = builder.publish()
         for job in jobs:
             job.work.remove()
@@ -124,12 +131,20 @@ def index(
 
 
 def _job(
-    model: LanguageModel, members: list[Member], text: str, sources: Sequence[str], settings: Settings, ask: Ask, console: Console
+    model: LanguageModel,
+    members: list[Member],
+    text: str,
+    sources: Sequence[str],
+    settings: Settings,
+    ask: Ask,
+    console: Console,
 ) -> Job:
     length = min(ask.length, model.context_length)
     shape = Shape(model.vocab_size, length, tuple(m.d_sae for m in members), tuple(m.layer for m in members))
     weights = [(member.source, member.fingerprint) for member in members]
-    key = fingerprint(FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length, ask.anchors)
+    key = fingerprint(
+        FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length, ask.anchors
+    )
     return Job(model, members, Work(settings.index, key, shape, ask.shard), shape, sources, ask, console)
 
 
@@ -137,13 +152,21 @@ def learn(job: Job) -> Learned:
     """Names, then everything the text says: all of it, or a shard's part."""
     model, ask, console = job.model, job.ask, job.console
     if job.work.unfinished() and not ask.resume:
-        console.print(f"{model.id}: there is unfinished work of this very job in {job.work.folder}; --resume goes on from it.")
+        console.print(
+            f"{model.id}: there is unfinished work of this very job in {job.work.folder}; --resume goes on from it."
+        )
     state = job.work.load() if ask.resume else State(job.shape)
     if len(state.blocks):
-        console.print(f"{model.id}: going on after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
+        console.print(
+            f"{model.id}: going on after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens)."
+        )
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"), TimeRemainingColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}"),
+        TimeRemainingColumn(),
+        console=console,
     ) as progress:
         task = progress.add_task(f"{model.id}: naming", total=len(job.members))
         fits = Fits(job)
@@ -152,9 +175,12 @@ def learn(job: Job) -> Learned:
             named.append(name(model, member, fits(at)))
             progress.advance(task)
         relatives = Relatives(
-            families(model.embedding.cpu(), vocabulary.folded()), matched_controls(torch.stack([n.counts for n in named]).mean(0))
+            families(model.embedding.cpu(), vocabulary.folded()),
+            matched_controls(torch.stack([n.counts for n in named]).mean(0)),
         )
-        task = progress.add_task(f"{model.id}: reading the text (tokens)", total=ask.tokens, completed=state.n_tokens)
+        task = progress.add_task(
+            f"{model.id}: reading the text (tokens)", total=ask.tokens, completed=state.n_tokens
+        )
 
         def advance(n: int) -> None:
             before = progress.tasks[task].completed
@@ -174,7 +200,9 @@ def learn(job: Job) -> Learned:
 
 
 class Fits:
-    """The anchors of each member: its own, or those fitted from the text, which are kept so that a resumed job has the same names."""
+    """The anchors of each member: its own, or those fitted from the text, which are kept so that a resumed
+    job has the same names.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -186,7 +214,9 @@ class Fits:
         fit = self._job.work.load_fit(member.layer)
         if fit is None:
             layers = sorted({m.layer for m in self._job.members if not m.anchored})
-            for layer, found in fit_anchors(self._job.model, layers, self._job.passages(), anchors=self._job.ask.anchors).items():
+            for layer, found in fit_anchors(
+                self._job.model, layers, self._job.passages(), anchors=self._job.ask.anchors
+            ).items():
                 self._job.work.save_fit(layer, found)
             fit = self._job.work.load_fit(member.layer)
             assert fit is not None
@@ -221,14 +251,18 @@ def _mine(job: Job, there: set[int]) -> Iterator[Block]:
 
 def _check(job: Job, state: State) -> None:
     if job.ask.shard is None and not any((each.statistics.count > 0).any() for each in state.learned):
-        raise IndexingError(f"No feature of these dictionaries fires anywhere in this text: there is nothing to index. {KEPT}")
+        raise IndexingError(
+            f"No feature of these dictionaries fires anywhere in this text: there is nothing to index. {KEPT}"
+        )
 
 
 def _say_what_is_missing(job: Job) -> None:
     missing, shard = job.work.missing_shards(), job.ask.shard
     assert shard is not None
     if missing:
-        listed = ", ".join(f"{number}/{shard.of}" for number in missing[:12]) + (" …" if len(missing) > 12 else "")
+        listed = ", ".join(f"{number}/{shard.of}" for number in missing[:12]) + (
+            " …" if len(missing) > 12 else ""
+        )
         job.console.print(
             f"{job.model.id}: shard {shard} is read. Missing: {listed}. Once they are there, --resume publishes (and reads the rest)."
         )

@@ -1,6 +1,8 @@
-"""The dictionaries to index, as they are checked, identified and named; their weights are read again where they are needed.
+"""The dictionaries to index, as they are checked, identified and named; their weights are read again where
+they are needed.
 
-Only encoders stay in memory while the text is read: at GPT-2's width twelve dictionaries with their anchors are 6 GB.
+Only encoders stay in memory while the text is read: at GPT-2's width twelve dictionaries with their anchors
+are 6 GB.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,7 +51,9 @@ class Member(NamedTuple):
     def fit(self) -> AnchorFit:
         found = load_checkpoint(self.checkpoint.path).fit
         if found is None:
-            raise CheckpointError(f"{self.checkpoint.path} carries no anchors (anchors.safetensors): it cannot be named.")
+            raise CheckpointError(
+                f"{self.checkpoint.path} carries no anchors (anchors.safetensors): it cannot be named."
+            )
         return found
 
 
@@ -68,9 +72,17 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> Member:
     layer, set_name = checkpoint.layer, checkpoint.set_name
     model.check_layers([layer])
     nothing = torch.empty(0)
-    light = replace(dictionary, W_enc=nothing, b_enc=nothing, b_dec=nothing, W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape))
+    light = replace(
+        dictionary,
+        W_enc=nothing,
+        b_enc=nothing,
+        b_dec=nothing,
+        W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
+    )
     return Member(
-        checkpoint=checkpoint._replace(dictionary=replace(light, dense_in=None, dense_out=None, threshold=None), fit=None),
+        checkpoint=checkpoint._replace(
+            dictionary=replace(light, dense_in=None, dense_out=None, threshold=None), fit=None
+        ),
         source=f"{layer}-{set_name}",
         layer=layer,
         set_name=set_name,
@@ -81,13 +93,19 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> Member:
     )
 
 
-def identify_all(groups: Sequence[tuple[LanguageModel, Iterable[Checkpoint]]]) -> list[tuple[LanguageModel, list[Member]]]:
+def identify_all(
+    groups: Sequence[tuple[LanguageModel, Iterable[Checkpoint]]],
+) -> list[tuple[LanguageModel, list[Member]]]:
     """Raises CheckpointError as `identify`; IndexingError where two dictionaries would have one identity."""
-    found = [(model, [identify(model, checkpoint) for checkpoint in checkpoints]) for model, checkpoints in groups]
+    found = [
+        (model, [identify(model, checkpoint) for checkpoint in checkpoints]) for model, checkpoints in groups
+    ]
     identities = [(model.id, member.source) for model, members in found for member in members]
     if len(set(identities)) < len(identities):
         twice = next(i for i in identities if identities.count(i) > 1)
-        raise IndexingError(f"Two dictionaries would be called {twice[0]}/{twice[1]}; train one of them with another --set.")
+        raise IndexingError(
+            f"Two dictionaries would be called {twice[0]}/{twice[1]}; train one of them with another --set."
+        )
     return found
 
 
@@ -96,7 +114,9 @@ def _fingerprint(dictionary: Dictionary, fit: AnchorFit | None) -> str:
     digest = sha256(f"{dictionary.k} {dictionary.normalise}".encode())
     for tensor in [*tensors, *([] if fit is None else [fit.anchors, fit.counts])]:
         bits = tensor.float().contiguous().view(torch.int32)
-        digest.update(f"{tuple(bits.shape)} {bits.sum(dtype=torch.int64).item()} {bits[::7].sum(dtype=torch.int64).item()}".encode())
+        digest.update(
+            f"{tuple(bits.shape)} {bits.sum(dtype=torch.int64).item()} {bits[::7].sum(dtype=torch.int64).item()}".encode()
+        )
     return digest.hexdigest()[:12]
 
 
@@ -120,7 +140,9 @@ def subject(model: LanguageModel, member: Member, named: Named) -> Subject:
     """Its encoder alone, on the model's device."""
     whole = member.dictionary()
     weights = {part: getattr(whole, part) for part in ("W_enc", "b_enc", "threshold")}
-    on_device: dict[str, Tensor | None] = {part: None if t is None else t.clone().to(model.device) for part, t in weights.items()}
+    on_device: dict[str, Tensor | None] = {
+        part: None if t is None else t.clone().to(model.device) for part, t in weights.items()
+    }
     encoder = replace(
         whole,
         **on_device,
@@ -130,7 +152,12 @@ def subject(model: LanguageModel, member: Member, named: Named) -> Subject:
         dense_out=None,
     )
     first = named.effect.positive.tokens[:, 0]
-    return Subject(member.layer, encoder, named.names.tokens[:, 0].numpy().astype(np.int64), first.numpy().astype(np.int64))
+    return Subject(
+        member.layer,
+        encoder,
+        named.names.tokens[:, 0].numpy().astype(np.int64),
+        first.numpy().astype(np.int64),
+    )
 
 
 def neighbouring(members: Sequence[Member]) -> tuple[dict[int, int], dict[int, int]]:
@@ -138,7 +165,9 @@ def neighbouring(members: Sequence[Member]) -> tuple[dict[int, int], dict[int, i
     before: dict[int, int] = {}
     after: dict[int, int] = {}
     for set_name in {member.set_name for member in members}:
-        of_set = sorted((member.layer, at) for at, member in enumerate(members) if member.set_name == set_name)
+        of_set = sorted(
+            (member.layer, at) for at, member in enumerate(members) if member.set_name == set_name
+        )
         for (_, low), (_, high) in pairwise(of_set):
             before[high], after[low] = low, high
     return before, after

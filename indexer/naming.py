@@ -1,7 +1,8 @@
-"""Anchors for dictionaries that bring none: fitted from a text in one streaming pass of the model (METHOD.md §4 item 4).
+"""Anchors for dictionaries that bring none: fitted from a text in one streaming pass of the model (METHOD.md
+§4 item 4).
 
-In: a model, layers and passages. Out: an `AnchorFit` a layer, whose anchors name any dictionary of that layer. Memory is bounded by
-vocabulary and layers, not by the text.
+In: a model, layers and passages. Out: an `AnchorFit` a layer, whose anchors name any dictionary of that
+layer. Memory is bounded by vocabulary and layers, not by the text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,18 +19,26 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.text import Batch, batches
 
 TOKENS = 4096
-"""Positions of a batch; the first one's norms say what an outlier is, and its mean is taken off before summing (for precision)."""
+"""Positions of a batch; the first one's norms say what an outlier is, and its mean is taken off before
+summing (for precision).
+"""
 AROUND = ("following", "previous")
 
 
 @torch.inference_mode()
 def fit_anchors(
-    model: LanguageModel, layers: Sequence[int], passages: Iterable[np.ndarray], *, anchors: str = "current", seed: int = 0
+    model: LanguageModel,
+    layers: Sequence[int],
+    passages: Iterable[np.ndarray],
+    *,
+    anchors: str = "current",
+    seed: int = 0,
 ) -> dict[int, AnchorFit]:
-    """The anchors of each layer, of one of ANCHOR_SETS; `seed` is the controls'. No row is assigned an anchor.
+    """The anchors of each layer, of one of ANCHOR_SETS; `seed` is the controls'. No row is assigned an
+    anchor.
 
-    Position 0 and positions of outlying norm are left out. Raises IndexingError: no such set, or one that this model cannot have;
-    activations that hold NaN or Inf.
+    Position 0 and positions of outlying norm are left out. Raises IndexingError: no such set, or one that
+    this model cannot have; activations that hold NaN or Inf.
     """
     if anchors not in ANCHOR_SETS:
         raise IndexingError(f"There is no anchor set '{anchors}'; there are {', '.join(ANCHOR_SETS)}.")
@@ -55,7 +64,10 @@ class _Layer:
 
     def __init__(self, vocab_size: int, d_in: int, anchors: str) -> None:
         self.anchors = anchors
-        self.sums = {which: TokenSums(vocab_size, d_in) for which in ("current", *((anchors,) if anchors in AROUND else ()))}
+        self.sums = {
+            which: TokenSums(vocab_size, d_in)
+            for which in ("current", *((anchors,) if anchors in AROUND else ()))
+        }
         self.products = torch.zeros(d_in, d_in) if anchors == "unembedding" else None
         self.shift: Tensor | None = None
         self.largest = 0.0
@@ -87,7 +99,9 @@ class _Layer:
         mean = self.shift + rest
         for sums in self.sums.values():
             sums.sums -= sums.counts[:, None] * rest
-        covariance = torch.zeros(0, 0) if self.products is None else self.products / n - torch.outer(rest, rest)
+        covariance = (
+            torch.zeros(0, 0) if self.products is None else self.products / n - torch.outer(rest, rest)
+        )
         material = Material(
             model.embedding.cpu(),
             current,
@@ -99,4 +113,10 @@ class _Layer:
             seed=seed,
         )
         kind = f"{DESCRIPTIONS[self.anchors]}, fitted on {int(n):,} tokens of the indexed text"
-        return AnchorFit(ANCHOR_SETS[self.anchors](material), current.counts, mean, torch.empty(0, dtype=torch.long), kind=kind)
+        return AnchorFit(
+            ANCHOR_SETS[self.anchors](material),
+            current.counts,
+            mean,
+            torch.empty(0, dtype=torch.long),
+            kind=kind,
+        )

@@ -1,8 +1,8 @@
 """The best contexts of every feature so far, in memory bounded by features × limit, whatever the corpus.
 
-A pool keeps, for each feature, the `limit` entries of highest `key`: the activation for top contexts, a draw for the sample, the
-pre-activation for near misses. Any split of a corpus, in any order, leaves the same entries (ties are settled by passage and
-position).
+A pool keeps, for each feature, the `limit` entries of highest `key`: the activation for top contexts, a draw
+for the sample, the pre-activation for near misses. Any split of a corpus, in any order, leaves the same
+entries (ties are settled by passage and position).
 """
 
 import numpy as np
@@ -10,7 +10,13 @@ import numpy as np
 from indexer.firings import Fired, Firings, Nearby, Windows
 from indexer.stretch import Stretch, mix
 
-COLUMNS = {"feature": np.int32, "passage": np.int64, "position": np.int32, "key": np.float32, "value": np.float32}
+COLUMNS = {
+    "feature": np.int32,
+    "passage": np.int64,
+    "position": np.int32,
+    "key": np.float32,
+    "value": np.float32,
+}
 SLACK = 100_000
 """Entries held beyond those that will stay."""
 
@@ -21,7 +27,9 @@ class Pool:
     def __init__(self, d_sae: int, limit: int, *, one_a_passage: bool) -> None:
         self.limit, self.one_a_passage = limit, one_a_passage
         self.threshold = np.full(d_sae, -np.inf, np.float32)
-        self.feature, self.passage, self.position, self.key, self.value = (np.zeros(0, kind) for kind in COLUMNS.values())
+        self.feature, self.passage, self.position, self.key, self.value = (
+            np.zeros(0, kind) for kind in COLUMNS.values()
+        )
         self.lengths = np.zeros(0, np.uint8)
         """entries of each context's window, in `positions` and `values`"""
         self.positions = np.zeros(0, np.uint16)
@@ -30,7 +38,8 @@ class Pool:
         self._held = 0
 
     def candidates(self, found: Fired, key: np.ndarray, stretch: Stretch) -> np.ndarray:
-        """Indices of the firings that could enter: not below the feature's threshold and, if asked, the best of their passage.
+        """Indices of the firings that could enter: not below the feature's threshold and, if asked, the best
+        of their passage.
 
         A passage lies in one stretch, so its best there is its best.
         """
@@ -61,7 +70,9 @@ class Pool:
         """Drop what is below the limit; the entries are then sorted by feature, and from best to worst."""
         parts = [tuple(getattr(self, name) for name in self.PARTS), *self._added]
         self._added, self._held = [], 0
-        feature, passage, position, key, value, lengths, positions, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+        feature, passage, position, key, value, lengths, positions, values = (
+            np.concatenate(part) for part in zip(*parts, strict=True)
+        )
         order = np.lexsort((position, passage, -key, feature))
         order = order[_first_of_each(feature[order], self.limit)]
         self.feature, self.passage, self.position = feature[order], passage[order], position[order]
@@ -70,7 +81,11 @@ class Pool:
         around = Windows(starts, positions, values).take(order)
         self.positions, self.values = around.positions, around.values
         full = np.bincount(self.feature, minlength=len(self.threshold)) >= self.limit
-        last = np.flatnonzero(np.concatenate([self.feature[1:] != self.feature[:-1], [True]])) if len(order) else order
+        last = (
+            np.flatnonzero(np.concatenate([self.feature[1:] != self.feature[:-1], [True]]))
+            if len(order)
+            else order
+        )
         self.threshold.fill(-np.inf)
         self.threshold[self.feature[last]] = self.key[last]
         self.threshold[~full] = -np.inf
@@ -85,18 +100,28 @@ class Pool:
 
     @property
     def windows(self) -> Windows:
-        return Windows(np.concatenate([[0], self.lengths.cumsum(dtype=np.int64)]), self.positions, self.values)
+        return Windows(
+            np.concatenate([[0], self.lengths.cumsum(dtype=np.int64)]), self.positions, self.values
+        )
 
 
 def _first_of_each(sorted_keys: np.ndarray, limit: int) -> np.ndarray:
     """[n] bool: is this among the first `limit` of its run of equal keys?"""
-    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(sorted_keys) else np.zeros(0, int)
-    nth = np.arange(len(sorted_keys)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(sorted_keys)]])))
+    starts = (
+        np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
+        if len(sorted_keys)
+        else np.zeros(0, int)
+    )
+    nth = np.arange(len(sorted_keys)) - np.repeat(
+        starts, np.diff(np.concatenate([starts, [len(sorted_keys)]]))
+    )
     return nth < limit
 
 
 def draws(found: Fired, stretch: Stretch) -> np.ndarray:
-    """[m] float32 in [0, 1), a hash of the place: a uniform sample that no split or order of the corpus changes."""
+    """[m] float32 in [0, 1), a hash of the place: a uniform sample that no split or order of the corpus
+    changes.
+    """
     mixed = (stretch.chance >> np.uint64(32)).astype(np.uint32).take(found.at)
     with np.errstate(over="ignore"):
         mixed ^= _salt(int(found.feature.max(initial=0)) + 1).take(found.feature)

@@ -25,7 +25,9 @@ from lexiscope.text import Batch, batches
 TOKENS = 4096
 """Padded tokens a batch."""
 STRETCH = 1 << 18
-"""Fired of one dictionary counted at a time; more where there are many features, so that arrays over them weigh little."""
+"""Fired of one dictionary counted at a time; more where there are many features, so that arrays over them
+weigh little.
+"""
 LOSERS = 4
 """Pre-activations a token that just lost the selection and are looked at as near misses."""
 LARGEST = 1e6
@@ -53,7 +55,9 @@ class Held(NamedTuple):
 class Reading:
     """Reads blocks into `state`. `drain` before the state is used."""
 
-    def __init__(self, model: LanguageModel, subjects: Sequence[Subject], relatives: Relatives, *, length: int) -> None:
+    def __init__(
+        self, model: LanguageModel, subjects: Sequence[Subject], relatives: Relatives, *, length: int
+    ) -> None:
         self.model, self.subjects, self.relatives = model, subjects, relatives
         widths, layers = tuple(s.dictionary.d_sae for s in subjects), tuple(s.layer for s in subjects)
         self.state = State(Shape(model.vocab_size, length, widths, layers))
@@ -107,7 +111,9 @@ class Reading:
         self.state.positions.add(stretch.chance)
         cutoff = self.state.positions.cutoff
         jobs = zip(self.state.learned, self.subjects, held, strict=True)
-        self._counting = [self._threads.submit(observe, *job, stretch, self.relatives, cutoff) for job in jobs]
+        self._counting = [
+            self._threads.submit(observe, *job, stretch, self.relatives, cutoff) for job in jobs
+        ]
         self.state.occurrences += np.bincount(stretch.current, minlength=self.state.shape.vocab)
         self.state.position_totals += np.bincount(stretch.bin, minlength=len(self._edges) - 1)
 
@@ -136,7 +142,9 @@ class Reading:
         return taken
 
 
-def observe(learned: Learned, subject: Subject, held: Held, stretch: Stretch, relatives: Relatives, cutoff: np.uint64) -> None:
+def observe(
+    learned: Learned, subject: Subject, held: Held, stretch: Stretch, relatives: Relatives, cutoff: np.uint64
+) -> None:
     """Count what one dictionary fired on a stretch."""
     found, lost = flat(held.codes), flat(held.lost)
     learned.statistics.add(found, stretch, subject.logit_tokens)
@@ -144,7 +152,9 @@ def observe(learned: Learned, subject: Subject, held: Held, stretch: Stretch, re
     learned.tokens.add(found, stretch)
     learned.coactive.add(found, stretch, cutoff)
     offers: list[tuple[Fired, np.ndarray]] = []
-    for pool, offered, key in zip(learned.pools, (found, found, lost), (found.value, draws(found, stretch), lost.value), strict=True):
+    for pool, offered, key in zip(
+        learned.pools, (found, found, lost), (found.value, draws(found, stretch), lost.value), strict=True
+    ):
         rows = pool.candidates(offered, key, stretch)
         offers.append((offered.rows(rows), key[rows]))
     nearby = Nearby(found, stretch, [place for place, _ in offers])

@@ -1,4 +1,6 @@
-"""From what was learned of a dictionary to the rows of its features, as an Arrow table in the store's columns (store/schema.py)."""
+"""From what was learned of a dictionary to the rows of its features, as an Arrow table in the store's columns
+(store/schema.py).
+"""
 
 from typing import Any
 
@@ -36,7 +38,8 @@ def feature_table(
     folded: list[str],
     occurrences: np.ndarray,
 ) -> pa.Table:
-    """One row a feature; `relations` holds by column stem (neighbour, previous_coactive, …) an (indices, scores) pair a feature.
+    """One row a feature; `relations` holds by column stem (neighbour, previous_coactive, …) an (indices,
+    scores) pair a feature.
 
     `folded` and `occurrences` are of the vocabulary. Without `causal` the ablation pass was not run.
     """
@@ -93,12 +96,26 @@ def feature_table(
         "beats_name": beats & fired,
         "logit_share": _maybe(follows / n, fired),
         "logit_beats_name": fired
-        & follows_more(follows, evidence.share["predicts"].numpy() * n, logits.positive.tokens[:, 0], names[:, 0], n, occurrences),
+        & follows_more(
+            follows,
+            evidence.share["predicts"].numpy() * n,
+            logits.positive.tokens[:, 0],
+            names[:, 0],
+            n,
+            occurrences,
+        ),
     }
     for column in CAUSAL_COLUMNS:
         kind = pa.int32() if column == "ablation_contexts" else pa.float32()
-        columns[column] = pa.nulls(len(fired), kind) if causal is None else _measured(getattr(causal, column), kind)
-    for column, kind in (("reads_here", "here"), ("reads_family", "family"), ("reads_near", "near"), ("predicts", "predicts")):
+        columns[column] = (
+            pa.nulls(len(fired), kind) if causal is None else _measured(getattr(causal, column), kind)
+        )
+    for column, kind in (
+        ("reads_here", "here"),
+        ("reads_family", "family"),
+        ("reads_near", "near"),
+        ("predicts", "predicts"),
+    ):
         columns[column] = _maybe(evidence.share[kind].numpy(), fired)
         columns[column + "_null"] = _maybe(evidence.null[kind].numpy(), fired)
     for relation, pairs in relations.items():
@@ -109,11 +126,16 @@ def feature_table(
 
 
 def follows_more(
-    follows: np.ndarray, named: np.ndarray, tokens: Tensor, names: Tensor, n: np.ndarray, occurrences: np.ndarray
+    follows: np.ndarray,
+    named: np.ndarray,
+    tokens: Tensor,
+    names: Tensor,
+    n: np.ndarray,
+    occurrences: np.ndarray,
 ) -> np.ndarray:
-    """[d_sae] bool: of n firings each, `tokens` come next at `follows`, and `names` at `named`: more than noise,
-    both as counted and with what each token's rate in the text would give taken off (a rare name must not win by being rare, nor a
-    frequent one lose to a token that never follows).
+    """[d_sae] bool: of n firings each, `tokens` come next at `follows`, and `names` at `named`: more than
+    noise, both as counted and with what each token's rate in the text would give taken off (a rare name must
+    not win by being rare, nor a frequent one lose to a token that never follows).
     """
     rate = occurrences / max(occurrences.sum(), 1)
     more = follows - named
@@ -130,7 +152,9 @@ def _lists(matrix: np.ndarray | Tensor) -> pa.ListArray:
     """[n, m] as n lists."""
     values = matrix.numpy() if isinstance(matrix, Tensor) else matrix
     n, m = values.shape
-    return pa.ListArray.from_arrays(np.arange(0, n * m + 1, max(m, 1), dtype=np.int32), np.ascontiguousarray(values).reshape(-1))
+    return pa.ListArray.from_arrays(
+        np.arange(0, n * m + 1, max(m, 1), dtype=np.int32), np.ascontiguousarray(values).reshape(-1)
+    )
 
 
 def _measured(values: Tensor, kind: pa.DataType) -> pa.Array:
@@ -146,6 +170,8 @@ def _maybe(values: np.ndarray, known: np.ndarray) -> pa.Array:
 def relation_pairs(found: Names, features: Tensor, d_sae: int) -> list[tuple[list[int], list[float]]]:
     """Neighbours found for `features`, spread over all d_sae (empty elsewhere)."""
     pairs: list[tuple[list[int], list[float]]] = [([], [])] * d_sae
-    for feature, indices, cosines in zip(features.tolist(), found.tokens.tolist(), found.cosines.tolist(), strict=True):
+    for feature, indices, cosines in zip(
+        features.tolist(), found.tokens.tolist(), found.cosines.tolist(), strict=True
+    ):
         pairs[feature] = (indices, [round(cosine, 4) for cosine in cosines])
     return pairs

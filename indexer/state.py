@@ -1,7 +1,9 @@
-"""What some blocks of a text taught about the dictionaries of one model: bounded by features, not by text, and mergeable.
+"""What some blocks of a text taught about the dictionaries of one model: bounded by features, not by text,
+and mergeable.
 
-`merge` is associative and commutative: any split of the blocks, in any order, ends in the same state, to the bit. Resuming,
-shards and clusters are all this one merge. A state goes to disk as plain arrays (`arrays`, `from_arrays`).
+`merge` is associative and commutative: any split of the blocks, in any order, ends in the same state, to the
+bit. Resuming, shards and clusters are all this one merge. A state goes to disk as plain arrays (`arrays`,
+`from_arrays`).
 """
 
 from collections.abc import Mapping
@@ -116,7 +118,11 @@ class State:
 
     def prune(self) -> None:
         """Forget the passages that no context points into; pools are taken as they stand."""
-        used = np.unique(np.concatenate([pool.pointed_at() for each in self.learned for pool in each.pools] or [np.zeros(0, np.int64)]))
+        used = np.unique(
+            np.concatenate(
+                [pool.pointed_at() for each in self.learned for pool in each.pools] or [np.zeros(0, np.int64)]
+            )
+        )
         self.passages = {number: self.passages[number] for number in used.tolist()}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -133,7 +139,9 @@ class State:
             "hashes": self.positions.hashes,
             "passage_ids": np.array(ids, np.int64),
             "passage_lengths": np.array([len(self.passages[number]) for number in ids], np.int64),
-            "passage_tokens": np.concatenate([self.passages[number] for number in ids] or [np.zeros(0, np.int32)]),
+            "passage_tokens": np.concatenate(
+                [self.passages[number] for number in ids] or [np.zeros(0, np.int32)]
+            ),
         }
         found |= {f"covariance.{layer}": covariance for layer, covariance in self.covariances.items()}
         for number, each in enumerate(self.learned):
@@ -148,14 +156,20 @@ class State:
         state = cls(shape)
         try:
             if int(arrays["format"]) != FORMAT:
-                raise IndexingError(f"Unfinished work of format {int(arrays['format'])} cannot be continued here (format {FORMAT}).")
+                raise IndexingError(
+                    f"Unfinished work of format {int(arrays['format'])} cannot be continued here (format {FORMAT})."
+                )
             state.blocks, state.n_passages = arrays["blocks"], int(arrays["n_passages"])
             state.occurrences, state.position_totals = arrays["occurrences"], arrays["position_totals"]
             state.norms.limbs, state.positions.hashes = arrays["norms"], arrays["hashes"]
             cuts = arrays["passage_lengths"].cumsum()[:-1]
             texts = np.split(arrays["passage_tokens"], cuts) if len(arrays["passage_ids"]) else []
             state.passages = dict(zip(arrays["passage_ids"].tolist(), texts, strict=True))
-            state.covariances = {layer: arrays[name] for layer in shape.distinct_layers if (name := f"covariance.{layer}") in arrays}
+            state.covariances = {
+                layer: arrays[name]
+                for layer in shape.distinct_layers
+                if (name := f"covariance.{layer}") in arrays
+            }
             for number, each in enumerate(state.learned):
                 each.statistics.powers.limbs = arrays[f"{number}.powers"]
                 for name, part in each.parts().items():
@@ -169,7 +183,9 @@ class State:
 
 
 def merge(a: State, b: State) -> State:
-    """What both teach, in `a`; `b` is used up. Raises IndexingError: a block in both, or states of other dictionaries."""
+    """What both teach, in `a`; `b` is used up. Raises IndexingError: a block in both, or states of other
+    dictionaries.
+    """
     if a.shape != b.shape:
         raise IndexingError("States of other dictionaries, or of other passages, cannot be merged.")
     twice = np.intersect1d(a.blocks, b.blocks)

@@ -1,4 +1,6 @@
-"""What is counted of every feature of one dictionary: firings, moments, where in the scale and where in a passage it fires."""
+"""What is counted of every feature of one dictionary: firings, moments, where in the scale and where in a
+passage it fires.
+"""
 
 from typing import NamedTuple
 
@@ -9,7 +11,9 @@ from indexer.firings import Fired
 from indexer.stretch import Stretch
 
 EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
-"""31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to the end bins."""
+"""31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to
+the end bins.
+"""
 BINS = len(EDGES) - 1
 POWERS = 4
 
@@ -21,8 +25,12 @@ def position_edges(length: int) -> np.ndarray:
 
 _UPPER = np.concatenate([EDGES[1:-1], [np.inf]]).astype(np.float32)
 _STARTS = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
-_COARSE = np.clip(np.searchsorted(EDGES.astype(np.float32), np.nan_to_num(_STARTS), side="right") - 1, 0, BINS - 1)
-"""The bin of the smallest float32 that begins with each 16 bits: no edge but the next can lie before the largest."""
+_COARSE = np.clip(
+    np.searchsorted(EDGES.astype(np.float32), np.nan_to_num(_STARTS), side="right") - 1, 0, BINS - 1
+)
+"""The bin of the smallest float32 that begins with each 16 bits: no edge but the next can lie before the
+largest.
+"""
 
 
 def bins(values: np.ndarray) -> np.ndarray:
@@ -33,7 +41,9 @@ def bins(values: np.ndarray) -> np.ndarray:
 
 def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """How often each cell is met."""
-    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
+    return (
+        np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
+    )
 
 
 class Moments(NamedTuple):

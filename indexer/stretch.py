@@ -1,6 +1,8 @@
-"""Some passages laid out flat: where each encoded position stands, what is around it, and what chance draws for it.
+"""Some passages laid out flat: where each encoded position stands, what is around it, and what chance draws
+for it.
 
-All dictionaries of a model share one stretch. Passages are GAP apart, so that a window never reaches into another one.
+All dictionaries of a model share one stretch. Passages are GAP apart, so that a window never reaches into
+another one.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from lexiscope.text import Batch
 
 GAP = NEAR
 WORDS = 4
-"""A set of tokens is summarised in WORDS × 64 bits: a token whose bit is not set is not in it (a Bloom filter)."""
+"""A set of tokens is summarised in WORDS × 64 bits: a token whose bit is not set is not in it (a Bloom
+filter).
+"""
 
 
 def mix(numbers: np.ndarray) -> np.ndarray:
@@ -31,11 +35,17 @@ def bits(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Stretch:
-    """Arrays [n] over encoded positions, in the order of the batches' masks; `tokens` [spots] is the flat text, −1 in the gaps."""
+    """Arrays [n] over encoded positions, in the order of the batches' masks; `tokens` [spots] is the flat
+    text, −1 in the gaps.
+    """
 
     def __init__(self, batches: Sequence[Batch], first: int, edges: np.ndarray) -> None:
         """`first` is the number of the block's first passage; `edges` those of the position histogram."""
-        rows = [ids[:length] for batch in batches for ids, length in zip(batch.tokens.numpy(), batch.lengths.tolist(), strict=True)]
+        rows = [
+            ids[:length]
+            for batch in batches
+            for ids, length in zip(batch.tokens.numpy(), batch.lengths.tolist(), strict=True)
+        ]
         lengths = np.array([len(ids) for ids in rows])
         starts = GAP + np.concatenate([[0], (lengths + GAP).cumsum()])
         self.tokens = np.full(starts[-1], -1, np.int32)

@@ -41,7 +41,13 @@ class Indexed(NamedTuple):
 
 
 def dictionary_row(
-    model: LanguageModel, found: Indexed, state: State, *, corpus: str, previous: int | None, following: int | None
+    model: LanguageModel,
+    found: Indexed,
+    state: State,
+    *,
+    corpus: str,
+    previous: int | None,
+    following: int | None,
 ) -> pa.Table:
     """`previous` and `following`: ids of the same set's dictionaries in the neighbouring layers."""
     member = found.member
@@ -102,7 +108,9 @@ def summary_row(found: Indexed, state: State, verdicts: list[dict[str, Any]]) ->
         "supported_live": metrics.weighted_share(found.evidence.supported, live),
         "supported_firing": metrics.weighted_share(found.evidence.supported, firings * live),
         "half_live": metrics.weighted_share(found.evidence.half, live),
-        "coverage": metrics.coverage(names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(state.occurrences)),
+        "coverage": metrics.coverage(
+            names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(state.occurrences)
+        ),
         "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
         "fve": measured.get("fve"),
         "delta_ce": measured.get("delta_ce"),

@@ -1,9 +1,11 @@
-"""Which tokens each feature fires on, and how often: exact where they are few, else from a sample, in bounded memory.
+"""Which tokens each feature fires on, and how often: exact where they are few, else from a sample, in bounded
+memory.
 
-A feature keeps at most MOST counts. When it would keep more, it goes on with half of the text's positions, then a quarter, …:
-those whose hash ends in one, two, … zero bits. A part of a text never needs a higher level than the whole, so any split
-ends at the same level with the same counts. A feature that has fired on few tokens is counted exactly; a share taken from a
-sample rests on about MOST / 2 firings and more, so its standard error is at most about 1 / √(2 MOST), 0.03.
+A feature keeps at most MOST counts. When it would keep more, it goes on with half of the text's positions,
+then a quarter, …: those whose hash ends in one, two, … zero bits. A part of a text never needs a higher level
+than the whole, so any split ends at the same level with the same counts. A feature that has fired on few
+tokens is counted exactly; a share taken from a sample rests on about MOST / 2 firings and more, so its
+standard error is at most about 1 / √(2 MOST), 0.03.
 """
 
 from typing import NamedTuple
@@ -50,7 +52,9 @@ class TokenCounts:
         if self.level.any():
             kept = np.flatnonzero(level >= self.level.take(feature))
             feature, at, level = feature[kept], at[kept], level[kept]
-        self._pending.append((feature * self.vocab + stretch.current.take(at)) * LEVELS + np.minimum(level, LEVELS - 1))
+        self._pending.append(
+            (feature * self.vocab + stretch.current.take(at)) * LEVELS + np.minimum(level, LEVELS - 1)
+        )
         if sum(map(len, self._pending)) > PENDING:
             self.settle()
 
@@ -65,14 +69,22 @@ class TokenCounts:
             keys = np.concatenate(self._pending)
             self._pending = []
             keys.sort()
-            first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
+            first = (
+                np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+                if len(keys)
+                else np.zeros(0, np.int64)
+            )
             self._take(keys[first], np.diff(np.concatenate([first, [len(keys)]])).astype(np.int32))
 
     def _take(self, keys: np.ndarray, counts: np.ndarray) -> None:
         both, times = np.concatenate([self.keys, keys]), np.concatenate([self.counts, counts])
         order = both.argsort(kind="stable")
         both, times = both[order], times[order]
-        first = np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1]])) if len(both) else np.zeros(0, np.int64)
+        first = (
+            np.flatnonzero(np.concatenate([[True], both[1:] != both[:-1]]))
+            if len(both)
+            else np.zeros(0, np.int64)
+        )
         self.keys, self.counts = both[first], np.add.reduceat(times, first) if len(first) else times
         while True:
             feature = self.keys // (self.vocab * LEVELS)
@@ -87,7 +99,11 @@ class TokenCounts:
         """The token of highest lift of each feature, as `lexiscope.evidence.highest_lift` defines it."""
         self.settle()
         pairs = self.keys // LEVELS
-        first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])) if len(pairs) else np.zeros(0, np.int64)
+        first = (
+            np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
+            if len(pairs)
+            else np.zeros(0, np.int64)
+        )
         counts = np.add.reduceat(self.counts, first).astype(np.int64) if len(first) else np.zeros(0, np.int64)
         feature, token = np.divmod(pairs[first], self.vocab)
         counted = np.bincount(feature, counts, self.d_sae).astype(np.int64)

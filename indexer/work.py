@@ -1,4 +1,5 @@
-"""An unfinished job on disk: what was learned so far, in a folder beside the index, so that a killed one goes on.
+"""An unfinished job on disk: what was learned so far, in a folder beside the index, so that a killed one goes
+on.
 
     work-<fingerprint>/
         all.npz                     the state of a job that is not sharded
@@ -6,7 +7,8 @@
         fit-0.npz                   anchors fitted for a dictionary that carries none
         LOCK-<name>                 held by the process that writes <name>
 
-The fingerprint is of dictionaries, model, text and settings: work for anything else is another folder. Files are replaced whole.
+The fingerprint is of dictionaries, model, text and settings: work for anything else is another folder. Files
+are replaced whole.
 """
 
 import fcntl
@@ -52,7 +54,9 @@ class Work:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise IndexingError(f"Another process is doing this work already ({self.folder}). {KEPT}") from None
+                raise IndexingError(
+                    f"Another process is doing this work already ({self.folder}). {KEPT}"
+                ) from None
             yield
 
     def unfinished(self) -> bool:
@@ -62,13 +66,19 @@ class Work:
         """The states that this job can go on from: a shard's own, or all there are."""
         if self.shard is not None:
             return [path for path in (self._path(PARTIAL), self._path()) if path.is_file()]
-        return sorted([*self.folder.glob("all.npz"), *self.folder.glob("shard-*.npz")]) if self.folder.is_dir() else []
+        return (
+            sorted([*self.folder.glob("all.npz"), *self.folder.glob("shard-*.npz")])
+            if self.folder.is_dir()
+            else []
+        )
 
     def _path(self, ending: str = "") -> Path:
         return self.folder / f"{self.name}{ending}.npz"
 
     def load(self) -> State:
-        """All that is there, merged; of files that hold the same blocks the fullest is taken. Raises IndexingError: damaged."""
+        """All that is there, merged; of files that hold the same blocks the fullest is taken. Raises
+        IndexingError: damaged.
+        """
         states = [State.from_arrays(self.shape, _read(path)) for path in self._files()]
         whole = State(self.shape)
         for state in sorted(states, key=lambda state: -len(state.blocks)):
@@ -87,7 +97,11 @@ class Work:
         if self.shard is None:
             return []
         of = self.shard.of
-        return [number for number in range(1, of + 1) if not (self.folder / f"shard-{number}-of-{of}.npz").is_file()]
+        return [
+            number
+            for number in range(1, of + 1)
+            if not (self.folder / f"shard-{number}-of-{of}.npz").is_file()
+        ]
 
     def save_fit(self, at: int, fit: AnchorFit) -> None:
         tensors = {"anchors": fit.anchors, "counts": fit.counts, "mean": fit.mean, "assigned": fit.assigned}
@@ -99,7 +113,10 @@ class Work:
         if not path.is_file():
             return None
         found = _read(path)
-        return AnchorFit(*(torch.from_numpy(found[name]) for name in ("anchors", "counts", "mean", "assigned")), kind=str(found["kind"]))
+        return AnchorFit(
+            *(torch.from_numpy(found[name]) for name in ("anchors", "counts", "mean", "assigned")),
+            kind=str(found["kind"]),
+        )
 
     def _write(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -123,7 +140,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise IndexingError(f"{path} is damaged ({error}); remove it to begin that part again. {KEPT}") from error
+        raise IndexingError(
+            f"{path} is damaged ({error}); remove it to begin that part again. {KEPT}"
+        ) from error
 
 
 def check_space(root: Path, needed: int) -> None:

@@ -1,4 +1,6 @@
-"""From what was learned of one model's dictionaries to the rows of a build: what the weights alone say is added here."""
+"""From what was learned of one model's dictionaries to the rows of a build: what the weights alone say is
+added here.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -39,7 +41,9 @@ class Learned(NamedTuple):
 
 
 class _Directions:
-    """Unit decoder rows of a dictionary and of those in the neighbouring layers, read once each while they are near."""
+    """Unit decoder rows of a dictionary and of those in the neighbouring layers, read once each while they
+    are near.
+    """
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = members
@@ -62,11 +66,15 @@ def write_model(
     console: Console,
     ablate: int,
 ) -> None:
-    """Add all rows of one model's dictionaries to a build; `corpus` is the text's fingerprint, `ablate` the contexts a feature of the
-    ablation pass (0: none)."""
+    """Add all rows of one model's dictionaries to a build; `corpus` is the text's fingerprint, `ablate` the
+    contexts a feature of the ablation pass (0: none).
+    """
     state = found.state
     first_dictionary, first_passage = builder.next_dictionary_id, builder.next_passage_id
-    live = [torch.from_numpy(each.statistics.count >= max(1.0, LIVE_RATE * state.n_tokens)) for each in state.learned]
+    live = [
+        torch.from_numpy(each.statistics.count >= max(1.0, LIVE_RATE * state.n_tokens))
+        for each in state.learned
+    ]
     before, after = neighbouring(members)
     directions = _Directions(members)
     folded = found.vocabulary.folded()
@@ -75,7 +83,11 @@ def write_model(
     for at, given in enumerate(members):
         member = given._replace(anchor_kind=found.fits(at).kind or given.anchor_kind)
         console.print(f"{model.id}/{member.source}: writing what its features do", highlight=False)
-        around = {name: other for name, other in (("previous", before.get(at)), ("next", after.get(at))) if other is not None}
+        around = {
+            name: other
+            for name, other in (("previous", before.get(at)), ("next", after.get(at)))
+            if other is not None
+        }
         near = {at, *around.values()}
         relations = {"neighbour": _neighbours(directions(at, near=near), live[at])}
         for name in ("previous", "next"):
@@ -83,8 +95,12 @@ def write_model(
             relations[name] = _no_pairs(member.d_sae)
             relations[f"{name}_coactive"] = _no_pairs(member.d_sae)
             if other is not None:
-                relations[name] = _across(directions(at, near=near), live[at], directions(other, near=near), live[other])
-                relations[f"{name}_coactive"] = matches(state.learned[at].coactive, state.learned[other].coactive, member.d_sae)
+                relations[name] = _across(
+                    directions(at, near=near), live[at], directions(other, near=near), live[other]
+                )
+                relations[f"{name}_coactive"] = matches(
+                    state.learned[at].coactive, state.learned[other].coactive, member.d_sae
+                )
         whole = _indexed(model, member, found, at, live[at], first_dictionary + at, streams, ablate=ablate)
         table = feature_table(
             dictionary_id=whole.dictionary_id,
@@ -101,15 +117,25 @@ def write_model(
             folded=folded,
             occurrences=state.occurrences,
         )
-        contexts, points_at = context_table(whole.learned, texts, dictionary_id=whole.dictionary_id, first_passage=first_passage)
+        contexts, points_at = context_table(
+            whole.learned, texts, dictionary_id=whole.dictionary_id, first_passage=first_passage
+        )
         used.append(points_at)
         links = (first_dictionary + around[name] if name in around else None for name in ("previous", "next"))
         previous, following = links
-        builder.add("dictionary", dictionary_row(model, whole, state, corpus=corpus, previous=previous, following=following))
+        builder.add(
+            "dictionary",
+            dictionary_row(model, whole, state, corpus=corpus, previous=previous, following=following),
+        )
         builder.add("layer_summary", summary_row(whole, state, table["verdict"].value_counts().to_pylist()))
         builder.add("feature", table)
         builder.add("context", contexts)
-    builder.add("passage", passage_table(state.passages, np.unique(np.concatenate(used)), first_passage=first_passage, corpus=corpus))
+    builder.add(
+        "passage",
+        passage_table(
+            state.passages, np.unique(np.concatenate(used)), first_passage=first_passage, corpus=corpus
+        ),
+    )
     builder.add("token", _token_table(model, found.vocabulary, folded, state.occurrences))
 
 
@@ -168,7 +194,9 @@ def _no_pairs(d_sae: int) -> Pairs:
 
 def _neighbours(directions: Tensor, live: Tensor) -> Pairs:
     alive = live.nonzero().squeeze(1)
-    return relation_pairs(neighbours(directions[alive], directions, among=alive, itself=True), alive, len(directions))
+    return relation_pairs(
+        neighbours(directions[alive], directions, among=alive, itself=True), alive, len(directions)
+    )
 
 
 def _across(directions: Tensor, live: Tensor, others: Tensor, theirs: Tensor) -> Pairs:
@@ -177,7 +205,9 @@ def _across(directions: Tensor, live: Tensor, others: Tensor, theirs: Tensor) ->
     return relation_pairs(found, alive, len(directions))
 
 
-def _token_table(model: LanguageModel, vocabulary: Vocabulary, folded: list[str], occurrences: np.ndarray) -> pa.Table:
+def _token_table(
+    model: LanguageModel, vocabulary: Vocabulary, folded: list[str], occurrences: np.ndarray
+) -> pa.Table:
     return pa.table(
         {
             "model": [model.id] * len(vocabulary),

@@ -1,7 +1,9 @@
-"""Anchor sets: one vector a token in a layer's centred space, made in different ways behind one interface (METHOD.md §4 item 4).
+"""Anchor sets: one vector a token in a layer's centred space, made in different ways behind one interface
+(METHOD.md §4 item 4).
 
-`ANCHOR_SETS[name](material)` gives anchors [vocab, d_in] of any norm: names and cones use their directions alone. The last three are
-controls: sets of vectors that say nothing of their tokens, to which rows align just as well.
+`ANCHOR_SETS[name](material)` gives anchors [vocab, d_in] of any norm: names and cones use their directions
+alone. The last three are controls: sets of vectors that say nothing of their tokens, to which rows align just
+as well.
 """
 
 from collections.abc import Callable
@@ -28,7 +30,9 @@ class Material(NamedTuple):
     previous: TokenSums | None = None
     """states summed by the token before"""
     unembedding: Tensor | None = None
-    """[vocab, d_in] rows that read a token's logit out of the residual stream, the final norm's gain folded in"""
+    """[vocab, d_in] rows that read a token's logit out of the residual stream, the final norm's gain folded
+    in
+    """
     unigram: Tensor | None = None
     """[vocab, d_in] the state of each token alone after BOS"""
     seed: int = 0
@@ -61,7 +65,9 @@ def _unigram(material: Material) -> Tensor:
 
 
 def _unembedding(material: Material) -> Tensor:
-    """Σ W_U: a row that is read out is a covector; times the covariance it is the pattern it reads (Haufe et al. 2014)."""
+    """Σ W_U: a row that is read out is a covector; times the covariance it is the pattern it reads (Haufe et
+    al. 2014).
+    """
     rows: Tensor = _given(material, "unembedding")
     return (rows - rows.mean(0)) @ material.covariance
 
@@ -83,9 +89,13 @@ def _gaussian(material: Material) -> Tensor:
 
 
 def _rotated(material: Material) -> Tensor:
-    """The class means under one random rotation: all their cosines to each other kept, their place in the space lost."""
+    """The class means under one random rotation: all their cosines to each other kept, their place in the
+    space lost.
+    """
     anchors = _class_mean("current")(material)
-    noise = torch.randn(anchors.shape[1], anchors.shape[1], generator=torch.Generator().manual_seed(material.seed))
+    noise = torch.randn(
+        anchors.shape[1], anchors.shape[1], generator=torch.Generator().manual_seed(material.seed)
+    )
     return anchors @ torch.linalg.qr(noise).Q
 
 
@@ -109,7 +119,9 @@ ANCHOR_SETS: dict[str, Callable[[Material], Tensor]] = {
     "gaussian": _gaussian,
     "rotated": _rotated,
 }
-"""Name → anchors. `current`, `following` and `previous` are mean states by token, shrunk to the transported embedding."""
+"""Name → anchors. `current`, `following` and `previous` are mean states by token, shrunk to the transported
+embedding.
+"""
 
 CONTROLS = ("permuted", "gaussian", "rotated")
 DESCRIPTIONS = {
@@ -146,9 +158,11 @@ class Fitness(NamedTuple):
 
 
 def bake_off(directions: Tensor, firings: Tensor, material: Material, names: list[str]) -> dict[str, Fitness]:
-    """The fitness of each named set for unit directions [n, d_in] of live features with their firings [n]; trains nothing.
+    """The fitness of each named set for unit directions [n, d_in] of live features with their firings [n];
+    trains nothing.
 
-    A set that lives in another width than the residual stream (raw W_E of some models), or was not gathered, is left out.
+    A set that lives in another width than the residual stream (raw W_E of some models), or was not gathered,
+    is left out.
     """
     weight = firings.double() / firings.sum()
     chance = F.normalize(random_directions(material.covariance, 2048, seed=material.seed), dim=-1)
@@ -163,5 +177,7 @@ def bake_off(directions: Tensor, firings: Tensor, material: Material, names: lis
         cosines = nearest_tokens(directions, anchors, 1).cosines[:, 0].double()
         random = nearest_tokens(chance, anchors, 1).cosines.mean()
         medium = (cosines >= 0.5).double().mean()
-        found[name] = Fitness(cosines.mean().item(), (cosines * weight).sum().item(), random.item(), medium.item())
+        found[name] = Fitness(
+            cosines.mean().item(), (cosines * weight).sum().item(), random.item(), medium.item()
+        )
     return found

@@ -1,7 +1,8 @@
-"""Vocabulary anchors: one vector a token in a layer's activation space, what rows are held to, and the names read off them.
+"""Vocabulary anchors: one vector a token in a layer's activation space, what rows are held to, and the names
+read off them.
 
-All vectors here are in the centred space of the hook point (the layer's mean is subtracted), so a cosine is between
-deviations from the mean. Cosine ≥ 0.8 counts as aligned (METHOD.md §5).
+All vectors here are in the centred space of the hook point (the layer's mean is subtracted), so a cosine is
+between deviations from the mean. Cosine ≥ 0.8 counts as aligned (METHOD.md §5).
 """
 
 from typing import NamedTuple
@@ -14,7 +15,9 @@ ALIGNED = 0.8
 BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
 CHUNK = 2048
 OUTLIER = 4.0
-"""Positions whose norm is above this many medians are left out of what anchors are fitted from (attention sinks)."""
+"""Positions whose norm is above this many medians are left out of what anchors are fitted from (attention
+sinks).
+"""
 EDGE = 2e-3
 """A row whose cosine is within this of its cone's rests on its edge."""
 
@@ -38,10 +41,11 @@ class TokenSums:
 
 
 def transport(embedding: Tensor, sums: TokenSums, *, ridge: float = 1e-2) -> Tensor:
-    """[vocab, d_in] the embedding carried to the layer by one ridge map, fitted on the mean states weighted by count.
+    """[vocab, d_in] the embedding carried to the layer by one ridge map, fitted on the mean states weighted
+    by count.
 
-    Defined for every token, seen or not. The Tuned Lens's idea (arXiv 2303.08112) turned around. `ridge` is relative to the mean
-    eigenvalue of the weighted embedding covariance.
+    Defined for every token, seen or not. The Tuned Lens's idea (arXiv 2303.08112) turned around. `ridge` is
+    relative to the mean eigenvalue of the weighted embedding covariance.
     """
     centred = embedding - (sums.counts @ embedding) / sums.counts.sum()
     weighted = centred * sums.counts[:, None]
@@ -51,12 +55,15 @@ def transport(embedding: Tensor, sums: TokenSums, *, ridge: float = 1e-2) -> Ten
 
 
 def class_mean_anchors(embedding: Tensor, sums: TokenSums, *, prior: float = 4.0) -> Tensor:
-    """[vocab, d_in] mean state by current token, shrunk to the transported embedding with the weight of `prior` occurrences."""
+    """[vocab, d_in] mean state by current token, shrunk to the transported embedding with the weight of
+    `prior` occurrences.
+    """
     return (sums.sums + prior * transport(embedding, sums)) / (sums.counts[:, None] + prior)
 
 
 def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
-    """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows` (METHOD.md §4 item 1).
+    """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows`
+    (METHOD.md §4 item 1).
 
     Tokens that never occur get none; the fractional parts are settled by largest remainder.
     """
@@ -69,7 +76,9 @@ def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
 
 
 def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
-    """Unit rows [n, d] moved, each as little as possible, to within `cosine` of its unit anchor [n, d] (METHOD.md §4 item 3)."""
+    """Unit rows [n, d] moved, each as little as possible, to within `cosine` of its unit anchor [n, d]
+    (METHOD.md §4 item 3).
+    """
     unit = F.normalize(directions, dim=-1)
     along = (unit * anchors).sum(-1, keepdim=True)
     across = F.normalize(unit - along * anchors, dim=-1)
@@ -77,11 +86,14 @@ def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
     return torch.where(along < cosine, bent, unit)
 
 
-def stay_in_cones(gradient: Tensor, directions: Tensor, anchors: Tensor, assigned: Tensor, cosine: float) -> None:
-    """In place: takes off gradient [n, d] what would push unit rows [n, d] that rest on the edge of their cone out of it.
+def stay_in_cones(
+    gradient: Tensor, directions: Tensor, anchors: Tensor, assigned: Tensor, cosine: float
+) -> None:
+    """In place: takes off gradient [n, d] what would push unit rows [n, d] that rest on the edge of their
+    cone out of it.
 
-    Without this an optimiser with momentum spends its step, and its second moments, on a move that the projection undoes.
-    `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
+    Without this an optimiser with momentum spends its step, and its second moments, on a move that the
+    projection undoes. `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
     """
     for part in torch.arange(len(gradient), device=gradient.device).split(4096):  # chunks that stay in cache
         at = slice(int(part[0]), int(part[-1]) + 1)
@@ -104,7 +116,10 @@ class Names(NamedTuple):
 def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> Names:
     """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
     unit = F.normalize(anchors, dim=-1)
-    found = [(F.normalize(part, dim=-1) @ unit.T).topk(min(m, len(anchors)), dim=-1) for part in directions.split(CHUNK)]
+    found = [
+        (F.normalize(part, dim=-1) @ unit.T).topk(min(m, len(anchors)), dim=-1)
+        for part in directions.split(CHUNK)
+    ]
     return Names(torch.cat([f.indices for f in found]), torch.cat([f.values for f in found]))
 
 
@@ -114,7 +129,9 @@ def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
 
 
 def random_directions(covariance: Tensor, n: int, *, seed: int = 0) -> Tensor:
-    """[n, d] Gaussian directions with the given covariance [d, d]: what chance makes of a nearest-anchor cosine."""
+    """[n, d] Gaussian directions with the given covariance [d, d]: what chance makes of a nearest-anchor
+    cosine.
+    """
     values, vectors = torch.linalg.eigh(covariance)
     noise = torch.randn(n, len(values), generator=torch.Generator().manual_seed(seed))
     return (noise * values.clamp_min(0).sqrt()) @ vectors.T
@@ -130,7 +147,9 @@ class Phrases(NamedTuple):
 
 
 def phrases(directions: Tensor, anchors: Tensor, first: Tensor, length: int = 3) -> Phrases:
-    """Non-negative orthogonal matching pursuit over the anchors [vocab, d], begun at each direction's name `first` [n]."""
+    """Non-negative orthogonal matching pursuit over the anchors [vocab, d], begun at each direction's name
+    `first` [n].
+    """
     unit = F.normalize(anchors, dim=-1)
     tokens, cosines = [], []
     for part, name in zip(directions.split(CHUNK), first.split(CHUNK), strict=True):
@@ -151,7 +170,9 @@ def phrases(directions: Tensor, anchors: Tensor, first: Tensor, length: int = 3)
 
 
 def _non_negative_fit(target: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares of target [n, d] on atoms [n, m, d], negative weights set to 0: (fit [n, d], its cosine [n])."""
+    """Least squares of target [n, d] on atoms [n, m, d], negative weights set to 0: (fit [n, d], its cosine
+    [n]).
+    """
     gram = atoms @ atoms.mT + 1e-6 * torch.eye(atoms.shape[1])
     weights = torch.linalg.solve(gram, atoms @ target[..., None]).clamp_min(0)
     fit = (weights * atoms).sum(1)

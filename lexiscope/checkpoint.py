@@ -6,9 +6,9 @@
     metrics.json              held-out, METHOD.md §5
     train.jsonl               one line a log step
 
-A plain dictionary loads in SAELens as it is. One with a dense path names an architecture of its own, so that SAELens refuses
-it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries' dictionaries too
-(`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never executed.
+A plain dictionary loads in SAELens as it is. One with a dense path names an architecture of its own, so that
+SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries'
+dictionaries too (`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never executed.
 """
 
 import json
@@ -30,7 +30,10 @@ from lexiscope.saelens import CONFIG, DENSE_ARCHITECTURE, WEIGHTS, read_saelens
 from lexiscope.weights import PICKLES, Foreign, read_json, read_tensors
 
 ANCHORS, METRICS, LOG = "anchors.safetensors", "metrics.json", "train.jsonl"
-HOOK_FOLDER = re.compile(r"((transformer|model|gpt_neox)\.)*(blocks|layers?|h)[._-]?\d+.*|seed\d+|final_\d+|best|\d+", re.IGNORECASE)
+HOOK_FOLDER = re.compile(
+    r"((transformer|model|gpt_neox)\.)*(blocks|layers?|h)[._-]?\d+.*|seed\d+|final_\d+|best|\d+",
+    re.IGNORECASE,
+)
 """Folders named after a hook point, a seed or a step: the set's name is their parent's."""
 
 
@@ -46,9 +49,12 @@ class AnchorFit(NamedTuple):
     assigned: Tensor
     """[d_sae] the token each row was held near, −1 for none"""
     lift: Tensor | None = None
-    """[d_sae] the training token of highest lift, −1 where the feature was silent; None in older checkpoints"""
+    """[d_sae] the training token of highest lift, −1 where the feature was silent; None in older checkpoints
+    """
     kind: str = ""
-    """what the anchors are, in words, where they were fitted after training; the checkpoint's own are described in its details"""
+    """what the anchors are, in words, where they were fitted after training; the checkpoint's own are
+    described in its details
+    """
 
 
 class Checkpoint(NamedTuple):
@@ -79,7 +85,9 @@ class Checkpoint(NamedTuple):
 
     @property
     def layer(self) -> int:
-        """The block after which it reads the residual stream. Raises CheckpointError where it reads something else, or none is known."""
+        """The block after which it reads the residual stream. Raises CheckpointError where it reads something
+        else, or none is known.
+        """
         if not self.hook:
             known = self.details.get("layer", self.chosen_layer)
             if known is None:
@@ -87,12 +95,16 @@ class Checkpoint(NamedTuple):
             return int(known)
         found = layer_of(self.hook, self.path)
         if self.chosen_layer not in (None, found):
-            raise CheckpointError(f"{self.path} reads {self.hook}, which is layer {found}, not {self.chosen_layer}.")
+            raise CheckpointError(
+                f"{self.path} reads {self.hook}, which is layer {found}, not {self.chosen_layer}."
+            )
         return found
 
     @property
     def set_name(self) -> str:
-        """What dictionaries of one kind share over layers: as asked, as trained, as Neuronpedia has it, or after its folder."""
+        """What dictionaries of one kind share over layers: as asked, as trained, as Neuronpedia has it, or
+        after its folder.
+        """
         if self.chosen_set or "set" in self.details:
             return _slug(self.chosen_set or str(self.details["set"]))
         metadata = self.config.get("metadata") or {}
@@ -112,15 +124,23 @@ class Checkpoint(NamedTuple):
 
 
 def layer_of(hook: str, path: Path) -> int:
-    """The block after which the residual stream is what `hook` names. Raises CheckpointError for any other hook point."""
+    """The block after which the residual stream is what `hook` names. Raises CheckpointError for any other
+    hook point.
+    """
     after = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)", hook)
     if after:
         return int(after[1] or after[2])
     before = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", hook)
     if before and int(before[1]) > 0:
         return int(before[1]) - 1  # the same tensor as the one after the block before
-    what = "the embedding before the first block" if before else "something other than the residual stream after a block"
-    raise CheckpointError(f"{path} reads {hook}, {what}: only the residual stream after a block can be named and indexed here.")
+    what = (
+        "the embedding before the first block"
+        if before
+        else "something other than the residual stream after a block"
+    )
+    raise CheckpointError(
+        f"{path} reads {hook}, {what}: only the residual stream after a block can be named and indexed here."
+    )
 
 
 def _slug(name: str) -> str:
@@ -141,24 +161,46 @@ def new_checkpoint(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise CheckpointError(f"{path} could not be written: {error.strerror or error}. Nothing that was there has changed.") from error
+        raise CheckpointError(
+            f"{path} could not be written: {error.strerror or error}. Nothing that was there has changed."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path} already holds a run; it is kept. Give another place with --out, or remove it first.")
+        raise CheckpointError(
+            f"{path} already holds a run; it is kept. Give another place with --out, or remove it first."
+        )
 
 
 def save_weights(
-    folder: Path, dictionary: Dictionary, *, fit: AnchorFit | None, model: str, hook: str, context: int, details: dict[str, Any]
+    folder: Path,
+    dictionary: Dictionary,
+    *,
+    fit: AnchorFit | None,
+    model: str,
+    hook: str,
+    context: int,
+    details: dict[str, Any],
 ) -> None:
     """Write weights, anchors and cfg.json into `folder`."""
-    tensors = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out")}
-    save_file({name: tensor.contiguous().float() for name, tensor in tensors.items() if tensor is not None}, folder / WEIGHTS)
+    tensors = {
+        name: getattr(dictionary, name)
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out")
+    }
+    save_file(
+        {name: tensor.contiguous().float() for name, tensor in tensors.items() if tensor is not None},
+        folder / WEIGHTS,
+    )
     if fit is not None:
-        found = {"anchors": fit.anchors.half().contiguous(), "counts": fit.counts, "mean": fit.mean.float(), "assigned": fit.assigned}
+        found = {
+            "anchors": fit.anchors.half().contiguous(),
+            "counts": fit.counts,
+            "mean": fit.mean.float(),
+            "assigned": fit.assigned,
+        }
         save_file(found | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
     dense = dictionary.dense_in is not None
     config = {
@@ -186,7 +228,8 @@ def save_weights(
 
 
 def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
-    """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu or standard.
+    """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu or
+    standard.
 
     Raises CheckpointError: a dense path, which no architecture of SAELens has; `out` holds something already.
     """
@@ -198,31 +241,44 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
         )
     tensors = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     if dictionary.threshold is None:
-        architecture: dict[str, Any] = {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+        architecture: dict[str, Any] = {
+            "architecture": "topk",
+            "k": dictionary.k,
+            "rescale_acts_by_decoder_norm": False,
+        }
     elif (dictionary.threshold == 0).all():
         architecture = {"architecture": "standard"}
     else:
         architecture, tensors["threshold"] = {"architecture": "jumprelu"}, dictionary.threshold
     recorded = checkpoint.config.get("metadata") or {}
-    config = architecture | {
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "constant_norm_rescale" if dictionary.normalise == "constant_norm" else dictionary.normalise,
-        "reshape_activations": "none",
-        "metadata": {
-            "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
-            "model_name": checkpoint.model,
-            "hook_name": f"blocks.{checkpoint.layer}.hook_resid_post",
-            "hook_head_index": None,
-            "context_size": recorded.get("context_size"),
-            "prepend_bos": recorded.get("prepend_bos", True),
-            "neuronpedia_id": recorded.get("neuronpedia_id"),
-            "exported_from": {"origin": checkpoint.origin, "architecture": checkpoint.architecture, "hook": checkpoint.hook},
-        },
-    }
+    config = (
+        architecture
+        | {
+            "d_in": dictionary.d_in,
+            "d_sae": dictionary.d_sae,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": False,
+            "normalize_activations": "constant_norm_rescale"
+            if dictionary.normalise == "constant_norm"
+            else dictionary.normalise,
+            "reshape_activations": "none",
+            "metadata": {
+                "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
+                "model_name": checkpoint.model,
+                "hook_name": f"blocks.{checkpoint.layer}.hook_resid_post",
+                "hook_head_index": None,
+                "context_size": recorded.get("context_size"),
+                "prepend_bos": recorded.get("prepend_bos", True),
+                "neuronpedia_id": recorded.get("neuronpedia_id"),
+                "exported_from": {
+                    "origin": checkpoint.origin,
+                    "architecture": checkpoint.architecture,
+                    "hook": checkpoint.hook,
+                },
+            },
+        }
+    )
     with new_checkpoint(out) as folder:
         save_file({name: tensor.contiguous().float() for name, tensor in tensors.items()}, folder / WEIGHTS)
         write_json(folder / CONFIG, config)
@@ -233,19 +289,34 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
-    """Read a dictionary: one of ours, a SAELens folder, a sparsify folder (or a run's that holds one), the authors' `checkpoint.pt`.
+    """Read a dictionary: one of ours, a SAELens folder, a sparsify folder (or a run's that holds one), the
+    authors' `checkpoint.pt`.
 
-    With `anchors=False` the anchors' fit stays on disk. Raises CheckpointError: nothing there, a missing or truncated file, a pickle that
-    would run, widths that disagree, an unknown architecture, a convention of another library that would be read wrongly.
+    With `anchors=False` the anchors' fit stays on disk. Raises CheckpointError: nothing there, a missing or
+    truncated file, a pickle that would run, widths that disagree, an unknown architecture, a convention of
+    another library that would be read wrongly.
     """
     if path.is_file() and path.name in (CONFIG, WEIGHTS, SPARSIFY_WEIGHTS):
         path = path.parent
     found = _read(path)
-    own = found.config.get("metadata", {}).get("lexiscope") is not None or found.architecture == DENSE_ARCHITECTURE
+    own = (
+        found.config.get("metadata", {}).get("lexiscope") is not None
+        or found.architecture == DENSE_ARCHITECTURE
+    )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
     metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
     origin = "lexiscope" if own else found.origin
-    return Checkpoint(path, found.dictionary, found.config, fit, metrics, origin, found.architecture, found.hook, found.model)
+    return Checkpoint(
+        path,
+        found.dictionary,
+        found.config,
+        fit,
+        metrics,
+        origin,
+        found.architecture,
+        found.hook,
+        found.model,
+    )
 
 
 def _read(path: Path) -> Foreign:
@@ -271,6 +342,8 @@ def _read(path: Path) -> Foreign:
 def _read_fit(path: Path) -> AnchorFit:
     found = read_tensors(path)
     try:
-        return AnchorFit(found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift"))
+        return AnchorFit(
+            found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift")
+        )
     except KeyError as error:
         raise CheckpointError(f"{path}: {error} is missing from it.") from error

@@ -1,9 +1,10 @@
 """The sparse dictionary: encode a residual stream to (values, indices), decode it back.
 
-Weights are in the raw space of the hook point: whatever centring and scaling training used is folded in (`fold`), so that
-`x̂ = Σ_j values_j · W_dec[indices_j] + (x P) Q + b_dec` with `values, indices = TopK(ReLU(x W_enc + b_enc), k)`.
-The dense path (P, Q) is there only where a recipe asks for it. Dictionaries of other libraries may select by a threshold
-instead of TopK, and may normalise each x first; what else they do is folded into the weights (`lexiscope.foreign`).
+Weights are in the raw space of the hook point: whatever centring and scaling training used is folded in
+(`fold`), so that `x̂ = Σ_j values_j · W_dec[indices_j] + (x P) Q + b_dec` with `values, indices = TopK(ReLU(x
+W_enc + b_enc), k)`. The dense path (P, Q) is there only where a recipe asks for it. Dictionaries of other
+libraries may select by a threshold instead of TopK, and may normalise each x first; what else they do is
+folded into the weights (`lexiscope.foreign`).
 """
 
 from dataclasses import dataclass, replace
@@ -53,9 +54,13 @@ class Dictionary:
     dense_out: Tensor | None = None
     """[rank, d_in] Q of the dense path"""
     threshold: Tensor | None = None
-    """[d_sae] a feature fires where its pre-activation is positive and above its threshold (JumpReLU; zeros: ReLU)"""
+    """[d_sae] a feature fires where its pre-activation is positive and above its threshold (JumpReLU; zeros:
+    ReLU)
+    """
     normalise: Literal["none", "constant_norm", "layer_norm"] = "none"
-    """what is done to each x before encoding and undone after decoding: scaled to norm √d, or standardised over its width"""
+    """what is done to each x before encoding and undone after decoding: scaled to norm √d, or standardised
+    over its width
+    """
 
     @property
     def d_in(self) -> int:
@@ -73,11 +78,15 @@ class Dictionary:
     def pre_activations(self, x: Tensor) -> Tensor:
         """[n, d_sae] before the selection, for x [n, d_in]."""
         if self.normalise != "none":
-            x = (x - self._shift(x)) / (self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0))
+            x = (x - self._shift(x)) / (
+                self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0)
+            )
         return F.linear(x, self.W_enc.T, self.b_enc)
 
     def encode(self, x: Tensor) -> SparseCode:
-        """The features of each row of x [n, d_in] that are selected; as many columns as the fullest row needs."""
+        """The features of each row of x [n, d_in] that are selected; as many columns as the fullest row
+        needs.
+        """
         if self.threshold is None:
             return top_k(self.pre_activations(x), self.k)
         return self.select(x, lost=0).code
@@ -110,11 +119,15 @@ class Dictionary:
         return x.mean(dim=-1, keepdim=True) if self.normalise == "layer_norm" else 0.0
 
     def decode_sparse(self, code: SparseCode, x: Tensor) -> Tensor:
-        """[n, d_in] the sparse part alone, without bias or dense path (x feeds only the normalisation's scale)."""
+        """[n, d_in] the sparse part alone, without bias or dense path (x feeds only the normalisation's
+        scale).
+        """
         return gather_sum(code, self.W_dec) * self._scale(x)
 
     def writes(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
-        """[m, d_in] what one feature each, features [m], adds to the reconstruction of x [m, d_in] at activation values [m]."""
+        """[m, d_in] what one feature each, features [m], adds to the reconstruction of x [m, d_in] at
+        activation values [m].
+        """
         return values[:, None] * self.W_dec[features] * self._scale(x)
 
     def dense_part(self, x: Tensor) -> Tensor:
@@ -124,7 +137,9 @@ class Dictionary:
         return (x @ self.dense_in) @ self.dense_out
 
     def decode(self, code: SparseCode, x: Tensor) -> Tensor:
-        """[n, d_in] the whole reconstruction of x from its code (x itself feeds only the dense path and the normalisation)."""
+        """[n, d_in] the whole reconstruction of x from its code (x itself feeds only the dense path and the
+        normalisation).
+        """
         return self.decode_sparse(code, x) + self.dense_part(x) + self.b_dec * self._scale(x) + self._shift(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -133,7 +148,8 @@ class Dictionary:
         return self.decode(self.encode(flat), flat).reshape(x.shape)
 
     def fold(self, mean: Tensor, scale: float) -> "Dictionary":
-        """The same dictionary on raw x, where this one was trained on `x · scale − mean` (mean [d_in] in scaled space).
+        """The same dictionary on raw x, where this one was trained on `x · scale − mean` (mean [d_in] in
+        scaled space).
 
         Activations keep their value; directions get norm 1 / scale.
         """
@@ -152,7 +168,8 @@ class Dictionary:
         )
 
     def centred(self) -> "Dictionary":
-        """The same dictionary on raw x, where this one reads x less its mean over the width (TransformerLens's `center_writing_weights`).
+        """The same dictionary on raw x, where this one reads x less its mean over the width
+        (TransformerLens's `center_writing_weights`).
 
         Activations keep their value; a dense path of rank 1 carries the mean over to the reconstruction.
         """
@@ -189,7 +206,9 @@ class FiringOrder(NamedTuple):
     """[firings] its place in the flattened code"""
 
     def sum(self, weights: Tensor, x: Tensor) -> Tensor:
-        """The transpose of `gather_sum`: [m, d] Σ over each feature's tokens of weight · x[token]; weights [n, k], x [n, d]."""
+        """The transpose of `gather_sum`: [m, d] Σ over each feature's tokens of weight · x[token]; weights
+        [n, k], x [n, d].
+        """
         weight = weights.reshape(-1)[self.entries].to(x.dtype)
         return F.embedding_bag(self.tokens, x, self.offsets, per_sample_weights=weight, mode="sum")
 

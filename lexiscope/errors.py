@@ -1,4 +1,6 @@
-"""What a person can get wrong in the domain, each with its own type. The message says what was wrong and what would be right."""
+"""What a person can get wrong in the domain, each with its own type. The message says what was wrong and what
+would be right.
+"""
 
 
 class LexiscopeError(Exception):

@@ -1,10 +1,12 @@
-"""Name evidence (METHOD.md §5): does a feature named t fire on t, on t's family, near t, or where t comes next?
+"""Name evidence (METHOD.md §5): does a feature named t fire on t, on t's family, near t, or where t comes
+next?
 
-Pure functions of tensors and one streaming accumulator. Shares are over all firings of a feature, so all activation
-quantiles count by their size. Each share has its null: the same share for tokens of like frequency drawn at random.
+Pure functions of tensors and one streaming accumulator. Shares are over all firings of a feature, so all
+activation quantiles count by their size. Each share has its null: the same share for tokens of like frequency
+drawn at random.
 
-The verdict on a name is decided in `EvidenceCounts.result`, and nowhere else; docs/evidence.md says it in words, with the rate at
-which it is wrong.
+The verdict on a name is decided in `EvidenceCounts.result`, and nowhere else; docs/evidence.md says it in
+words, with the rate at which it is wrong.
 """
 
 from typing import NamedTuple
@@ -26,12 +28,16 @@ KINDS = ("here", "family", "near", "predicts")
 
 
 def families(embedding: Tensor, folded: list[str], *, nearest: int = 20, variants: int = 6) -> Tensor:
-    """[vocab, 1 + nearest + variants] each token's family: itself, case and space variants, inflections, nearest by raw W_E.
+    """[vocab, 1 + nearest + variants] each token's family: itself, case and space variants, inflections,
+    nearest by raw W_E.
 
-    Inflections are tokens whose folded spelling adds or drops one of s, es, ed, d, ing, ly, 's. Padded with −1.
+    Inflections are tokens whose folded spelling adds or drops one of s, es, ed, d, ing, ly, 's. Padded with
+    −1.
     """
     unit = F.normalize(embedding - embedding.mean(0), dim=-1)
-    near = torch.cat([(part @ unit.T).topk(min(nearest + 1, len(unit)), dim=-1).indices for part in unit.split(1024)])
+    near = torch.cat(
+        [(part @ unit.T).topk(min(nearest + 1, len(unit)), dim=-1).indices for part in unit.split(1024)]
+    )
     by_spelling: dict[str, list[int]] = {}
     for token, spelling in enumerate(folded):
         by_spelling.setdefault(spelling, []).append(token)
@@ -43,14 +49,18 @@ def families(embedding: Tensor, folded: list[str], *, nearest: int = 20, variant
         if len(spelling) > 2:
             endings = ("s", "es", "ed", "d", "ing", "ly", "'s")
             spellings += [spelling + ending for ending in endings]
-            spellings += [spelling[: -len(e)] for e in endings if spelling.endswith(e) and len(spelling) - len(e) > 2]
+            spellings += [
+                spelling[: -len(e)] for e in endings if spelling.endswith(e) and len(spelling) - len(e) > 2
+            ]
         kin = [other for s in spellings for other in by_spelling.get(s, ()) if other != token][:variants]
         related[token, : len(kin)] = torch.tensor(kin, dtype=torch.long)
     return torch.cat([near, related], 1).int()
 
 
 def matched_controls(counts: Tensor, *, draws: int = 4, seed: int = 0) -> Tensor:
-    """[vocab, draws] for each token, other tokens of like frequency: ranks within ±5 % (at least ±10 places), never itself."""
+    """[vocab, draws] for each token, other tokens of like frequency: ranks within ±5 % (at least ±10 places),
+    never itself.
+    """
     counts = counts.cpu()  # drawn on the CPU, so that every device has the same
     order = counts.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
@@ -75,12 +85,16 @@ class Lift(NamedTuple):
     """[d_sae] firings on it"""
 
 
-def highest_lift(features: Tensor, tokens: Tensor, counts: Tensor, firings: Tensor, token_counts: Tensor) -> Lift:
-    """The token t with the highest share(t) · log(share(t) / rate(t)): its part of KL(firing positions ‖ text).
+def highest_lift(
+    features: Tensor, tokens: Tensor, counts: Tensor, firings: Tensor, token_counts: Tensor
+) -> Lift:
+    """The token t with the highest share(t) · log(share(t) / rate(t)): its part of KL(firing positions ‖
+    text).
 
-    Plain lift would always pick a token met once in the text; weighting it by the share asks that it matter. features, tokens and
-    counts [pairs] are the distinct pairs of a feature with a token it fired on, and how often; firings [d_sae] all the firings
-    of each feature; token_counts [vocab] the occurrences of each token in the same text. Of equal tokens the smallest id wins.
+    Plain lift would always pick a token met once in the text; weighting it by the share asks that it matter.
+    features, tokens and counts [pairs] are the distinct pairs of a feature with a token it fired on, and how
+    often; firings [d_sae] all the firings of each feature; token_counts [vocab] the occurrences of each token
+    in the same text. Of equal tokens the smallest id wins.
     """
     share = counts.double() / firings[features].clamp_min(1)
     rate = token_counts[tokens].double().clamp_min(1) / token_counts.sum().clamp_min(1)
@@ -97,12 +111,15 @@ def highest_lift(features: Tensor, tokens: Tensor, counts: Tensor, firings: Tens
 def lift_names(features: Tensor, tokens: Tensor, token_counts: Tensor, d_sae: int) -> Tensor:
     """[d_sae] the name of highest lift of each feature, −1 where it never fired.
 
-    features and tokens [firings]: which feature fired, on which token; token_counts [vocab] as in `highest_lift`, over every
-    position of the text that the firings are from, whether anything fired there or not.
+    features and tokens [firings]: which feature fired, on which token; token_counts [vocab] as in
+    `highest_lift`, over every position of the text that the firings are from, whether anything fired there or
+    not.
     """
     keys, counts = torch.unique(features.long() * len(token_counts) + tokens.long(), return_counts=True)
     firings = torch.bincount(features, minlength=d_sae)
-    return highest_lift(keys // len(token_counts), keys % len(token_counts), counts, firings, token_counts).tokens
+    return highest_lift(
+        keys // len(token_counts), keys % len(token_counts), counts, firings, token_counts
+    ).tokens
 
 
 class Place(NamedTuple):
@@ -137,20 +154,34 @@ class Evidence(NamedTuple):
     supported: Tensor
 
     def verdict(self, live: Tensor) -> list[str]:
-        """`dead`, `both`, `reads`, `predicts` or `unsupported`, from the q-values at a false discovery rate of FDR."""
+        """`dead`, `both`, `reads`, `predicts` or `unsupported`, from the q-values at a false discovery rate
+        of FDR.
+        """
         reads, predicts = self.q_reads <= FDR, self.q_predicts <= FDR
-        words = {(False, False): "unsupported", (True, False): "reads", (False, True): "predicts", (True, True): "both"}
-        return [words[bool(r), bool(p)] if alive else "dead" for r, p, alive in zip(reads, predicts, live, strict=True)]
+        words = {
+            (False, False): "unsupported",
+            (True, False): "reads",
+            (False, True): "predicts",
+            (True, True): "both",
+        }
+        return [
+            words[bool(r), bool(p)] if alive else "dead"
+            for r, p, alive in zip(reads, predicts, live, strict=True)
+        ]
 
     @property
     def half(self) -> Tensor:
-        """[d_sae] bool: at least half of the firings are on the name's family (`half_live` is their share of the live features)."""
+        """[d_sae] bool: at least half of the firings are on the name's family (`half_live` is their share of
+        the live features).
+        """
         return self.share["family"] >= 0.5
 
 
 class _Marks:
-    """For one stretch of positions at a time: which of the vocabulary's tokens have the position's token in their family, or stand
-    near before it, marked in a table [positions, vocab] that stays in cache. A name is then one look-up, whatever its family's size."""
+    """For one stretch of positions at a time: which of the vocabulary's tokens have the position's token in
+    their family, or stand near before it, marked in a table [positions, vocab] that stays in cache. A name is
+    then one look-up, whatever its family's size.
+    """
 
     def __init__(self, families: Tensor) -> None:
         """families [vocab, m], padded with −1."""
@@ -173,16 +204,22 @@ class _Marks:
         return sums.index_add_(0, pairs // len(self._sizes), counts[pairs % len(self._sizes)].double())
 
     def hold(self, candidates: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        """Two of [n, m] for candidates [n, m]: is the current token of each one's family, and does it stand near before?"""
+        """Two of [n, m] for candidates [n, m]: is the current token of each one's family, and does it stand
+        near before?
+        """
         n, width = len(candidates), len(self._sizes) + 1
         row = torch.arange(n, device=candidates.device) % self._rows * width
         asked = candidates + row[:, None]
         sizes = self._sizes[place.current]
         ends = sizes.cumsum(0)
         along = torch.arange(int(ends[-1]), device=row.device)
-        relatives = self._relatives[along + (self._starts[place.current] - ends + sizes).repeat_interleave(sizes)]
+        relatives = self._relatives[
+            along + (self._starts[place.current] - ends + sizes).repeat_interleave(sizes)
+        ]
         relatives += row.repeat_interleave(sizes)
-        before = torch.where(place.before < 0, width - 1, place.before) + row[:, None]  # the last column is marked and never asked for
+        before = (
+            torch.where(place.before < 0, width - 1, place.before) + row[:, None]
+        )  # the last column is marked and never asked for
         family, near = torch.empty_like(asked, dtype=torch.bool), torch.empty_like(asked, dtype=torch.bool)
         stretches = torch.arange(0, n, self._rows, device=row.device)
         bounds = [0, *ends[(stretches + self._rows - 1).clamp_max(n - 1)].tolist()]
@@ -193,16 +230,20 @@ class _Marks:
         return family, near
 
     def _look_up(self, cells: Tensor, asked: Tensor) -> Tensor:
-        self._table.index_fill_(0, cells, True)  # indexing with brackets waits for all threads, several times a stretch
+        self._table.index_fill_(
+            0, cells, True
+        )  # indexing with brackets waits for all threads, several times a stretch
         found = self._table.index_select(0, asked.reshape(-1))
         self._table.index_fill_(0, cells, False)
         return found.view_as(asked)
 
 
 class EvidenceCounts:
-    """Streaming counts of how often each feature's name, and a control drawn for each firing, hold where it fires.
+    """Streaming counts of how often each feature's name, and a control drawn for each firing, hold where it
+    fires.
 
-    Any split of a text, in any order, counts the same; `merge` adds what another process counted with the same names.
+    Any split of a text, in any order, counts the same; `merge` adds what another process counted with the
+    same names.
     """
 
     def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
@@ -220,13 +261,17 @@ class EvidenceCounts:
         self.occurrences += torch.bincount(place.current, minlength=self.vocab)
         for start in range(0, len(place.current), CHUNK):
             rows = slice(start, start + CHUNK)
-            self._add_chunk(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in place)))
+            self._add_chunk(
+                SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in place))
+            )
 
     def _add_chunk(self, code: SparseCode, place: Place) -> None:
         fired = code.values > 0
         size, k = len(self.names), code.indices.shape[1]
         name = self.names[code.indices]
-        drawn = (code.indices + place.current[:, None]) % self.controls.shape[1]  # any order of batches draws the same
+        drawn = (code.indices + place.current[:, None]) % self.controls.shape[
+            1
+        ]  # any order of batches draws the same
         candidates = torch.cat([name, self.controls[name, drawn]], 1)
         found = [hit.view(len(fired), 2, k) & fired[:, None] for hit in self._holds(candidates, place)]
         cell = code.indices[:, None] + torch.arange(2, device=name.device)[:, None] * size
@@ -243,15 +288,21 @@ class EvidenceCounts:
         return here, here | family, here | near, candidates == place.following[:, None]
 
     def state(self) -> dict[str, Tensor]:
-        """What was counted so far, as plain tensors: all that `merge_state` of another process needs, names and families apart."""
-        return {name: getattr(self, name) for name in ("names", "firings", "hits", "control_hits", "occurrences")}
+        """What was counted so far, as plain tensors: all that `merge_state` of another process needs, names
+        and families apart.
+        """
+        return {
+            name: getattr(self, name) for name in ("names", "firings", "hits", "control_hits", "occurrences")
+        }
 
     def merge(self, other: "EvidenceCounts") -> None:
         """Add the counts of another text; names, families and controls must be the same."""
         self.merge_state(other.state())
 
     def merge_state(self, state: dict[str, Tensor]) -> None:
-        """As `merge`, from a `state`. Raises LexiscopeError where it counted other names or another vocabulary."""
+        """As `merge`, from a `state`. Raises LexiscopeError where it counted other names or another
+        vocabulary.
+        """
         if not torch.equal(state["names"], self.names) or len(state["occurrences"]) != self.vocab:
             raise LexiscopeError("These counts of name evidence are of other names: they cannot be added up.")
         for name in ("firings", "hits", "control_hits", "occurrences"):
@@ -260,12 +311,14 @@ class EvidenceCounts:
     def result(self, live: Tensor, p_ablation: Tensor | None = None) -> Evidence:
         """Shares, nulls and FDR decisions; live [d_sae] bool says which features are tested.
 
-        The p-value of a count is the Poisson tail P(X ≥ hits | firings · p₀), with p₀ the largest of three estimates of chance: the
-        feature's own controls, the pooled controls of features whose names are as frequent, and the rate in the text of the name (of
-        all its family, where that is what is asked).
-        *Reads* rests on two tests (here, family), *predicts* on one (the next token), or on two where the ablation pass gave the
-        feature a p-value too (`ablation_p`; NaN elsewhere), *supported* on both questions: the smallest p-value of several tests
-        counts times their number (Bonferroni). Benjamini-Hochberg then runs over live features, once for each of the three.
+        The p-value of a count is the Poisson tail P(X ≥ hits | firings · p₀), with p₀ the largest of three
+        estimates of chance: the feature's own controls, the pooled controls of features whose names are as
+        frequent, and the rate in the text of the name (of all its family, where that is what is asked).
+        *Reads* rests on two tests (here, family), *predicts* on one (the next token), or on two where the
+          ablation pass gave the
+        feature a p-value too (`ablation_p`; NaN elsewhere), *supported* on both questions: the smallest
+        p-value of several tests counts times their number (Bonferroni). Benjamini-Hochberg then runs over
+        live features, once for each of the three.
         """
         n = self.firings.clamp_min(1).double()
         share = {kind: self.hits[row] / n for row, kind in enumerate(KINDS)}
@@ -282,7 +335,9 @@ class EvidenceCounts:
             p[kind] = poisson_tail(self.hits[row].double(), n * floor)
         reads, predicts = _best_of(p["here"], p["family"]), p["predicts"]
         if p_ablation is not None:
-            predicts = torch.where(p_ablation.isnan(), predicts, _best_of(predicts, p_ablation.nan_to_num(1).to(predicts)))
+            predicts = torch.where(
+                p_ablation.isnan(), predicts, _best_of(predicts, p_ablation.nan_to_num(1).to(predicts))
+            )
         q_reads, q_predicts = benjamini_hochberg(reads, live), benjamini_hochberg(predicts, live)
         either = benjamini_hochberg(_best_of(reads, predicts), live)
         recall = self.hits[0] / occurrences.clamp_min(1)
@@ -290,7 +345,9 @@ class EvidenceCounts:
 
 
 class AblationCounts(NamedTuple):
-    """What the ablation pass counted of features [d_sae]: in how many contexts a token is among the five whose logits fall most."""
+    """What the ablation pass counted of features [d_sae]: in how many contexts a token is among the five
+    whose logits fall most.
+    """
 
     contexts: Tensor
     """0 where a feature was not tested"""
@@ -303,12 +360,14 @@ class AblationCounts(NamedTuple):
 
 
 def ablation_p(counts: AblationCounts, occurrences: Tensor) -> Tensor:
-    """[d_sae] p-value of the ablation hits, NaN where a feature was not tested; occurrences [d_sae] of the names in the text.
+    """[d_sae] p-value of the ablation hits, NaN where a feature was not tested; occurrences [d_sae] of the
+    names in the text.
 
-    The larger of two: the Poisson tail P(X ≥ hits | contexts · p₀), with p₀ the larger of the pooled controls of features whose
-    names are as frequent and of the name's own rate under the ablation of other features; and the share of all controls that do as
-    well in their feature's contexts. The second is there because the contexts of one feature are no independent trials: what its
-    direction lowers in one, it lowers in the next.
+    The larger of two: the Poisson tail P(X ≥ hits | contexts · p₀), with p₀ the larger of the pooled controls
+    of features whose names are as frequent and of the name's own rate under the ablation of other features;
+    and the share of all controls that do as well in their feature's contexts. The second is there because the
+    contexts of one feature are no independent trials: what its direction lowers in one, it lowers in the
+    next.
     """
     tested = counts.contexts > 0
     n, draws = counts.contexts.double(), counts.control_hits.shape[1]
@@ -337,7 +396,9 @@ def _pooled(hits: Tensor, trials: Tensor, bins: Tensor) -> Tensor:
 
 
 def poisson_tail(hits: Tensor, expected: Tensor) -> Tensor:
-    """P(X ≥ hits) for X ~ Poisson(expected): the regularised lower incomplete gamma function P(hits, expected)."""
+    """P(X ≥ hits) for X ~ Poisson(expected): the regularised lower incomplete gamma function P(hits,
+    expected).
+    """
     tail = torch.special.gammainc(hits.clamp_min(1), expected.clamp_min(1e-12))
     return torch.where(hits > 0, tail, torch.ones_like(tail))
 

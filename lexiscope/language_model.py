@@ -1,7 +1,7 @@
 """The language model: load, tokenise, read and patch a hook point, read a direction out, generate.
 
-The only user of transformer-lens. Token ids go in and tensors come out; text is met only in `tokenise` and `text`.
-The hook point of layer L is `blocks.L.hook_resid_post`, the residual stream after block L.
+The only user of transformer-lens. Token ids go in and tensors come out; text is met only in `tokenise` and
+`text`. The hook point of layer L is `blocks.L.hook_resid_post`, the residual stream after block L.
 """
 
 import re
@@ -18,7 +18,8 @@ from torch import Tensor
 from lexiscope.errors import ModelError
 
 Patch = Callable[[Tensor], Tensor]
-"""Takes the residual stream [batch, positions, d_model] of a hook point and returns what goes on from there."""
+"""Takes the residual stream [batch, positions, d_model] of a hook point and returns what goes on from there.
+"""
 
 RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs"})
 
@@ -28,11 +29,15 @@ def hook_name(layer: int) -> str:
 
 
 def model_slug(name: str) -> str:
-    """A model's id from a folder, a GGUF file or a hub's `owner/name`: lower-case letters, digits, '-', '_' and '.'."""
+    """A model's id from a folder, a GGUF file or a hub's `owner/name`: lower-case letters, digits, '-', '_'
+    and '.'.
+    """
     stem = Path(name).name.removesuffix(".gguf") or Path(name).resolve().name
     slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.")
     if not slug or slug in RESERVED:
-        raise ModelError(f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id.")
+        raise ModelError(
+            f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id."
+        )
     return slug
 
 
@@ -66,7 +71,8 @@ class Advanced(NamedTuple):
 class LanguageModel:
     """A decoder-only transformer with its tokenizer.
 
-    `embedding` is raw W_E [vocab, d_model]; `bos` opens every passage and stands at position 0, which is never encoded.
+    `embedding` is raw W_E [vocab, d_model]; `bos` opens every passage and stands at position 0, which is
+    never encoded.
     """
 
     def __init__(self, bridge: Any, path: str, model_id: str) -> None:
@@ -84,7 +90,9 @@ class LanguageModel:
         self.bos: int = bos if bos is not None else self.tokenizer.eos_token_id
         self._appends: dict[tuple[int, int], bool] = {}
         if self.bos is None:
-            raise ModelError(f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with.")
+            raise ModelError(
+                f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +108,9 @@ class LanguageModel:
         """A short id of the weights: the sums of their bits, exact on any device."""
         digest = sha256()
         for name, weights in self._bridge.named_parameters():
-            digest.update(f"{name} {tuple(weights.shape)} {weights.view(torch.int32).sum(dtype=torch.int64).item()}".encode())
+            digest.update(
+                f"{name} {tuple(weights.shape)} {weights.view(torch.int32).sum(dtype=torch.int64).item()}".encode()
+            )
         return digest.hexdigest()[:12]
 
     # --- tokens ---
@@ -122,7 +132,9 @@ class LanguageModel:
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """Residual stream after each asked block: {layer: [batch, positions, d_model]}, in one pass that stops at the last."""
+        """Residual stream after each asked block: {layer: [batch, positions, d_model]}, in one pass that
+        stops at the last.
+        """
         with self._kept(layers) as got:
             self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
         return got
@@ -151,18 +163,25 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None, *, first: int = 0) -> Tensor:
-        """[batch, positions, vocab], with the residual stream patched at the layers of `patches`; of the positions from `first` on."""
+        """[batch, positions, vocab], with the residual stream patched at the layers of `patches`; of the
+        positions from `first` on.
+        """
         with self._patched(patches or {}), self._unembedding_from(first):
             return self._bridge(tokens, return_type="logits")
 
     @torch.inference_mode()
     def advance(
-        self, tokens: Tensor, *, cache: Any = None, mask: Tensor | None = None, patches: Mapping[int, Patch] | None = None
+        self,
+        tokens: Tensor,
+        *,
+        cache: Any = None,
+        mask: Tensor | None = None,
+        patches: Mapping[int, Patch] | None = None,
     ) -> Advanced:
         """Logits of `tokens` [batch, positions] that follow what `cache` holds.
 
-        `mask` [batch, cached + positions] is 0 on the padding to the left of a row, which then counts its positions from its own
-        first token; without a mask there is no padding.
+        `mask` [batch, cached + positions] is 0 on the padding to the left of a row, which then counts its
+        positions from its own first token; without a mask there is no padding.
         """
         given: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if mask is not None:
@@ -173,16 +192,20 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logits_from(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
-        """[batch, positions, vocab] with the whole residual stream after block `layer` replaced by [batch, positions, d_model].
+        """[batch, positions, vocab] with the whole residual stream after block `layer` replaced by [batch,
+        positions, d_model].
 
-        The same logits as a patch gives; the blocks up to `layer` are not run where the architecture can do without them.
+        The same logits as a patch gives; the blocks up to `layer` are not run where the architecture can do
+        without them.
         """
         if not self._can_leave_blocks_out:
             return self.logits(tokens, {layer: lambda _: residual})
         return self._resume(tokens, layer, residual)
 
     def _resume(self, tokens: Tensor, layer: int, residual: Tensor, **given: Tensor) -> Tensor:
-        """transformer-lens's own `start_at_layer` still computes the blocks before; here each returns `residual` at once."""
+        """transformer-lens's own `start_at_layer` still computes the blocks before; here each returns
+        `residual` at once.
+        """
         left_out = list(self._bridge.blocks)[: layer + 1]
         try:
             for block in left_out:
@@ -194,24 +217,31 @@ class LanguageModel:
 
     @cached_property
     def _can_leave_blocks_out(self) -> bool:
-        """Tried once on a short passage: some architectures' blocks return more than a tensor, or share state with later ones."""
+        """Tried once on a short passage: some architectures' blocks return more than a tensor, or share state
+        with later ones.
+        """
         tokens = torch.full((2, 3), self.bos, device=self.device)
         layer = self.n_layers // 2
         residual = torch.randn(2, 3, self.d_model, generator=torch.Generator().manual_seed(0)).to(self.device)
         expected = self.logits(tokens, {layer: lambda _: residual})
         try:
             return torch.allclose(self._resume(tokens, layer, residual), expected, rtol=1e-4, atol=1e-4)
-        except Exception:  # whatever the architecture's own code raises when it is handed a tensor it did not expect
+        except (
+            Exception
+        ):  # whatever the architecture's own code raises when it is handed a tensor it did not expect
             return False
 
     @torch.inference_mode()
-    def logits_at(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
-        """[m, vocab] the next-token logits at each of `positions` [m] of one passage, tokens [1, n], were the residual stream after
-        block `layer` at that position alone residuals [m, d_model]; `stream` [1, n, d_model] is what it is there (`read`).
+    def logits_at(
+        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
+    ) -> Tensor:
+        """[m, vocab] the next-token logits at each of `positions` [m] of one passage, tokens [1, n], were the
+        residual stream after block `layer` at that position alone residuals [m, d_model]; `stream` [1, n,
+        d_model] is what it is there (`read`).
 
-        The changed positions are appended to the passage, each seeing what stands before its own position and itself, so that one
-        costs about one token's way through the remaining blocks; where an architecture does not allow that, one costs the passage
-        up to it. A few hundred positions a call are best.
+        The changed positions are appended to the passage, each seeing what stands before its own position and
+        itself, so that one costs about one token's way through the remaining blocks; where an architecture
+        does not allow that, one costs the passage up to it. A few hundred positions a call are best.
         """
         if layer == self.n_layers - 1:
             return self.unembed_residual(residuals)
@@ -219,7 +249,9 @@ class LanguageModel:
             return self._appended(tokens, layer, stream, positions, residuals)
         return self._one_by_one(tokens, layer, stream, positions, residuals)
 
-    def _appended(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
+    def _appended(
+        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
+    ) -> Tensor:
         n, m, device = tokens.shape[1], len(positions), tokens.device
         at = torch.arange(n + m, device=device)
         place = torch.cat([at[:n], positions.to(device)])
@@ -233,7 +265,9 @@ class LanguageModel:
             logits: Tensor = self._resume(whole, layer, torch.cat([stream, residuals[None]], 1), **given)
         return logits[0]
 
-    def _one_by_one(self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor) -> Tensor:
+    def _one_by_one(
+        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
+    ) -> Tensor:
         logits = residuals.new_empty(len(positions), self.vocab_size)
         for place in positions.unique().tolist():
             rows = (positions == place).nonzero().squeeze(1)
@@ -250,8 +284,13 @@ class LanguageModel:
         return self._bridge.hooks(fwd_hooks=[("unembed.hook_in", lambda normed, hook: normed[:, position:])])
 
     def _can_append(self, n: int, m: int, layer: int) -> bool:
-        """Tried once for each order of length of a passage and of what is appended to it: an architecture may look back only so far."""
-        n, m = min(1 << (n - 1).bit_length(), self.context_length), 64 if m <= 64 else 1 << (m - 1).bit_length()
+        """Tried once for each order of length of a passage and of what is appended to it: an architecture may
+        look back only so far.
+        """
+        n, m = (
+            min(1 << (n - 1).bit_length(), self.context_length),
+            64 if m <= 64 else 1 << (m - 1).bit_length(),
+        )
         if (n, m) not in self._appends:
             self._appends[n, m] = self._can_leave_blocks_out and self._append_agrees(n, m)
         return self._appends[n, m]
@@ -274,7 +313,10 @@ class LanguageModel:
     @contextmanager
     def _patched(self, patches: Mapping[int, Patch]) -> Iterator[None]:
         """Hooks in, hooks out, also after an error: nothing outlives the request that set it."""
-        hooks = [(hook_name(layer), lambda residual, hook, patch=patch: patch(residual)) for layer, patch in patches.items()]
+        hooks = [
+            (hook_name(layer), lambda residual, hook, patch=patch: patch(residual))
+            for layer, patch in patches.items()
+        ]
         with self._bridge.hooks(fwd_hooks=hooks):
             yield
 
@@ -282,25 +324,31 @@ class LanguageModel:
 
     @torch.inference_mode()
     def unembed_residual(self, residual: Tensor) -> Tensor:
-        """Logits [..., vocab] of a residual stream [..., d_model] read through the final norm (the logit lens)."""
+        """Logits [..., vocab] of a residual stream [..., d_model] read through the final norm (the logit
+        lens).
+        """
         return self._bridge.unembed(self._bridge.ln_final(residual))
 
     @torch.inference_mode()
     def read_out(self, directions: Tensor) -> Tensor:
         """Logit effect [n, vocab] of unit directions [n, d_model] at unit norm scale.
 
-        The final norm's gain is folded into the unembedding; a LayerNorm also removes the direction's mean; logits are centred
-        over the vocabulary (a shift changes no probability).
+        The final norm's gain is folded into the unembedding; a LayerNorm also removes the direction's mean;
+        logits are centred over the vocabulary (a shift changes no probability).
         """
         gain = self._bridge.ln_final.weight.float()
-        if getattr(self._bridge.ln_final, "bias", None) is not None:  # LayerNorm; RMSNorm has no bias and no centring
+        if (
+            getattr(self._bridge.ln_final, "bias", None) is not None
+        ):  # LayerNorm; RMSNorm has no bias and no centring
             directions = directions - directions.mean(-1, keepdim=True)
         effect = (directions * gain) @ self._bridge.W_U.float()
         return effect - effect.mean(-1, keepdim=True)
 
     @torch.inference_mode()
     def unembedding(self) -> Tensor:
-        """[vocab, d_model] rows that read each token's logit out of a normalised residual stream, the final norm's gain folded in."""
+        """[vocab, d_model] rows that read each token's logit out of a normalised residual stream, the final
+        norm's gain folded in.
+        """
         return (self._bridge.W_U.float() * self._bridge.ln_final.weight.float()[:, None]).T.contiguous()
 
     def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
@@ -324,10 +372,11 @@ class LanguageModel:
     ) -> Iterator[Step]:
         """Draw up to `max_tokens` tokens a row from `prompt` [batch, positions], which includes BOS.
 
-        Every row uses the same random numbers (one Gumbel draw a position, shared over rows), so rows with equal logits stay equal;
-        with `shared_noise=False` each row has its own.
-        `patches` see only the positions of the current forward pass: the whole prompt first, then one new position at a time.
-        Temperature 0 is greedy. Rows do not stop: the caller does. Raises ModelError where the result would overrun the context.
+        Every row uses the same random numbers (one Gumbel draw a position, shared over rows), so rows with
+        equal logits stay equal; with `shared_noise=False` each row has its own. `patches` see only the
+        positions of the current forward pass: the whole prompt first, then one new position at a time.
+        Temperature 0 is greedy. Rows do not stop: the caller does. Raises ModelError where the result would
+        overrun the context.
         """
         if prompt.shape[1] + max_tokens > self.context_length:
             raise ModelError(
@@ -341,7 +390,9 @@ class LanguageModel:
             last = logits[:, -1].float()
             drawn = last
             if temperature > 0:
-                uniform = torch.rand(last.shape[-1:] if shared_noise else last.shape, generator=generator).clamp_min(1e-20)
+                uniform = torch.rand(
+                    last.shape[-1:] if shared_noise else last.shape, generator=generator
+                ).clamp_min(1e-20)
                 drawn = last / temperature - (-uniform.log()).log().to(last.device)
             tokens = drawn.argmax(-1)
             yield Step(tokens, last)
@@ -351,9 +402,11 @@ class LanguageModel:
 def load_language_model(
     name: str, *, model_id: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
-    """Load a Hugging Face folder, a `.gguf` file, or a hub's name (fetched by transformers), with weights in `dtype`.
+    """Load a Hugging Face folder, a `.gguf` file, or a hub's name (fetched by transformers), with weights in
+    `dtype`.
 
-    Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown architecture.
+    Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown
+    architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -378,7 +431,9 @@ def load_language_model(
             where = {"pretrained_model_name_or_path": name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
         weights = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, use_safetensors=True)
-        bridge = TransformerBridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=dtype)
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=dtype
+        )
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
         raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
     bridge.eval().requires_grad_(False)

@@ -1,8 +1,8 @@
 """The records of the live model: what a steer, a sweep and a reading are asked with, and what they answer.
 
-A steer answers as a stream of events: `resolved`, then a `step` a token with one `effect` after the first, then `measured` and `done`;
-`error` ends it at any place. A position is counted from 0 at the prompt's first token (BOS before it is never touched or read);
-generated tokens go on counting.
+A steer answers as a stream of events: `resolved`, then a `step` a token with one `effect` after the first,
+then `measured` and `done`; `error` ends it at any place. A position is counted from 0 at the prompt's first
+token (BOS before it is never touched or read); generated tokens go on counting.
 """
 
 from typing import Annotated, Literal, Self
@@ -25,17 +25,28 @@ UNITS: dict[Mode, tuple[Unit, ...]] = {
     "swap": ("factor",),
 }
 """the units of each mode's strength, the default first"""
-STRENGTH: dict[Mode, float] = {"add": 0.5, "orthogonal": 0.5, "clamp": 1.0, "scale": 2.0, "ablate": 0.0, "swap": 1.0}
+STRENGTH: dict[Mode, float] = {
+    "add": 0.5,
+    "orthogonal": 0.5,
+    "clamp": 1.0,
+    "scale": 2.0,
+    "ablate": 0.0,
+    "swap": 1.0,
+}
 """where none is given"""
 MAX_STRENGTH, MAX_ACTIVATION = 10.0, 100_000.0
 TYPICAL, OFF_MANIFOLD = 0.5, 1.0
-"""fractions of the mean residual norm: where typical additions begin, and where the model leaves what it has seen"""
+"""fractions of the mean residual norm: where typical additions begin, and where the model leaves what it has
+seen
+"""
 
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_ACTIVATION, le=MAX_ACTIVATION)]
 
 
 class FeatureChoice(Record):
-    """A feature by `id`, or by the `token` that names it (its text with its space, or its id) and the `layer`."""
+    """A feature by `id`, or by the `token` that names it (its text with its space, or its id) and the
+    `layer`.
+    """
 
     id: Annotated[str, Field(max_length=500)] | None = Field(None, description="model/source/index")
     token: StrictInt | Annotated[str, Field(max_length=200)] | None = Field(
@@ -46,12 +57,16 @@ class FeatureChoice(Record):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.id is None) == (self.token is None):
-            raise ValueError("name each feature either by `id` (model/source/index) or by `token`, with a `layer`")
+            raise ValueError(
+                "name each feature either by `id` (model/source/index) or by `token`, with a `layer`"
+            )
         return self
 
 
 class SteerFeature(FeatureChoice):
-    """One intervention: x' = x + Δ at the feature's layer, what the dictionary does not explain left as it is."""
+    """One intervention: x' = x + Δ at the feature's layer, what the dictionary does not explain left as it
+    is.
+    """
 
     mode: Mode = Field(
         "add",
@@ -64,19 +79,27 @@ class SteerFeature(FeatureChoice):
         "scale: factor of the activation (2); swap: factor of what is handed on (1); ablate: ignored",
     )
     unit: Unit | None = Field(
-        None, description="of a clamp's strength: max (multiples of the feature's maximum, the default) or activation"
+        None,
+        description="of a clamp's strength: max (multiples of the feature's maximum, the default) or activation",
     )
     to: FeatureChoice | None = Field(None, description="swap: the feature that takes over")
-    where: Part = Field("all", description="prompt: on its tokens; generated: on the tokens written, so from the second one on")
+    where: Part = Field(
+        "all",
+        description="prompt: on its tokens; generated: on the tokens written, so from the second one on",
+    )
     positions: list[Annotated[int, Field(ge=0, lt=1_000_000)]] | None = Field(
         None, min_length=1, max_length=1024, description="only there, whatever `where` says"
     )
-    when: FeatureChoice | None = Field(None, description="only where this feature fires, of the same or an earlier layer")
+    when: FeatureChoice | None = Field(
+        None, description="only where this feature fires, of the same or an earlier layer"
+    )
 
     @model_validator(mode="after")
     def _fits_its_mode(self) -> Self:
         if self.unit is not None and self.unit not in UNITS[self.mode]:
-            raise ValueError(f"the strength of {self.mode} is given in {' or '.join(UNITS[self.mode])}, not in {self.unit}")
+            raise ValueError(
+                f"the strength of {self.mode} is given in {' or '.join(UNITS[self.mode])}, not in {self.unit}"
+            )
         if (self.to is not None) != (self.mode == "swap"):
             raise ValueError("swap needs `to`, the feature that takes over; no other mode has one")
         if self.strength is not None and self.unit != "activation" and abs(self.strength) > MAX_STRENGTH:
@@ -90,11 +113,19 @@ class Sampling(Record):
     """How tokens are drawn. Both rows use the same random numbers."""
 
     max_tokens: int = Field(48, ge=1, le=256)
-    temperature: float = Field(0.8, ge=0, le=5, allow_inf_nan=False, description="0 takes the likeliest token")
+    temperature: float = Field(
+        0.8, ge=0, le=5, allow_inf_nan=False, description="0 takes the likeliest token"
+    )
     top_k: int = Field(0, ge=0, le=1_000_000, description="draw among the k likeliest tokens; 0: among all")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the likeliest tokens that hold this share of the probability")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draw among the likeliest tokens that hold this share of the probability"
+    )
     frequency_penalty: float = Field(
-        0.0, ge=-2, le=2, allow_inf_nan=False, description="taken off a token's logit for each time the row has written it"
+        0.0,
+        ge=-2,
+        le=2,
+        allow_inf_nan=False,
+        description="taken off a token's logit for each time the row has written it",
     )
     stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
         [], max_length=8, description="a row ends before the first of these texts"
@@ -107,7 +138,9 @@ class SteerRequest(Sampling):
     prompt: str = Field(min_length=1, max_length=20_000)
     features: list[SteerFeature] = Field(min_length=1, max_length=32)
     top_logprobs: int = Field(5, ge=0, le=20, description="alternatives given with each new token")
-    controls: bool = Field(False, description="also measure the same change along other directions; an effect must beat them")
+    controls: bool = Field(
+        False, description="also measure the same change along other directions; an effect must beat them"
+    )
 
 
 class SweepRequest(Sampling):
@@ -128,7 +161,9 @@ class SweepRequest(Sampling):
     def _can_be_swept(self) -> Self:
         units = {(one.mode, one.unit) for one in self.features}
         if len(units) > 1 or self.features[0].mode == "ablate":
-            raise ValueError("a sweep needs interventions of one mode and unit, of a mode that has a strength (not ablate)")
+            raise ValueError(
+                "a sweep needs interventions of one mode and unit, of a mode that has a strength (not ablate)"
+            )
         if self.features[0].unit != "activation" and max(map(abs, self.strengths)) > MAX_STRENGTH:
             raise ValueError(f"strengths go from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
         return self
@@ -145,10 +180,18 @@ class ReadRequest(Record):
     sources: list[Annotated[str, Field(max_length=200)]] = Field(
         [], max_length=64, description="dictionaries to read with; empty: the one set that covers most layers"
     )
-    subtract_mean: bool = Field(True, description="the table shows what stands out of the text's own mean code (arXiv 2606.27941)")
-    min_cosine: float = Field(0.0, ge=-1, le=1, description="the table leaves out names whose cosine is lower")
-    feature: Annotated[str, Field(max_length=500)] | None = Field(None, description="one feature to follow through the text, firing or not")
-    top: int = Field(20, ge=1, le=100, description="features listed for the whole text, and on each side of a contrast")
+    subtract_mean: bool = Field(
+        True, description="the table shows what stands out of the text's own mean code (arXiv 2606.27941)"
+    )
+    min_cosine: float = Field(
+        0.0, ge=-1, le=1, description="the table leaves out names whose cosine is lower"
+    )
+    feature: Annotated[str, Field(max_length=500)] | None = Field(
+        None, description="one feature to follow through the text, firing or not"
+    )
+    top: int = Field(
+        20, ge=1, le=100, description="features listed for the whole text, and on each side of a contrast"
+    )
 
 
 # --- what a steer answers ---
@@ -166,7 +209,9 @@ class SteerResolved(Record):
 
     event: Literal["resolved"] = "resolved"
     features: list[FeatureRef]
-    meant: list[Meant] = Field([], description="one an intervention: its feature, and the others of the name it was asked by")
+    meant: list[Meant] = Field(
+        [], description="one an intervention: its feature, and the others of the name it was asked by"
+    )
     prompt_tokens: list[Token]
 
 
@@ -174,7 +219,9 @@ class Generated(Record):
     """One new token of one row, as the stream carries it."""
 
     token: Token
-    text: str = Field(description="new text since the last event; a character split over tokens arrives whole")
+    text: str = Field(
+        description="new text since the last event; a character split over tokens arrives whole"
+    )
     logprob: float = Field(description="the row's own, before temperature, penalty and cuts")
     top: list[ScoredToken] = Field([], description="the likeliest tokens there with their log-probabilities")
 
@@ -204,7 +251,9 @@ class SteerEffect(Record):
 
 
 class NamedRun(Record):
-    """A named token over the whole run: means over the positions of the default row's text, as each model would go on there."""
+    """A named token over the whole run: means over the positions of the default row's text, as each model
+    would go on there.
+    """
 
     feature: FeatureRef
     probability_default: float
@@ -230,7 +279,9 @@ class Control(Record):
     kind: ControlKind = Field(
         description="embedding: the name's row of W_E; random: a feature of equal density; plain: the plain dictionary's nearest"
     )
-    features: list[FeatureRef] = Field(description="whose direction was used, one an intervention; empty for the embedding")
+    features: list[FeatureRef] = Field(
+        description="whose direction was used, one an intervention; empty for the embedding"
+    )
     kl: float = Field(description="KL(control ‖ default), mean over the run")
     named: list[ControlNamed]
 
@@ -243,12 +294,18 @@ class Moved(FeatureRef):
 
 
 class SteerMeasured(Record):
-    """What the steer did over the whole run, read in one pass over the finished texts, each token given (teacher-forced)."""
+    """What the steer did over the whole run, read in one pass over the finished texts, each token given
+    (teacher-forced).
+    """
 
     event: Literal["measured"] = "measured"
-    kl: list[float] = Field(description="KL(steered ‖ default) at each position of the steered row's own text, nats")
+    kl: list[float] = Field(
+        description="KL(steered ‖ default) at each position of the steered row's own text, nats"
+    )
     kl_mean: float = Field(description="mean of `kl`")
-    kl_default_text: float = Field(description="mean KL(steered ‖ default) over the default row's text, which the controls are measured on")
+    kl_default_text: float = Field(
+        description="mean KL(steered ‖ default) over the default row's text, which the controls are measured on"
+    )
     perplexity_default: float = Field(description="of the default row's text under the unsteered model")
     perplexity_steered: float = Field(description="of the steered row's text under the unsteered model")
     named: list[NamedRun]
@@ -303,7 +360,9 @@ class SweepPoint(Record):
     kl_first: float
     kl: float = Field(description="mean KL(steered ‖ default) over this row's own text, nats")
     perplexity: float = Field(description="of this row's text under the unsteered model")
-    distinct: float = Field(description="distinct tokens over tokens written: a row that repeats itself is low")
+    distinct: float = Field(
+        description="distinct tokens over tokens written: a row that repeats itself is low"
+    )
     text: str
 
 
@@ -346,7 +405,8 @@ class ReadToken(Record):
     dense: float = Field(description="‖dense path‖ / ‖x‖: what goes through no named feature")
     fired: list[Fired] = Field(description="every firing feature, strongest first")
     best: Fired | None = Field(
-        None, description="the table's cell: the top one after the mean code was subtracted, or raw; value accordingly"
+        None,
+        description="the table's cell: the top one after the mean code was subtracted, or raw; value accordingly",
     )
 
 
@@ -373,13 +433,17 @@ class ReadText(Record):
 
     tokens: list[Token]
     layers: list[ReadLayer]
-    top: dict[str, list[Summed]] = Field(description="source → features with the highest mean activation in the whole text")
+    top: dict[str, list[Summed]] = Field(
+        description="source → features with the highest mean activation in the whole text"
+    )
 
 
 class Contrast(FeatureRef):
     """A feature that tells two texts apart."""
 
-    difference: float = Field(description="mean activation in the first text minus in the second, over the larger of the two texts' maxima")
+    difference: float = Field(
+        description="mean activation in the first text minus in the second, over the larger of the two texts' maxima"
+    )
     first: float = Field(description="mean activation in the first text")
     second: float
     share_first: float = Field(description="share of its tokens on which it fires")
@@ -400,7 +464,9 @@ class ReadAnswer(Record):
     model: str
     subtract_mean: bool
     texts: list[ReadText]
-    contrast: dict[str, list[Contrast]] = Field({}, description="source → features that tell the texts apart, the first text's first")
+    contrast: dict[str, list[Contrast]] = Field(
+        {}, description="source → features that tell the texts apart, the first text's first"
+    )
     followed: Followed | None = None
 
 

@@ -24,7 +24,9 @@ class ReconstructionSums:
     def __init__(self, d_in: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
         self.active = 0
-        self.x, self.dense, self.x_hat = (torch.zeros(d_in, dtype=torch.float64, device=device) for _ in range(3))
+        self.x, self.dense, self.x_hat = (
+            torch.zeros(d_in, dtype=torch.float64, device=device) for _ in range(3)
+        )
         self.error = self.x_norm = self.x_x_hat = self.x_dense = 0.0
 
     def add(self, x: Tensor, sparse: Tensor, dense: Tensor, bias: Tensor, code: SparseCode) -> None:
@@ -56,7 +58,9 @@ class ReconstructionSums:
 
     @property
     def dense_share(self) -> float:
-        """Σ⟨x − μ, D − D̄⟩ / Σ⟨x − μ, x̂ − x̂̄⟩: the dense path's part of the covariance with x; adds to 1 with the sparse part's."""
+        """Σ⟨x − μ, D − D̄⟩ / Σ⟨x − μ, x̂ − x̂̄⟩: the dense path's part of the covariance with x; adds to 1
+        with the sparse part's.
+        """
         whole = self.x_x_hat - float(self.x @ self.x_hat) / self.n
         dense = self.x_dense - float(self.x @ self.dense) / self.n
         return dense / whole if whole else 0.0
@@ -75,7 +79,9 @@ class FiringSums:
         fired = code.values > 0
         indices = code.indices[fired]
         self.firings += torch.bincount(indices, minlength=len(self.firings))
-        self.squares += torch.bincount(indices, code.values[fired].double().square(), minlength=len(self.firings))
+        self.squares += torch.bincount(
+            indices, code.values[fired].double().square(), minlength=len(self.firings)
+        )
 
     @property
     def live(self) -> Tensor:
@@ -139,9 +145,11 @@ DRAWS = 2000
 
 
 def bootstrap_mean(sums: Tensor, counts: Tensor, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of Σ sums / Σ counts over resampled passages: sums and counts [passages] (paired differences a passage).
+    """95 % interval of Σ sums / Σ counts over resampled passages: sums and counts [passages] (paired
+    differences a passage).
 
-    Percentile bootstrap (Efron 1979); the passage is the unit, because tokens of one passage are not independent.
+    Percentile bootstrap (Efron 1979); the passage is the unit, because tokens of one passage are not
+    independent.
     """
     drawn = _resampled(torch.stack([sums, counts], 1).double(), draws, seed)
     return _interval(drawn[:, 0] / drawn[:, 1])
@@ -155,15 +163,20 @@ class Ratio(NamedTuple):
     high: float
 
 
-def paired_ratio(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, draws: int = DRAWS, seed: int = 0) -> Ratio:
-    """ΔCE of a over ΔCE of b, from their `passage_delta_ce`: [Σ difference in nats, tokens] a passage, the same passages in both.
+def paired_ratio(
+    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, draws: int = DRAWS, seed: int = 0
+) -> Ratio:
+    """ΔCE of a over ΔCE of b, from their `passage_delta_ce`: [Σ difference in nats, tokens] a passage, the
+    same passages in both.
 
-    Every resample draws the same passages for both, so what makes a passage hard cancels. Raises LexiscopeError where the
-    passages are not the same.
+    Every resample draws the same passages for both, so what makes a passage hard cancels. Raises
+    LexiscopeError where the passages are not the same.
     """
     first, second = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
     if first.ndim != 2 or first.shape != second.shape or not torch.equal(first[:, 1], second[:, 1]):
-        raise LexiscopeError(f"Runs evaluated on different passages ({len(first)} and {len(second)}) cannot be paired.")
+        raise LexiscopeError(
+            f"Runs evaluated on different passages ({len(first)} and {len(second)}) cannot be paired."
+        )
     drawn = _resampled(torch.stack([first[:, 0], second[:, 0]], 1), draws, seed)
     low, high = _interval(drawn[:, 0] / drawn[:, 1])
     return Ratio(float(first[:, 0].sum() / second[:, 0].sum()), low, high)
@@ -173,7 +186,10 @@ def _resampled(columns: Tensor, draws: int, seed: int) -> Tensor:
     """[draws, m] sums of `columns` [passages, m] over passages drawn with replacement."""
     generator = torch.Generator().manual_seed(seed)
     n, columns = len(columns), columns.cpu()
-    parts = [columns[torch.randint(n, (min(100, draws - at), n), generator=generator)].sum(1) for at in range(0, draws, 100)]
+    parts = [
+        columns[torch.randint(n, (min(100, draws - at), n), generator=generator)].sum(1)
+        for at in range(0, draws, 100)
+    ]
     return torch.cat(parts)
 
 
@@ -199,7 +215,9 @@ class Stability(NamedTuple):
     """How far names recur from run a to run b: of the tokens that name a live feature of a, the share that …"""
 
     recurs: float
-    """… recur: the most-firing live feature of that name has, as its nearest live feature of b, one of the same name"""
+    """… recur: the most-firing live feature of that name has, as its nearest live feature of b, one of the
+    same name
+    """
     named: float
     """… name a live feature of b at all"""
     tokens: int
@@ -207,9 +225,11 @@ class Stability(NamedTuple):
 
 
 def name_stability(a: Named, b: Named) -> Stability:
-    """Names of run a looked for in run b (another seed); nearest is by decoder cosine. Not symmetric: average both ways.
+    """Names of run a looked for in run b (another seed); nearest is by decoder cosine. Not symmetric: average
+    both ways.
 
-    Mean of the best cosine (Paulo & Belrose 2025, arXiv 2501.16615) says that features recur; this says that their names do.
+    Mean of the best cosine (Paulo & Belrose 2025, arXiv 2501.16615) says that features recur; this says that
+    their names do.
     """
     live = (a.live & (a.names >= 0)).nonzero().squeeze(1)
     other = b.live.nonzero().squeeze(1)
@@ -222,4 +242,6 @@ def name_stability(a: Named, b: Named) -> Stability:
     found = b.directions[other].T
     nearest = torch.cat([(part @ found).argmax(-1) for part in a.directions[first].split(1024)])
     recurs = b.names[other[nearest]] == tokens
-    return Stability(recurs.double().mean().item(), torch.isin(tokens, b.names[other]).double().mean().item(), len(tokens))
+    return Stability(
+        recurs.double().mean().item(), torch.isin(tokens, b.names[other]).double().mean().item(), len(tokens)
+    )

@@ -1,7 +1,8 @@
-"""Text in, passages out: token ids [BOS, …] of at most the asked length, one document never mixed with the next.
+"""Text in, passages out: token ids [BOS, …] of at most the asked length, one document never mixed with the
+next.
 
-A source is a file (.txt, .jsonl with a `text` field, each also .xz or .gz) or the name of a Hugging Face dataset, streamed.
-A line `<|endoftext|>` separates documents in a text file.
+A source is a file (.txt, .jsonl with a `text` field, each also .xz or .gz) or the name of a Hugging Face
+dataset, streamed. A line `<|endoftext|>` separates documents in a text file.
 """
 
 import gzip
@@ -52,7 +53,9 @@ class Batch(NamedTuple):
 
 
 def documents(source: str) -> Iterator[str]:
-    """The documents of one source, streamed. Raises TextError: no such file, empty, binary, a line that is no JSON."""
+    """The documents of one source, streamed. Raises TextError: no such file, empty, binary, a line that is no
+    JSON.
+    """
     path = Path(source)
     if not path.exists():
         if path.suffix or source.startswith((".", "/", "~")):
@@ -73,7 +76,9 @@ def documents(source: str) -> Iterator[str]:
                     found = True
                     yield document
     except UnicodeDecodeError as error:
-        raise TextError(f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}.") from error
+        raise TextError(
+            f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}."
+        ) from error
     except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
         raise TextError(f"{source} is a damaged {path.suffix} file: {error}.") from error
     if not found:
@@ -113,14 +118,20 @@ def _hub_documents(name: str) -> Iterator[str]:
         for row in rows:
             yield row["text"]
     except Exception as error:  # datasets raises anything from ConnectionError to KeyError
-        raise TextError(f"'{name}' is neither a file nor a data set that can be streamed: {type(error).__name__}: {error}") from error
+        raise TextError(
+            f"'{name}' is neither a file nor a data set that can be streamed: {type(error).__name__}: {error}"
+        ) from error
 
 
-def passages(model: LanguageModel, sources: Sequence[str], *, length: int = 256, tokens: int | None = None) -> Iterator[np.ndarray]:
-    """Passages [≤ length] int32, each opened by BOS, until `tokens` tokens (BOS not counted) are out or the text ends.
+def passages(
+    model: LanguageModel, sources: Sequence[str], *, length: int = 256, tokens: int | None = None
+) -> Iterator[np.ndarray]:
+    """Passages [≤ length] int32, each opened by BOS, until `tokens` tokens (BOS not counted) are out or the
+    text ends.
 
-    Several sources are read in turn, a passage of each, so that a limit on tokens does not leave out the last ones.
-    Raises TextError as `documents`, and where all the text together is shorter than one passage of SHORTEST tokens.
+    Several sources are read in turn, a passage of each, so that a limit on tokens does not leave out the last
+    ones. Raises TextError as `documents`, and where all the text together is shorter than one passage of
+    SHORTEST tokens.
     """
     length = min(length, model.context_length)
     left = tokens if tokens is not None else float("inf")
@@ -151,7 +162,9 @@ def _source_passages(model: LanguageModel, source: str, length: int) -> Iterator
 
 
 def batches(stream: Iterable[np.ndarray], *, tokens: int = 8192, window: int = 512) -> Iterator[Batch]:
-    """Batches of at most about `tokens` padded tokens; each `window` passages are sorted by length so that padding stays small."""
+    """Batches of at most about `tokens` padded tokens; each `window` passages are sorted by length so that
+    padding stays small.
+    """
     held: list[tuple[int, np.ndarray]] = []
 
     def drain() -> Iterator[Batch]:

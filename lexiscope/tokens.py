@@ -1,4 +1,6 @@
-"""How a token is shown: so that " Paris" and "Paris" differ, and a partial character is hex instead of mojibake."""
+"""How a token is shown: so that " Paris" and "Paris" differ, and a partial character is hex instead of
+mojibake.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -55,7 +57,9 @@ def folded(raw: bytes) -> str:
 
 
 class Vocabulary:
-    """Every token of a tokenizer, ready to show. Ids the tokenizer does not know (padding rows of W_E) read ⟨unused id⟩."""
+    """Every token of a tokenizer, ready to show. Ids the tokenizer does not know (padding rows of W_E) read
+    ⟨unused id⟩.
+    """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))

@@ -42,12 +42,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, where an object with the dictionary's settings is expected.")
+        raise CheckpointError(
+            f"{path} holds a JSON {type(value).__name__}, where an object with the dictionary's settings is expected."
+        )
     return value
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory. Raises CheckpointError: truncated, damaged, a pickle."""
+    """The tensors of a safetensors file, mapped into memory. Raises CheckpointError: truncated, damaged, a
+    pickle.
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -59,7 +63,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_plain_pickle(path: Path) -> dict[str, Any]:
-    """A torch file of tensors and plain values, mapped into memory. Raises CheckpointError where it holds anything that would run."""
+    """A torch file of tensors and plain values, mapped into memory. Raises CheckpointError where it holds
+    anything that would run.
+    """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -67,32 +73,46 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
             f"{path} is a pickle that holds more than tensors and plain values: it would have to be executed, and never is."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged: {str(error).splitlines()[0] if str(error) else error!r}.") from error
+        raise CheckpointError(
+            f"{path} is truncated or damaged: {str(error).splitlines()[0] if str(error) else error!r}."
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, where a dictionary of settings and weights is expected.")
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__}, where a dictionary of settings and weights is expected."
+        )
     return found
 
 
-def named(tensors: dict[str, Tensor], wanted: tuple[str, ...], *, where: Path, what: str) -> dict[str, Tensor]:
-    """Exactly the wanted tensors as float32. Raises CheckpointError for one that is missing, or one that this kind of file has not."""
+def named(
+    tensors: dict[str, Tensor], wanted: tuple[str, ...], *, where: Path, what: str
+) -> dict[str, Tensor]:
+    """Exactly the wanted tensors as float32. Raises CheckpointError for one that is missing, or one that this
+    kind of file has not.
+    """
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise CheckpointError(f"{where}: {', '.join(missing)} is missing, which {what} has.")
     extra = sorted(set(tensors) - set(wanted))
     if extra:
-        raise CheckpointError(f"{where} also holds {', '.join(extra)}, which {what} has not: it would be read wrongly.")
+        raise CheckpointError(
+            f"{where} also holds {', '.join(extra)}, which {what} has not: it would be read wrongly."
+        )
     return {name: tensors[name].float() for name in wanted}
 
 
 def whole_k(path: Path, settings: dict[str, Any], b_enc: Tensor) -> int:
     k = settings.get("k")
     if not isinstance(k, int | float) or isinstance(k, bool) or k != int(k) or not 0 < k <= len(b_enc):
-        raise CheckpointError(f"{path}: k is {k}, which is not a whole number between 1 and d_sae {len(b_enc)}.")
+        raise CheckpointError(
+            f"{path}: k is {k}, which is not a whole number between 1 and d_sae {len(b_enc)}."
+        )
     return int(k)
 
 
 def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any) -> None:
-    """Raises CheckpointError: tensors that disagree in their widths, or with the recorded ones (None: not recorded); NaN, Inf."""
+    """Raises CheckpointError: tensors that disagree in their widths, or with the recorded ones (None: not
+    recorded); NaN, Inf.
+    """
     d_in, d_sae = d_in or dictionary.d_in, d_sae or dictionary.d_sae
     expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     if dictionary.threshold is not None:
@@ -100,6 +120,10 @@ def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any) -> N
     for name, shape in expected.items():
         found = getattr(dictionary, name)
         if tuple(found.shape) != shape:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(found.shape)}; d_in {d_in} and d_sae {d_sae} ask for {shape}.")
-        if not all(bool(torch.isfinite(part).all()) for part in found.split(4096)):  # parts: no copy of the whole
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(found.shape)}; d_in {d_in} and d_sae {d_sae} ask for {shape}."
+            )
+        if not all(
+            bool(torch.isfinite(part).all()) for part in found.split(4096)
+        ):  # parts: no copy of the whole
             raise CheckpointError(f"{path}: the weights hold NaN or Inf.")

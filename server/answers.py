@@ -1,7 +1,8 @@
-"""How a record becomes an answer: the page through its template, or the same record as JSON when the route ends in `.json`.
+"""How a record becomes an answer: the page through its template, or the same record as JSON when the route
+ends in `.json`.
 
-Both carry an ETag made of the index build, the address and the templates, so that a browser asks again and gets 304 until
-any of them changes.
+Both carry an ETag made of the index build, the address and the templates, so that a browser asks again and
+gets 304 until any of them changes.
 """
 
 import hashlib
@@ -38,7 +39,9 @@ class Pages:
     """The templates, ready to render."""
 
     def __init__(self, frontend: Path = FRONTEND) -> None:
-        self.environment = Environment(loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False)
+        self.environment = Environment(
+            loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False
+        )
         self.environment.globals |= {
             "verdict_words": VERDICT_WORDS,
             "markup": markup,
@@ -55,7 +58,11 @@ class Pages:
 def respond(request: Request, answer: Answerable) -> Response:
     """The record as this route shows it."""
     if as_json(request):
-        return Response(answer.record.model_dump_json(), media_type="application/json", headers=_headers(request, answer.record))
+        return Response(
+            answer.record.model_dump_json(),
+            media_type="application/json",
+            headers=_headers(request, answer.record),
+        )
     pages: Pages = request.app.state.pages
     html = pages.html(
         answer.template,

@@ -15,7 +15,9 @@ from store import Store
 
 
 def create_app(settings: Settings | None = None, *, store: Store | None = None) -> FastAPI:
-    """The whole server. A missing index is no reason not to start: pages then answer 503 with the command that makes one."""
+    """The whole server. A missing index is no reason not to start: pages then answer 503 with the command
+    that makes one.
+    """
     settings = settings or Settings()
     opened = store or Store(settings)
 

@@ -1,4 +1,6 @@
-"""How a route asks the model worker on behalf of a client who may leave: streaming or whole, refusals with their Retry-After."""
+"""How a route asks the model worker on behalf of a client who may leave: streaming or whole, refusals with
+their Retry-After.
+"""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -41,8 +43,12 @@ async def stream(request: Request, worker: WorkerClient, job: Job, tell: Tell) -
     """The events as server-sent ones. Raises HTTPException before the first."""
     async with AsyncExitStack() as leaving:
         try:
-            events = await while_connected(request, leaving.enter_async_context(worker.ask(job, client=client_of(request))))
-            return EventSourceResponse(_messages(events, tell, leaving.pop_all()), sep="\n", ping=PING_SECONDS)
+            events = await while_connected(
+                request, leaving.enter_async_context(worker.ask(job, client=client_of(request)))
+            )
+            return EventSourceResponse(
+                _messages(events, tell, leaving.pop_all()), sep="\n", ping=PING_SECONDS
+            )
         except WorkerRefused as refused:
             raise _http(refused) from refused
         except Gone:
@@ -54,7 +60,9 @@ async def whole(request: Request, worker: WorkerClient, job: Job) -> list[Event]
     """Every event; None when the client has gone. Raises HTTPException."""
     async with AsyncExitStack() as leaving:
         try:
-            events = await while_connected(request, leaving.enter_async_context(worker.ask(job, client=client_of(request))))
+            events = await while_connected(
+                request, leaving.enter_async_context(worker.ask(job, client=client_of(request)))
+            )
             return await while_connected(request, _all(events))
         except WorkerRefused as refused:
             raise _http(refused) from refused
@@ -68,7 +76,9 @@ def _http(refused: WorkerRefused) -> HTTPException:
     return HTTPException(refused.status, str(refused), headers)
 
 
-async def _messages(events: AsyncIterator[Event], tell: Tell, connection: AsyncExitStack) -> AsyncIterator[ServerSentEvent]:
+async def _messages(
+    events: AsyncIterator[Event], tell: Tell, connection: AsyncExitStack
+) -> AsyncIterator[ServerSentEvent]:
     """Each event as one message; hanging up closes the worker's connection, which cancels the job."""
     async with connection:
         async for event in events:

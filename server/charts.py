@@ -12,7 +12,16 @@ from lexiscope.records import Histogram, LayerSummary
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """Plotly's own <sup> would be smaller than the 14 px that text has at least."""
-PANELS = ("aligned_all", "aligned_live", "aligned_firing", "supported_live", "half_live", "coverage", "fve", "delta_ce")
+PANELS = (
+    "aligned_all",
+    "aligned_live",
+    "aligned_firing",
+    "supported_live",
+    "half_live",
+    "coverage",
+    "fve",
+    "delta_ce",
+)
 """fields of LayerSummary, a plot each: the paper's headline first, then what it hides, then what it costs"""
 COLOURS = ("#2f6fde", "#d9730d", "#2a9d5c", "#a855c7", "#8a8f98", "#c2417a", "#0e9aa7", "#a58200")
 """readable on light and on dark; who cannot tell two apart has the marks"""
@@ -53,18 +62,26 @@ def set_of(entry: LayerSummary) -> str:
 def marks(layers: Sequence[LayerSummary]) -> list[Mark]:
     """One a set, this house's first."""
     sets = sorted({(entry.origin != "lexiscope", set_of(entry), entry.origin) for entry in layers})
-    return [Mark(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)]) for place, (_, name, origin) in enumerate(sets)]
+    return [
+        Mark(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)])
+        for place, (_, name, origin) in enumerate(sets)
+    ]
 
 
 def panels(layers: Sequence[LayerSummary]) -> dict[str, str]:
-    """Field of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was measured."""
+    """Field of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was
+    measured.
+    """
     if len({entry.layer for entry in layers}) < 2:
         return {}
     found = {}
     for field in PANELS:
         lines = []
         for mark in marks(layers):
-            own = sorted((e for e in layers if (set_of(e), e.origin) == (mark.label, mark.origin)), key=lambda entry: entry.layer)
+            own = sorted(
+                (e for e in layers if (set_of(e), e.origin) == (mark.label, mark.origin)),
+                key=lambda entry: entry.layer,
+            )
             points = tuple(_Point(entry.layer, getattr(entry, field), entry.source) for entry in own)
             if any(point.value is not None for point in points):
                 lines.append((mark, points))
@@ -103,7 +120,9 @@ def _panel(field: str, lines: tuple[tuple[Mark, tuple[_Point, ...]], ...]) -> st
 
 def cosines(data: Histogram) -> str:
     """Live features by cosine to the nearest anchor."""
-    return _bars(tuple(data.edges), tuple(data.counts), "cosine to the nearest anchor", "live features", False)
+    return _bars(
+        tuple(data.edges), tuple(data.counts), "cosine to the nearest anchor", "live features", False
+    )
 
 
 def densities(data: Histogram) -> str:
@@ -128,7 +147,9 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
     _dress(figure, x=x, y=y)
     if logarithmic:  # decades on a linear axis of exponents: on plotly's own log axis bars have no width
         decades = range(math.ceil(at[0]), math.floor(at[-1]) + 1)
-        figure.update_xaxes(tickvals=list(decades), ticktext=[f"10{str(d).translate(RAISED)}" for d in decades])
+        figure.update_xaxes(
+            tickvals=list(decades), ticktext=[f"10{str(d).translate(RAISED)}" for d in decades]
+        )
     return str(figure.to_json())
 
 

@@ -31,7 +31,11 @@ class Quartiles(NamedTuple):
 def position_bins(data: PositionHistogram) -> list[PositionBin]:
     """The bins that any position of the text falls into."""
     bins = zip(pairwise(data.edges), data.counts, data.totals, strict=True)
-    return [PositionBin(start, end - 1, count, total, count / total) for (start, end), count, total in bins if total]
+    return [
+        PositionBin(start, end - 1, count, total, count / total)
+        for (start, end), count, total in bins
+        if total
+    ]
 
 
 def quartiles(data: Histogram) -> Quartiles | None:
@@ -50,7 +54,11 @@ def shape(moments: Moments) -> str:
         leans = "Mostly strong firings, with a tail of weak ones"
     else:
         leans = "Spread about evenly around the mean"
-    tails = "; extreme values are " + ("common" if moments.kurtosis > FAR else "rare") if abs(moments.kurtosis) > FAR else ""
+    tails = (
+        "; extreme values are " + ("common" if moments.kurtosis > FAR else "rare")
+        if abs(moments.kurtosis) > FAR
+        else ""
+    )
     return f"{leans}{tails}."
 
 

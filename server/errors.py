@@ -1,4 +1,6 @@
-"""Every error, as a page or as JSON, is one `ErrorRecord`: what was wrong, what would be right, what was kept safe."""
+"""Every error, as a page or as JSON, is one `ErrorRecord`: what was wrong, what would be right, what was kept
+safe.
+"""
 
 import logging
 
@@ -26,14 +28,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def error_response(request: Request, status: int, error: str, *, kept: str = "", headers: dict[str, str] | None = None) -> Response:
+def error_response(
+    request: Request, status: int, error: str, *, kept: str = "", headers: dict[str, str] | None = None
+) -> Response:
     """One error in the form this reader asked for."""
     record = ErrorRecord(status=status, error=error, kept=kept)
     headers = {"cache-control": "no-store", **(headers or {})}
     if wants_json(request):
         return Response(record.model_dump_json(), status, headers, "application/json")
     pages: Pages = request.app.state.pages
-    return HTMLResponse(pages.html("error.html", page=record, json_url="", path=request.url.path, charts={}), status, headers)
+    return HTMLResponse(
+        pages.html("error.html", page=record, json_url="", path=request.url.path, charts={}), status, headers
+    )
 
 
 def wants_json(request: Request) -> bool:
@@ -46,14 +52,18 @@ def wants_json(request: Request) -> bool:
 
 async def _domain(request: Request, error: Exception) -> Response:
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    return error_response(request, status, str(error), kept=error.kept if isinstance(error, StoreError) else "")
+    return error_response(
+        request, status, str(error), kept=error.kept if isinstance(error, StoreError) else ""
+    )
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     complaints = []
     for entry in error.errors():
-        name = ".".join(str(part) for part in entry["loc"] if part not in ("query", "path", "body")) or "request"
+        name = (
+            ".".join(str(part) for part in entry["loc"] if part not in ("query", "path", "body")) or "request"
+        )
         given = entry.get("input")
         was = f" (was {given[:80]!r})" if isinstance(given, str) else ""
         complaints.append(f"{name}: {entry['msg']}{was}")
@@ -70,4 +80,6 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(request, 500, f"the server failed on this request ({type(error).__name__}); its log has the details")
+    return error_response(
+        request, 500, f"the server failed on this request ({type(error).__name__}); its log has the details"
+    )

@@ -1,4 +1,5 @@
-"""The HTML of what a page holds by the hundred: tokens, numbers, bars. Made here because a Jinja macro call costs more than they do.
+"""The HTML of what a page holds by the hundred: tokens, numbers, bars. Made here because a Jinja macro call
+costs more than they do.
 
 Templates import them from `macros.html`. Whatever comes from a vocabulary or a text comes out escaped.
 """
@@ -28,7 +29,8 @@ def token_link(token: Token, model: str) -> Markup:
 
 
 def context(line: Context, top: float) -> Markup:
-    """The tokens of a context, split before the position that put it here so that those positions line up down the page.
+    """The tokens of a context, split before the position that put it here so that those positions line up
+    down the page.
 
     `top` is the activation that is shown in full colour.
     """
@@ -59,7 +61,9 @@ def count(value: int) -> Markup:
 
 
 def percent(value: float | None) -> Markup:
-    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well; a score may be below zero."""
+    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well; a score may be
+    below zero.
+    """
     if value is None:
         return UNMEASURED
     size, sign = abs(value), "−" if value < 0 else ""
@@ -72,7 +76,9 @@ def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = 
     """`scale` is the value that fills the bar; `tick` marks a second value (a null, a baseline) on it."""
     filled = f"--v:{min(max(value / scale, 0), 1):.4f}"
     marked = "" if tick is None else f";--t:{min(max(tick / scale, 0), 1):.4f}"
-    return Markup(f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{"<b></b>" if marked else ""}</span>')
+    return Markup(
+        f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{"<b></b>" if marked else ""}</span>'
+    )
 
 
 @lru_cache(REMEMBERED)

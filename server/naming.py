@@ -1,4 +1,6 @@
-"""Puts the index's names to what the live model worker found: it knows features by dictionary and index alone."""
+"""Puts the index's names to what the live model worker found: it knows features by dictionary and index
+alone.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,21 +26,34 @@ AT_ONCE = 64
 def named(store: Store, ids: Iterable[str]) -> dict[str, FeatureRef]:
     """References by id. Raises NotFound."""
     wanted = list(dict.fromkeys(ids))
-    return {ref.id: ref for start in range(0, len(wanted), AT_ONCE) for ref in store.feature_refs(wanted[start : start + AT_ONCE])}
+    return {
+        ref.id: ref
+        for start in range(0, len(wanted), AT_ONCE)
+        for ref in store.feature_refs(wanted[start : start + AT_ONCE])
+    }
 
 
 def measured(store: Store, raw: RawMeasured) -> SteerMeasured:
-    refs = named(store, [*(i for one in raw.controls for i in one.feature_ids), *(one.id for one in (*raw.rose, *raw.fell))])
+    refs = named(
+        store,
+        [*(i for one in raw.controls for i in one.feature_ids), *(one.id for one in (*raw.rose, *raw.fell))],
+    )
     known = raw.model_dump(exclude={"controls", "rose", "fell"})
-    controls = [Control(kind=one.kind, features=[refs[i] for i in one.feature_ids], kl=one.kl, named=one.named) for one in raw.controls]
+    controls = [
+        Control(kind=one.kind, features=[refs[i] for i in one.feature_ids], kl=one.kl, named=one.named)
+        for one in raw.controls
+    ]
     rose, fell = (
-        [Moved(**refs[one.id].model_dump(), default=one.default, steered=one.steered) for one in side] for side in (raw.rose, raw.fell)
+        [Moved(**refs[one.id].model_dump(), default=one.default, steered=one.steered) for one in side]
+        for side in (raw.rose, raw.fell)
     )
     return SteerMeasured(**known, controls=controls, rose=rose, fell=fell)
 
 
 class Means:
-    """A text's code summed up for one dictionary: feature index → mean activation, share of tokens it fires on, maximum."""
+    """A text's code summed up for one dictionary: feature index → mean activation, share of tokens it fires
+    on, maximum.
+    """
 
     def __init__(self, raw: RawReading) -> None:
         n = len(raw.indices)
@@ -57,8 +72,18 @@ class Means:
         return sorted(self.mean, key=lambda index: -self.mean[index])[:n]
 
 
-def layer(raw: RawReading, place: Place, refs: Mapping[str, FeatureRef], *, means: Means, subtract: bool, min_cosine: float) -> ReadLayer:
-    """One dictionary's reading, with the table's cell of each token: the feature that stands out most, or fires most."""
+def layer(
+    raw: RawReading,
+    place: Place,
+    refs: Mapping[str, FeatureRef],
+    *,
+    means: Means,
+    subtract: bool,
+    min_cosine: float,
+) -> ReadLayer:
+    """One dictionary's reading, with the table's cell of each token: the feature that stands out most, or
+    fires most.
+    """
     indices = list(means.mean)
     features = [refs[f"{place.model}/{place.source}/{index}"] for index in indices]
     at = {index: number for number, index in enumerate(indices)}
@@ -82,23 +107,38 @@ def layer(raw: RawReading, place: Place, refs: Mapping[str, FeatureRef], *, mean
         for fired, values, error, dense in zip(raw.indices, raw.values, raw.error, raw.dense, strict=True)
     ]
     error = sum(raw.error) / len(raw.error)
-    return ReadLayer(source=place.source, layer=place.layer, recipe=place.recipe, features=features, tokens=tokens, error=error)
+    return ReadLayer(
+        source=place.source,
+        layer=place.layer,
+        recipe=place.recipe,
+        features=features,
+        tokens=tokens,
+        error=error,
+    )
 
 
 def summed(means: Means, place: Place, refs: Mapping[str, FeatureRef], n: int) -> list[Summed]:
     ids = [(index, refs[f"{place.model}/{place.source}/{index}"]) for index in means.top(n)]
-    return [Summed(**ref.model_dump(), value=means.mean[index], share=means.share[index]) for index, ref in ids]
+    return [
+        Summed(**ref.model_dump(), value=means.mean[index], share=means.share[index]) for index, ref in ids
+    ]
 
 
-def contrasted(first: Means, second: Means, place: Place, refs: Mapping[str, FeatureRef], n: int) -> list[Contrast]:
-    """The n features that stand most for the first text and the n that stand most for the second, from the one to the other."""
+def contrasted(
+    first: Means, second: Means, place: Place, refs: Mapping[str, FeatureRef], n: int
+) -> list[Contrast]:
+    """The n features that stand most for the first text and the n that stand most for the second, from the
+    one to the other.
+    """
 
     def difference(index: int) -> float:
         top = max(first.maximum.get(index, 0.0), second.maximum.get(index, 0.0))
         return (first.mean.get(index, 0.0) - second.mean.get(index, 0.0)) / top
 
     order = sorted({*first.mean, *second.mean}, key=difference, reverse=True)
-    ends = [index for index in order[:n] if difference(index) > 0] + [index for index in order[-n:] if difference(index) < 0]
+    ends = [index for index in order[:n] if difference(index) > 0] + [
+        index for index in order[-n:] if difference(index) < 0
+    ]
     return [
         Contrast(
             **refs[f"{place.model}/{place.source}/{index}"].model_dump(),

@@ -7,12 +7,22 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field, model_validator
 
-from lexiscope.records import DictionaryPage, ErrorRecord, FeaturePage, Filters, HomePage, SearchPage, TokenPage
+from lexiscope.records import (
+    DictionaryPage,
+    ErrorRecord,
+    FeaturePage,
+    Filters,
+    HomePage,
+    SearchPage,
+    TokenPage,
+)
 from server import charts
 from server.answers import Answerable, not_modified, respond
 from store import NotFound, Store
 
-RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs", "random", "healthz"})
+RESERVED = frozenset(
+    {"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs", "random", "healthz"}
+)
 """first words of addresses that are never a model"""
 
 router = APIRouter()
@@ -24,14 +34,21 @@ class ListQuery(Filters):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value != "" or name == "q"} if isinstance(given, dict) else given
+        return (
+            {name: value for name, value in given.items() if value != "" or name == "q"}
+            if isinstance(given, dict)
+            else given
+        )
 
     def filters(self) -> Filters:
         return Filters.model_validate({name: getattr(self, name) for name in Filters.model_fields})
 
 
 class SearchQuery(ListQuery):
-    q: str = Field(default="", description="a token's text, or `#id`; case and outer space do not matter, a closer spelling comes first")
+    q: str = Field(
+        default="",
+        description="a token's text, or `#id`; case and outer space do not matter, a closer spelling comes first",
+    )
 
 
 def open_store(request: Request) -> Store:
@@ -47,7 +64,9 @@ Source = Annotated[str, Path(description="`<layer>-<set>`", max_length=200)]
 def page(path: str, record: type[BaseModel]) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Serve a function at `path` (HTML) and at its `.json` twin, which the OpenAPI reference describes."""
     twin = "/index.json" if path == "/" else f"{path}.json"
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorRecord} for status in (400, 404, 422, 503)}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorRecord} for status in (400, 404, 422, 503)
+    }
 
     def add(function: Callable[..., Response]) -> Callable[..., Response]:
         router.add_api_route(twin, function, methods=["GET"], response_model=record, responses=errors)
@@ -77,29 +96,45 @@ def home(request: Request, store: Index) -> Response:
 def _home(record: HomePage) -> Answerable:
     drawn = {model.model: charts.panels(model.layers) for model in record.models}
     figures = {f"{model}-{field}": figure for model, own in drawn.items() for field, figure in own.items()}
-    return Answerable(record, "home.html", figures, {"marks": {model.model: charts.marks(model.layers) for model in record.models}})
+    return Answerable(
+        record,
+        "home.html",
+        figures,
+        {"marks": {model.model: charts.marks(model.layers) for model in record.models}},
+    )
 
 
 @page("/search", SearchPage)
 def search(request: Request, store: Index, query: Annotated[SearchQuery, Query()]) -> Response:
     """Tokens that match, then the features they name; nothing found is an empty page, not an error."""
-    return not_modified(request) or respond(request, Answerable(store.search(query.q, query.filters()), "search.html"))
+    return not_modified(request) or respond(
+        request, Answerable(store.search(query.q, query.filters()), "search.html")
+    )
 
 
 @page("/tokens/{model}/{token_id:int}", TokenPage)
 def token(request: Request, store: Index, model: Model, token_id: int) -> Response:
-    """One token through the layers: every dictionary, the features that carry its name, its spelling variants."""
-    return not_modified(request) or respond(request, Answerable(store.token_page(model, token_id), "token.html"))
+    """One token through the layers: every dictionary, the features that carry its name, its spelling
+    variants.
+    """
+    return not_modified(request) or respond(
+        request, Answerable(store.token_page(model, token_id), "token.html")
+    )
 
 
 @page("/{model}/{source}", DictionaryPage)
-def dictionary(request: Request, store: Index, model: Model, source: Source, query: Annotated[ListQuery, Query()]) -> Response:
+def dictionary(
+    request: Request, store: Index, model: Model, source: Source, query: Annotated[ListQuery, Query()]
+) -> Response:
     """One dictionary: distributions, collisions, names the evidence contradicts, its features."""
     _refuse_reserved(model)
     if cached := not_modified(request):
         return cached
     record = store.dictionary_page(model, source, query.filters())
-    figures = {"cosine_histogram": charts.cosines(record.cosine_histogram), "density_histogram": charts.densities(record.density_histogram)}
+    figures = {
+        "cosine_histogram": charts.cosines(record.cosine_histogram),
+        "density_histogram": charts.densities(record.density_histogram),
+    }
     return respond(request, Answerable(record, "dictionary.html", figures))
 
 

@@ -1,4 +1,6 @@
-"""`/read`: which features fire on a text of one's own, by name. The page, its `.json` twin and `POST /api/v1/read` are one function."""
+"""`/read`: which features fire on a text of one's own, by name. The page, its `.json` twin and `POST
+/api/v1/read` are one function.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -21,7 +23,9 @@ from server.resolving import Index
 from server.steer import open_store
 from store import Place, Store
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorRecord} for status in (404, 422, 429, 503, 504)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorRecord} for status in (404, 422, 429, 503, 504)
+}
 
 router = APIRouter()
 
@@ -33,7 +37,9 @@ async def read(
     store: Annotated[Store, Depends(open_store)],
     worker: Annotated[WorkerClient, Depends(open_worker)],
 ) -> Response:
-    """Every firing feature of every token, the layers × tokens table, the features of the whole text, what tells two texts apart."""
+    """Every firing feature of every token, the layers × tokens table, the features of the whole text, what
+    tells two texts apart.
+    """
     answer = await reading(request, body, store, worker)
     return GONE if answer is None else Response(answer.model_dump_json(), media_type="application/json")
 
@@ -51,7 +57,9 @@ async def page(
     raw: Annotated[bool, Query(description="do not subtract the text's mean code")] = False,
     min_cosine: Annotated[float, Query(ge=-1, le=1)] = 0.0,
     feature: Annotated[str, Query(max_length=500, description="one feature to follow through the text")] = "",
-    token: Annotated[int | None, Query(ge=0, description="the token whose firing features are listed")] = None,
+    token: Annotated[
+        int | None, Query(ge=0, description="the token whose firing features are listed")
+    ] = None,
 ) -> Response:
     """Read a text by name; without a text, an empty form."""
     models = await run_in_threadpool(lambda: store.home().models)
@@ -60,7 +68,13 @@ async def page(
     model = model or (models[0].model if models else "")
     answer = None
     if text:
-        given: dict[str, Any] = {"model": model, "text": text, "sources": source, "subtract_mean": not raw, "min_cosine": min_cosine}
+        given: dict[str, Any] = {
+            "model": model,
+            "text": text,
+            "sources": source,
+            "subtract_mean": not raw,
+            "min_cosine": min_cosine,
+        }
         body = ReadRequest(**given, contrast=contrast or None, feature=feature or None)
         answer = await reading(request, body, store, worker)
         if answer is None:
@@ -69,14 +83,24 @@ async def page(
         raise HTTPException(422, "text: write the text to read, for example /read.json?text=Once+upon+a+time")
     if as_json(request) and answer is not None:
         return Response(answer.model_dump_json(), media_type="application/json")
-    form = {"model": model, "text": text, "contrast": contrast, "source": source, "raw": raw, "min_cosine": min_cosine, "feature": feature}
+    form = {
+        "model": model,
+        "text": text,
+        "contrast": contrast,
+        "source": source,
+        "raw": raw,
+        "min_cosine": min_cosine,
+        "feature": feature,
+    }
     html = request.app.state.pages.html(
         "read.html",
         models=models,
         form=form,
         address=urlencode({name: value for name, value in form.items() if value}, doseq=True),
         answer=answer,
-        token=token if answer is not None and token is not None and token < len(answer.texts[0].tokens) else None,
+        token=token
+        if answer is not None and token is not None and token < len(answer.texts[0].tokens)
+        else None,
         page=None,
         json_url=f"/read.json?{request.url.query}" if text else "",
         path=request.url.path,
@@ -85,7 +109,9 @@ async def page(
     return HTMLResponse(html, headers={"cache-control": "no-store"})
 
 
-async def reading(request: Request, asked: ReadRequest, store: Store, worker: WorkerClient) -> ReadAnswer | None:
+async def reading(
+    request: Request, asked: ReadRequest, store: Store, worker: WorkerClient
+) -> ReadAnswer | None:
     """The whole reading, by name; None when the client has gone. Raises NotFound and HTTPException."""
     job, places = await run_in_threadpool(_job, store, asked)
     events = await whole(request, worker, job)
@@ -106,12 +132,16 @@ def _job(store: Store, asked: ReadRequest) -> tuple[ReadJob, list[Place]]:
     return job, places
 
 
-def _named(store: Store, asked: ReadRequest, job: ReadJob, places: Sequence[Place], events: Sequence[Event]) -> ReadAnswer:
+def _named(
+    store: Store, asked: ReadRequest, job: ReadJob, places: Sequence[Place], events: Sequence[Event]
+) -> ReadAnswer:
     readings = {(event.text, event.source): event for event in events if isinstance(event, RawReading)}
     [tokens] = [event.texts for event in events if isinstance(event, RawTokens)]
     [last] = [event for event in events if isinstance(event, RawRead)]
     means = {key: Means(raw) for key, raw in readings.items()}
-    refs = naming.named(store, [f"{job.model}/{source}/{index}" for (_, source), mean in means.items() for index in mean.mean])
+    refs = naming.named(
+        store, [f"{job.model}/{source}/{index}" for (_, source), mean in means.items() for index in mean.mean]
+    )
     texts = []
     for number, shown in enumerate(tokens):
         layers = [
@@ -125,14 +155,24 @@ def _named(store: Store, asked: ReadRequest, job: ReadJob, places: Sequence[Plac
             )
             for place in places
         ]
-        top = {place.source: naming.summed(means[number, place.source], place, refs, asked.top) for place in places}
+        top = {
+            place.source: naming.summed(means[number, place.source], place, refs, asked.top)
+            for place in places
+        }
         texts.append(ReadText(tokens=shown, layers=layers, top=top))
     apart = {}
     if len(tokens) > 1:
         apart = {
-            place.source: naming.contrasted(means[0, place.source], means[1, place.source], place, refs, asked.top) for place in places
+            place.source: naming.contrasted(
+                means[0, place.source], means[1, place.source], place, refs, asked.top
+            )
+            for place in places
         }
     followed = None
     if job.follow is not None and last.followed is not None:
-        followed = Followed(feature=job.follow.feature, values=last.followed, max_activation=job.follow.max_activation or 0.0)
-    return ReadAnswer(model=job.model, subtract_mean=asked.subtract_mean, texts=texts, contrast=apart, followed=followed)
+        followed = Followed(
+            feature=job.follow.feature, values=last.followed, max_activation=job.follow.max_activation or 0.0
+        )
+    return ReadAnswer(
+        model=job.model, subtract_mean=asked.subtract_mean, texts=texts, contrast=apart, followed=followed
+    )

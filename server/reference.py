@@ -1,4 +1,6 @@
-"""`/docs`: the API reference, rendered here from the OpenAPI description, so that it needs no script and no other machine."""
+"""`/docs`: the API reference, rendered here from the OpenAPI description, so that it needs no script and no
+other machine.
+"""
 
 from typing import Any
 
@@ -54,7 +56,12 @@ def docs(request: Request) -> HTMLResponse:
     pages: Pages = request.app.state.pages
     template: Template = pages.environment.from_string(MAIN)
     description = request.app.openapi()
-    context = {"operations": _operations(description), "records": _records(description), "json_url": "/openapi.json", "path": "/docs"}
+    context = {
+        "operations": _operations(description),
+        "records": _records(description),
+        "json_url": "/openapi.json",
+        "path": "/docs",
+    }
     return HTMLResponse(template.render(**context))
 
 

@@ -1,4 +1,6 @@
-"""`/static/`: the frontend's own files, and Plotly from the installed package, so that nothing comes from another machine."""
+"""`/static/`: the frontend's own files, and Plotly from the installed package, so that nothing comes from
+another machine.
+"""
 
 from pathlib import Path
 
@@ -18,4 +20,6 @@ def install(app: FastAPI) -> None:
 
 
 def _plotly() -> FileResponse:
-    return FileResponse(PLOTLY, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"})
+    return FileResponse(
+        PLOTLY, media_type="text/javascript", headers={"cache-control": "public, max-age=86400"}
+    )

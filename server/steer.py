@@ -1,4 +1,6 @@
-"""Live steering on the web: the page, `POST /api/v1/steer` and `/api/v1/steer/sweep`; names in, what the model worker says out."""
+"""Live steering on the web: the page, `POST /api/v1/steer` and `/api/v1/steer/sweep`; names in, what the
+model worker says out.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -27,8 +29,14 @@ from server.live.wire import Event, RawMeasured
 from server.resolving import steer_job, sweep_job
 from store import Store
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorRecord} for status in (404, 422, 429, 503, 504)}
-EXAMPLES = ("The best thing about living here is", "When she opened the door, she saw", "In the morning they went to the")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorRecord} for status in (404, 422, 429, 503, 504)
+}
+EXAMPLES = (
+    "The best thing about living here is",
+    "When she opened the door, she saw",
+    "In the morning they went to the",
+)
 
 router = APIRouter()
 
@@ -57,7 +65,11 @@ def page(
     html = request.app.state.pages.html(
         "steer.html",
         models=store.home().models,
-        prefill={"model": model or (feature[0].split("/")[0] if feature else ""), "prompt": prompt, "features": asked},
+        prefill={
+            "model": model or (feature[0].split("/")[0] if feature else ""),
+            "prompt": prompt,
+            "features": asked,
+        },
         typical=TYPICAL,
         off_manifold=OFF_MANIFOLD,
         page=None,
@@ -76,7 +88,9 @@ async def steer(
     worker: Worker,
     streamed: Annotated[bool, Query(alias="stream", description="false: one JSON answer at the end")] = True,
 ) -> Response:
-    """Default and steered text of one prompt, side by side, as server-sent events: resolved, step, effect, step…, measured, done."""
+    """Default and steered text of one prompt, side by side, as server-sent events: resolved, step, effect,
+    step…, measured, done.
+    """
     job, meant = await run_in_threadpool(steer_job, store, body)
     tell = Told(store, meant)
     if streamed:
@@ -87,16 +101,24 @@ async def steer(
 
 @router.post("/api/v1/steer/sweep", response_model=SweepAnswer, responses=ERRORS)
 async def sweep(request: Request, body: SweepRequest, store: Index, worker: Worker) -> Response:
-    """The same steer at several strengths, in one batch with the unsteered row: a dose-response curve with its sweet spot."""
+    """The same steer at several strengths, in one batch with the unsteered row: a dose-response curve with
+    its sweet spot.
+    """
     job, meant = await run_in_threadpool(sweep_job, store, body)
     events = await whole(request, worker, job)
-    return GONE if events is None else await run_in_threadpool(_answer, SweepAnswer, events, Told(store, meant))
+    return (
+        GONE if events is None else await run_in_threadpool(_answer, SweepAnswer, events, Told(store, meant))
+    )
 
 
 @router.get("/api/v1/worker", response_model=WorkerHealth, responses=ERRORS)
 async def health(worker: Worker) -> Response:
     """The model worker's queue, speed and memory."""
-    return Response((await worker.health()).model_dump_json(), media_type="application/json", headers={"cache-control": "no-store"})
+    return Response(
+        (await worker.health()).model_dump_json(),
+        media_type="application/json",
+        headers={"cache-control": "no-store"},
+    )
 
 
 class Told:
@@ -110,7 +132,9 @@ class Told:
         if isinstance(event, RawMeasured):
             return naming.measured(self._store, event)
         if isinstance(event, SteerResolved):
-            return event.model_copy(update={"features": [one.feature for one in self._meant], "meant": self._meant})
+            return event.model_copy(
+                update={"features": [one.feature for one in self._meant], "meant": self._meant}
+            )
         return event
 
 

@@ -1,4 +1,6 @@
-"""The index: the schema, the bulk writer, the queries. The only SQL in the project; what comes out is `lexiscope.records`."""
+"""The index: the schema, the bulk writer, the queries. The only SQL in the project; what comes out is
+`lexiscope.records`.
+"""
 
 from store.builder import Builder, Kept
 from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, Unreachable, WrongVersion

@@ -1,7 +1,9 @@
-"""One published build, opened for reading: its connections, and the small tables that every page needs, held in memory.
+"""One published build, opened for reading: its connections, and the small tables that every page needs, held
+in memory.
 
-Held: `dictionary` and `layer_summary` (a row a dictionary), what is notable about each dictionary, and each model's vocabulary from
-the first request that shows a token of it. Everything else is asked of the database, page by page.
+Held: `dictionary` and `layer_summary` (a row a dictionary), what is notable about each dictionary, and each
+model's vocabulary from the first request that shows a token of it. Everything else is asked of the database,
+page by page.
 """
 
 import json
@@ -38,7 +40,10 @@ def number(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.Integer)
 
 
-REF_COLUMNS = tuple(schema.listing.c[name] for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density"))
+REF_COLUMNS = tuple(
+    schema.listing.c[name]
+    for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,9 @@ class Dictionary:
 
 
 class Build:
-    """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote it, Unreachable."""
+    """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote
+    it, Unreachable.
+    """
 
     def __init__(self, source: Source, build: str) -> None:
         self.id = build
@@ -132,17 +139,23 @@ class Build:
                     summary=summary,
                     hubs=list(zip(sums["hub_tokens"], sums["hub_counts"], strict=True)),
                     cosine_histogram=Histogram(
-                        edges=sums["cosine_edges"], counts=sums["cosine_counts"], zeros=own["d_sae"] - sums["n_live"]
+                        edges=sums["cosine_edges"],
+                        counts=sums["cosine_counts"],
+                        zeros=own["d_sae"] - sums["n_live"],
                     ),
                     density_histogram=Histogram(
-                        edges=sums["density_edges"], counts=sums["density_counts"], zeros=own["d_sae"] - sum(sums["density_counts"])
+                        edges=sums["density_edges"],
+                        counts=sums["density_counts"],
+                        zeros=own["d_sae"] - sum(sums["density_counts"]),
                     ),
                 )
             )
         return entries
 
     def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
-        """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is tried once more."""
+        """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is
+        tried once more.
+        """
         for last in (False, True):
             try:
                 with self.engine.connect() as connection:
@@ -176,10 +189,21 @@ class Build:
         with self._lock:
             if model not in self._vocabularies:
                 own, named = schema.token.c, schema.carried.c
-                joined = schema.token.outerjoin(schema.carried, sa.and_(named.model == own.model, named.token_id == own.token_id))
-                columns = (own.token_id, own.shown, own.raw, own.folded, own.count, sa.func.coalesce(named.n_features, 0))
+                joined = schema.token.outerjoin(
+                    schema.carried, sa.and_(named.model == own.model, named.token_id == own.token_id)
+                )
+                columns = (
+                    own.token_id,
+                    own.shown,
+                    own.raw,
+                    own.folded,
+                    own.count,
+                    sa.func.coalesce(named.n_features, 0),
+                )
                 rows = self.rows(sa.select(*columns).select_from(joined).where(own.model == model))
-                entries = [Entry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5]) for row in rows]
+                entries = [
+                    Entry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5]) for row in rows
+                ]
                 self._vocabularies[model] = Vocabulary(model, entries)
             return self._vocabularies[model]
 
@@ -188,7 +212,9 @@ class Build:
         self.of_model(model)
         vocabulary = self.vocabulary(model)
         if token_id not in vocabulary.place_of:
-            raise NotFound(f"{model} has no token {token_id}: its ids go from {min(vocabulary.place_of)} to {max(vocabulary.place_of)}")
+            raise NotFound(
+                f"{model} has no token {token_id}: its ids go from {min(vocabulary.place_of)} to {max(vocabulary.place_of)}"
+            )
         return vocabulary.get(token_id)
 
     def ref(self, row: Row) -> FeatureRef:
@@ -209,13 +235,20 @@ class Build:
 
     @cached_property
     def example_tokens(self) -> list[Token]:
-        """Frequent tokens that name supported features in the most dictionaries, of the first model that has some."""
+        """Frequent tokens that name supported features in the most dictionaries, of the first model that has
+        some.
+        """
         named, token = schema.carried.c, schema.token.c
         for model in self.models:
             statement = (
                 sa.select(token.token_id)
                 .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
-                .where(token.model == model, named.n_strong > 0, sa.func.length(token.folded) >= 4, token.count > 0)
+                .where(
+                    token.model == model,
+                    named.n_strong > 0,
+                    sa.func.length(token.folded) >= 4,
+                    token.count > 0,
+                )
                 .order_by(named.n_strong.desc(), token.count.desc(), token.token_id)
                 .limit(12)
             )
@@ -227,7 +260,9 @@ class Build:
 
 def scored(vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
     tokens = vocabulary.shown(ids)
-    return [ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)]
+    return [
+        ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

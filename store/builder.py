@@ -1,4 +1,5 @@
-"""Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in PostgreSQL), or nothing.
+"""Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in
+PostgreSQL), or nothing.
 
     with Builder(settings) as builder:
         builder.keep_others(replacing=[("gpt2-small", "6-vasae")])
@@ -6,7 +7,8 @@
         ...
         builder.publish()
 
-Rows of `feature` and `context` come sorted by (dictionary, feature), those of `passage` by id; `add` keeps their order.
+Rows of `feature` and `context` come sorted by (dictionary, feature), those of `passage` by id; `add` keeps
+their order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,7 +42,9 @@ class Kept(NamedTuple):
 
 
 class Builder:
-    """A build under construction. Leaving the block without `publish` deletes it. Raises BuilderBusy, StoreError."""
+    """A build under construction. Leaving the block without `publish` deletes it. Raises BuilderBusy,
+    StoreError.
+    """
 
     def __init__(self, where: Settings | Path) -> None:
         self._settings = where if isinstance(where, Settings) and where.database_url else None
@@ -69,14 +73,18 @@ class Builder:
             self._exit = opening.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._exit.close()
 
     def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> Kept:
-        """Copy every dictionary of the current build but those (model, source), with its passages and its model's tokens.
+        """Copy every dictionary of the current build but those (model, source), with its passages and its
+        model's tokens.
 
-        Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Call it before the first `add`.
-        A kept neighbour of a replaced dictionary forgets the link: the feature indices behind it would mean nothing.
+        Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Call it before
+        the first `add`. A kept neighbour of a replaced dictionary forgets the link: the feature indices
+        behind it would mean nothing.
         """
         if self._shipment is not None:
             with _disk_errors():
@@ -107,8 +115,12 @@ class Builder:
         for name in ("dictionary", "layer_summary", "feature", "context"):
             self._sql(f"INSERT INTO {name} BY NAME SELECT * FROM old.{name} WHERE dictionary_id IN ({ids})")
         self._unlink(ids)
-        self._sql("INSERT INTO passage BY NAME SELECT * FROM old.passage WHERE passage_id IN (SELECT passage FROM context)")
-        self._sql("INSERT INTO token BY NAME SELECT * FROM old.token WHERE model IN (SELECT model FROM dictionary)")
+        self._sql(
+            "INSERT INTO passage BY NAME SELECT * FROM old.passage WHERE passage_id IN (SELECT passage FROM context)"
+        )
+        self._sql(
+            "INSERT INTO token BY NAME SELECT * FROM old.token WHERE model IN (SELECT model FROM dictionary)"
+        )
         [(self.next_dictionary_id,)] = self._sql("SELECT max(dictionary_id) + 1 FROM dictionary")
         [(self.next_passage_id,)] = self._sql("SELECT coalesce(max(passage_id) + 1, 0) FROM passage")
         return Kept([(row[1], row[2]) for row in kept])
@@ -118,23 +130,32 @@ class Builder:
             self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
 
     def _keep_remotely(self, shipment: Shipment, replacing: set[tuple[str, str]]) -> Kept:
-        """The small tables are fetched, so that the whole build is checked; features, contexts and passages are copied by the server."""
+        """The small tables are fetched, so that the whole build is checked; features, contexts and passages
+        are copied by the server.
+        """
         if shipment.previous is None:
             return Kept([])
         version = shipment.previous_version()
         if version is None:
-            return Kept([], f"build {shipment.previous} has gone from the database: nothing of it could be kept")
+            return Kept(
+                [], f"build {shipment.previous} has gone from the database: nothing of it could be kept"
+            )
         if version != SCHEMA_VERSION:
             return Kept([], _too_old(version))
         for name in ("dictionary", "layer_summary", "token"):
             self._insert(name, shipment.previous_rows(name))
-        named = ", ".join(f"({_quoted(model)}, {_quoted(source)})" for model, source in sorted(replacing)) or "(NULL, NULL)"
+        named = (
+            ", ".join(f"({_quoted(model)}, {_quoted(source)})" for model, source in sorted(replacing))
+            or "(NULL, NULL)"
+        )
         self._sql(f"DELETE FROM dictionary WHERE (model, source) IN ({named})")
         rows = self._sql("SELECT dictionary_id, model, source FROM dictionary ORDER BY dictionary_id")
         self._kept_remotely = [row[0] for row in rows]
         self._kept_models = {row[1] for row in rows}
         ids = ", ".join(str(row[0]) for row in rows) or "NULL"
-        self._sql("DELETE FROM layer_summary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM dictionary)")
+        self._sql(
+            "DELETE FROM layer_summary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM dictionary)"
+        )
         self._sql("DELETE FROM token WHERE model NOT IN (SELECT model FROM dictionary)")
         self._unlink(ids)
         if rows:
@@ -142,16 +163,22 @@ class Builder:
         return Kept([(row[1], row[2]) for row in rows])
 
     def add(self, table: str, rows: pa.Table) -> None:
-        """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError, having added none.
+        """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError,
+        having added none.
 
-        Tokens of a model whose vocabulary was kept replace the kept ones. A table may be added to in several calls.
+        Tokens of a model whose vocabulary was kept replace the kept ones. A table may be added to in several
+        calls.
         """
         if table not in LOADED:
-            raise StoreError(f"the index is given no table {table!r}: it is given {', '.join(sorted(LOADED))}")
+            raise StoreError(
+                f"the index is given no table {table!r}: it is given {', '.join(sorted(LOADED))}"
+            )
         wanted, given = {column.name for column in LOADED[table].columns}, set(rows.column_names)
         if wanted != given or len(rows.column_names) != len(given):
             missing, unknown = ", ".join(sorted(wanted - given)), ", ".join(sorted(given - wanted))
-            raise StoreError(f"rows for {table!r} do not have its columns; missing: {missing or 'none'}; unknown: {unknown or 'none'}")
+            raise StoreError(
+                f"rows for {table!r} do not have its columns; missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+            )
         if rows.num_rows == 0:
             return
         with _disk_errors():
@@ -165,7 +192,9 @@ class Builder:
             key = f", {KEY_SQL} AS key" if table == "feature" else ""
             self._sql(f"INSERT INTO {table} BY NAME SELECT *{key} FROM added_rows")
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
-            raise StoreError(f"rows for {table!r} do not fit it: {duck.complaint(error)}", kept=OLD_SERVES) from error
+            raise StoreError(
+                f"rows for {table!r} do not fit it: {duck.complaint(error)}", kept=OLD_SERVES
+            ) from error
         finally:
             self._connection.unregister("added_rows")
 
@@ -175,7 +204,9 @@ class Builder:
         self._kept_models -= models
 
     def publish(self) -> str:
-        """Check that the build is whole, make it the one that serves, delete builds older than the previous one. Its id."""
+        """Check that the build is whole, make it the one that serves, delete builds older than the previous
+        one. Its id.
+        """
         with _disk_errors():
             self._check()
             now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -197,9 +228,15 @@ class Builder:
     def _check(self) -> None:
         twice = self._sql("SELECT model, source FROM dictionary GROUP BY ALL HAVING count(*) > 1")
         same_id = self._sql("SELECT dictionary_id FROM dictionary GROUP BY ALL HAVING count(*) > 1")
-        unsummed = self._sql("SELECT model, source FROM dictionary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM layer_summary)")
-        wordless = self._sql("SELECT DISTINCT model FROM dictionary WHERE model NOT IN (SELECT model FROM token)")
-        lost = self._sql("SELECT DISTINCT passage FROM context WHERE passage NOT IN (SELECT passage_id FROM passage) LIMIT 3")
+        unsummed = self._sql(
+            "SELECT model, source FROM dictionary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM layer_summary)"
+        )
+        wordless = self._sql(
+            "SELECT DISTINCT model FROM dictionary WHERE model NOT IN (SELECT model FROM token)"
+        )
+        lost = self._sql(
+            "SELECT DISTINCT passage FROM context WHERE passage NOT IN (SELECT passage_id FROM passage) LIMIT 3"
+        )
         for rows, complaint in (
             (twice, "dictionaries are in the build twice (name them in keep_others(replacing=...))"),
             (same_id, "dictionary ids are in the build twice (count from next_dictionary_id)"),
@@ -221,7 +258,9 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        raise StoreError(f"the index could not be written: {duck.complaint(error)}", kept=OLD_SERVES) from error
+        raise StoreError(
+            f"the index could not be written: {duck.complaint(error)}", kept=OLD_SERVES
+        ) from error
 
 
 def _storable(rows: pa.Table) -> pa.Table:

@@ -1,7 +1,9 @@
-"""The files of an index folder: one `<build id>.duckdb` a build, `CURRENT` that names the one that serves, and the builders' `LOCK`.
+"""The files of an index folder: one `<build id>.duckdb` a build, `CURRENT` that names the one that serves,
+and the builders' `LOCK`.
 
-A build under construction is called `<build id>.building.duckdb` until it is whole; whatever still has `.building` in its name
-when nobody holds the lock was left by a builder that was killed. Only `CURRENT` is ever replaced, by a rename.
+A build under construction is called `<build id>.building.duckdb` until it is whole; whatever still has
+`.building` in its name when nobody holds the lock was left by a builder that was killed. Only `CURRENT` is
+ever replaced, by a rename.
 """
 
 import fcntl
@@ -37,7 +39,9 @@ def pointer(root: Path) -> Path:
 
 
 def current_build(root: Path) -> str | None:
-    """The id that `CURRENT` holds; None when there is no index yet. NoIndex when the file holds anything else."""
+    """The id that `CURRENT` holds; None when there is no index yet. NoIndex when the file holds anything
+    else.
+    """
     try:
         build = pointer(root).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -59,7 +63,9 @@ def fsync(path: Path) -> None:
 
 
 def install(root: Path, build: str) -> None:
-    """Make a closed, complete `.building` file the one that serves. A crash at any line leaves the old index serving."""
+    """Make a closed, complete `.building` file the one that serves. A crash at any line leaves the old index
+    serving.
+    """
     fsync(building_path(root, build))
     os.rename(building_path(root, build), build_path(root, build))
     fsync(root)
@@ -80,7 +86,9 @@ def remove_leftovers(root: Path) -> None:
 
 
 def remove_builds(root: Path, *, but: set[str]) -> None:
-    """Delete published builds other than those named. A reader that still has one open keeps its file until it closes it."""
+    """Delete published builds other than those named. A reader that still has one open keeps its file until
+    it closes it.
+    """
     for path in root.glob("*.duckdb"):
         if BUILD_ID.fullmatch(path.stem) and path.stem not in but:
             path.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""Keyset paging: a list is ordered by columns that end in a unique key, and the next page starts after the last row's values.
+"""Keyset paging: a list is ordered by columns that end in a unique key, and the next page starts after the
+last row's values.
 
-A cursor is those values as URL-safe base64 of JSON, with the build and a mark of the list it belongs to; it holds no secret
-and needs no state, and one that belongs elsewhere is refused instead of skipping rows silently.
+A cursor is those values as URL-safe base64 of JSON, with the build and a mark of the list it belongs to; it
+holds no secret and needs no state, and one that belongs elsewhere is refused instead of skipping rows
+silently.
 """
 
 import base64
@@ -52,15 +54,23 @@ def encode(*, build: str, mark: str, values: Sequence[Value]) -> str:
 def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) -> list[Value]:
     """The values behind `cursor`. Raises BadCursor when it is broken, of another build, or of another list."""
     try:
-        of_build, of_mark, values = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        of_build, of_mark, values = json.loads(
+            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        )
         if not all(_fits(value, kind) for value, kind in zip(values, kinds, strict=True)):
             raise ValueError
     except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise BadCursor("this cursor cannot be read: start again from the first page, without `cursor`") from None
+        raise BadCursor(
+            "this cursor cannot be read: start again from the first page, without `cursor`"
+        ) from None
     if of_build != build:
-        raise BadCursor(f"this cursor is of index build {of_build}, and {build} serves now: start again from the first page")
+        raise BadCursor(
+            f"this cursor is of index build {of_build}, and {build} serves now: start again from the first page"
+        )
     if of_mark != mark:
-        raise BadCursor("this cursor belongs to another search or other filters: start again from the first page")
+        raise BadCursor(
+            "this cursor belongs to another search or other filters: start again from the first page"
+        )
     return list(values)
 
 
@@ -72,7 +82,9 @@ def _fits(value: object, kind: type[Value]) -> bool:
 
 
 def after(keys: Sequence[Key], values: Sequence[Value]) -> sa.ColumnElement[bool]:
-    """Rows strictly after `values` in the order of `keys`. The first key's bound is said apart: an index can begin there."""
+    """Rows strictly after `values` in the order of `keys`. The first key's bound is said apart: an index can
+    begin there.
+    """
     steps = []
     for depth, key in enumerate(keys):
         same = [other.column == value for other, value in zip(keys[:depth], values[:depth], strict=True)]

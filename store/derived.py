@@ -1,7 +1,8 @@
 """What a builder adds to a build before it is published: tables made from the others, so that no page has to.
 
-Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` is a feature in fifty bytes instead of a
-thousand, sorted as `feature` is, and `by_name` the same sorted by name; the others hold a few rows a dictionary, or one a token.
+Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` is a feature in fifty
+bytes instead of a thousand, sorted as `feature` is, and `by_name` the same sorted by name; the others hold a
+few rows a dictionary, or one a token.
 """
 
 from typing import Any
@@ -23,14 +24,25 @@ def statements() -> list[sa.Insert]:
     selects = {"listing": _listing(), "by_name": _by_name(), "carried": _carried()}
     selects |= {"collision": _collision(), "disagreement": _disagreement()}
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
-    return [sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()]
+    return [
+        sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()
+    ]
 
 
 def _listing() -> sa.Select[Any]:
-    by_spelling = sa.func.row_number().over(partition_by=TOKEN.model, order_by=(TOKEN.folded, TOKEN.shown, TOKEN.token_id))
-    by_count = sa.func.row_number().over(partition_by=TOKEN.model, order_by=(TOKEN.count.desc(), TOKEN.token_id))
-    place = sa.select(TOKEN.model, TOKEN.token_id, (by_spelling - 1).label("spelling"), (by_count - 1).label("frequency")).subquery()
-    reads, predicts = FEATURE.reads_family - FEATURE.reads_family_null, FEATURE.predicts - FEATURE.predicts_null
+    by_spelling = sa.func.row_number().over(
+        partition_by=TOKEN.model, order_by=(TOKEN.folded, TOKEN.shown, TOKEN.token_id)
+    )
+    by_count = sa.func.row_number().over(
+        partition_by=TOKEN.model, order_by=(TOKEN.count.desc(), TOKEN.token_id)
+    )
+    place = sa.select(
+        TOKEN.model, TOKEN.token_id, (by_spelling - 1).label("spelling"), (by_count - 1).label("frequency")
+    ).subquery()
+    reads, predicts = (
+        FEATURE.reads_family - FEATURE.reads_family_null,
+        FEATURE.predicts - FEATURE.predicts_null,
+    )
     excess = sa.func.coalesce(reads, 0.0) + sa.func.coalesce(predicts, 0.0)
     return (
         sa.select(
@@ -53,7 +65,9 @@ def _by_name() -> sa.Select[Any]:
 
 
 def _carried() -> sa.Select[Any]:
-    strong = sa.case((sa.and_(FEATURE.supported, FEATURE.live, FEATURE.bucket == "strong"), FEATURE.dictionary_id))
+    strong = sa.case(
+        (sa.and_(FEATURE.supported, FEATURE.live, FEATURE.bucket == "strong"), FEATURE.dictionary_id)
+    )
     return (
         sa.select(DICTIONARY.model, FEATURE.name_token, sa.func.count(), sa.func.count(strong.distinct()))
         .join(schema.dictionary, DICTIONARY.dictionary_id == FEATURE.dictionary_id)
@@ -64,9 +78,17 @@ def _carried() -> sa.Select[Any]:
 
 def _collision() -> sa.Select[Any]:
     n_features, n_live = sa.func.count(), sa.func.sum(sa.case((FEATURE.live, 1), else_=0))
-    place = sa.func.row_number().over(partition_by=FEATURE.dictionary_id, order_by=(n_features.desc(), FEATURE.name_token))
+    place = sa.func.row_number().over(
+        partition_by=FEATURE.dictionary_id, order_by=(n_features.desc(), FEATURE.name_token)
+    )
     shared = (
-        sa.select(FEATURE.dictionary_id, (place - 1).label("place"), FEATURE.name_token, n_features.label("features"), n_live.label("live"))
+        sa.select(
+            FEATURE.dictionary_id,
+            (place - 1).label("place"),
+            FEATURE.name_token,
+            n_features.label("features"),
+            n_live.label("live"),
+        )
         .where(FEATURE.n_same_name > 1)
         .group_by(FEATURE.dictionary_id, FEATURE.name_token)
         .subquery()
@@ -75,7 +97,9 @@ def _collision() -> sa.Select[Any]:
 
 
 def _disagreement() -> sa.Select[Any]:
-    place = sa.func.row_number().over(partition_by=FEATURE.dictionary_id, order_by=(FEATURE.density.desc(), FEATURE.index))
+    place = sa.func.row_number().over(
+        partition_by=FEATURE.dictionary_id, order_by=(FEATURE.density.desc(), FEATURE.index)
+    )
     contradicted = (
         sa.select(FEATURE.dictionary_id, (place - 1).label("place"), FEATURE.index)
         .where(FEATURE.live, FEATURE.bucket == "strong", sa.not_(FEATURE.supported))

@@ -1,4 +1,6 @@
-"""One dictionary: its distributions, its most shared names, the names its evidence contradicts, and its list of features."""
+"""One dictionary: its distributions, its most shared names, the names its evidence contradicts, and its list
+of features.
+"""
 
 import sqlalchemy as sa
 
@@ -11,14 +13,18 @@ SHOWN = 20
 
 
 def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> DictionaryPage:
-    """`/{model}/{source}`. `filters.model`, `.source` and `.layer` are the dictionary's own. Raises NotFound, BadCursor."""
+    """`/{model}/{source}`. `filters.model`, `.source` and `.layer` are the dictionary's own. Raises NotFound,
+    BadCursor.
+    """
     entry = build.dictionary(model, source)
     filters = filters.model_copy(update={"model": model, "source": source, "layer": None})
     if filters.sort == "match":
         filters = filters.model_copy(update={"sort": "index", "descending": False})
     listed = list_features(build, filters)
     vocabulary = build.vocabulary(model)
-    collisions, disagreements = build.once(("dictionary page", entry.dictionary_id), lambda: _notable(build, entry))
+    collisions, disagreements = build.once(
+        ("dictionary page", entry.dictionary_id), lambda: _notable(build, entry)
+    )
     return DictionaryPage(
         build=build.id,
         summary=entry.summary,
@@ -29,7 +35,9 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
         cosine_histogram=entry.cosine_histogram,
         density_histogram=entry.density_histogram,
         collisions=collisions,
-        hub_tokens=[HubToken(token=vocabulary.get(token_id), n_near=n_near) for token_id, n_near in entry.hubs[:SHOWN]],
+        hub_tokens=[
+            HubToken(token=vocabulary.get(token_id), n_near=n_near) for token_id, n_near in entry.hubs[:SHOWN]
+        ],
         disagreements=disagreements,
         filters=filters,
         features=listed.features,
@@ -40,12 +48,21 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
 def _notable(build: Build, entry: Dictionary) -> tuple[list[Collision], list[FeatureRef]]:
     shared, against = schema.collision.c, schema.disagreement.c
     vocabulary = build.vocabulary(entry.model)
-    collisions = build.rows(sa.select(schema.collision).where(shared.dictionary_id == entry.dictionary_id).order_by(shared.place))
-    places = build.rows(sa.select(against.index).where(against.dictionary_id == entry.dictionary_id).order_by(against.place))
+    collisions = build.rows(
+        sa.select(schema.collision).where(shared.dictionary_id == entry.dictionary_id).order_by(shared.place)
+    )
+    places = build.rows(
+        sa.select(against.index).where(against.dictionary_id == entry.dictionary_id).order_by(against.place)
+    )
     wanted = [row[0] for row in places]
-    own = sa.select(*REF_COLUMNS).where(LISTING.dictionary_id == entry.dictionary_id, LISTING.index.in_(wanted))
+    own = sa.select(*REF_COLUMNS).where(
+        LISTING.dictionary_id == entry.dictionary_id, LISTING.index.in_(wanted)
+    )
     refs = {row[1]: build.ref(row) for row in build.rows(own)} if wanted else {}
     return (
-        [Collision(token=vocabulary.get(row.name_token), n_features=row.n_features, n_live=row.n_live) for row in collisions],
+        [
+            Collision(token=vocabulary.get(row.name_token), n_features=row.n_features, n_live=row.n_live)
+            for row in collisions
+        ],
         [refs[index] for index in wanted],
     )

@@ -1,9 +1,9 @@
 """DuckDB and duckdb-engine as this project uses them: every quirk of the pair lives here and nowhere else.
 
-duckdb-engine 0.17 is older than DuckDB 2.0. What works, and is used: connecting through SQLAlchemy, compiling Core statements,
-DDL, ARRAY columns (they come back as lists). What is avoided: reflection (`checkfirst`, `has_table`) and row-wise
-`executemany` inserts. DuckDB wants every connection of one process to one file to agree on its configuration, so a
-file is opened either by `writer` or by `reader`, never by both.
+duckdb-engine 0.17 is older than DuckDB 2.0. What works, and is used: connecting through SQLAlchemy, compiling
+Core statements, DDL, ARRAY columns (they come back as lists). What is avoided: reflection (`checkfirst`,
+`has_table`) and row-wise `executemany` inserts. DuckDB wants every connection of one process to one file to
+agree on its configuration, so a file is opened either by `writer` or by `reader`, never by both.
 """
 
 import atexit
@@ -24,14 +24,16 @@ WIDE = 400
 Config = dict[str, str | bool | int | float | list[str]]
 OFFLINE: Config = {"autoinstall_known_extensions": False}
 
-# in a process that also loads torch, duckdb-engine's module is not cleared at exit, and DuckDB prints a page about leaks
+# in a process that also loads torch, duckdb-engine's module is not cleared at exit, and DuckDB prints a page
+# about leaks
 atexit.register(vars(duckdb_engine).clear)
 
 
 def writer(path: Path) -> duckdb.DuckDBPyConnection:
     """A new file at `path`, for one builder; what does not fit in memory spills beside it.
 
-    Values are not written as runs: a reader of one row would count through them from their block's beginning, for every column.
+    Values are not written as runs: a reader of one row would count through them from their block's beginning,
+    for every column.
     """
     config: Config = {"memory_limit": WRITER_MEMORY, "temp_directory": f"{path}.tmp", **OFFLINE}
     connection = duckdb.connect(str(path), config=config)
@@ -40,16 +42,24 @@ def writer(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 class ReaderDialect(Dialect):
-    """duckdb-engine for a file that never changes: statements are compiled once, and none opens a transaction.
+    """duckdb-engine for a file that never changes: statements are compiled once, and none opens a
+    transaction.
 
-    duckdb-engine compiles every statement anew (3 ms for the widest); the Core statements of this room bind every value that varies.
+    duckdb-engine compiles every statement anew (3 ms for the widest); the Core statements of this room bind
+    every value that varies.
     """
 
     supports_statement_cache = True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        """Planning a statement of seventy columns takes longer than running it: such a one is prepared once a connection."""
-        if len(statement) < WIDE or " IN (" in statement or not all(type(value) is int for value in parameters):
+        """Planning a statement of seventy columns takes longer than running it: such a one is prepared once a
+        connection.
+        """
+        if (
+            len(statement) < WIDE
+            or " IN (" in statement
+            or not all(type(value) is int for value in parameters)
+        ):
             cursor.execute(statement, parameters)
             return
         prepared: dict[str, str] = cursor.connection.__dict__.setdefault("prepared", {})
@@ -73,7 +83,9 @@ sa.dialects.registry.register("duckdb.reader", __name__, ReaderDialect.__name__)
 
 
 def reader(path: Path, *, threads: int, memory: str) -> sa.Engine:
-    """A read-only engine over a published file. The pool outgrows the server's 40 threads, so that no request waits in it."""
+    """A read-only engine over a published file. The pool outgrows the server's 40 threads, so that no request
+    waits in it.
+    """
     config: Config = {"threads": threads, "memory_limit": memory, **OFFLINE}
     warnings.filterwarnings("ignore", category=DuckDBEngineWarning)
     return sa.create_engine(

@@ -1,4 +1,6 @@
-"""What can go wrong between the index and a person, each with its own type. Messages are one line, fit to show as they are."""
+"""What can go wrong between the index and a person, each with its own type. Messages are one line, fit to
+show as they are.
+"""
 
 from lexiscope.errors import LexiscopeError
 

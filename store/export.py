@@ -1,7 +1,9 @@
-"""A published build, held open to be copied out: the rows of its tables as Arrow, in pieces that fit in memory.
+"""A published build, held open to be copied out: the rows of its tables as Arrow, in pieces that fit in
+memory.
 
-Every piece is one bounded query over a range of ids, so that the order and the memory are the same on DuckDB and on PostgreSQL,
-however large the index. `arrow_schema` is the one place where a column's SQL type meets its Arrow type.
+Every piece is one bounded query over a range of ids, so that the order and the memory are the same on DuckDB
+and on PostgreSQL, however large the index. `arrow_schema` is the one place where a column's SQL type meets
+its Arrow type.
 """
 
 import warnings
@@ -28,10 +30,17 @@ def arrow_schema(name: str) -> pa.Schema:
     """A table's columns as Arrow fields, each with its comment as metadata."""
     table = schema.metadata.tables[name]
     fields = [
-        pa.field(column.name, _arrow_type(column.type), nullable=bool(column.nullable), metadata={"comment": column.comment or ""})
+        pa.field(
+            column.name,
+            _arrow_type(column.type),
+            nullable=bool(column.nullable),
+            metadata={"comment": column.comment or ""},
+        )
         for column in table.columns
     ]
-    return pa.schema(fields, metadata={"lexiscope.table": name, "lexiscope.schema_version": str(SCHEMA_VERSION)})
+    return pa.schema(
+        fields, metadata={"lexiscope.table": name, "lexiscope.schema_version": str(SCHEMA_VERSION)}
+    )
 
 
 def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
@@ -57,13 +66,19 @@ class Snapshot:
     def __init__(self, build: Build) -> None:
         self._build = build
         self.id = build.id
-        self.dictionaries: list[Dictionary] = sorted(build.dictionaries.values(), key=lambda entry: entry.dictionary_id)
+        self.dictionaries: list[Dictionary] = sorted(
+            build.dictionaries.values(), key=lambda entry: entry.dictionary_id
+        )
         self._whole = True
 
     def part(self, *, model: str | None, source: str | None) -> "Snapshot":
-        """The dictionaries of a model, or of one source in every model. Raises NotFound, saying what there is."""
+        """The dictionaries of a model, or of one source in every model. Raises NotFound, saying what there
+        is.
+        """
         chosen = [
-            entry for entry in self.dictionaries if (model is None or entry.model == model) and (source is None or entry.source == source)
+            entry
+            for entry in self.dictionaries
+            if (model is None or entry.model == model) and (source is None or entry.source == source)
         ]
         if not chosen:
             if model is not None:
@@ -88,7 +103,9 @@ class Snapshot:
         return int(self._build.rows(sa.select(sa.func.count()).select_from(table).where(*where))[0][0])
 
     def rows(self, name: str) -> Iterator[pa.Table]:
-        """A table's rows, sorted as the schema says, in pieces. Links to dictionaries outside the part are NULL."""
+        """A table's rows, sorted as the schema says, in pieces. Links to dictionaries outside the part are
+        NULL.
+        """
         if name == "passage":
             yield from self._passage_rows()
         elif name == "token":
@@ -98,8 +115,12 @@ class Snapshot:
             for entry in self.dictionaries:
                 yield from self.of_dictionary(name, entry)
 
-    def of_dictionary(self, name: str, entry: Dictionary, *, features: range | None = None) -> Iterator[pa.Table]:
-        """The rows of one dictionary in `dictionary`, `layer_summary`, `feature` or `context`; of the last two, some features'."""
+    def of_dictionary(
+        self, name: str, entry: Dictionary, *, features: range | None = None
+    ) -> Iterator[pa.Table]:
+        """The rows of one dictionary in `dictionary`, `layer_summary`, `feature` or `context`; of the last
+        two, some features'.
+        """
         table = schema.metadata.tables[name]
         own = table.c.dictionary_id == entry.dictionary_id
         if table is schema.feature:
@@ -117,7 +138,9 @@ class Snapshot:
         column, found = schema.passage.c, {}
         for start in range(0, len(ids), PIECE["passage"]):
             some = [int(number) for number in ids[start : start + PIECE["passage"]]]
-            rows = self._build.rows(sa.select(column.passage_id, column.tokens).where(column.passage_id.in_(some)))
+            rows = self._build.rows(
+                sa.select(column.passage_id, column.tokens).where(column.passage_id.in_(some))
+            )
             found.update({row[0]: list(row[1]) for row in rows})
         return found
 
@@ -130,7 +153,9 @@ class Snapshot:
         """Ids of the passages that the part's contexts point at, ascending."""
         context, ids = schema.context.c, np.zeros(0, np.int64)
         for entry in self.dictionaries:
-            pointed = sa.select(context.passage).where(context.dictionary_id == entry.dictionary_id).distinct()
+            pointed = (
+                sa.select(context.passage).where(context.dictionary_id == entry.dictionary_id).distinct()
+            )
             ids = np.union1d(ids, [row[0] for row in self._build.rows(pointed)]).astype(np.int64)
         return ids
 
@@ -181,7 +206,10 @@ class Snapshot:
                     warnings.simplefilter("ignore", UserWarning)  # the extra copy it warns of is one piece
                     return result.cursor.to_arrow_table().cast(wanted)
             columns = list(zip(*result.all(), strict=True)) or [()] * len(wanted)
-        return pa.table([pa.array(column, field.type) for column, field in zip(columns, wanted, strict=True)], schema=wanted)
+        return pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, wanted, strict=True)],
+            schema=wanted,
+        )
 
 
 def columns_document() -> str:

@@ -1,4 +1,6 @@
-"""Everything known about one feature, from three queries: its row, its contexts in their passages, its neighbours."""
+"""Everything known about one feature, from three queries: its row, its contexts in their passages, its
+neighbours.
+"""
 
 from collections.abc import Sequence
 
@@ -36,13 +38,17 @@ ROW = sa.select(schema.feature).where(sa.bindparam("key", type_=sa.BigInteger) =
 CONTEXTS = (
     sa.select(
         schema.context,
-        schema.passage.c.tokens[sa.func.greatest(CONTEXT.position - BEFORE, 0) + 1 : CONTEXT.position + AFTER + 1].label("tokens"),
+        schema.passage.c.tokens[
+            sa.func.greatest(CONTEXT.position - BEFORE, 0) + 1 : CONTEXT.position + AFTER + 1
+        ].label("tokens"),
     )
     .join(schema.passage, schema.passage.c.passage_id == CONTEXT.passage)
     .where(CONTEXT.dictionary_id == number("dictionary"), CONTEXT.feature == number("feature"))
     .limit(MAX_CONTEXTS)
 )
-REFS = sa.select(*REF_COLUMNS).where(LISTING.key.in_(sa.bindparam("keys", type_=sa.BigInteger, expanding=True)))
+REFS = sa.select(*REF_COLUMNS).where(
+    LISTING.key.in_(sa.bindparam("keys", type_=sa.BigInteger, expanding=True))
+)
 
 
 def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
@@ -53,12 +59,16 @@ def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePa
     if not rows:
         raise NotFound(f"{entry.id} was indexed without feature {index}")
     row, vocabulary = rows[0], build.vocabulary(model)
-    return FeaturePage(build=build.id, dictionary=entry.summary, feature=_record(build, entry, row, vocabulary))
+    return FeaturePage(
+        build=build.id, dictionary=entry.summary, feature=_record(build, entry, row, vocabulary)
+    )
 
 
 def _check_index(entry: Dictionary, index: int) -> None:
     if not 0 <= index < entry.d_sae:
-        raise NotFound(f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}")
+        raise NotFound(
+            f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}"
+        )
 
 
 def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -> FeatureRecord:
@@ -99,8 +109,12 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
         mean_activation=row.mean_activation,
         max_activation=row.max_activation,
         moments=_moments(row),
-        histogram=Histogram(edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings),
-        positions=PositionHistogram(edges=entry.position_edges, counts=row.positions, totals=entry.position_totals),
+        histogram=Histogram(
+            edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings
+        ),
+        positions=PositionHistogram(
+            edges=entry.position_edges, counts=row.positions, totals=entry.position_totals
+        ),
         logits_positive=scored(vocabulary, row.pos_tokens, row.pos_values),
         logits_negative=scored(vocabulary, row.neg_tokens, row.neg_values),
         evidence=_evidence(row),
@@ -119,7 +133,9 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
 def _moments(row: Row) -> Moments | None:
     if row.std_activation is None or row.skewness is None or row.kurtosis is None:
         return None
-    return Moments(mean=row.mean_activation, std=row.std_activation, skewness=row.skewness, kurtosis=row.kurtosis)
+    return Moments(
+        mean=row.mean_activation, std=row.std_activation, skewness=row.skewness, kurtosis=row.kurtosis
+    )
 
 
 def _evidence(row: Row) -> NameEvidence | None:
@@ -163,7 +179,13 @@ def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
         return None
     [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
     lift = None if row.lift_token is None else scored(vocabulary, [row.lift_token], [row.lift_share])[0]
-    return Afterwards(lift=lift, logit=logit, logit_share=row.logit_share, beats_name=row.beats_name, logit_beats_name=row.logit_beats_name)
+    return Afterwards(
+        lift=lift,
+        logit=logit,
+        logit_share=row.logit_share,
+        beats_name=row.beats_name,
+        logit_beats_name=row.logit_beats_name,
+    )
 
 
 def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
@@ -189,9 +211,18 @@ def _context(row: Row, vocabulary: Vocabulary) -> Context:
     )
 
 
-def _related(build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]) -> list[list[tuple[FeatureRef, float]]]:
-    """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with their scores, in order."""
-    wanted = [(dictionary_id, index) for dictionary_id, indices, _ in lists if dictionary_id is not None for index in indices]
+def _related(
+    build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]
+) -> list[list[tuple[FeatureRef, float]]]:
+    """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with
+    their scores, in order.
+    """
+    wanted = [
+        (dictionary_id, index)
+        for dictionary_id, indices, _ in lists
+        if dictionary_id is not None
+        for index in indices
+    ]
     refs = _refs(build, wanted)
     found: list[list[tuple[FeatureRef, float]]] = []
     for dictionary_id, indices, scores in lists:
@@ -206,7 +237,9 @@ def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, in
 
 
 def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
-    """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that does not exist."""
+    """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that
+    does not exist.
+    """
     if len(feature_ids) > MAX_REFS:
         raise NotFound(f"{len(feature_ids)} features asked at once: at most {MAX_REFS}")
     keys = [_parsed(build, feature_id) for feature_id in feature_ids]
@@ -217,7 +250,9 @@ def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
 def _parsed(build: Build, feature_id: str) -> tuple[int, int]:
     parts = feature_id.split("/")
     if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11):
-        raise NotFound(f"{feature_id!r} is no feature: write model/source/index, for example gpt2-small/6-vasae/4242")
+        raise NotFound(
+            f"{feature_id!r} is no feature: write model/source/index, for example gpt2-small/6-vasae/4242"
+        )
     entry = build.dictionary(parts[0], parts[1])
     _check_index(entry, int(parts[2]))
     return entry.dictionary_id, int(parts[2])

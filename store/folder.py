@@ -23,7 +23,9 @@ class Folder:
     def open(self, build: str) -> sa.Engine:
         path = builds.build_path(self._root, build)
         if not path.is_file():
-            raise NoIndex(f"{builds.pointer(self._root)} names build {build}, whose file has gone: {builds.MAKE_ONE}")
+            raise NoIndex(
+                f"{builds.pointer(self._root)} names build {build}, whose file has gone: {builds.MAKE_ONE}"
+            )
         return duck.reader(path, threads=self._settings.reader_threads, memory=self._settings.reader_memory)
 
     def name(self, build: str) -> str:

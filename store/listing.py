@@ -48,7 +48,8 @@ def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
     return [
         entry
         for entry in entries
-        if (filters.source is None or entry.source == filters.source) and (filters.layer is None or entry.layer == filters.layer)
+        if (filters.source is None or entry.source == filters.source)
+        and (filters.layer is None or entry.layer == filters.layer)
     ]
 
 
@@ -60,10 +61,16 @@ def list_features(build: Build, filters: Filters, *, names: Names | None = None,
     entries = asked_dictionaries(build, filters)
     keys = sorting(filters)
     mark = list_mark(filters, query)
-    beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys]) if filters.cursor else None
+    beyond = (
+        cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys])
+        if filters.cursor
+        else None
+    )
     rows = rows_of(build, entries, filters, keys, beyond=beyond, names=names, limit=filters.limit + 1)
     shown = rows[: filters.limit]
-    more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
+    more = (
+        cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
+    )
     return Listed([row.feature for row in shown], more)
 
 
@@ -90,12 +97,21 @@ def rows_of(
     """The first `limit` features after `beyond` in the order of `keys`."""
     if not entries or (names is not None and not names.tokens):
         return []
-    statement = sa.select(*REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))).where(*conditions(filters))
+    statement = sa.select(
+        *REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))
+    ).where(*conditions(filters))
     if names is None:
         statement = statement.where(*_within(build, entries))
     else:
-        together = _among(schema.by_name.c.name_token, sorted({token_id for ids in names.tokens.values() for token_id in ids}))
-        found = carriers(together).prefix_with("MATERIALIZED") if names.n_features <= FEW_FEATURES else carriers(together)
+        together = _among(
+            schema.by_name.c.name_token,
+            sorted({token_id for ids in names.tokens.values() for token_id in ids}),
+        )
+        found = (
+            carriers(together).prefix_with("MATERIALIZED")
+            if names.n_features <= FEW_FEATURES
+            else carriers(together)
+        )
         statement = statement.where(*_carrying(build, entries, names.tokens)).add_cte(found)
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
@@ -104,28 +120,42 @@ def rows_of(
 
 
 def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
-    """What a statement over `listing` that this is added to reads instead: the rows of `by_name` that meet `condition`.
+    """What a statement over `listing` that this is added to reads instead: the rows of `by_name` that meet
+    `condition`.
 
-    Materialized, it keeps other conditions apart: DuckDB looks rows up only where one column alone is asked about.
+    Materialized, it keeps other conditions apart: DuckDB looks rows up only where one column alone is asked
+    about.
     """
     return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
 
 
 def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElement[bool]]:
     """Nothing where it is all of them: a database plans thirty ids a millisecond long."""
-    return [] if len(entries) == len(build.dictionaries) else [LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries])]
+    return (
+        []
+        if len(entries) == len(build.dictionaries)
+        else [LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries])]
+    )
 
 
-def _carrying(build: Build, entries: Sequence[Dictionary], tokens: dict[str, list[int]]) -> list[sa.ColumnElement[bool]]:
+def _carrying(
+    build: Build, entries: Sequence[Dictionary], tokens: dict[str, list[int]]
+) -> list[sa.ColumnElement[bool]]:
     """Token ids are a model's own: where there are several models, each wants its own."""
     own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
     if len(own) == 1:
         return own.popitem()[1]
-    return [sa.or_(*(sa.and_(*within, _among(LISTING.name_token, tokens[model])) for model, within in own.items()))]
+    return [
+        sa.or_(
+            *(sa.and_(*within, _among(LISTING.name_token, tokens[model])) for model, within in own.items())
+        )
+    ]
 
 
 def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
-    """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them a list."""
+    """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them
+    a list.
+    """
     if len(ids) <= FEW_TOKENS:
         return column.in_([*ids, ids[-1]])
     return column.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))

@@ -1,6 +1,8 @@
-"""PostgreSQL through SQLAlchemy and psycopg: connecting, and what its errors mean. Published builds in a database, a schema each.
+"""PostgreSQL through SQLAlchemy and psycopg: connecting, and what its errors mean. Published builds in a
+database, a schema each.
 
-`lexiscope.current` is a table of one row that names the build that serves and the one before; moving it is what publishing is.
+`lexiscope.current` is a table of one row that names the build that serves and the one before; moving it is
+what publishing is.
 """
 
 import psycopg
@@ -16,7 +18,9 @@ GONE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg
 
 
 class BinaryCursor(psycopg.Cursor[tuple[object, ...]]):
-    """Values come in PostgreSQL's binary form: faster for lists, and a 32-bit real is exactly itself, which cursors rely on."""
+    """Values come in PostgreSQL's binary form: faster for lists, and a 32-bit real is exactly itself, which
+    cursors rely on.
+    """
 
     def execute(self, *args: object, **options: object) -> "BinaryCursor":
         return super().execute(*args, **{"binary": True, **options})  # type: ignore[call-overload]
@@ -29,7 +33,9 @@ def url(settings: Settings) -> sa.URL:
     except sa.exc.ArgumentError:
         found = sa.URL.create("nothing")
     if found.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not found.database:
-        raise StoreError("LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write postgresql+psycopg://user:password@host:5432/database")
+        raise StoreError(
+            "LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write postgresql+psycopg://user:password@host:5432/database"
+        )
     return found.set(drivername="postgresql+psycopg")
 
 
@@ -57,7 +63,9 @@ class Postgres:
         self._pointer = self._engine("", connections=1)
 
     def _engine(self, options: str, *, connections: int) -> sa.Engine:
-        limits = f"-c statement_timeout={1000 * self._settings.reader_timeout} -c default_transaction_read_only=on"
+        limits = (
+            f"-c statement_timeout={1000 * self._settings.reader_timeout} -c default_transaction_read_only=on"
+        )
         limits += " -c max_parallel_workers_per_gather=0 -c jit=off"
         return sa.create_engine(
             self._url,
@@ -95,7 +103,9 @@ class Postgres:
         return build
 
     def open(self, build: str) -> sa.Engine:
-        return self._engine(f"-c search_path={schema_of(build)}", connections=self._settings.reader_connections)
+        return self._engine(
+            f"-c search_path={schema_of(build)}", connections=self._settings.reader_connections
+        )
 
     def name(self, build: str) -> str:
         return f"build {build} in {where(self._url)}"
@@ -103,9 +113,15 @@ class Postgres:
     def failure(self, error: Exception, build: str) -> StoreError:
         inner = getattr(error, "orig", None)
         if isinstance(inner, GONE):
-            return NoIndex(f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {builds.MAKE_ONE}")
+            return NoIndex(
+                f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {builds.MAKE_ONE}"
+            )
         if isinstance(inner, psycopg.errors.QueryCanceled):
-            return Unreachable(f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: ask for less, or again")
+            return Unreachable(
+                f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: ask for less, or again"
+            )
         if isinstance(error, sa.exc.TimeoutError):
-            return Unreachable(f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: ask again")
+            return Unreachable(
+                f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: ask again"
+            )
         return Unreachable(f"{where(self._url)} cannot be asked ({complaint(error)})")

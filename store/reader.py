@@ -1,7 +1,8 @@
 """What the rest of the house reads: `Store` answers each page's question with that page's record.
 
-It opens the build that serves, looks at every question whether it still does (one line of a file, or one row), and moves on when
-another does: new questions go to the new build, and the old one is closed when the last question asked of it is answered.
+It opens the build that serves, looks at every question whether it still does (one line of a file, or one
+row), and moves on when another does: new questions go to the new build, and the old one is closed when the
+last question asked of it is answered.
 """
 
 import random
@@ -12,7 +13,17 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from lexiscope.records import DictionaryPage, FeaturePage, FeatureRef, Filters, HomePage, ModelSummary, SearchPage, Token, TokenPage
+from lexiscope.records import (
+    DictionaryPage,
+    FeaturePage,
+    FeatureRef,
+    Filters,
+    HomePage,
+    ModelSummary,
+    SearchPage,
+    Token,
+    TokenPage,
+)
 from lexiscope.settings import Settings
 from store import builds, schema
 from store.build import Build
@@ -51,7 +62,9 @@ class Resolved(NamedTuple):
 
 
 class Store:
-    """The published index. Every method may raise NoIndex, WrongVersion or Unreachable; those that look for something, NotFound."""
+    """The published index. Every method may raise NoIndex, WrongVersion or Unreachable; those that look for
+    something, NotFound.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._source: Source = Postgres(settings) if settings.database_url else Folder(settings)
@@ -132,7 +145,9 @@ class Store:
             yield Snapshot(build)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> Resolved:
-        """The features that carry a token (its id, `#id`, or exact text with its space), of one layer or of all."""
+        """The features that carry a token (its id, `#id`, or exact text with its space), of one layer or of
+        all.
+        """
         with self._reading() as build:
             entries = build.of_model(model)
             at_layer = [entry for entry in entries if layer is None or entry.layer == layer]
@@ -175,7 +190,12 @@ class Store:
                 raise NotFound(f"the index holds no dictionary yet: {builds.MAKE_ONE}")
             [entry] = random.choices(entries, weights=[entry.d_sae for entry in entries])
             feature, start = schema.listing.c, random.randrange(entry.d_sae)
-            own = sa.select(feature.index).where(feature.dictionary_id == entry.dictionary_id).order_by(feature.index).limit(1)
+            own = (
+                sa.select(feature.index)
+                .where(feature.dictionary_id == entry.dictionary_id)
+                .order_by(feature.index)
+                .limit(1)
+            )
             for statement in (own.where(feature.live, feature.index >= start), own.where(feature.live)):
                 found = build.rows(statement)
                 if found:

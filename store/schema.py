@@ -1,8 +1,10 @@
-"""The tables of an index, once, for DuckDB and PostgreSQL alike. Every table and column says what it holds (`comment`).
+"""The tables of an index, once, for DuckDB and PostgreSQL alike. Every table and column says what it holds
+(`comment`).
 
-Rows are loaded in the order (dictionary, feature) or (passage): DuckDB's zone maps then answer point look-ups without an
-index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as text and never queried; text
-sorts by its bytes. The tables marked derived are made from the others when a build is published (`store.derived`).
+Rows are loaded in the order (dictionary, feature) or (passage): DuckDB's zone maps then answer point look-ups
+without an index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as
+text and never queried; text sorts by its bytes. The tables marked derived are made from the others when a
+build is published (`store.derived`).
 """
 
 from typing import Any
@@ -47,8 +49,14 @@ dictionary = sa.Table(
     _column("source", TEXT, "<layer>-<set>: with the model, the dictionary's identity"),
     _column("layer", sa.Integer, "layer whose residual stream it reads"),
     _column("recipe", TEXT, "how it was trained, as its trainer calls it"),
-    _column("origin", TEXT, "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)"),
-    _column("architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"),
+    _column(
+        "origin",
+        TEXT,
+        "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)",
+    ),
+    _column(
+        "architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
+    ),
     _column("d_in", sa.Integer, "width of the residual stream"),
     _column("d_sae", sa.Integer, "features"),
     _column("k", sa.Integer, "active features a token; 0 where thresholds select"),
@@ -63,13 +71,19 @@ dictionary = sa.Table(
     _column("l0", sa.REAL, "mean active features a token on the indexed text"),
     _column("random_cosine", sa.REAL, "mean nearest-anchor cosine of random directions of equal covariance"),
     _column("histogram_edges", REALS, "edges of feature.histogram, activation in the dictionary's own scale"),
-    _column("position_edges", INTS, "edges of feature.positions: bin i holds positions edges[i] to edges[i + 1] − 1"),
+    _column(
+        "position_edges",
+        INTS,
+        "edges of feature.positions: bin i holds positions edges[i] to edges[i + 1] − 1",
+    ),
     _column("position_totals", BIG_INTS, "corpus positions in each bin of feature.positions"),
     _column("training", TEXT, "JSON: the checkpoint's metadata block"),
     _column("metrics", TEXT, "JSON: the checkpoint's metrics.json"),
     _nullable("causal", TEXT, "JSON: how the ablation pass was run; null where it was not"),
     _nullable(
-        "mean_norm", sa.REAL, "mean residual norm at the hook point, position 0 excluded: the unit of steering; null where not measured"
+        "mean_norm",
+        sa.REAL,
+        "mean residual norm at the hook point, position 0 excluded: the unit of steering; null where not measured",
     ),
     _nullable("previous_dictionary", sa.Integer, "dictionary_id of the same set one layer before"),
     _nullable("next_dictionary", sa.Integer, "dictionary_id of the same set one layer after"),
@@ -86,18 +100,32 @@ layer_summary = sa.Table(
     _column("aligned_live", sa.REAL, "the same share over live features"),
     _column("aligned_firing", sa.REAL, "the same share over firings"),
     _column("aligned_energy", sa.REAL, "the same share over squared activations"),
-    _column("aligned_live_embedding", sa.REAL, "share of live features whose cosine to raw W_E is at least 0.8"),
+    _column(
+        "aligned_live_embedding", sa.REAL, "share of live features whose cosine to raw W_E is at least 0.8"
+    ),
     _column("supported_live", sa.REAL, "share of live features whose name the evidence supports"),
     _column("supported_firing", sa.REAL, "the same share over firings"),
-    _column("half_live", sa.REAL, "share of live features with at least half of their firings on the name's family"),
+    _column(
+        "half_live",
+        sa.REAL,
+        "share of live features with at least half of their firings on the name's family",
+    ),
     _column("coverage", sa.REAL, "share of the tokens that occur which name a live feature"),
     _column("verdicts", TEXT, "JSON: features by verdict"),
     _nullable("fve", sa.REAL, "fraction of variance explained on held-out text"),
     _nullable("delta_ce", sa.REAL, "rise of cross-entropy with the reconstruction patched in, nats a token"),
     _nullable("dense_share", sa.REAL, "share of the reconstruction that a dense path carries"),
     _nullable("lookup_share", sa.REAL, "share of the reconstruction that a look-up of the token carries"),
-    _nullable("ablation_top1", sa.REAL, "mean of feature.ablation_top1 over the live features tested; null where the pass was not run"),
-    _nullable("ablation_top5", sa.REAL, "mean of feature.ablation_top5 over the live features tested; null where the pass was not run"),
+    _nullable(
+        "ablation_top1",
+        sa.REAL,
+        "mean of feature.ablation_top1 over the live features tested; null where the pass was not run",
+    ),
+    _nullable(
+        "ablation_top5",
+        sa.REAL,
+        "mean of feature.ablation_top5 over the live features tested; null where the pass was not run",
+    ),
     _column("hub_tokens", INTS, "tokens among the nearest names of the most live features, most first"),
     _column("hub_counts", INTS, "live features with that token among their six nearest names"),
     _column("index_tokens", sa.BigInteger, "corpus tokens indexed"),
@@ -114,7 +142,11 @@ feature = sa.Table(
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("index", sa.Integer, "the feature's number in its dictionary"),
     _column("name_token", sa.Integer, "token id of its name: the anchor nearest to its direction"),
-    _nullable("assigned_token", sa.Integer, "token id of the anchor it was trained towards; null where training gave none"),
+    _nullable(
+        "assigned_token",
+        sa.Integer,
+        "token id of the anchor it was trained towards; null where training gave none",
+    ),
     _column("anchor_kind", TEXT, "kind of the anchor that names it"),
     _column("cosine", sa.REAL, "cosine of its direction to its name's anchor"),
     _nullable("cosine_assigned", sa.REAL, "cosine of its direction to its assigned anchor"),
@@ -127,7 +159,9 @@ feature = sa.Table(
     _column("phrase_cosine", sa.REAL, "cosine of the direction to that combination"),
     _column("n_same_name", sa.Integer, "features of this dictionary with the same name, itself included"),
     _column(
-        "n_same_family", sa.Integer, "features of this dictionary whose name is this one but for case and outer space, itself included"
+        "n_same_family",
+        sa.Integer,
+        "features of this dictionary whose name is this one but for case and outer space, itself included",
     ),
     _column("live", sa.Boolean, "fires on at least one token in 100,000"),
     _column("verdict", TEXT, "reads, predicts, both, unsupported or dead"),
@@ -135,17 +169,39 @@ feature = sa.Table(
     _column("n_firings", sa.BigInteger, "corpus tokens on which it fires"),
     _column("mean_activation", sa.REAL, "mean activation where it fires; 0 where it never does"),
     _column("max_activation", sa.REAL, "greatest activation"),
-    _nullable("std_activation", sa.REAL, "standard deviation of the activation where it fires; null below two firings"),
+    _nullable(
+        "std_activation",
+        sa.REAL,
+        "standard deviation of the activation where it fires; null below two firings",
+    ),
     _nullable("skewness", sa.REAL, "skewness of the activation where it fires; null without spread"),
-    _nullable("kurtosis", sa.REAL, "excess kurtosis of the activation where it fires (0 for a normal distribution); null without spread"),
+    _nullable(
+        "kurtosis",
+        sa.REAL,
+        "excess kurtosis of the activation where it fires (0 for a normal distribution); null without spread",
+    ),
     _column("histogram", INTS, "firings by activation, in the bins of dictionary.histogram_edges"),
-    _column("positions", INTS, "firings by position in the passage, in the bins of dictionary.position_edges"),
-    _column("pos_tokens", INTS, "tokens whose logits its direction raises most, through the final norm and unembedding"),
+    _column(
+        "positions", INTS, "firings by position in the passage, in the bins of dictionary.position_edges"
+    ),
+    _column(
+        "pos_tokens",
+        INTS,
+        "tokens whose logits its direction raises most, through the final norm and unembedding",
+    ),
     _column("pos_values", REALS, "their logits"),
     _column("neg_tokens", INTS, "tokens whose logits its direction lowers most"),
     _column("neg_values", REALS, "their logits"),
-    _nullable("name_rank", sa.Integer, "rank of the name among those logits, 0 = raised most; null where only the top ones are known"),
-    _nullable("reads_here", sa.REAL, "share of firings on the name itself; this and the next fourteen are null where it never fired"),
+    _nullable(
+        "name_rank",
+        sa.Integer,
+        "rank of the name among those logits, 0 = raised most; null where only the top ones are known",
+    ),
+    _nullable(
+        "reads_here",
+        sa.REAL,
+        "share of firings on the name itself; this and the next fourteen are null where it never fired",
+    ),
     _nullable("reads_here_null", sa.REAL, "the same share for frequency-matched random tokens"),
     _nullable("reads_family", sa.REAL, "share of firings on the name or its family"),
     _nullable("reads_family_null", sa.REAL, "the same share for frequency-matched random tokens"),
@@ -154,7 +210,9 @@ feature = sa.Table(
     _nullable("recall", sa.REAL, "share of the name's occurrences on which it fires"),
     _nullable("predicts", sa.REAL, "share of firings that the name follows"),
     _nullable("predicts_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("q_reads", sa.REAL, "q-value (false discovery rate) of reads_here or reads_family, over live features"),
+    _nullable(
+        "q_reads", sa.REAL, "q-value (false discovery rate) of reads_here or reads_family, over live features"
+    ),
     _nullable("q_predicts", sa.REAL, "q-value of predicts, over live features"),
     _nullable(
         "ablation_rank",
@@ -163,13 +221,21 @@ feature = sa.Table(
     ),
     _nullable("ablation_top1", sa.REAL, "share of contexts where the name's logit falls most of all tokens'"),
     _nullable("ablation_top1_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("ablation_top5", sa.REAL, "share of contexts where the name's logit is among the five that fall most"),
+    _nullable(
+        "ablation_top5", sa.REAL, "share of contexts where the name's logit is among the five that fall most"
+    ),
     _nullable("ablation_top5_null", sa.REAL, "the same share for frequency-matched random tokens"),
     _nullable("q_ablation", sa.REAL, "q-value of ablation_top5, over the features tested"),
-    _nullable("input_score", sa.REAL, "share of its top contexts whose strongest token is the name (Arad et al. 2025)"),
+    _nullable(
+        "input_score",
+        sa.REAL,
+        "share of its top contexts whose strongest token is the name (Arad et al. 2025)",
+    ),
     _nullable("input_score_null", sa.REAL, "the same for frequency-matched random tokens"),
     _nullable(
-        "output_score", sa.REAL, "rise of the name's rank-weighted probability when amplified on a neutral prompt (Arad et al. 2025)"
+        "output_score",
+        sa.REAL,
+        "rise of the name's rank-weighted probability when amplified on a neutral prompt (Arad et al. 2025)",
     ),
     _nullable("output_score_null", sa.REAL, "the same for frequency-matched random tokens"),
     _nullable("ablation_contexts", sa.Integer, "contexts the ablation was tested on; null where not tested"),
@@ -177,18 +243,36 @@ feature = sa.Table(
     _nullable("lift_token", sa.Integer, "the token that contributes most to KL(firing positions ‖ text)"),
     _nullable("lift_share", sa.REAL, "share of firings on it"),
     _nullable("logit_share", sa.REAL, "share of firings that the top logit token follows"),
-    _column("beats_name", sa.Boolean, "the lift token takes more of its firings than the name does, by more than chance"),
-    _column("logit_beats_name", sa.Boolean, "the top logit token follows more of its firings than the name does, by more than chance"),
+    _column(
+        "beats_name",
+        sa.Boolean,
+        "the lift token takes more of its firings than the name does, by more than chance",
+    ),
+    _column(
+        "logit_beats_name",
+        sa.Boolean,
+        "the top logit token follows more of its firings than the name does, by more than chance",
+    ),
     _column("neighbour_index", INTS, "nearest live features of this dictionary by decoder cosine"),
     _column("neighbour_cosine", REALS, "their cosines"),
     _column("previous_index", INTS, "nearest live features of previous_dictionary by decoder cosine"),
     _column("previous_cosine", REALS, "their cosines"),
     _column("next_index", INTS, "nearest live features of next_dictionary by decoder cosine"),
     _column("next_cosine", REALS, "their cosines"),
-    _column("previous_coactive_index", INTS, "features of previous_dictionary that fire on the same positions"),
-    _column("previous_coactive_jaccard", REALS, "positions where both fire, over positions where either does, in a sample of the text"),
+    _column(
+        "previous_coactive_index", INTS, "features of previous_dictionary that fire on the same positions"
+    ),
+    _column(
+        "previous_coactive_jaccard",
+        REALS,
+        "positions where both fire, over positions where either does, in a sample of the text",
+    ),
     _column("next_coactive_index", INTS, "features of next_dictionary that fire on the same positions"),
-    _column("next_coactive_jaccard", REALS, "positions where both fire, over positions where either does, in a sample of the text"),
+    _column(
+        "next_coactive_jaccard",
+        REALS,
+        "positions where both fire, over positions where either does, in a sample of the text",
+    ),
     comment="one row a feature, in the order (dictionary_id, index)",
 )
 
@@ -197,12 +281,18 @@ context = sa.Table(
     metadata,
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("feature", sa.Integer, "the feature's number in it"),
-    _column("kind", TEXT, "top (strongest), quantile (sampled from a fifth of its firings) or near_miss (nearly selected)"),
+    _column(
+        "kind",
+        TEXT,
+        "top (strongest), quantile (sampled from a fifth of its firings) or near_miss (nearly selected)",
+    ),
     _nullable("quantile", sa.Integer, "0 (weakest fifth of its firings) to 4 (strongest), for kind quantile"),
     _column("rank", sa.Integer, "place among the contexts of its kind and quantile, 0 first"),
     _column("passage", sa.BigInteger, "passage_id of the text"),
     _column("position", sa.Integer, "token of the passage that put this context here"),
-    _column("value", sa.REAL, "activation there; for a near miss, the pre-activation that lost the selection"),
+    _column(
+        "value", sa.REAL, "activation there; for a near miss, the pre-activation that lost the selection"
+    ),
     _column("positions", INTS, "tokens of the passage around it where the feature fires"),
     _column("values", REALS, "activations at those positions"),
     comment="one row a stretch of text that shows a feature, in the order (dictionary_id, feature)",
@@ -222,7 +312,11 @@ token = sa.Table(
     metadata,
     _column("model", TEXT, "id of the language model"),
     _column("token_id", sa.Integer, "the token's id"),
-    _column("shown", TEXT, "unambiguous one-line form: ␣ ↵ ⇥ for white space, ⟨hex⟩ for bytes that are no whole character"),
+    _column(
+        "shown",
+        TEXT,
+        "unambiguous one-line form: ␣ ↵ ⇥ for white space, ⟨hex⟩ for bytes that are no whole character",
+    ),
     _column("raw", TEXT, "its bytes, in hex"),
     _column("folded", TEXT, "its spelling without case and outer space; what search compares"),
     _column("count", sa.BigInteger, "occurrences in the indexed corpus"),
@@ -237,11 +331,19 @@ listing = sa.Table(
     _column("key", sa.BigInteger, "dictionary_id · 2³¹ + index: both in one number"),
     _column("name_token", sa.Integer, "token id of its name"),
     _column("name_order", sa.Integer, "place of the name among its model's tokens by spelling"),
-    _column("name_place", sa.Integer, "place of the name among its model's tokens by occurrences, most frequent first"),
+    _column(
+        "name_place",
+        sa.Integer,
+        "place of the name among its model's tokens by occurrences, most frequent first",
+    ),
     _column("cosine", sa.REAL, "as feature.cosine"),
     _column("density", sa.REAL, "as feature.density"),
     _column("max_activation", sa.REAL, "as feature.max_activation"),
-    _column("excess", sa.REAL, "reads_family and predicts beyond their nulls, added: what orders the features that carry one name"),
+    _column(
+        "excess",
+        sa.REAL,
+        "reads_family and predicts beyond their nulls, added: what orders the features that carry one name",
+    ),
     _column("live", sa.Boolean, "as feature.live"),
     _column("supported", sa.Boolean, "as feature.supported"),
     _column("verdict", TEXT, "as feature.verdict"),
@@ -249,7 +351,9 @@ listing = sa.Table(
 )
 
 by_name = listing.to_metadata(metadata, name="by_name")
-by_name.comment = "derived: listing again, in the order of names, so that the features that carry one lie together"
+by_name.comment = (
+    "derived: listing again, in the order of names, so that the features that carry one lie together"
+)
 
 carried = sa.Table(
     "carried",
@@ -257,7 +361,11 @@ carried = sa.Table(
     _column("model", TEXT, "id of the language model"),
     _column("token_id", sa.Integer, "the token"),
     _column("n_features", sa.Integer, "features named after it, all dictionaries of the model together"),
-    _column("n_strong", sa.Integer, "dictionaries in which a live feature of bucket strong and supported name carries it"),
+    _column(
+        "n_strong",
+        sa.Integer,
+        "dictionaries in which a live feature of bucket strong and supported name carries it",
+    ),
     comment="derived: the tokens that name features",
 )
 
@@ -287,7 +395,9 @@ LOADED = {name: table for name, table in metadata.tables.items() if name not in 
 """what a builder is given; the rest it makes itself"""
 
 FEATURE_KEY = sa.column("key", sa.BigInteger)
-"""`listing.key` in `feature` too, added by the builder: DuckDB takes a row out by an index on one column, and decodes no other row"""
+"""`listing.key` in `feature` too, added by the builder: DuckDB takes a row out by an index on one column, and
+decodes no other row
+"""
 
 
 def key_of(dictionary_id: int, index: int) -> int:
@@ -295,7 +405,12 @@ def key_of(dictionary_id: int, index: int) -> int:
 
 
 KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
-DUCKDB_INDEXES = (("by_name", ("name_token",)), ("listing", ("key",)), ("feature", ("key",)), ("passage", ("passage_id",)))
+DUCKDB_INDEXES = (
+    ("by_name", ("name_token",)),
+    ("listing", ("key",)),
+    ("feature", ("key",)),
+    ("passage", ("passage_id",)),
+)
 """where zone maps do not help: single rows, and rows in another order than the table's"""
 POSTGRES_INDEXES = (
     ("feature", ("key",)),
@@ -306,5 +421,8 @@ POSTGRES_INDEXES = (
     ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
     ("by_name", ("name_token",)),
-    *(("listing", ("dictionary_id", column)) for column in ("cosine", "density", "max_activation", "name_order")),
+    *(
+        ("listing", ("dictionary_id", column))
+        for column in ("cosine", "density", "max_activation", "name_order")
+    ),
 )

@@ -1,8 +1,9 @@
 """Search by name. A query finds tokens first, then the features those tokens name.
 
-A query is text as a person types it, its leading space included; marks (␣ ↵ ⇥) are read back as what they stand for. Tiers,
-best first: the spelling itself; the same but for case and outer space; a token id (`#123`, or a bare number); beginnings;
-the middle of a token. Within a tier frequent tokens come first, and within a token the features whose evidence supports the name.
+A query is text as a person types it, its leading space included; marks (␣ ↵ ⇥) are read back as what they
+stand for. Tiers, best first: the spelling itself; the same but for case and outer space; a token id (`#123`,
+or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first, and within a
+token the features whose evidence supports the name.
 """
 
 import heapq
@@ -17,11 +18,24 @@ from store import cursors
 from store.build import Build
 from store.cursors import Key, Value
 from store.errors import NotFound
-from store.listing import LISTING, UNIQUE, Found, Listed, Names, asked_dictionaries, list_features, list_mark, rows_of, unsupported
+from store.listing import (
+    LISTING,
+    UNIQUE,
+    Found,
+    Listed,
+    Names,
+    asked_dictionaries,
+    list_features,
+    list_mark,
+    rows_of,
+    unsupported,
+)
 from store.vocabulary import MATCHES, Entry, parse, unmarked
 
 GROWTH = 8
-"""the first statement looks at as many features as the page has room for; each further one, where filters leave too few, at more"""
+"""the first statement looks at as many features as the page has room for; each further one, where filters
+leave too few, at more
+"""
 
 
 class Match(NamedTuple):
@@ -34,12 +48,16 @@ class Match(NamedTuple):
 
 
 def search(build: Build, query: str, filters: Filters) -> SearchPage:
-    """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound, BadCursor."""
+    """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound,
+    BadCursor.
+    """
     if filters.model is not None:
         build.of_model(filters.model)
     first = list(islice(matches(build, query, filters.model), filters.limit))
     if not first:
-        return SearchPage(build=build.id, query=query, match="none", filters=filters, tokens=[], features=[], next=None)
+        return SearchPage(
+            build=build.id, query=query, match="none", filters=filters, tokens=[], features=[], next=None
+        )
     if filters.sort == "match":
         listed = _best_first(build, query, filters)
     else:
@@ -93,7 +111,9 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
     wanted, found = filters.limit + 1, list[Found]()
     for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
-        rows = rows_of(build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found))
+        rows = rows_of(
+            build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found)
+        )
         found += [Found(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
             break
@@ -102,11 +122,18 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
     return Listed([row.feature for row in shown], more)
 
 
-def _portions(build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int) -> Iterator[tuple[int, Names]]:
-    """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each, and never one place in
-    two portions."""
+def _portions(
+    build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int
+) -> Iterator[tuple[int, Names]]:
+    """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each,
+    and never one place in two portions.
+    """
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
-    naming = (match for match in matches(build, query, model) if match.entry.n_features and (match.tier, match.place) >= start)
+    naming = (
+        match
+        for match in matches(build, query, model)
+        if match.entry.n_features and (match.tier, match.place) >= start
+    )
     for tier, of_tier in groupby(naming, key=lambda match: match.tier):
         names = Names()
         for _, of_place in groupby(of_tier, key=lambda match: match.place):

@@ -1,7 +1,8 @@
 """A staged build into PostgreSQL: a schema of its own by COPY, checked into service by one transaction.
 
-The builder's advisory lock belongs to this connection. A server that goes away takes an unfinished build with it: until
-`lexiscope.current` moves, the old build serves, and schemas that no pointer names are dropped by the next builder.
+The builder's advisory lock belongs to this connection. A server that goes away takes an unfinished build with
+it: until `lexiscope.current` moves, the old build serves, and schemas that no pointer names are dropped by
+the next builder.
 """
 
 import os
@@ -46,7 +47,10 @@ class Shipment:
         plain = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         with self.errors():
             return psycopg.connect(
-                plain, autocommit=True, connect_timeout=postgres.CONNECT_SECONDS, application_name=f"lexiscope builder {os.getpid()}"
+                plain,
+                autocommit=True,
+                connect_timeout=postgres.CONNECT_SECONDS,
+                application_name=f"lexiscope builder {os.getpid()}",
             )
 
     def _begin(self) -> str | None:
@@ -83,7 +87,9 @@ class Shipment:
     def _remove(self, *, but: set[str]) -> None:
         """Drop every build's schema other than those named."""
         pattern = r"^lexiscope_\d{8}t\d{6}_[0-9a-f]{6}(_building)?$"
-        for (name,) in self._rows(sql.SQL("SELECT nspname FROM pg_namespace WHERE nspname ~ {}").format(pattern)):
+        for (name,) in self._rows(
+            sql.SQL("SELECT nspname FROM pg_namespace WHERE nspname ~ {}").format(pattern)
+        ):
             if name not in but:
                 self._run(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(str(name))))
 
@@ -105,7 +111,12 @@ class Shipment:
     def highest_passage(self) -> int:
         """−1 where there is none."""
         with self.errors():
-            return cast(int, self._rows(self._from_previous("SELECT coalesce(max(passage_id), -1) FROM {}", "passage"))[0][0])
+            return cast(
+                int,
+                self._rows(self._from_previous("SELECT coalesce(max(passage_id), -1) FROM {}", "passage"))[0][
+                    0
+                ],
+            )
 
     def _from_previous(self, statement: str, name: str) -> sql.Composed:
         assert self.previous is not None
@@ -141,7 +152,8 @@ class Shipment:
             self.previous = self._begin()
             if self.previous != before:
                 raise StoreError(
-                    "another build was published while the connection to PostgreSQL was lost: index again", kept="That build serves."
+                    "another build was published while the connection to PostgreSQL was lost: index again",
+                    kept="That build serves.",
                 ) from None
 
     def _create(self) -> None:
@@ -150,7 +162,9 @@ class Shipment:
         for table in schema.metadata.tables.values():
             self._run(str(CreateTable(table).compile(dialect=DIALECT)))
             if table is schema.feature:
-                self._run(f"ALTER TABLE feature ADD COLUMN key bigint GENERATED ALWAYS AS ({schema.KEY_SQL}) STORED")
+                self._run(
+                    f"ALTER TABLE feature ADD COLUMN key bigint GENERATED ALWAYS AS ({schema.KEY_SQL}) STORED"
+                )
             self._run(str(SetTableComment(table).compile(dialect=DIALECT)))
             for column in table.columns:
                 self._run(str(SetColumnComment(column).compile(dialect=DIALECT)))
@@ -160,8 +174,14 @@ class Shipment:
         table = schema.metadata.tables[name]
         columns = ", ".join(_as_text(column) for column in table.columns)
         named = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
-        into = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, NULL {}, FREEZE)").format(sql.Identifier(name), named, NULL)
-        with _piped(staged, f"SELECT {columns} FROM {name}") as blocks, self._connection.cursor() as cursor, cursor.copy(into) as copy:
+        into = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv, NULL {}, FREEZE)").format(
+            sql.Identifier(name), named, NULL
+        )
+        with (
+            _piped(staged, f"SELECT {columns} FROM {name}") as blocks,
+            self._connection.cursor() as cursor,
+            cursor.copy(into) as copy,
+        ):
             while block := blocks.read(BLOCK):
                 copy.write(block)
 
@@ -172,10 +192,14 @@ class Shipment:
         own = "dictionary_id IN ({ids}) ORDER BY dictionary_id, {key}"
         passages = "passage_id IN (SELECT passage FROM context) AND passage_id NOT IN (SELECT passage_id FROM passage) ORDER BY passage_id"
         for name, condition in (("feature", own), ("context", own), ("passage", passages)):
-            columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in schema.metadata.tables[name].columns)
+            columns = sql.SQL(", ").join(
+                sql.Identifier(column.name) for column in schema.metadata.tables[name].columns
+            )
             key = sql.Identifier("index" if name == "feature" else "feature")
             self._run(
-                sql.SQL(cast(Any, "INSERT INTO {new} ({columns}) SELECT {columns} FROM {old} WHERE " + condition)).format(
+                sql.SQL(
+                    cast(Any, "INSERT INTO {new} ({columns}) SELECT {columns} FROM {old} WHERE " + condition)
+                ).format(
                     new=sql.Identifier(name), old=sql.Identifier(old, name), columns=columns, ids=ids, key=key
                 )
             )
@@ -183,7 +207,11 @@ class Shipment:
     def _serve(self) -> None:
         """The one moment at which the new build begins to serve."""
         with self._connection.transaction():
-            self._run(sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(self._loading), sql.Identifier(self._schema)))
+            self._run(
+                sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(
+                    sql.Identifier(self._loading), sql.Identifier(self._schema)
+                )
+            )
             self._run(
                 sql.SQL(
                     "INSERT INTO lexiscope.current (build) VALUES ({build})"
@@ -225,7 +253,9 @@ def _piped(staged: duckdb.DuckDBPyConnection, query: str) -> Iterator[BinaryIO]:
     def write() -> None:
         try:
             with staged.cursor() as own:
-                own.execute(f"COPY ({query}) TO '/dev/fd/{writing}' (FORMAT csv, HEADER false, NULLSTR '{NULL}')")
+                own.execute(
+                    f"COPY ({query}) TO '/dev/fd/{writing}' (FORMAT csv, HEADER false, NULLSTR '{NULL}')"
+                )
         except duckdb.Error as error:
             failed.append(error)
         finally:

@@ -18,8 +18,16 @@ MAX_VARIANTS = 50
 def _carriers() -> sa.Select[Any]:
     order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
     place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
-    ranked = sa.select(*REF_COLUMNS, place).add_cte(carriers(schema.by_name.c.name_token == number("token"))).subquery()
-    return sa.select(ranked).where(ranked.c.place <= number("place")).order_by(ranked.c.dictionary_id, ranked.c.place)
+    ranked = (
+        sa.select(*REF_COLUMNS, place)
+        .add_cte(carriers(schema.by_name.c.name_token == number("token")))
+        .subquery()
+    )
+    return (
+        sa.select(ranked)
+        .where(ranked.c.place <= number("place"))
+        .order_by(ranked.c.dictionary_id, ranked.c.place)
+    )
 
 
 CARRIERS = _carriers()
@@ -44,12 +52,17 @@ def token_page(build: Build, model: str, token_id: int) -> TokenPage:
 
 def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
     best = max((ref.cosine for ref in features), default=None)
-    return TokenLayer(layer=entry.layer, source=entry.source, recipe=entry.recipe, best_cosine=best, features=features)
+    return TokenLayer(
+        layer=entry.layer, source=entry.source, recipe=entry.recipe, best_cosine=best, features=features
+    )
 
 
-def features_named(build: Build, entries: list[Dictionary], token_id: int, *, limit: int) -> dict[int, list[FeatureRef]]:
-    """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how far the shares
-    of firings that read or predict the name exceed chance."""
+def features_named(
+    build: Build, entries: list[Dictionary], token_id: int, *, limit: int
+) -> dict[int, list[FeatureRef]]:
+    """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how
+    far the shares of firings that read or predict the name exceed chance.
+    """
     found: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
     for row in build.rows(CARRIERS, token=token_id, place=limit):
         if row.dictionary_id in found:

@@ -1,7 +1,9 @@
-"""One model's vocabulary, held in memory: which tokens a query matches, in what order, and how many features carry each name.
+"""One model's vocabulary, held in memory: which tokens a query matches, in what order, and how many features
+carry each name.
 
-Tokens stand in the order of their occurrences in the corpus, so that matches are found best first and a search that has enough may
-stop. Spellings are joined into one text each; Python's substring search runs through a whole vocabulary in about a millisecond.
+Tokens stand in the order of their occurrences in the corpus, so that matches are found best first and a
+search that has enough may stop. Spellings are joined into one text each; Python's substring search runs
+through a whole vocabulary in about a millisecond.
 """
 
 import heapq
@@ -39,7 +41,9 @@ class Spellings:
         self._ends = list(accumulate(len(text) + 1 for text in texts))
 
     def find(self, wanted: str) -> Iterator[int]:
-        """Places of the texts that hold `wanted`, ascending; SEPARATOR in it stands for a text's beginning or end."""
+        """Places of the texts that hold `wanted`, ascending; SEPARATOR in it stands for a text's beginning or
+        end.
+        """
         at = self._joined.find(wanted)
         while at >= 0:
             place = bisect_right(self._ends, at)
@@ -59,7 +63,9 @@ class Vocabulary:
         self._folded = Spellings([entry.folded for entry in self.entries])
 
     def get(self, token_id: int) -> Token:
-        """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an imported string."""
+        """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an
+        imported string.
+        """
         found = self._by_id.get(token_id)
         return found or Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
 
@@ -80,7 +86,9 @@ class Vocabulary:
         return [entry for entry in alike if entry.token.id != token_id]
 
     def matches(self, query: "Query") -> list[Iterator[int]]:
-        """For each tier of MATCHES, the places of the tokens that match so, ascending; a token may come again in a later tier."""
+        """For each tier of MATCHES, the places of the tokens that match so, ascending; a token may come again
+        in a later tier.
+        """
         shown, folded, outside = self._shown, self._folded, SEPARATOR
         by_id = [self.place_of[query.token_id]] if query.token_id in self.place_of else []
         exact = shown.find(outside + query.shown + outside)

@@ -1,4 +1,6 @@
-"""What every room's tests share: a tiny language model on disk and in memory, a text for it, and a trained dictionary."""
+"""What every room's tests share: a tiny language model on disk and in memory, a text for it, and a trained
+dictionary.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""A language model small enough to train dictionaries on in a second: random weights, a BPE vocabulary of 400, two layers."""
+"""A language model small enough to train dictionaries on in a second: random weights, a BPE vocabulary of
+400, two layers.
+"""
 
 import random
 from pathlib import Path
@@ -31,17 +33,23 @@ def text(n_words: int, *, seed: int = 0) -> str:
 
 
 def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
-    """Write a Hugging Face folder with random weights; "gpt2", "llama", or "gpt-neo", every second layer of which sees 8 tokens back."""
+    """Write a Hugging Face folder with random weights; "gpt2", "llama", or "gpt-neo", every second layer of
+    which sees 8 tokens back.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([text(2000)], trainers.BpeTrainer(vocab_size=400, special_tokens=[END], initial_alphabet=alphabet))
+    tokenizer.train_from_iterator(
+        [text(2000)], trainers.BpeTrainer(vocab_size=400, special_tokens=[END], initial_alphabet=alphabet)
+    )
     size = tokenizer.get_vocab_size()
     torch.manual_seed(seed)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if kind == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=64, n_embd=32, n_layer=2, n_head=4, **ends))
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=size, n_positions=64, n_embd=32, n_layer=2, n_head=4, **ends)
+        )
     elif kind == "gpt-neo":
         model = GPTNeoForCausalLM(
             GPTNeoConfig(
@@ -56,11 +64,20 @@ def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
             )
         )
     else:
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 64}
+        shape = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 64,
+        }
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=size, tie_word_embeddings=True, **shape, **heads, **ends))
+        model = LlamaForCausalLM(
+            LlamaConfig(vocab_size=size, tie_word_embeddings=True, **shape, **heads, **ends)
+        )
     for parameter in model.parameters():
         parameter.data.mul_(3 if parameter.ndim == 2 else 1)  # so that states differ enough to be told apart
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END
+    ).save_pretrained(folder)
     return folder

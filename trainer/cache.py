@@ -4,8 +4,8 @@
                          tokens.npy      [n] int32 the token each row stands on
                          <layer>.bf16    [n, d_model], one file a layer
 
-Files appear under their names only when whole, and the manifest before any layer: a killed run leaves nothing that would be used.
-Layers that are missing are added by one more pass of the model.
+Files appear under their names only when whole, and the manifest before any layer: a killed run leaves nothing
+that would be used. Layers that are missing are added by one more pass of the model.
 """
 
 import fcntl
@@ -23,7 +23,15 @@ from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
 from trainer.disk import whole
-from trainer.harvest import BYTES, Harvest, HarvestError, count, map_activations, neighbours, write_activations
+from trainer.harvest import (
+    BYTES,
+    Harvest,
+    HarvestError,
+    count,
+    map_activations,
+    neighbours,
+    write_activations,
+)
 
 MANIFEST, TOKENS = "manifest.json", "tokens.npy"
 
@@ -45,7 +53,9 @@ class Origin(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A short id of everything but the model: another model of the same id meets the same folder, and is refused."""
+        """A short id of everything but the model: another model of the same id meets the same folder, and is
+        refused.
+        """
         return sha256(json.dumps(self[2:]).encode()).hexdigest()[:8]
 
 
@@ -58,10 +68,11 @@ def cached(
     folder: Path,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Harvest:
-    """The activations of the passages from the cache under `folder`; what is missing is harvested into it first.
+    """The activations of the passages from the cache under `folder`; what is missing is harvested into it
+    first.
 
-    `folder` may also be one cache itself (it holds a manifest). Raises HarvestError where that is of another model, text or length,
-    or damaged; and as `trainer.harvest.harvest`.
+    `folder` may also be one cache itself (it holds a manifest). Raises HarvestError where that is of another
+    model, text or length, or damaged; and as `trainer.harvest.harvest`.
     """
     where = place(folder, origin)
     try:
@@ -87,7 +98,11 @@ def refuse_foreign(where: Path, origin: Origin) -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HarvestError(f"{file} is damaged: {error}. Remove {where}, or give another --cache.") from error
-    wrong = [f"{name} {found.get(name)!r}, not {value!r}" for name, value in origin._asdict().items() if found.get(name) != value]
+    wrong = [
+        f"{name} {found.get(name)!r}, not {value!r}"
+        for name, value in origin._asdict().items()
+        if found.get(name) != value
+    ]
     if wrong:
         raise HarvestError(
             f"The cache at {where} holds other activations ({'; '.join(wrong)}). It is kept as it is: give another folder with --cache, "
@@ -103,7 +118,11 @@ def _claim(where: Path, origin: Origin) -> None:
 
 
 def _filled(
-    model: LanguageModel, passages: Sequence[np.ndarray], layers: Sequence[int], where: Path, advance: Callable[[int], None]
+    model: LanguageModel,
+    passages: Sequence[np.ndarray],
+    layers: Sequence[int],
+    where: Path,
+    advance: Callable[[int], None],
 ) -> Harvest:
     n = count(passages)
     files = {layer: where / f"{layer}.bf16" for layer in layers}
@@ -121,8 +140,12 @@ def _filled(
     tokens = torch.from_numpy(np.load(where / TOKENS)).long()
     for file in files.values():
         if len(tokens) != n or file.stat().st_size != n * model.d_model * BYTES:
-            raise HarvestError(f"{file} is not of the {n:,} tokens of this text: it is damaged. Remove {where}, or give another --cache.")
-    return Harvest({layer: map_activations(file, n) for layer, file in files.items()}, tokens, *neighbours(passages))
+            raise HarvestError(
+                f"{file} is not of the {n:,} tokens of this text: it is damaged. Remove {where}, or give another --cache."
+            )
+    return Harvest(
+        {layer: map_activations(file, n) for layer, file in files.items()}, tokens, *neighbours(passages)
+    )
 
 
 def _keep_tokens(where: Path, tokens: Tensor) -> None:
@@ -131,7 +154,9 @@ def _keep_tokens(where: Path, tokens: Tensor) -> None:
         with whole(file) as partial, partial.open("wb") as sink:
             np.save(sink, tokens.int().numpy())
     elif not np.array_equal(np.load(file), tokens.numpy()):
-        raise HarvestError(f"{file} holds other tokens than this text gives: the tokenizer has changed. Give another --cache.")
+        raise HarvestError(
+            f"{file} holds other tokens than this text gives: the tokenizer has changed. Give another --cache."
+        )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Which anchors fit a layer: a cheap bake-off that trains nothing anchored (METHOD.md §4 item 4).
 
-A plain dictionary is trained for a few steps on the layer's sample; each set is judged by how near its anchors are to that dictionary's
-live directions, weighted by firings, above what random directions of equal covariance reach.
+A plain dictionary is trained for a few steps on the layer's sample; each set is judged by how near its
+anchors are to that dictionary's live directions, weighted by firings, above what random directions of equal
+covariance reach.
 """
 
 from dataclasses import replace
@@ -33,7 +34,16 @@ def surroundings(model: LanguageModel, harvest: Harvest, layer: int) -> Surround
     return Surroundings(harvest.previous, harvest.following, model.unembedding(), model.unigram_states(layer))
 
 
-def survey(model: LanguageModel, harvest: Harvest, layer: int, around: Surroundings, *, k: int, width: int, seed: int = 0) -> Survey:
+def survey(
+    model: LanguageModel,
+    harvest: Harvest,
+    layer: int,
+    around: Surroundings,
+    *,
+    k: int,
+    width: int,
+    seed: int = 0,
+) -> Survey:
     """Every anchor set's fitness at a layer."""
     x, tokens = harvest.activations[layer], harvest.tokens
     batch = min(2048, len(tokens) // 2)
@@ -46,7 +56,9 @@ def survey(model: LanguageModel, harvest: Harvest, layer: int, around: Surroundi
     directions = F.normalize(fit.weights.decoder[live], dim=-1)
     made_from = material(x, tokens, centring(x), embedding=model.embedding, around=around, seed=seed)
     found = bake_off(directions, firings[live], made_from, list(ANCHOR_SETS))
-    return Survey(max((name for name in found if name not in CONTROLS), key=lambda name: found[name].excess), found)
+    return Survey(
+        max((name for name in found if name not in CONTROLS), key=lambda name: found[name].excess), found
+    )
 
 
 def settled(
@@ -57,5 +69,7 @@ def settled(
         return recipe, None
     around = surroundings(model, harvest, layer)
     if recipe.anchors == BAKE_OFF:
-        recipe = replace(recipe, anchors=survey(model, harvest, layer, around, k=recipe.k, width=width, seed=seed).best)
+        recipe = replace(
+            recipe, anchors=survey(model, harvest, layer, around, k=recipe.k, width=width, seed=seed).best
+        )
     return recipe, around

@@ -21,4 +21,8 @@ def whole(file: Path) -> Iterator[Path]:
 def lacks_room(where: Path, needed: int) -> str:
     """What is wrong, in words, where `needed` bytes do not fit under `where`; empty where they do."""
     free = shutil.disk_usage(where).free
-    return f"{needed / 1e9:,.1f} GB do not fit under {where}, which has {free / 1e9:,.1f} GB free" if needed > free else ""
+    return (
+        f"{needed / 1e9:,.1f} GB do not fit under {where}, which has {free / 1e9:,.1f} GB free"
+        if needed > free
+        else ""
+    )

@@ -1,7 +1,8 @@
 """Several processes train together: the tokens of each batch are split over ranks, or the dictionaries are.
 
-Every rank holds the same weights, takes the same random choices and sees the summed gradients, so a rank is told from another only by
-the rows it reads. Rank 0 writes. Started by `torchrun --nproc-per-node N -m trainer …`.
+Every rank holds the same weights, takes the same random choices and sees the summed gradients, so a rank is
+told from another only by the rows it reads. Rank 0 writes. Started by `torchrun --nproc-per-node N -m trainer
+…`.
 """
 
 import os
@@ -62,7 +63,9 @@ class Ranks(NamedTuple):
         return value
 
     def join(self, fit: "Fit") -> None:
-        """From here on, all ranks' fits are one: the same start, and in each step the same gradient and the same rows that fired."""
+        """From here on, all ranks' fits are one: the same start, and in each step the same gradient and the
+        same rows that fired.
+        """
         if not self.together:
             return
         for tensor in fit.weights.tensors():

@@ -1,7 +1,9 @@
-"""Held-out evaluation by METHOD.md §5: one streaming pass over passages gives `metrics.json` for every dictionary.
+"""Held-out evaluation by METHOD.md §5: one streaming pass over passages gives `metrics.json` for every
+dictionary.
 
-What needs only the code (reconstruction, firing, alignment, evidence, coverage) is counted over all passages; what needs the model
-run again with x̂ in place (cross-entropy, KL, logit lens) over the first `ce_tokens` tokens of them.
+What needs only the code (reconstruction, firing, alignment, evidence, coverage) is counted over all passages;
+what needs the model run again with x̂ in place (cross-entropy, KL, logit lens) over the first `ce_tokens`
+tokens of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,11 +53,15 @@ class Measured(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write both files into a checkpoint's folder."""
         write_json(folder / METRICS, self.metrics)
-        save_file({name: tensor.contiguous().cpu() for name, tensor in self.features.items()}, folder / EVIDENCE)
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in self.features.items()}, folder / EVIDENCE
+        )
 
 
 class _Naming:
-    """Evidence for one way of naming a dictionary's features; a name of −1 is none, and such a feature is not supported."""
+    """Evidence for one way of naming a dictionary's features; a name of −1 is none, and such a feature is not
+    supported.
+    """
 
     def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
         self.names = names
@@ -76,14 +82,18 @@ class _Naming:
             "reads_precision": metrics.weighted_share(found.share["here"] * named, weight),
             "reads_family": metrics.weighted_share(found.share["family"] * named, weight),
             "predicts_precision": metrics.weighted_share(found.share["predicts"] * named, weight),
-            "coverage_supported": metrics.coverage(kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences),
+            "coverage_supported": metrics.coverage(
+                kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences
+            ),
         }
 
 
 class _Permuted:
-    """What the support test says of wrong names: names permuted among the features that fire in the first HEAD tokens.
+    """What the support test says of wrong names: names permuted among the features that fire in the first
+    HEAD tokens.
 
-    Permuted among all features, the live ones would be given names of tokens that never occur, which is too easy a null.
+    Permuted among all features, the live ones would be given names of tokens that never occur, which is too
+    easy a null.
     """
 
     def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
@@ -117,7 +127,9 @@ class _Permuted:
         counts = self.counts or self._permute()
         tested = live & (self.firing.firings > 0)
         found = counts.result(tested)
-        return metrics.weighted_share(found.supported, tested), metrics.weighted_share(found.supported, found.firings * tested)
+        return metrics.weighted_share(found.supported, tested), metrics.weighted_share(
+            found.supported, found.firings * tested
+        )
 
 
 class _Sums:
@@ -150,11 +162,15 @@ class _Sums:
         self.permuted.add(code, where)
         return sparse + dense + dictionary.b_dec
 
-    def add_patched(self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default") -> None:
+    def add_patched(
+        self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default"
+    ) -> None:
         """Run the model on from x̂ and compare with what it does by default."""
         patched = residual.clone()
         patched[text.mask] = x_hat
-        self.agree += int((model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.layer]).sum())
+        self.agree += int(
+            (model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.layer]).sum()
+        )
         logits = model.logits_from(text.tokens, self.candidate.layer, patched)[text.scored]
         ce = metrics.cross_entropy(logits, text.following[text.scored])
         self.ce += ce.sum(dtype=torch.float64).item()
@@ -162,7 +178,9 @@ class _Sums:
         row = text.scored.nonzero()[:, 0]
         difference = torch.bincount(row, (ce - default.ce).double(), len(text.tokens)).tolist()
         counts = torch.bincount(row, minlength=len(text.tokens)).tolist()
-        self.passage_delta_ce |= {p: (d, c) for p, d, c in zip(text.passages, difference, counts, strict=True)}
+        self.passage_delta_ce |= {
+            p: (d, c) for p, d, c in zip(text.passages, difference, counts, strict=True)
+        }
 
 
 class _Text(NamedTuple):
@@ -205,7 +223,9 @@ class _Baseline:
                     self.ablated.append(0.0)
 
     def _find(self, layer: int, fill: Tensor) -> int | None:
-        return next((i for i, (at, known) in enumerate(self.fills) if at == layer and torch.equal(known, fill)), None)
+        return next(
+            (i for i, (at, known) in enumerate(self.fills) if at == layer and torch.equal(known, fill)), None
+        )
 
     def ablated_to(self, layer: int, fill: Tensor) -> float:
         """Cross-entropy in nats a token with the stream after `layer` replaced by `fill`."""
@@ -213,7 +233,9 @@ class _Baseline:
         assert found is not None
         return self.ablated[found] / self.n
 
-    def add(self, model: LanguageModel, text: _Text, residuals: dict[int, Tensor], logits: Tensor) -> _Default:
+    def add(
+        self, model: LanguageModel, text: _Text, residuals: dict[int, Tensor], logits: Tensor
+    ) -> _Default:
         following = text.following[text.scored]
         default = logits[text.scored]
         ce = metrics.cross_entropy(default, following)
@@ -223,13 +245,17 @@ class _Baseline:
             patched = torch.where(text.mask[..., None], fill, residuals[layer])
             ablated = model.logits_from(text.tokens, layer, patched)[text.scored]
             self.ablated[index] += metrics.cross_entropy(ablated, following).sum(dtype=torch.float64).item()
-        lens = {layer: model.unembed_residual(residual[text.mask]).argmax(-1) for layer, residual in residuals.items()}
+        lens = {
+            layer: model.unembed_residual(residual[text.mask]).argmax(-1)
+            for layer, residual in residuals.items()
+        }
         return _Default(default, ce, lens)
 
 
 def rival_names(candidate: Candidate, model: LanguageModel) -> dict[str, Tensor]:
-    """Other ways to name the same features, {kind: [d_sae] token ids, −1 for none}: `assigned` where rows were held near a token,
-    `lift` where the fit has the tokens of highest lift on the training text, `lens` (the top logit-lens token).
+    """Other ways to name the same features, {kind: [d_sae] token ids, −1 for none}: `assigned` where rows
+    were held near a token, `lift` where the fit has the tokens of highest lift on the training text, `lens`
+    (the top logit-lens token).
     """
     fit, directions = candidate.fit, candidate.dictionary.directions
     found = {"assigned": fit.assigned} if (fit.assigned >= 0).any() else {}
@@ -249,11 +275,13 @@ def measure(
     rivals: bool = True,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Measured]:
-    """Evaluate each candidate on held-out passages [BOS, …], in order. Position 0 is neither encoded nor patched.
+    """Evaluate each candidate on held-out passages [BOS, …], in order. Position 0 is neither encoded nor
+    patched.
 
-    The model is read once a batch for all candidates; zero and mean ablation are patched once a layer and mean. Whole passages are
-    scored until `ce_tokens` tokens are (all unless given). `advance` is told of tokens done. Raises CheckpointError for a dictionary
-    that does not fit the model, ModelError for a layer it lacks, TextError without passages, LexiscopeError for `ce_tokens` below 1.
+    The model is read once a batch for all candidates; zero and mean ablation are patched once a layer and
+    mean. Whole passages are scored until `ce_tokens` tokens are (all unless given). `advance` is told of
+    tokens done. Raises CheckpointError for a dictionary that does not fit the model, ModelError for a layer
+    it lacks, TextError without passages, LexiscopeError for `ce_tokens` below 1.
     """
     check_candidates(model, candidates)
     if not passages:
@@ -261,7 +289,9 @@ def measure(
     if ce_tokens is not None and ce_tokens < 1:
         raise LexiscopeError(f"Cross-entropy over {ce_tokens} tokens means nothing; ask for at least 1.")
     candidates = [_on_device(candidate, model.device) for candidate in candidates]
-    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()).to(model.device)
+    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()).to(
+        model.device
+    )
     sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
     layers = sorted({candidate.layer for candidate in candidates})
     baseline = _Baseline(candidates)
@@ -287,13 +317,19 @@ def measure(
 
 
 def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> None:
-    """Raises before any time is spent: CheckpointError for another model's dictionary, ModelError for a layer the model lacks."""
+    """Raises before any time is spent: CheckpointError for another model's dictionary, ModelError for a layer
+    the model lacks.
+    """
     model.check_layers([candidate.layer for candidate in candidates])
     for _, dictionary, fit, _ in candidates:
         if dictionary.d_in != model.d_model:
-            raise CheckpointError(f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is {model.d_model}.")
+            raise CheckpointError(
+                f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is {model.d_model}."
+            )
         if len(fit.anchors) != model.vocab_size:
-            raise CheckpointError(f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has {model.vocab_size:,}.")
+            raise CheckpointError(
+                f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has {model.vocab_size:,}."
+            )
 
 
 def passages_fingerprint(passages: Sequence[np.ndarray]) -> str:
@@ -320,8 +356,14 @@ def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> I
 
 
 def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
-    tensors: dict[str, Any] = {name: value.to(device) for name, value in vars(candidate.dictionary).items() if isinstance(value, Tensor)}
-    fit = candidate.fit._replace(**{n: v.to(device) for n, v in candidate.fit._asdict().items() if isinstance(v, Tensor)})
+    tensors: dict[str, Any] = {
+        name: value.to(device)
+        for name, value in vars(candidate.dictionary).items()
+        if isinstance(value, Tensor)
+    }
+    fit = candidate.fit._replace(
+        **{n: v.to(device) for n, v in candidate.fit._asdict().items() if isinstance(v, Tensor)}
+    )
     return candidate._replace(dictionary=replace(candidate.dictionary, **tensors), fit=fit)
 
 
@@ -332,7 +374,9 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
     names, found = naming.names, naming.result(live)
     energy = s.firing.squares * dictionary.W_dec.square().sum(-1)
     aligned = metrics.alignment(s.cosines, live, firings, energy)
-    embedding = nearest_tokens(dictionary.directions[live], model.embedding - model.embedding.mean(0), 1).cosines[:, 0]
+    embedding = nearest_tokens(
+        dictionary.directions[live], model.embedding - model.embedding.mean(0), 1
+    ).cosines[:, 0]
     occurrences = naming.counts.occurrences
     weight = firings * live
     seen = fit.counts / fit.counts.sum() >= metrics.LIVE_RATE
@@ -397,7 +441,9 @@ def _cross_entropy(s: _Sums, baseline: _Baseline, tokens: int) -> dict[str, Any]
         "delta_ce": ce_sae - ce,
         "delta_ce_ci": list(metrics.bootstrap_mean(differences[:, 0], differences[:, 1])),
         "kl": s.kl / n,
-        "ce_recovered_zero": metrics.ce_recovered(ce, ce_sae, baseline.ablated_to(layer, torch.zeros_like(mean))),
+        "ce_recovered_zero": metrics.ce_recovered(
+            ce, ce_sae, baseline.ablated_to(layer, torch.zeros_like(mean))
+        ),
         "ce_recovered_mean": metrics.ce_recovered(ce, ce_sae, baseline.ablated_to(layer, mean)),
         "logit_lens_agreement": s.agree / tokens,
     }

@@ -1,7 +1,7 @@
 """Fit one dictionary to harvested activations: the start, the step, the cones and the restarts.
 
-Sparse all the way: the code is (values, indices), decoding is a gather, and both weight gradients touch only rows that fired.
-Gradients are written by hand (they are a few lines), so no autograd graph is kept.
+Sparse all the way: the code is (values, indices), decoding is a gather, and both weight gradients touch only
+rows that fired. Gradients are written by hand (they are a few lines), so no autograd graph is kept.
 """
 
 from collections import deque
@@ -20,7 +20,15 @@ from lexiscope.dictionary import Dictionary, SparseCode, gather_sum, top_k
 from lexiscope.evidence import lift_names
 from trainer import kernels
 from trainer.recipes import Recipe, RecipeError
-from trainer.start import Centring, Surroundings, centring, material, outside, principal_directions, starting_rows
+from trainer.start import (
+    Centring,
+    Surroundings,
+    centring,
+    material,
+    outside,
+    principal_directions,
+    starting_rows,
+)
 
 REMEMBERED = 65536
 """Tokens, the last trained on, whose firings the names of highest lift are read from."""
@@ -30,14 +38,18 @@ ENCODED = 1024
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven times slower than fp32."""
+    """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven
+    times slower than fp32.
+    """
     capabilities = torch.cpu.get_capabilities()
     fast = device.type == "cuda" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32
 
 
 def _buffer(rows: int, columns: int) -> Tensor:
-    """[rows, columns] whose rows begin at whole cache lines: at 50,257 columns the product into it takes a quarter less time."""
+    """[rows, columns] whose rows begin at whole cache lines: at 50,257 columns the product into it takes a
+    quarter less time.
+    """
     return torch.empty(rows, -(-columns // 16) * 16)[:, :columns]
 
 
@@ -80,7 +92,8 @@ class Fit:
         device: torch.device | str = "cpu",
         around: Surroundings | None = None,
     ) -> None:
-        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e]; some anchor sets are made from `around`.
+        """x [n, d] bf16 activations on tokens [n]; embedding is W_E [vocab, d_e]; some anchor sets are made
+        from `around`.
 
         Raises RecipeError where k > d_sae, or where the anchor set cannot be made from these.
         """
@@ -94,21 +107,29 @@ class Fit:
         self.principal = principal_directions(found.covariance, recipe.dense_rank)
         self.counts = found.current.counts
         self.anchors = self._anchors(found)
-        self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device) if recipe.anchored else self.anchors[:0]
+        self.unit_anchors = (
+            F.normalize(self.anchors, dim=-1).to(self.device) if recipe.anchored else self.anchors[:0]
+        )
         self.assigned = torch.full((d_sae,), -1, device=self.device)
         self.fired = torch.zeros(d_sae, dtype=torch.bool, device=self.device)
         self.silent = torch.zeros(d_sae, dtype=torch.int32, device=self.device)
         """steps since each row last fired"""
         self.reduce: Callable[[Sequence[Tensor], Tensor], None] = lambda gradients, fired: None
-        """Makes the gradients and `fired` of several ranks one (trainer.distributed), in place, before each optimiser step."""
+        """Makes the gradients and `fired` of several ranks one (trainer.distributed), in place, before each
+        optimiser step.
+        """
         self.unite: Callable[[Tensor], None] = lambda fired: None
         """Makes a step's `fired` one, in place: every rank then counts the same rows as silent."""
         self._start(d_sae)
         for tensor in self.weights.tensors():
             tensor.grad = torch.zeros_like(tensor)
         self.matmul_dtype = fast_dtype(self.device)
-        self.pre_activations = None if self.device.type == "cuda" else _buffer(min(recipe.batch, ENCODED), d_sae)
-        self.optimiser = torch.optim.Adam(self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True)
+        self.pre_activations = (
+            None if self.device.type == "cuda" else _buffer(min(recipe.batch, ENCODED), d_sae)
+        )
+        self.optimiser = torch.optim.Adam(
+            self.weights.tensors(), lr=recipe.learning_rate, betas=(0.9, 0.999), fused=True
+        )
         self.recent_steps = -(-REMEMBERED // recipe.batch)
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.recent_steps)
 
@@ -121,13 +142,19 @@ class Fit:
         except ValueError as error:
             raise RecipeError(f"Anchors '{self.recipe.anchors}' cannot be fitted: {error}") from error
         if anchors.shape[1] != len(self.principal):
-            raise RecipeError(f"Anchors '{self.recipe.anchors}' have {anchors.shape[1]} dimensions, the activations {len(self.principal)}.")
+            raise RecipeError(
+                f"Anchors '{self.recipe.anchors}' have {anchors.shape[1]} dimensions, the activations {len(self.principal)}."
+            )
         return outside(anchors, self.principal)
 
     def _start(self, d_sae: int) -> None:
-        """Rows at training samples, the decoder's held in their cones; the dense path at the top principal directions."""
+        """Rows at training samples, the decoder's held in their cones; the dense path at the top principal
+        directions.
+        """
         kept, by_token = self.centring.kept, self.recipe.anchored
-        rows = starting_rows(self.tokens, kept, d_sae, vocab_size=len(self.counts), by_token=by_token, random=self.random)
+        rows = starting_rows(
+            self.tokens, kept, d_sae, vocab_size=len(self.counts), by_token=by_token, random=self.random
+        )
         if self.recipe.anchored:
             self.assigned = self.tokens[rows].long().to(self.device)
         begin = F.normalize(outside(self.batch(rows), self.principal), dim=-1)
@@ -135,8 +162,17 @@ class Fit:
         sample = self.batch(kept[torch.randperm(len(kept), generator=self.random)[:4096]])
         code = top_k(sample @ begin.T, self.recipe.k)
         decoded = gather_sum(code, directions)
-        shrink = (decoded * outside(sample, self.principal)).sum() / decoded.square().sum()  # least squares: no overshoot at first
-        start = (begin * shrink, torch.zeros(d_sae), directions, torch.zeros(sample.shape[1]), self.principal.clone(), self.principal.T)
+        shrink = (
+            decoded * outside(sample, self.principal)
+        ).sum() / decoded.square().sum()  # least squares: no overshoot at first
+        start = (
+            begin * shrink,
+            torch.zeros(d_sae),
+            directions,
+            torch.zeros(sample.shape[1]),
+            self.principal.clone(),
+            self.principal.T,
+        )
         self.weights = Weights(*(tensor.contiguous().to(self.device) for tensor in start))
         self.encoder_norm = float(shrink)
         self.centring = self.centring._replace(mean=self.centring.mean.to(self.device))
@@ -159,7 +195,8 @@ class Fit:
     # --- the step ---
 
     def step(self, y: Tensor, learning_rate: float, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a token [n]).
+        """One step of Adam on centred activations y [n, d]. Returns (mean squared error, squared error a
+        token [n]).
 
         `tokens` [n], where given, are remembered with what fired on them, for the names of highest lift.
         """
@@ -188,7 +225,9 @@ class Fit:
     def _encode(self, y: Tensor) -> SparseCode:
         """On a CPU into one buffer: fresh pages of this size would cost more than the top k."""
         w, dtype = self.weights, self.matmul_dtype
-        return kernels.encode_top_k(y.to(dtype), w.encoder.to(dtype), w.b_enc, self.recipe.k, buffer=self.pre_activations)
+        return kernels.encode_top_k(
+            y.to(dtype), w.encoder.to(dtype), w.b_enc, self.recipe.k, buffer=self.pre_activations
+        )
 
     def _row_gradients(self, code: SparseCode, slope: Tensor, y: Tensor) -> None:
         """Of encoder, decoder and encoder bias; rows are unit, so there is no gradient along them."""
@@ -204,7 +243,9 @@ class Fit:
         self.silent.masked_fill_(fired, 0)
 
     def _revive(self, y: Tensor, error: Tensor) -> None:
-        """AuxK: the silent rows' best aux_k reconstruct what is missing; their gradients join the others'. Reads silent rows alone."""
+        """AuxK: the silent rows' best aux_k reconstruct what is missing; their gradients join the others'.
+        Reads silent rows alone.
+        """
         w, n = self.weights, y.numel()
         rows = (self.silent > self.recipe.aux_after).nonzero().squeeze(1)
         if not len(rows):
@@ -214,7 +255,11 @@ class Fit:
         slope = (gather_sum(code, directions) + error) * (2 * self.recipe.aux_weight / n)
         back = kernels.code_gradient(code, directions, slope)
         order = kernels.firings(code, len(rows))
-        encoder, decoder, bias = torch.zeros_like(directions), torch.zeros_like(directions), torch.zeros_like(w.b_enc[rows])
+        encoder, decoder, bias = (
+            torch.zeros_like(directions),
+            torch.zeros_like(directions),
+            torch.zeros_like(w.b_enc[rows]),
+        )
         kernels.row_gradients(order, code.values, slope, decoder, tangent_to=directions)
         kernels.row_gradients(order, back, y, encoder, total=bias)
         for tensor, gradient in ((w.decoder, decoder), (w.encoder, encoder), (w.b_enc, bias)):
@@ -226,7 +271,8 @@ class Fit:
         kernels.hold_rows(self.weights.decoder, *anchored)
 
     def restart(self, y: Tensor, tokens: Tensor, squares: Tensor) -> int:
-        """Restart every row that has not fired since the last call at the worst reconstructed of y [n, d]; returns how many.
+        """Restart every row that has not fired since the last call at the worst reconstructed of y [n, d];
+        returns how many.
 
         An anchored row takes the token of its new sample.
         """
@@ -234,7 +280,9 @@ class Fit:
         self.fired.zero_()
         if len(dead) == 0:
             return 0
-        picked = squares.cpu().multinomial(len(dead), replacement=len(dead) > len(squares), generator=self.random)
+        picked = squares.cpu().multinomial(
+            len(dead), replacement=len(dead) > len(squares), generator=self.random
+        )
         if self.recipe.anchored:
             self.assigned[dead] = tokens[picked].long().to(self.device)
         begin = F.normalize(outside(y[picked.to(self.device)], self.principal), dim=-1)
@@ -250,7 +298,9 @@ class Fit:
     # --- snapshots ---
 
     def state(self) -> dict[str, Any]:
-        """What training changes; the rest follows from the recipe and the sample, so a resumed run makes the same `Fit` first."""
+        """What training changes; the rest follows from the recipe and the sample, so a resumed run makes the
+        same `Fit` first.
+        """
         return {
             "weights": self.weights.tensors(),
             "optimiser": self.optimiser.state_dict(),
@@ -291,11 +341,15 @@ class Fit:
             assigned=self.assigned.cpu(),
             lift=self._lift_names(),
         )
-        kind = DESCRIPTIONS[self.recipe.anchors] + (f", outside the top {self.recipe.dense_rank} principal directions" if dense else "")
+        kind = DESCRIPTIONS[self.recipe.anchors] + (
+            f", outside the top {self.recipe.dense_rank} principal directions" if dense else ""
+        )
         return Fitted(scaled.fold(centred.mean, centred.scale), fit, centred, kind)
 
     def _lift_names(self) -> Tensor:
-        """[d_sae] the training token of highest lift of each feature, over the last tokens trained on; −1 where it was silent."""
+        """[d_sae] the training token of highest lift of each feature, over the last tokens trained on; −1
+        where it was silent.
+        """
         if not self.recent:
             return torch.full_like(self.assigned, -1).cpu()
         features, tokens = (torch.cat(parts) for parts in zip(*self.recent, strict=True))

@@ -1,4 +1,5 @@
-"""Harvest the residual stream: one pass of the model over some passages writes every asked layer to a bf16 file.
+"""Harvest the residual stream: one pass of the model over some passages writes every asked layer to a bf16
+file.
 
 The files are memory-mapped, so that memory stays bounded whatever their size.
 """
@@ -63,14 +64,20 @@ def harvest(
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Iterator[Harvest]:
-    """The activations of the passages, in files under `folder` (TMPDIR unless given) that last as long as the block.
+    """The activations of the passages, in files under `folder` (TMPDIR unless given) that last as long as the
+    block.
 
-    Raises ModelError for a layer the model lacks, HarvestError for NaN, Inf or constant activations, or a full disk.
+    Raises ModelError for a layer the model lacks, HarvestError for NaN, Inf or constant activations, or a
+    full disk.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix="harvest-") as where:
         files = {layer: Path(where, f"{layer}.bf16") for layer in layers}
         tokens = write_activations(model, passages, files, advance=advance)
-        yield Harvest({layer: map_activations(file, len(tokens)) for layer, file in files.items()}, tokens, *neighbours(passages))
+        yield Harvest(
+            {layer: map_activations(file, len(tokens)) for layer, file in files.items()},
+            tokens,
+            *neighbours(passages),
+        )
 
 
 def write_activations(
@@ -80,7 +87,9 @@ def write_activations(
     *,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Fill one file a layer, flushed to disk; returns the tokens [n] the activations stand on. Raises as `harvest`."""
+    """Fill one file a layer, flushed to disk; returns the tokens [n] the activations stand on. Raises as
+    `harvest`.
+    """
     model.check_layers(list(files))
     where = next(iter(files.values())).parent
     refuse_full_disk(where, len(files) * count(passages) * model.d_model * BYTES)

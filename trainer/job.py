@@ -1,4 +1,6 @@
-"""One dictionary of a plan, from its start to its folder: begun or resumed, trained filling after filling, kept safe, written."""
+"""One dictionary of a plan, from its start to its folder: begun or resumed, trained filling after filling,
+kept safe, written.
+"""
 
 import time
 from typing import Any
@@ -21,7 +23,9 @@ from trainer.sources import Filling
 
 
 class Job:
-    """Call `over` with each filling that it `needs` until it is `done`; its dictionary then lies in `unfinished.trained`."""
+    """Call `over` with each filling that it `needs` until it is `done`; its dictionary then lies in
+    `unfinished.trained`.
+    """
 
     def __init__(self, model: LanguageModel, plan: Plan, recipe: Recipe, layer: int, ranks: Ranks) -> None:
         self.model, self.plan, self.recipe, self.layer, self.ranks = model, plan, recipe, layer, ranks
@@ -41,7 +45,11 @@ class Job:
 
     def needs(self, filling: Filling) -> bool:
         """It has steps to take on this filling, or takes its start from it."""
-        return self._training is None or filling.last or self._training.step < self._begins + filling.tokens // self.recipe.batch
+        return (
+            self._training is None
+            or filling.last
+            or self._training.step < self._begins + filling.tokens // self.recipe.batch
+        )
 
     def over(self, found: Harvest | None, filling: Filling, progress: Progress) -> None:
         """Train on a filling, `found`; or pass by one that is not needed."""
@@ -54,33 +62,62 @@ class Job:
             if training.step == self.steps:
                 self._finish(training)
             elif x is training.fit.x:  # the start is made: do not hold the first filling's files
-                training.fit.x, training.fit.tokens = torch.empty(0, x.shape[1]), torch.empty(0, dtype=torch.long)
+                training.fit.x, training.fit.tokens = (
+                    torch.empty(0, x.shape[1]),
+                    torch.empty(0, dtype=torch.long),
+                )
         self._begins += filling.tokens // self.recipe.batch
 
     def _begin(self, found: Harvest, progress: Progress) -> Training:
         model, width, seed = self.model, self.width, self.plan.seed
         recipe, around = settled(self.recipe, model, found, self.layer, width=width, seed=seed)
         x, tokens = found.activations[self.layer], found.tokens
-        fit = Fit(recipe, x, tokens, embedding=model.embedding, d_sae=width, seed=seed, device=model.device, around=around)
+        fit = Fit(
+            recipe,
+            x,
+            tokens,
+            embedding=model.embedding,
+            d_sae=width,
+            seed=seed,
+            device=model.device,
+            around=around,
+        )
         training = Training(fit, steps=self.steps, ranks=self.ranks)
         state = self.unfinished.load() if self.plan.resume else None
         if state:
             training.load_state(state)
         if self.ranks.writes:
             name = f"{self.model.id}/{self.path.name}"
-            self._log = Log(self.unfinished.log, after=training.step, logger=self.plan.log, name=name, config=self.unfinished.plan)
+            self._log = Log(
+                self.unfinished.log,
+                after=training.step,
+                logger=self.plan.log,
+                name=name,
+                config=self.unfinished.plan,
+            )
             self._saved = time.monotonic()
-        task = progress.add_task(self.name, total=self.steps, completed=training.step, rate="", loss="", live="")
+        task = progress.add_task(
+            self.name, total=self.steps, completed=training.step, rate="", loss="", live=""
+        )
         training.report = lambda line: self._report(line, progress, task)
         return training
 
     def _report(self, line: LogLine, progress: Progress, task: TaskID) -> None:
         training = self._training
         assert training is not None  # it reports only while it is trained
-        shown = {"rate": f"{line.tokens_per_second:,.0f} tok/s", "loss": f"loss {line.loss:.4f}", "live": f"live {line.live:.0%}"}
+        shown = {
+            "rate": f"{line.tokens_per_second:,.0f} tok/s",
+            "loss": f"loss {line.loss:.4f}",
+            "live": f"live {line.live:.0%}",
+        }
         progress.update(task, completed=line.step, **shown)
-        if not progress.console.is_terminal and line.step * 10 // self.steps > (line.step - training.every) * 10 // self.steps:
-            progress.console.print(f"{self.name} step {line.step}/{self.steps}", *shown.values(), f"{line.seconds:.0f} s")
+        if (
+            not progress.console.is_terminal
+            and line.step * 10 // self.steps > (line.step - training.every) * 10 // self.steps
+        ):
+            progress.console.print(
+                f"{self.name} step {line.step}/{self.steps}", *shown.values(), f"{line.seconds:.0f} s"
+            )
         if self._log:
             self._log.write(line)
             if time.monotonic() - self._saved >= self.plan.snapshot_every:

@@ -1,12 +1,15 @@
-"""The step's heavy arithmetic: Triton kernels for CUDA tensors, plain PyTorch for all others, the same numbers from both.
+"""The step's heavy arithmetic: Triton kernels for CUDA tensors, plain PyTorch for all others, the same
+numbers from both.
 
-In: centred activations y [n, d] and the rows [d_sae, d] of a dictionary in training; out: its sparse code, what the code decodes
-to, and the two gradients. Widths need not be multiples of a tile: kernels pad and mask. No kernel uses atomics, so sums repeat
-bit for bit, and none makes the host wait. `TRITON_INTERPRET=1` runs the kernels on CPU tensors, slowly: that is for tests.
+In: centred activations y [n, d] and the rows [d_sae, d] of a dictionary in training; out: its sparse code,
+what the code decodes to, and the two gradients. Widths need not be multiples of a tile: kernels pad and mask.
+No kernel uses atomics, so sums repeat bit for bit, and none makes the host wait. `TRITON_INTERPRET=1` runs
+the kernels on CPU tensors, slowly: that is for tests.
 
-`encode_top_k` keeps pre-activations in memory between its two kernels. Recomputing the chosen groups would read k · GROUP encoder
-rows a token: at n 8,192, k 32 that is 13 GB (d 768) or 69 GB (d 4,096), where storing writes 1.7 GB (F 50,257) or 4.2 GB
-(F 128,256) and reads 34 MB. At 2d/4 = 384 or 2,048 FLOP a byte the product stays bound by arithmetic (an H200 balances at 206).
+`encode_top_k` keeps pre-activations in memory between its two kernels. Recomputing the chosen groups would
+read k · GROUP encoder rows a token: at n 8,192, k 32 that is 13 GB (d 768) or 69 GB (d 4,096), where storing
+writes 1.7 GB (F 50,257) or 4.2 GB (F 128,256) and reads 34 MB. At 2d/4 = 384 or 2,048 FLOP a byte the product
+stays bound by arithmetic (an H200 balances at 206).
 """
 
 from typing import NamedTuple
@@ -25,7 +28,9 @@ except ImportError:  # not Linux, or PyTorch for the CPU alone
     triton = None
 
 GROUP = 32
-"""Features in a group: 128 bytes of float32, and near √(F / k), where the two steps of the selection are of equal length."""
+"""Features in a group: 128 bytes of float32, and near √(F / k), where the two steps of the selection are of
+equal length.
+"""
 SCRATCH = 2**29
 """Most bytes of pre-activations held at once; longer batches go through in parts."""
 
@@ -39,7 +44,8 @@ class Tile(NamedTuple):
 
 
 ENCODE = Tile(128, 128, 64, 4, 3)
-"""98 kB and one warpgroup: two tiles share a multiprocessor, so that one stores while the other multiplies."""
+"""98 kB and one warpgroup: two tiles share a multiprocessor, so that one stores while the other multiplies.
+"""
 ENCODE_FLOAT32 = Tile(64, 64, 32, 4, 2)
 """Tensor cores do not multiply float32 as it is: a tile that fits in the registers."""
 
@@ -52,16 +58,20 @@ def has_kernels(x: Tensor) -> bool:
 # --- the code ---
 
 
-def encode_top_k(y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, buffer: Tensor | None = None) -> SparseCode:
-    """ReLU, then the k largest of y [n, d] · encoder [F, d]ᵀ + b_enc [F], exactly; of equal ones the kernel takes the lower index.
+def encode_top_k(
+    y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, buffer: Tensor | None = None
+) -> SparseCode:
+    """ReLU, then the k largest of y [n, d] · encoder [F, d]ᵀ + b_enc [F], exactly; of equal ones the kernel
+    takes the lower index.
 
-    Two stages: the greatest of each group of GROUP features, then the k best of the k groups whose greatest are largest. This is
-    exact: were one of the k largest values outside those groups, each of the k groups would hold a value at least as large, its
-    greatest, so k values would come before it. Ties fall the same way in both stages, as the order is (value, lower index first).
+    Two stages: the greatest of each group of GROUP features, then the k best of the k groups whose greatest
+    are largest. This is exact: were one of the k largest values outside those groups, each of the k groups
+    would hold a value at least as large, its greatest, so k values would come before it. Ties fall the same
+    way in both stages, as the order is (value, lower index first).
 
-    y and encoder are float32 or bfloat16, b_enc float32, values float32. The kernel accumulates in float32; the plain path rounds
-    the product to y's dtype, and works in `buffer` [rows, F] where one is given, that many tokens at a time (fresh pages cost a CPU more
-    than the top k).
+    y and encoder are float32 or bfloat16, b_enc float32, values float32. The kernel accumulates in float32;
+    the plain path rounds the product to y's dtype, and works in `buffer` [rows, F] where one is given, that
+    many tokens at a time (fresh pages cost a CPU more than the top k).
     """
     if has_kernels(y):
         return _encode_top_k(y.contiguous(), encoder.contiguous(), b_enc, k)
@@ -84,7 +94,9 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
         return gather_sum(code, rows)
     (n, k), d = code.indices.shape, rows.shape[1]
     out = torch.empty(n, d, device=rows.device)
-    _decode[n, triton.cdiv(d, 256)](code.values, code.indices, rows.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256)
+    _decode[n, triton.cdiv(d, 256)](
+        code.values, code.indices, rows.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256
+    )
     return out
 
 
@@ -99,7 +111,9 @@ def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
     (n, k), d = code.indices.shape, rows.shape[1]
     out = torch.empty(n, k, device=rows.device)
     grid = (n, triton.cdiv(k, 8))
-    _code_gradient[grid](code.values, code.indices, rows.contiguous(), slope.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256)
+    _code_gradient[grid](
+        code.values, code.indices, rows.contiguous(), slope.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256
+    )
     return out
 
 
@@ -107,7 +121,9 @@ def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
 
 
 class Firings(NamedTuple):
-    """A code turned round: its firings in order of feature, then of token. Made without the host learning how many there are."""
+    """A code turned round: its firings in order of feature, then of token. Made without the host learning how
+    many there are.
+    """
 
     bounds: Tensor
     """[d_sae + 1] the firings of feature i are those from bounds[i] up to bounds[i + 1]"""
@@ -133,11 +149,19 @@ def firings(code: SparseCode, d_sae: int) -> Firings:
 
 
 def row_gradients(
-    order: Firings, weights: Tensor, x: Tensor, out: Tensor, *, total: Tensor | None = None, tangent_to: Tensor | None = None
+    order: Firings,
+    weights: Tensor,
+    x: Tensor,
+    out: Tensor,
+    *,
+    total: Tensor | None = None,
+    tangent_to: Tensor | None = None,
 ) -> None:
-    """Into row i of out [F, d]: Σ weight · x[token] over the firings of feature i; 0 where it did not fire. weights [n, k], x [n, d].
+    """Into row i of out [F, d]: Σ weight · x[token] over the firings of feature i; 0 where it did not fire.
+    weights [n, k], x [n, d].
 
-    `total` [F] receives Σ weight. With `tangent_to` [F, d], unit rows, what lies along each row's own is taken off its sum.
+    `total` [F] receives Σ weight. With `tangent_to` [F, d], unit rows, what lies along each row's own is
+    taken off its sum.
     """
     if not has_kernels(x):
         _row_gradients_plain(order, weights, x, out, total, tangent_to)
@@ -153,7 +177,9 @@ def row_gradients(
         _tangent[n_features,](out, tangent_to.contiguous(), d, BLOCK_D=triton.next_power_of_2(d))
 
 
-def _row_gradients_plain(order: Firings, weights: Tensor, x: Tensor, out: Tensor, total: Tensor | None, tangent_to: Tensor | None) -> None:
+def _row_gradients_plain(
+    order: Firings, weights: Tensor, x: Tensor, out: Tensor, total: Tensor | None, tangent_to: Tensor | None
+) -> None:
     """Touches only rows that fired."""
     features = order.fired.nonzero().squeeze(1)
     used = int(order.bounds[-1])
@@ -167,8 +193,11 @@ def _row_gradients_plain(order: Firings, weights: Tensor, x: Tensor, out: Tensor
         total.zero_().index_copy_(0, features, by_feature.sum(weights, torch.ones_like(x[:, :1])).squeeze(1))
 
 
-def hold_rows(rows: Tensor, anchors: Tensor | None = None, assigned: Tensor | None = None, cosine: float = 0.0) -> None:
-    """In place: rows [F, d] to unit norm, and those with a token in `assigned` [F] into the cone of its unit anchor [vocab, d].
+def hold_rows(
+    rows: Tensor, anchors: Tensor | None = None, assigned: Tensor | None = None, cosine: float = 0.0
+) -> None:
+    """In place: rows [F, d] to unit norm, and those with a token in `assigned` [F] into the cone of its unit
+    anchor [vocab, d].
 
     A row assigned −1 is free; without anchors all are. O(F · d): each row meets its own anchor alone.
     """
@@ -185,7 +214,9 @@ def hold_rows(rows: Tensor, anchors: Tensor | None = None, assigned: Tensor | No
         held = F.normalize(part, dim=-1)
         if anchors is not None and assigned is not None:
             token = assigned[features]
-            held = torch.where((token >= 0)[:, None], into_cones(part, anchors[token.clamp_min(0)], cosine), held)
+            held = torch.where(
+                (token >= 0)[:, None], into_cones(part, anchors[token.clamp_min(0)], cosine), held
+            )
         part.copy_(held)
 
 
@@ -200,7 +231,9 @@ def _encode_top_k(y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, tile: Tile 
     rows = triton.cdiv(triton.cdiv(n, parts), tile.tokens) * tile.tokens if parts > 1 else n
     pre = torch.empty(rows, groups * GROUP, device=y.device)
     greatest = torch.empty(rows, groups, device=y.device)
-    code = SparseCode(torch.empty(n, k, device=y.device), torch.empty(n, k, dtype=torch.int64, device=y.device))
+    code = SparseCode(
+        torch.empty(n, k, device=y.device), torch.empty(n, k, dtype=torch.int64, device=y.device)
+    )
     kept = max(2, triton.next_power_of_2(k))  # tl.topk cannot keep 1
     for start in range(0, n, rows):
         part = y[start : start + rows]
@@ -223,20 +256,27 @@ if triton is not None:
         y, encoder, b_enc, pre, greatest, n, n_features, d, groups,
         GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr,
     ):  # fmt: skip
-        """One tile of pre-activations and its groups' greatest. Tiles of one feature range run together: encoder rows are read once."""
+        """One tile of pre-activations and its groups' greatest. Tiles of one feature range run together:
+        encoder rows are read once.
+        """
         tiles = tl.cdiv(n, BLOCK_N)
         tokens = tl.program_id(0) % tiles * BLOCK_N + tl.arange(0, BLOCK_N)
         features = tl.program_id(0) // tiles * BLOCK_F + tl.arange(0, BLOCK_F)
         depth = tl.arange(0, BLOCK_D)
         left = y + tl.where(tokens < n, tokens, 0)[:, None].to(tl.int64) * d + depth[None, :]
-        right = encoder + tl.where(features < n_features, features, 0)[None, :].to(tl.int64) * d + depth[:, None]
+        right = (
+            encoder + tl.where(features < n_features, features, 0)[None, :].to(tl.int64) * d + depth[:, None]
+        )
         total = tl.zeros((BLOCK_N, BLOCK_F), tl.float32)
         for start in range(0, d, BLOCK_D):
             if WHOLE:
                 a, b = tl.load(left + start), tl.load(right + start)
             else:
                 inside = depth + start < d
-                a, b = tl.load(left + start, inside[None, :], 0.0), tl.load(right + start, inside[:, None], 0.0)
+                a, b = (
+                    tl.load(left + start, inside[None, :], 0.0),
+                    tl.load(right + start, inside[:, None], 0.0),
+                )
             total = tl.dot(a, b, total, input_precision="ieee")
         total += tl.load(b_enc + features, features < n_features, 0.0)[None, :]
         total = tl.where((features < n_features)[None, :], total, float("-inf"))
@@ -245,7 +285,11 @@ if triton is not None:
         tl.store(pre + tokens[:, None].to(tl.int64) * width + features[None, :], total, there)
         best = tl.max(tl.reshape(total, (BLOCK_N, BLOCK_F // GROUP, GROUP)), axis=2)
         group = tl.program_id(0) // tiles * (BLOCK_F // GROUP) + tl.arange(0, BLOCK_F // GROUP)
-        tl.store(greatest + tokens[:, None].to(tl.int64) * groups + group[None, :], best, (tokens < n)[:, None] & (group < groups)[None, :])
+        tl.store(
+            greatest + tokens[:, None].to(tl.int64) * groups + group[None, :],
+            best,
+            (tokens < n)[:, None] & (group < groups)[None, :],
+        )
 
     @triton.jit
     def _ranked(values, indices):
@@ -259,7 +303,17 @@ if triton is not None:
         return 0x7FFFFFFF - (keys & 0x7FFFFFFF).to(tl.int32)
 
     @triton.jit
-    def _select(pre, greatest, values, indices, k, groups, GROUP: tl.constexpr, KEPT: tl.constexpr, WIDTH: tl.constexpr):
+    def _select(
+        pre,
+        greatest,
+        values,
+        indices,
+        k,
+        groups,
+        GROUP: tl.constexpr,
+        KEPT: tl.constexpr,
+        WIDTH: tl.constexpr,
+    ):
         """One token: its KEPT ≥ k best groups, then the k best of their features."""
         token = tl.program_id(0).to(tl.int64)
         every = tl.arange(0, WIDTH)
@@ -278,7 +332,9 @@ if triton is not None:
         """One token, BLOCK_D columns; BLOCK_K rows in flight."""
         token = tl.program_id(0).to(tl.int64)
         column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-        total = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)  # summed once, at the end: a sum across threads in the loop is a barrier
+        total = tl.zeros(
+            (BLOCK_K, BLOCK_D), tl.float32
+        )  # summed once, at the end: a sum across threads in the loop is a barrier
         for start in range(0, k, BLOCK_K):
             place = start + tl.arange(0, BLOCK_K)
             value = tl.load(values + token * k + place, place < k, 0.0)
@@ -319,7 +375,9 @@ if triton is not None:
             token = tl.load(tokens + place, place < end, 0)
             weight = tl.load(weights + tl.load(entries + place, place < end, 0), place < end, 0.0)
             there = (place < end)[:, None] & (column < d)[None, :]
-            total += weight[:, None] * tl.load(x + token[:, None] * d + column[None, :], there, 0.0).to(tl.float32)
+            total += weight[:, None] * tl.load(x + token[:, None] * d + column[None, :], there, 0.0).to(
+                tl.float32
+            )
             mass += weight
         tl.store(out + feature * d + column, tl.sum(total, axis=0), column < d)
         if TOTAL and tl.program_id(1) == 0:

@@ -22,16 +22,24 @@ def check_logger(name: str | None) -> None:
     if name is None:
         return
     if name not in LOGGERS:
-        raise LogError(f"There is no logger '{name}'; there are {', '.join(LOGGERS)}, and train.jsonl is always written.")
+        raise LogError(
+            f"There is no logger '{name}'; there are {', '.join(LOGGERS)}, and train.jsonl is always written."
+        )
     if find_spec(LOGGERS[name]) is None:
-        raise LogError(f"--log {name} needs the package '{LOGGERS[name]}', which is not installed: pip install {LOGGERS[name]}.")
+        raise LogError(
+            f"--log {name} needs the package '{LOGGERS[name]}', which is not installed: pip install {LOGGERS[name]}."
+        )
 
 
 class Log:
     """The log of one dictionary in training; `close` it."""
 
-    def __init__(self, file: Path, *, after: int, logger: str | None, name: str, config: dict[str, Any]) -> None:
-        """Lines of steps beyond `after`, where a resumed run goes on, are dropped. TensorBoard's files go to OUT/tensorboard."""
+    def __init__(
+        self, file: Path, *, after: int, logger: str | None, name: str, config: dict[str, Any]
+    ) -> None:
+        """Lines of steps beyond `after`, where a resumed run goes on, are dropped. TensorBoard's files go to
+        OUT/tensorboard.
+        """
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= after]
         partial = file.with_suffix(".partial")
         partial.write_text("".join(kept), encoding="utf-8")
@@ -41,11 +49,15 @@ class Log:
         if logger == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(file.parents[2] / "tensorboard" / name), purge_step=after + 1)
+            self._tensorboard = SummaryWriter(
+                str(file.parents[2] / "tensorboard" / name), purge_step=after + 1
+            )
         if logger == "wandb":
             import wandb
 
-            self._wandb = wandb.init(project="lexiscope", name=name, id=name.replace("/", "-"), resume="allow", config=config)
+            self._wandb = wandb.init(
+                project="lexiscope", name=name, id=name.replace("/", "-"), resume="allow", config=config
+            )
 
     def write(self, line: LogLine) -> None:
         self._file.write(json.dumps(line._asdict()) + "\n")

@@ -1,6 +1,7 @@
 """The training loop of one dictionary: batches, learning rate, restarts, one log line every few steps.
 
-The batch at a step follows from the seed, the step and the filling alone, so that a run that is resumed sees what it would have seen.
+The batch at a step follows from the seed, the step and the filling alone, so that a run that is resumed sees
+what it would have seen.
 """
 
 import time
@@ -36,12 +37,22 @@ class Trained(NamedTuple):
 
 
 class Training:
-    """One dictionary on its way to `steps` steps. `over` takes it through a filling; `state` is what a resumed run needs."""
+    """One dictionary on its way to `steps` steps. `over` takes it through a filling; `state` is what a
+    resumed run needs.
+    """
 
     def __init__(
-        self, fit: Fit, *, steps: int, ranks: Ranks = ALONE, every: int = 10, report: Callable[[LogLine], None] = lambda line: None
+        self,
+        fit: Fit,
+        *,
+        steps: int,
+        ranks: Ranks = ALONE,
+        every: int = 10,
+        report: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
-        """`report` is called every `every` steps, where `state` may be taken; with several ranks, each fits its part of a batch."""
+        """`report` is called every `every` steps, where `state` may be taken; with several ranks, each fits
+        its part of a batch.
+        """
         self.fit, self.steps, self.ranks, self.every, self.report = fit, steps, ranks, every, report
         self.step, self.seconds = 0, 0.0
         self._since = time.monotonic()
@@ -53,13 +64,16 @@ class Training:
     def over(self, x: Tensor, tokens: Tensor, *, nth: int, begins: int, last: bool) -> None:
         """Train on activations x [n, d] on tokens [n], the `nth` filling, whose first step is `begins` + 1.
 
-        One epoch, from wherever in it this training stands; epoch after epoch to the end on the last filling. Outliers are left out.
+        One epoch, from wherever in it this training stands; epoch after epoch to the end on the last filling.
+        Outliers are left out.
         """
         fit, batch = self.fit, self.fit.recipe.batch
         per_epoch = len(x) // batch
         end = self.steps if last else min(self.steps, begins + per_epoch)
         if last and not per_epoch:
-            raise TextError(f"The text gives {len(x):,} training tokens, fewer than a batch of {batch:,}. Give more text.")
+            raise TextError(
+                f"The text gives {len(x):,} training tokens, fewer than a batch of {batch:,}. Give more text."
+            )
         kept = fit.centring.kept if x is fit.x else inliers(x, fit.centring.largest)
         seed, epoch, order = fit.random.initial_seed(), -1, kept
         self._since = time.monotonic()
@@ -75,7 +89,9 @@ class Training:
     def _train(self, x: Tensor, tokens: Tensor, rows: Tensor) -> None:
         fit, steps = self.fit, self.steps
         self.step += 1
-        rate = fit.recipe.learning_rate * min(1.0, self.step / (steps / 20), (steps - self.step + 1) / (steps / 3))
+        rate = fit.recipe.learning_rate * min(
+            1.0, self.step / (steps / 20), (steps - self.step + 1) / (steps / 3)
+        )
         mine = self.ranks.part(rows)
         remembered = tokens[mine] if steps - self.step < fit.recent_steps else None
         loss, squares = fit.step(fit.normalise(x[mine]), rate, remembered)
@@ -113,8 +129,12 @@ def _permutation(n: int, *seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(mixed))
 
 
-def run(fit: Fit, *, steps: int, report: Callable[[LogLine], None] = lambda line: None, every: int = 10) -> Trained:
-    """Train for `steps` steps over shuffled epochs of the sample the fit started from, reporting every `every` steps."""
+def run(
+    fit: Fit, *, steps: int, report: Callable[[LogLine], None] = lambda line: None, every: int = 10
+) -> Trained:
+    """Train for `steps` steps over shuffled epochs of the sample the fit started from, reporting every
+    `every` steps.
+    """
     log: list[LogLine] = []
 
     def keep(line: LogLine) -> None:

@@ -1,7 +1,9 @@
-"""The VASAE paper's own algorithm (METHOD.md §1), so that its tables can be rerun: slow on purpose, autograd throughout.
+"""The VASAE paper's own algorithm (METHOD.md §1), so that its tables can be rerun: slow on purpose, autograd
+throughout.
 
-In: the residual stream of whole rows of text at raw scale, every position but padding, and the token embedding W_E. Out: a
-dictionary in raw space, whose names are its rows' nearest raw W_E. Nothing here is shared with the other recipes.
+In: the residual stream of whole rows of text at raw scale, every position but padding, and the token
+embedding W_E. Out: a dictionary in raw space, whose names are its rows' nearest raw W_E. Nothing here is
+shared with the other recipes.
 """
 
 import copy
@@ -31,9 +33,13 @@ class PaperRecipe:
 
     name: str
     anchor_weight: float = 0.0
-    """λ: the loss is the mean squared error − λ · the mean anchor score over all features; 0 leaves the term out."""
+    """λ: the loss is the mean squared error − λ · the mean anchor score over all features; 0 leaves the term
+    out.
+    """
     anchor_mode: AnchorMode = "nearest"
-    """A feature's anchor score: its largest cosine to an anchor, or logsumexp or the softmax-weighted mean of its ten largest."""
+    """A feature's anchor score: its largest cosine to an anchor, or logsumexp or the softmax-weighted mean of
+    its ten largest.
+    """
     anchor_every: int = 1
     """The anchor term enters every so many steps; λ is not rescaled for the steps between."""
     frozen: bool = False
@@ -49,24 +55,33 @@ class PaperRecipe:
     epochs: int = 20
     """Passes over the training rows, at most."""
     patience: int = 3
-    """Training stops after so many epochs without a lower validation loss; the best epoch's weights are kept."""
+    """Training stops after so many epochs without a lower validation loss; the best epoch's weights are kept.
+    """
 
     def __post_init__(self) -> None:
         """Raise RecipeError for values that make no sense."""
         if self.anchor_mode not in get_args(AnchorMode):
-            raise RecipeError(f"There is no anchor mode '{self.anchor_mode}'; there are {', '.join(get_args(AnchorMode))}.")
+            raise RecipeError(
+                f"There is no anchor mode '{self.anchor_mode}'; there are {', '.join(get_args(AnchorMode))}."
+            )
         for field in ("anchor_every", "k", "rows", "length", "epochs", "patience"):
             if getattr(self, field) < 1:
                 raise RecipeError(f"{field} is {getattr(self, field)}: it must be at least 1.")
         if not 0 <= self.anchor_weight < float("inf"):
             raise RecipeError(f"lambda is {self.anchor_weight}: it must be a number, not below 0.")
         if self.frozen and self.anchor_weight:
-            raise RecipeError(f"{self.name} freezes the decoder, so that lambda {self.anchor_weight} would pull at nothing; leave it out.")
+            raise RecipeError(
+                f"{self.name} freezes the decoder, so that lambda {self.anchor_weight} would pull at nothing; leave it out."
+            )
 
 
 PAPER_RECIPES = {
     recipe.name: recipe
-    for recipe in (PaperRecipe("paper-plain"), PaperRecipe("paper-soft", anchor_weight=1e-4), PaperRecipe("paper-hard", frozen=True))
+    for recipe in (
+        PaperRecipe("paper-plain"),
+        PaperRecipe("paper-soft", anchor_weight=1e-4),
+        PaperRecipe("paper-hard", frozen=True),
+    )
 }
 
 
@@ -78,13 +93,17 @@ def paper_recipe(
     anchor_every: int | None = None,
     k: int | None = None,
 ) -> PaperRecipe:
-    """The named recipe with what is given changed. Raises RecipeError for an unknown name or options that say nothing to it."""
+    """The named recipe with what is given changed. Raises RecipeError for an unknown name or options that say
+    nothing to it.
+    """
     if name not in PAPER_RECIPES:
         raise RecipeError(f"There is no recipe '{name}'; the paper's are {', '.join(PAPER_RECIPES)}.")
     asked = {"anchor_weight": anchor_weight, "anchor_mode": anchor_mode, "anchor_every": anchor_every}
     given: dict[str, Any] = {field: value for field, value in asked.items() if value is not None}
     if given and name != "paper-soft":
-        raise RecipeError(f"{name} has no anchor term: lambda, the anchor mode and anchor-every belong to paper-soft.")
+        raise RecipeError(
+            f"{name} has no anchor term: lambda, the anchor mode and anchor-every belong to paper-soft."
+        )
     if name == "paper-soft" and anchor_weight == 0:
         raise RecipeError("paper-soft with lambda 0 is paper-plain; ask for that.")
     return replace(PAPER_RECIPES[name], **given | ({} if k is None else {"k": k}))
@@ -154,14 +173,17 @@ class PaperSAE(nn.Module):
 def anchor_scores(directions: Tensor, anchors: Tensor, mode: AnchorMode) -> Tensor:
     """[n] how well each direction [n, d] is anchored (METHOD.md §1), differentiable in `directions`.
 
-    Which anchors are nearest needs no gradient; the cosines to them do. That is the gradient of max and of topk, at a third of the cost.
+    Which anchors are nearest needs no gradient; the cosines to them do. That is the gradient of max and of
+    topk, at a third of the cost.
     """
     unit = F.normalize(anchors.detach(), dim=-1)
     scores = []
     for part in directions.split(CHUNK):
         rows = F.normalize(part, dim=-1)
         with torch.no_grad():
-            nearest = (rows @ unit.T).topk(1 if mode == "nearest" else min(NEAREST, len(unit)), dim=-1).indices
+            nearest = (
+                (rows @ unit.T).topk(1 if mode == "nearest" else min(NEAREST, len(unit)), dim=-1).indices
+            )
         cosines = torch.einsum("nd,nmd->nm", rows, unit[nearest])
         if mode == "nearest":
             scores.append(cosines[:, 0])
@@ -173,7 +195,9 @@ def anchor_scores(directions: Tensor, anchors: Tensor, mode: AnchorMode) -> Tens
 
 
 def row_batches(rows: Rows, recipe: PaperRecipe, random: torch.Generator | None = None) -> Iterator[Tensor]:
-    """Indices [m] of the activations of `recipe.rows` rows at a time, in random order where a generator is given."""
+    """Indices [m] of the activations of `recipe.rows` rows at a time, in random order where a generator is
+    given.
+    """
     ends = torch.cat([rows.starts[1:], torch.tensor([len(rows.activations)])])
     order = torch.arange(len(ends)) if random is None else torch.randperm(len(ends), generator=random)
     for picked in order.split(recipe.rows):
@@ -239,7 +263,8 @@ def train_paper(
     every: int = 50,
     report: Callable[[PaperLine], None] = lambda line: None,
 ) -> PaperTrained:
-    """Train one dictionary as the paper does; embedding is W_E [vocab, d]; a log line every `every` steps and every epoch.
+    """Train one dictionary as the paper does; embedding is W_E [vocab, d]; a log line every `every` steps and
+    every epoch.
 
     Raises RecipeError where the recipe does not fit the width, the model or the rows.
     """
@@ -257,7 +282,9 @@ def train_paper(
         progress.fired.zero_()
         for batch in row_batches(training, recipe, random):
             progress.step += 1
-            paper_step(recipe, sae, optimiser, training.activations[batch].to(device).float(), anchors, progress)
+            paper_step(
+                recipe, sae, optimiser, training.activations[batch].to(device).float(), anchors, progress
+            )
             if progress.step % every == 0:
                 progress.write()
         validated = validation_loss(sae, validation, recipe, device)
@@ -270,9 +297,16 @@ def train_paper(
 
 
 def paper_step(
-    recipe: PaperRecipe, sae: PaperSAE, optimiser: torch.optim.Optimizer, x: Tensor, anchors: Tensor, progress: _Progress
+    recipe: PaperRecipe,
+    sae: PaperSAE,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    anchors: Tensor,
+    progress: _Progress,
 ) -> None:
-    """One step of Adam on the mean squared error of x [n, d] − λ · the mean anchor score, where this step has the anchor term."""
+    """One step of Adam on the mean squared error of x [n, d] − λ · the mean anchor score, where this step has
+    the anchor term.
+    """
     reconstruction, code = sae(x)
     error = F.mse_loss(reconstruction, x)
     loss = error
@@ -291,7 +325,9 @@ def _check(recipe: PaperRecipe, training: Rows, validation: Rows, embedding: Ten
     if recipe.k > d_sae:
         raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {d_sae}.")
     if recipe.frozen and d_sae != vocab:
-        raise RecipeError(f"{recipe.name} has one feature a token: its width is the vocabulary's, {vocab}, not {d_sae}.")
+        raise RecipeError(
+            f"{recipe.name} has one feature a token: its width is the vocabulary's, {vocab}, not {d_sae}."
+        )
     if d_embedding != training.activations.shape[1]:
         raise RecipeError(
             f"The paper's anchors are the token embedding itself: its width, {d_embedding}, must be "
@@ -299,7 +335,9 @@ def _check(recipe: PaperRecipe, training: Rows, validation: Rows, embedding: Ten
         )
     for rows, which in ((training, "train on"), (validation, "validate on")):
         if len(rows.starts) == 0 or len(rows.activations) == 0:
-            raise RecipeError(f"There are no rows of text to {which}; the paper's recipes stop by a validation loss. Give more text.")
+            raise RecipeError(
+                f"There are no rows of text to {which}; the paper's recipes stop by a validation loss. Give more text."
+            )
 
 
 def _dictionary(sae: PaperSAE) -> Dictionary:

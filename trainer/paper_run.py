@@ -1,8 +1,10 @@
-"""`lexiscope train --recipe paper-…`: text and a model in, one checkpoint folder a layer and paper recipe out.
+"""`lexiscope train --recipe paper-…`: text and a model in, one checkpoint folder a layer and paper recipe
+out.
 
-Apart from the engine of the other recipes, because the paper's training is: whole rows, every position, epochs that end by a
-validation loss. Rows are passages of at most 128 tokens, BOS first, which is kept as the paper keeps its first position. Every sixth
-training row validates (the paper's 10,000 beside 50,000); the held-out passages are the plan's, and so is their evaluation.
+Apart from the engine of the other recipes, because the paper's training is: whole rows, every position,
+epochs that end by a validation loss. Rows are passages of at most 128 tokens, BOS first, which is kept as the
+paper keeps its first position. Every sixth training row validates (the paper's 10,000 beside 50,000); the
+held-out passages are the plan's, and so is their evaluation.
 """
 
 import json
@@ -38,32 +40,55 @@ class _Task(NamedTuple):
     path: Path
 
 
-def train_paper_recipes(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = ALONE) -> list[Path]:
+def train_paper_recipes(
+    model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = ALONE
+) -> list[Path]:
     """Train and evaluate every paper recipe of the plan; returns the checkpoint folders, in its order.
 
-    Raises before time is spent: a layer the model lacks, a recipe that does not fit, a folder that holds a run, a text too short.
-    `plan.seen` has no part: epochs and patience say when training ends. Nothing can be resumed.
+    Raises before time is spent: a layer the model lacks, a recipe that does not fit, a folder that holds a
+    run, a text too short. `plan.seen` has no part: epochs and patience say when training ends. Nothing can be
+    resumed.
     """
     recipes = [recipe for recipe, _ in plan.runs if isinstance(recipe, PaperRecipe)]
     if len(recipes) < len(plan.runs):
-        raise RecipeError("The paper's recipes train apart from the others: ask for them in a run of their own.")
-    for what, asked in (("--resume", plan.resume), ("--cache", plan.cache), ("--log", plan.log), ("torchrun", ranks.world > 1)):
+        raise RecipeError(
+            "The paper's recipes train apart from the others: ask for them in a run of their own."
+        )
+    for what, asked in (
+        ("--resume", plan.resume),
+        ("--cache", plan.cache),
+        ("--log", plan.log),
+        ("torchrun", ranks.world > 1),
+    ):
         if asked:
             raise RecipeError(f"The paper's recipes know no {what}: leave it out.")
     width, length = plan.width or model.vocab_size, min(recipe.length for recipe in recipes)
     plan = plan._replace(length=min(plan.length, length))
-    tasks = [_Task(recipe, layer, destination(plan, model, recipe, layer)) for recipe in recipes for layer in _layers(plan, recipe)]
+    tasks = [
+        _Task(recipe, layer, destination(plan, model, recipe, layer))
+        for recipe in recipes
+        for layer in _layers(plan, recipe)
+    ]
     model.check_layers([task.layer for task in tasks])
     for task in tasks:
         refuse_existing(task.path)
     held_out = held_out_passages(model, plan)
     passages = list(training_passages(model, plan))
     if len(passages) < VALIDATES:
-        raise TextError(f"The text gives {len(passages)} rows to train on, fewer than the {VALIDATES} of which one validates.")
+        raise TextError(
+            f"The text gives {len(passages)} rows to train on, fewer than the {VALIDATES} of which one validates."
+        )
     for layer in sorted({task.layer for task in tasks}):
         with tempfile.TemporaryDirectory(prefix="paper-rows-") as folder:
-            training = read_rows(model, [p for i, p in enumerate(passages, 1) if i % VALIDATES], layer, Path(folder, "training"))
-            validation = read_rows(model, passages[VALIDATES - 1 :: VALIDATES], layer, Path(folder, "validation"))
+            training = read_rows(
+                model,
+                [p for i, p in enumerate(passages, 1) if i % VALIDATES],
+                layer,
+                Path(folder, "training"),
+            )
+            validation = read_rows(
+                model, passages[VALIDATES - 1 :: VALIDATES], layer, Path(folder, "validation")
+            )
             for task in tasks:
                 if task.layer == layer:
                     done = _train(model, plan, task, training, validation, width, console)
@@ -95,14 +120,28 @@ def read_rows(model: LanguageModel, passages: Sequence[np.ndarray], layer: int, 
             tokens.append(batch.tokens[held])
             lengths.append(batch.lengths)
     ends = torch.cat(lengths).cumsum(0)
-    return Rows(map_activations(file, total), torch.cat(tokens), torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]]))
+    return Rows(
+        map_activations(file, total),
+        torch.cat(tokens),
+        torch.cat([torch.zeros(1, dtype=torch.long), ends[:-1]]),
+    )
 
 
-def _train(model: LanguageModel, plan: Plan, task: _Task, training: Rows, validation: Rows, width: int, console: Console) -> PaperTrained:
+def _train(
+    model: LanguageModel,
+    plan: Plan,
+    task: _Task,
+    training: Rows,
+    validation: Rows,
+    width: int,
+    console: Console,
+) -> PaperTrained:
     def report(line: PaperLine) -> None:
         validated = "" if line.validation_loss is None else f" validation {line.validation_loss:.4f}"
         rate = f"{line.tokens_per_second:,.0f} tok/s"
-        console.print(f"layer {task.layer} {task.path.name} epoch {line.epoch} step {line.step} {rate} loss {line.loss:.4f}{validated}")
+        console.print(
+            f"layer {task.layer} {task.path.name} epoch {line.epoch} step {line.step} {rate} loss {line.loss:.4f}{validated}"
+        )
 
     return train_paper(
         task.recipe,
@@ -117,9 +156,21 @@ def _train(model: LanguageModel, plan: Plan, task: _Task, training: Rows, valida
 
 
 def _write(
-    model: LanguageModel, plan: Plan, task: _Task, done: PaperTrained, held_out: list[np.ndarray], *, n_distinct: int, mean_norm: float
+    model: LanguageModel,
+    plan: Plan,
+    task: _Task,
+    done: PaperTrained,
+    held_out: list[np.ndarray],
+    *,
+    n_distinct: int,
+    mean_norm: float,
 ) -> None:
-    (measured,) = measure(model, [Candidate(task.layer, done.dictionary, done.fit, plan.seed)], held_out, ce_tokens=plan.ce_tokens)
+    (measured,) = measure(
+        model,
+        [Candidate(task.layer, done.dictionary, done.fit, plan.seed)],
+        held_out,
+        ce_tokens=plan.ce_tokens,
+    )
     details: dict[str, Any] = {
         **provenance(plan, identity(model, plan, task.recipe, task.layer), model_id=model.id),
         "anchors": "token embedding, raw",

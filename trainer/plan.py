@@ -1,4 +1,6 @@
-"""What `lexiscope train` is asked for: the plan, what is wrong with it, what its weights follow from, and its passages."""
+"""What `lexiscope train` is asked for: the plan, what is wrong with it, what its weights follow from, and its
+passages.
+"""
 
 import importlib.metadata
 import shlex
@@ -52,7 +54,9 @@ class Plan(NamedTuple):
     cache: Path | None = None
     """keep the activations here, and use those that are (trainer.cache)"""
     buffer: int | None = None
-    """tokens of activations held at once without a cache; the text must hold as many. BUFFER, or the text where it is shorter"""
+    """tokens of activations held at once without a cache; the text must hold as many. BUFFER, or the text
+    where it is shorter
+    """
     resume: bool = False
     """go on with what an interrupted run of this plan left"""
     snapshot_every: float = 120.0
@@ -71,7 +75,9 @@ def destination(plan: Plan, model: LanguageModel, recipe: Recipe, layer: int) ->
 
 
 def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
-    """Raises ModelError, RecipeError, TextError or LogError for what can be seen to be wrong without reading the text."""
+    """Raises ModelError, RecipeError, TextError or LogError for what can be seen to be wrong without reading
+    the text.
+    """
     width = plan.width or model.vocab_size
     check_logger(plan.log)
     model.check_layers([layer for _, asked in plan.runs for layer in asked])
@@ -79,10 +85,16 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         if not 0 < recipe.k <= width:
             raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {width}.")
         if ranks.together and recipe.batch % ranks.world:
-            raise RecipeError(f"A batch of {recipe.batch:,} tokens does not divide by {ranks.world} ranks; take a number that divides it.")
+            raise RecipeError(
+                f"A batch of {recipe.batch:,} tokens does not divide by {ranks.world} ranks; take a number that divides it."
+            )
         if plan.filling < recipe.batch:
-            raise RecipeError(f"{plan.filling:,} tokens (--tokens, --buffer) are fewer than a batch of {recipe.batch:,}.")
-    both = {Path(source).resolve() for source in plan.sources} & {Path(source).resolve() for source in plan.held_out}
+            raise RecipeError(
+                f"{plan.filling:,} tokens (--tokens, --buffer) are fewer than a batch of {recipe.batch:,}."
+            )
+    both = {Path(source).resolve() for source in plan.sources} & {
+        Path(source).resolve() for source in plan.held_out
+    }
     if both:
         raise TextError(f"{both.pop()} is given both to train on and to hold out.")
 
@@ -96,7 +108,9 @@ def identity(model: LanguageModel, plan: Plan, recipe: Recipe, layer: int) -> di
 
 
 def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict[str, Any]:
-    """What a checkpoint's metadata says of where it comes from, whatever trained it; `identified` as `identity` gives it."""
+    """What a checkpoint's metadata says of where it comes from, whatever trained it; `identified` as
+    `identity` gives it.
+    """
     recipe = identified["recipe"]
     return {
         "recipe": recipe["name"],
@@ -107,7 +121,9 @@ def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict
         "text": [Path(source).name for source in plan.sources],
         "text_fingerprint": identified["text"],
         "seed": plan.seed,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")
+        },
         "plan": identified,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
@@ -123,13 +139,17 @@ def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
         return list(passages(model, plan.held_out, length=plan.length, tokens=plan.eval_tokens))
     found: list[np.ndarray] = []
     left = plan.eval_tokens
-    for passage in islice(passages(model, plan.sources, length=plan.length), HELD_OUT_EVERY - 1, None, HELD_OUT_EVERY):
+    for passage in islice(
+        passages(model, plan.sources, length=plan.length), HELD_OUT_EVERY - 1, None, HELD_OUT_EVERY
+    ):
         found.append(passage)
         left -= len(passage) - 1
         if left <= 0:
             break
     if not found:
-        raise TextError(f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text, or --held-out.")
+        raise TextError(
+            f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text, or --held-out."
+        )
     return found
 
 
@@ -137,4 +157,6 @@ def training_passages(model: LanguageModel, plan: Plan) -> Iterator[np.ndarray]:
     """Passages to train on."""
     every = 0 if plan.held_out else HELD_OUT_EVERY
     found = enumerate(passages(model, plan.sources, length=plan.length))
-    return cropped((passage for index, passage in found if not every or index % every != every - 1), plan.tokens)
+    return cropped(
+        (passage for index, passage in found if not every or index % every != every - 1), plan.tokens
+    )

@@ -5,7 +5,8 @@
                               snapshot.pt   weights, moments, random state and step, replaced now and then
                               checkpoint/   the dictionary, once it is trained; evaluated, it becomes the destination
 
-Every file appears under its name only when whole, so a process may die anywhere. Snapshots are read with `weights_only=True`.
+Every file appears under its name only when whole, so a process may die anywhere. Snapshots are read with
+`weights_only=True`.
 """
 
 import fcntl
@@ -38,7 +39,8 @@ class Unfinished:
     # --- before any time is spent ---
 
     def check(self, *, resume: bool) -> None:
-        """Raises CheckpointError where the destination holds a run, or where an unfinished one may not be gone on with.
+        """Raises CheckpointError where the destination holds a run, or where an unfinished one may not be
+        gone on with.
 
         With `resume`, a finished run of the same plan is no error: see `finished`.
         """
@@ -49,7 +51,9 @@ class Unfinished:
         if not file.is_file():
             return
         if not resume:
-            raise CheckpointError(f"An unfinished run lies at {self.folder}; it is kept. Go on with it by --resume, or remove it first.")
+            raise CheckpointError(
+                f"An unfinished run lies at {self.folder}; it is kept. Go on with it by --resume, or remove it first."
+            )
         _refuse_other(self.plan, json.loads(file.read_text(encoding="utf-8")), self.folder)
 
     @property
@@ -71,7 +75,9 @@ class Unfinished:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
-                raise CheckpointError(f"Another process is training {self.destination}; two would spoil each other's run.") from None
+                raise CheckpointError(
+                    f"Another process is training {self.destination}; two would spoil each other's run."
+                ) from None
             self._lock = lock
             if not (self.folder / PLAN).is_file():
                 with whole(self.folder / PLAN) as partial:
@@ -94,7 +100,9 @@ class Unfinished:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
             return state
         except Exception as error:  # torch raises anything from EOFError to UnpicklingError
-            raise CheckpointError(f"{file} is damaged ({type(error).__name__}). Remove {self.folder} to start again.") from error
+            raise CheckpointError(
+                f"{file} is damaged ({type(error).__name__}). Remove {self.folder} to start again."
+            ) from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""
@@ -143,14 +151,22 @@ class Unfinished:
         try:
             yield
         except OSError as error:
-            kept = "The last snapshot is kept: go on with --resume." if (self.folder / SNAPSHOT).is_file() else "Nothing has changed."
-            raise CheckpointError(f"{self.folder} could not be written: {error.strerror or error}. {kept}") from error
+            kept = (
+                "The last snapshot is kept: go on with --resume."
+                if (self.folder / SNAPSHOT).is_file()
+                else "Nothing has changed."
+            )
+            raise CheckpointError(
+                f"{self.folder} could not be written: {error.strerror or error}. {kept}"
+            ) from error
 
 
 def refuse_full_disk(where: Path, needed: int) -> None:
     """Raises CheckpointError where `needed` bytes do not fit under `where`."""
     if wrong := lacks_room(where, needed):
-        raise CheckpointError(f"Checkpoints and snapshots of {wrong}. Free some disk, or give another place with --out.")
+        raise CheckpointError(
+            f"Checkpoints and snapshots of {wrong}. Free some disk, or give another place with --out."
+        )
 
 
 def load_details(path: Path) -> dict[str, Any]:
@@ -159,7 +175,11 @@ def load_details(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other(plan: dict[str, Any], found: dict[str, Any], where: Path) -> None:
-    other = [f"{key} was {found.get(key)!r}, is {plan.get(key)!r}" for key in {**found, **plan} if found.get(key) != plan.get(key)]
+    other = [
+        f"{key} was {found.get(key)!r}, is {plan.get(key)!r}"
+        for key in {**found, **plan}
+        if found.get(key) != plan.get(key)
+    ]
     if other:
         raise CheckpointError(
             f"{where} is a run of another plan ({'; '.join(other)}). It is kept: go on with the plan it was "

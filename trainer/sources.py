@@ -1,7 +1,8 @@
-"""Where training takes its activations from: a cache that holds them all, or a bounded buffer the model fills as training goes.
+"""Where training takes its activations from: a cache that holds them all, or a bounded buffer the model fills
+as training goes.
 
-Both are a series of `Filling`s, the same in every run of one plan. Which tokens a filling holds is known from the text alone, so
-that a resumed run walks past what it has seen without running the model.
+Both are a series of `Filling`s, the same in every run of one plan. Which tokens a filling holds is known from
+the text alone, so that a resumed run walks past what it has seen without running the model.
 """
 
 import itertools
@@ -18,7 +19,9 @@ from trainer.cache import Origin, cached
 from trainer.harvest import Harvest, count, harvest
 
 Read = Callable[[Sequence[int], Callable[[int], None]], AbstractContextManager[Harvest]]
-"""(layers, advance) → their activations, as long as the block lasts; `advance` is told of tokens as they are read."""
+"""(layers, advance) → their activations, as long as the block lasts; `advance` is told of tokens as they are
+read.
+"""
 
 
 class Filling(NamedTuple):
@@ -27,7 +30,8 @@ class Filling(NamedTuple):
     tokens: int
     """how many it holds"""
     nth: int
-    """0 for the first, counted through all epochs of the text: with the seed, it fixes the order of training"""
+    """0 for the first, counted through all epochs of the text: with the seed, it fixes the order of training
+    """
     epoch: int
     """how often the text has been read through before"""
     last: bool
@@ -35,16 +39,22 @@ class Filling(NamedTuple):
     read: Read
 
 
-def from_cache(model: LanguageModel, passages: Sequence[np.ndarray], *, origin: Origin, folder: Path) -> Iterator[Filling]:
+def from_cache(
+    model: LanguageModel, passages: Sequence[np.ndarray], *, origin: Origin, folder: Path
+) -> Iterator[Filling]:
     """One filling, kept under `folder` (see `trainer.cache`)."""
 
     def read(layers: Sequence[int], advance: Callable[[int], None]) -> AbstractContextManager[Harvest]:
-        return nullcontext(cached(model, passages, layers=layers, origin=origin, folder=folder, advance=advance))
+        return nullcontext(
+            cached(model, passages, layers=layers, origin=origin, folder=folder, advance=advance)
+        )
 
     yield Filling(count(passages), 0, 0, True, read)
 
 
-def from_model(model: LanguageModel, text: Callable[[], Iterable[np.ndarray]], *, size: int) -> Iterator[Filling]:
+def from_model(
+    model: LanguageModel, text: Callable[[], Iterable[np.ndarray]], *, size: int
+) -> Iterator[Filling]:
     """Fillings of `size` tokens, read by the model as they are met; the text starts again when it ends.
 
     `text` opens the stream of passages. A text that one filling holds is read once.

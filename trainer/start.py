@@ -1,7 +1,9 @@
-"""Where a fit starts: the layer's centre and scale, its principal directions, its anchors, and the sample each row begins at.
+"""Where a fit starts: the layer's centre and scale, its principal directions, its anchors, and the sample
+each row begins at.
 
-The dense path begins at the top principal directions, and everything sparse begins outside them: rows and anchors that also held what
-the dense path already explains would spend their code, and their cones, on it (docs/results.md: a third of ΔCE).
+The dense path begins at the top principal directions, and everything sparse begins outside them: rows and
+anchors that also held what the dense path already explains would spend their code, and their cones, on it
+(docs/results.md: a third of ΔCE).
 """
 
 from typing import NamedTuple
@@ -79,7 +81,9 @@ class Surroundings(NamedTuple):
     """[vocab, d] raw state of each token alone after BOS; None where it was not worth a pass of the model"""
 
 
-def material(x: Tensor, tokens: Tensor, centred: Centring, *, embedding: Tensor, around: Surroundings | None, seed: int) -> Material:
+def material(
+    x: Tensor, tokens: Tensor, centred: Centring, *, embedding: Tensor, around: Surroundings | None, seed: int
+) -> Material:
     """All that anchors of this layer can be made from, in scaled space."""
     sums = token_sums(x, tokens, centred, len(embedding))
     found = Material(embedding.cpu(), sums, covariance(x, centred), seed=seed)
@@ -87,7 +91,9 @@ def material(x: Tensor, tokens: Tensor, centred: Centring, *, embedding: Tensor,
         return found
     before, after = (token_sums(x, at, centred, len(embedding)) for at in (around.previous, around.following))
     unigram = None if around.unigram is None else centred.normalise(around.unigram.cpu())
-    return found._replace(previous=before, following=after, unembedding=around.unembedding.cpu().clone(), unigram=unigram)
+    return found._replace(
+        previous=before, following=after, unembedding=around.unembedding.cpu().clone(), unigram=unigram
+    )
 
 
 def covariance(x: Tensor, centred: Centring) -> Tensor:
@@ -109,8 +115,12 @@ def outside(y: Tensor, principal: Tensor) -> Tensor:
     return y - (y @ principal) @ principal.T
 
 
-def starting_rows(tokens: Tensor, kept: Tensor, d_sae: int, *, vocab_size: int, by_token: bool, random: torch.Generator) -> Tensor:
-    """[d_sae] indices of the samples that rows start at: uniform, or `by_token` ∝ count^0.7 a token (METHOD.md §4 item 1)."""
+def starting_rows(
+    tokens: Tensor, kept: Tensor, d_sae: int, *, vocab_size: int, by_token: bool, random: torch.Generator
+) -> Tensor:
+    """[d_sae] indices of the samples that rows start at: uniform, or `by_token` ∝ count^0.7 a token
+    (METHOD.md §4 item 1).
+    """
     if not by_token:
         return kept[torch.randint(len(kept), (d_sae,), generator=random)]
     shuffled = kept[torch.randperm(len(kept), generator=random)]

@@ -1,7 +1,7 @@
 """`lexiscope train`: text and a model in, one checkpoint folder a layer and recipe out.
 
-The fillings of `trainer.sources` feed all dictionaries (`trainer.job`); then all are evaluated together on held-out passages.
-Nothing is written where a run already stands.
+The fillings of `trainer.sources` feed all dictionaries (`trainer.job`); then all are evaluated together on
+held-out passages. Nothing is written where a run already stands.
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,14 @@ from trainer.sources import Filling, from_cache, from_model
 def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = ALONE) -> list[Path]:
     """Train every dictionary of the plan; returns the checkpoint folders, in the plan's order.
 
-    Raises before any time is spent: a layer the model lacks, k or width out of range, a text too short, a folder that already holds a
-    run, a cache of other activations, a logger that is not installed, a disk too full. With ranks that split the layers, each returns
-    what it trained.
+    Raises before any time is spent: a layer the model lacks, k or width out of range, a text too short, a
+    folder that already holds a run, a cache of other activations, a logger that is not installed, a disk too
+    full. With ranks that split the layers, each returns what it trained.
     """
     check(model, plan, ranks)
-    jobs = ranks.share([Job(model, plan, recipe, layer, ranks) for recipe, layers in plan.runs for layer in layers])
+    jobs = ranks.share(
+        [Job(model, plan, recipe, layer, ranks) for recipe, layers in plan.runs for layer in layers]
+    )
     if ranks.writes:
         for job in jobs:
             job.unfinished.check(resume=plan.resume)
@@ -63,7 +65,9 @@ def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = 
 
 
 def _fillings(model: LanguageModel, plan: Plan) -> Iterator[Filling]:
-    """The plan's fillings. Raises TextError where the text is shorter than a batch, or than the buffer that was asked for."""
+    """The plan's fillings. Raises TextError where the text is shorter than a batch, or than the buffer that
+    was asked for.
+    """
     if plan.cache:
         text = fingerprint(plan.sources)
         origin = Origin(model.id, model.fingerprint, text, plan.length, plan.tokens, held_out_rule(plan))
@@ -76,7 +80,9 @@ def _fillings(model: LanguageModel, plan: Plan) -> Iterator[Filling]:
     least = max(batch, min(plan.buffer or 0, plan.tokens))
     if first.tokens < least:
         what = "a batch" if least == batch else "the buffer"
-        raise TextError(f"The text gives {first.tokens:,} training tokens, fewer than {what} of {least:,}. Give more text.")
+        raise TextError(
+            f"The text gives {first.tokens:,} training tokens, fewer than {what} of {least:,}. Give more text."
+        )
     return chain([first], fillings)
 
 
@@ -85,14 +91,20 @@ def _claim(model: LanguageModel, jobs: list[Job], ranks: Ranks) -> None:
     if ranks.writes and jobs:
         jobs[0].path.parent.mkdir(parents=True, exist_ok=True)
         weights = sum(2 * job.width * model.d_model for job in jobs if not job.done)
-        refuse_full_disk(jobs[0].path.parent, weights * 4 * 4)  # the checkpoint, and a snapshot of weights and two moments
+        refuse_full_disk(
+            jobs[0].path.parent, weights * 4 * 4
+        )  # the checkpoint, and a snapshot of weights and two moments
         for job in jobs:
             job.unfinished.open()
     ranks.wait()
 
 
-def _fit_all(model: LanguageModel, plan: Plan, jobs: list[Job], fillings: Iterator[Filling], progress: Progress) -> None:
-    """Take every job through the fillings. Where one filling holds all, jobs end one after another and memory holds one `Fit`."""
+def _fit_all(
+    model: LanguageModel, plan: Plan, jobs: list[Job], fillings: Iterator[Filling], progress: Progress
+) -> None:
+    """Take every job through the fillings. Where one filling holds all, jobs end one after another and memory
+    holds one `Fit`.
+    """
     layers = {layer for _, asked in plan.runs for layer in asked}
     reading = progress.add_task(f"reading {model.id}", rate="", loss="", live="") if jobs else None
     while jobs:
@@ -111,7 +123,9 @@ def _fit_all(model: LanguageModel, plan: Plan, jobs: list[Job], fillings: Iterat
         jobs = [job for job in jobs if not job.done]
 
 
-def _evaluate(model: LanguageModel, jobs: list[Job], held_out: list[np.ndarray], plan: Plan, progress: Progress) -> None:
+def _evaluate(
+    model: LanguageModel, jobs: list[Job], held_out: list[np.ndarray], plan: Plan, progress: Progress
+) -> None:
     """Evaluate what lies on disk, and let each become its destination."""
     task = progress.add_task("evaluating", total=sum(len(p) - 1 for p in held_out), rate="", loss="", live="")
     candidates = []
@@ -119,7 +133,9 @@ def _evaluate(model: LanguageModel, jobs: list[Job], held_out: list[np.ndarray],
         found = load_checkpoint(job.unfinished.folder / TRAINED)
         assert found.fit is not None  # _write gave it one
         candidates.append(Candidate(job.layer, found.dictionary, found.fit, plan.seed))
-    results = measure(model, candidates, held_out, ce_tokens=plan.ce_tokens, advance=lambda n: progress.advance(task, n))
+    results = measure(
+        model, candidates, held_out, ce_tokens=plan.ce_tokens, advance=lambda n: progress.advance(task, n)
+    )
     for job, measured in zip(jobs, results, strict=True):
         job.unfinished.publish(measured)
 

@@ -1,4 +1,6 @@
-"""Activations that every trainer is given: synthetic ones of GPT-2's kind, or a cache of a model's own. Needs torch alone."""
+"""Activations that every trainer is given: synthetic ones of GPT-2's kind, or a cache of a model's own. Needs
+torch alone.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,9 @@ class Sample(NamedTuple):
 
 
 def synthetic(n: int, d: int, vocab: int, *, seed: int = 0, device: str = "cpu") -> Sample:
-    """A stand-in for GPT-2: a mean, a heavy-tailed low-rank part, the current token's embedding, and 24 of 16,384 sparse features."""
+    """A stand-in for GPT-2: a mean, a heavy-tailed low-rank part, the current token's embedding, and 24 of
+    16,384 sparse features.
+    """
     draw = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -37,12 +41,17 @@ def synthetic(n: int, d: int, vocab: int, *, seed: int = 0, device: str = "cpu")
         which = firing.multinomial(24 * len(rows), replacement=True, generator=draw).view(-1, 24)
         strengths = normal(*which.shape).exp() * 0.5
         sparse = torch.nn.functional.embedding_bag(which, features, per_sample_weights=strengths, mode="sum")
-        x[rows] = (mean + (normal(len(rows), d) * spectrum) @ basis + embedding[tokens[rows]] + sparse).bfloat16()
+        x[rows] = (
+            mean + (normal(len(rows), d) * spectrum) @ basis + embedding[tokens[rows]] + sparse
+        ).bfloat16()
     return Sample(x, tokens, embedding)
 
 
-def held_out_split(cache: Path, layer: int, d: int, *, train: int, held_out: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the cache `tokens.npy` and `<layer>.bf16`: (x [train, d] bf16 in random order, its tokens, the last `held_out` rows).
+def held_out_split(
+    cache: Path, layer: int, d: int, *, train: int, held_out: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the cache `tokens.npy` and `<layer>.bf16`: (x [train, d] bf16 in random order, its tokens, the last
+    `held_out` rows).
 
     The rows that train are drawn without replacement from all but the held-out ones, outliers left out.
     """

@@ -21,7 +21,9 @@ PARTS = {
     "AuxK": [(fitting.Fit, "_revive")],
     "cones, norms": [(fitting.Fit, "hold"), (fitting, "stay_in_cones")],
 }
-"""What each part of a step is made of, without the parts inside it; names the trainer does not have are passed over."""
+"""What each part of a step is made of, without the parts inside it; names the trainer does not have are
+passed over.
+"""
 
 
 class Trainer:
@@ -40,7 +42,9 @@ class Trainer:
         device: str = "cpu",
         silent: str = "0",
     ) -> None:
-        """`silent` is a share of rows to count as long silent before every step, so that AuxK has its work from the first."""
+        """`silent` is a share of rows to count as long silent before every step, so that AuxK has its work
+        from the first.
+        """
         changes = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
         chosen = replace(trainer.recipe(recipe), **changes)
         if embedding is None:  # only the anchored recipes and names look at it
@@ -62,7 +66,10 @@ class Trainer:
 
     def dictionary(self) -> dict[str, Tensor]:
         found = self.fit.fitted().dictionary
-        return {name: getattr(found, name).detach().float().cpu().contiguous() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+        return {
+            name: getattr(found, name).detach().float().cpu().contiguous()
+            for name in ("W_enc", "b_enc", "W_dec", "b_dec")
+        }
 
 
 def reconstruct(trainer: Trainer, x: Tensor) -> Tensor:

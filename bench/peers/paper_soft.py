@@ -1,8 +1,10 @@
-"""The paper's own algorithm, `paper-soft`, from trainer.paper. One step without the anchor term, and the term by itself.
+"""The paper's own algorithm, `paper-soft`, from trainer.paper. One step without the anchor term, and the term
+by itself.
 
-The term costs O(F·V·d): at full shape most of a minute on two cores. It works through the features in chunks, so it is timed on one and
-on three of them, and the rest is added at the difference. Ours finds the nearest anchors without a graph and differentiates their
-cosines alone; `anchor=autograd` times the same value as the authors' code computes it, through max and into the embedding.
+The term costs O(F·V·d): at full shape most of a minute on two cores. It works through the features in chunks,
+so it is timed on one and on three of them, and the rest is added at the difference. Ours finds the nearest
+anchors without a graph and differentiates their cosines alone; `anchor=autograd` times the same value as the
+authors' code computes it, through max and into the embedding.
 """
 
 import sys
@@ -34,7 +36,10 @@ class Trainer:
         anchor: str = "nearest",
     ) -> None:
         self.x, self.device, self.autograd = x, torch.device(device), anchor == "autograd"
-        self.recipe, self.anchors = paper_recipe("paper-soft", k=k, anchor_every=10**9), embedding.to(device).float()
+        self.recipe, self.anchors = (
+            paper_recipe("paper-soft", k=k, anchor_every=10**9),
+            embedding.to(device).float(),
+        )
         self.sae = PaperSAE(self.recipe, x.shape[1], d_sae, self.anchors).to(device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=self.recipe.learning_rate)
         self.progress = _Progress(d_sae, self.device, lambda line: None)
@@ -60,16 +65,24 @@ class Trainer:
         anchors = self.anchors.requires_grad_(self.autograd)
         _synchronise(self.device)
         wall, cpu = time.perf_counter(), time.process_time()
-        (through_autograd(features, anchors) if self.autograd else anchor_scores(features, anchors, "nearest")).mean().backward()
+        (
+            through_autograd(features, anchors)
+            if self.autograd
+            else anchor_scores(features, anchors, "nearest")
+        ).mean().backward()
         _synchronise(self.device)
         anchors.grad = None
         return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def through_autograd(directions: Tensor, anchors: Tensor) -> Tensor:
-    """[n] the largest cosine of each direction [n, d], with a gradient for the anchors too, which nothing uses."""
+    """[n] the largest cosine of each direction [n, d], with a gradient for the anchors too, which nothing
+    uses.
+    """
     unit = F.normalize(anchors, dim=-1)
-    return torch.cat([(F.normalize(part, dim=-1) @ unit.T).max(dim=-1).values for part in directions.split(CHUNK)])
+    return torch.cat(
+        [(F.normalize(part, dim=-1) @ unit.T).max(dim=-1).values for part in directions.split(CHUNK)]
+    )
 
 
 def _synchronise(device: torch.device) -> None:

@@ -1,8 +1,10 @@
-"""Train one peer's TopK dictionary on cached activations, write it in SAELens's layout, raw space. Runs in the peer's environment.
+"""Train one peer's TopK dictionary on cached activations, write it in SAELens's layout, raw space. Runs in
+the peer's environment.
 
     python bench/peers/quality.py saelens_topk OUT --cache DIR --layer 10 --d 576 --width 49152 --tokens 200000
 
-Every trainer sees the same rows once; held-out FVE is printed beside the trainer's own reconstruction, which must agree.
+Every trainer sees the same rows once; held-out FVE is printed beside the trainer's own reconstruction, which
+must agree.
 """
 
 import argparse
@@ -33,7 +35,10 @@ def apply(weights: dict[str, Tensor], x: Tensor, k: int) -> tuple[Tensor, Tensor
         values = values.relu()
         fired[indices[values > 0]] = True
         rebuilt.append(
-            torch.nn.functional.embedding_bag(indices, weights["W_dec"], per_sample_weights=values, mode="sum") + weights["b_dec"]
+            torch.nn.functional.embedding_bag(
+                indices, weights["W_dec"], per_sample_weights=values, mode="sum"
+            )
+            + weights["b_dec"]
         )
     return torch.cat(rebuilt), fired
 
@@ -63,7 +68,9 @@ def main() -> None:
     )
     module = importlib.import_module(asked.trainer)
     options = dict(option.split("=", 1) for option in asked.option)
-    options = {name: value == "True" if value in ("True", "False") else value for name, value in options.items()}
+    options = {
+        name: value == "True" if value in ("True", "False") else value for name, value in options.items()
+    }
     if asked.rate is not None:
         options["rate"] = asked.rate
     if asked.trainer == "lexiscope_topk":
@@ -73,7 +80,10 @@ def main() -> None:
     for step, rows in enumerate(torch.arange(len(x)).split(asked.batch), 1):
         trainer.step(rows)
         if step in (1, 3) or step % 10 == 0:
-            print(f"step {step}/{steps}  {(time.monotonic() - begun) / step:.2f} s a step, load {os.getloadavg()[0]:.1f}", flush=True)
+            print(
+                f"step {step}/{steps}  {(time.monotonic() - begun) / step:.2f} s a step, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
     seconds = time.monotonic() - begun
     weights = trainer.dictionary()
     held_out = held_out.float()
@@ -96,7 +106,9 @@ def main() -> None:
     }
     print(json.dumps(found))
     asked.out.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, asked.out / "sae_weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()}, asked.out / "sae_weights.safetensors"
+    )
     config = {
         "architecture": "topk",
         "d_in": asked.d,

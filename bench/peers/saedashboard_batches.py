@@ -1,10 +1,12 @@
-"""SAEDashboard's NeuronpediaRunner as it stands, on a model, a dictionary and tokens that lie on this machine.
+"""SAEDashboard's NeuronpediaRunner as it stands, on a model, a dictionary and tokens that lie on this
+machine.
 
-Its own code does all that is timed: forward passes (cached on disk after the first batch of features), encoding, statistics,
-sequences, `batch-N.json`. Two of its steps reach for a hub and are replaced: the model and its tokenizer are read from a folder,
-unprocessed (as the dictionary was trained), and no text is streamed, because its tokens file is laid where it looks for one.
-Runs in SAEDashboard's environment; prints one line of JSON: the folder written, the seconds of each
-batch, CPU seconds of all, tokens given, package versions.
+Its own code does all that is timed: forward passes (cached on disk after the first batch of features),
+encoding, statistics, sequences, `batch-N.json`. Two of its steps reach for a hub and are replaced: the model
+and its tokenizer are read from a folder, unprocessed (as the dictionary was trained), and no text is
+streamed, because its tokens file is laid where it looks for one. Runs in SAEDashboard's environment; prints
+one line of JSON: the folder written, the seconds of each batch, CPU seconds of all, tokens given, package
+versions.
 """
 
 import argparse
@@ -25,7 +27,9 @@ PACKAGES = ("sae-dashboard", "sae-lens", "transformer-lens", "transformers", "to
 
 
 def as_transformers_4_wrote_it(folder: Path, copy: Path) -> Path:
-    """A folder of links to the model's files, with the names that its configurations had before transformers 5."""
+    """A folder of links to the model's files, with the names that its configurations had before transformers
+    5.
+    """
     copy.mkdir()
     for file in folder.resolve().iterdir():
         (copy / file.name).symlink_to(file)
@@ -47,7 +51,9 @@ class LocalRunner(NeuronpediaRunner):
     """As its parent, but nothing is fetched."""
 
     def _load_sae_or_transcoder(self) -> None:
-        """It folds decoder norms in, which SAELens refuses for TopK without rescaling by them; equal norms change no choice of features."""
+        """It folds decoder norms in, which SAELens refuses for TopK without rescaling by them; equal norms
+        change no choice of features.
+        """
         super()._load_sae_or_transcoder()
         norms = self.sae.W_dec.norm(dim=-1)
         if norms.max() > 1.001 * norms.min():
@@ -56,13 +62,18 @@ class LocalRunner(NeuronpediaRunner):
             )
         self.sae.cfg.rescale_acts_by_decoder_norm = True
         origin = json.loads((Path(self.cfg.sae_path) / "cfg.json").read_text())["metadata"]
-        for name in ("model_name", "hook_name"):  # SAELens drops them where the metadata does not say which SAELens wrote it
+        for name in (
+            "model_name",
+            "hook_name",
+        ):  # SAELens drops them where the metadata does not say which SAELens wrote it
             self.sae.cfg.metadata[name] = origin[name]
 
     def _extract_model_info(self) -> None:
         super()._extract_model_info()
         self.folder = self.model_id
-        self.model_id = self.cfg.model_id = Path(self.folder).name  # it names its output folder by this, and a path would leave it
+        self.model_id = self.cfg.model_id = Path(
+            self.folder
+        ).name  # it names its output folder by this, and a path would leave it
 
     def _initialize_model(self) -> None:
         """transformer-lens 2 opens official names only; its own two steps take a folder."""
@@ -70,9 +81,13 @@ class LocalRunner(NeuronpediaRunner):
         weights = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         config = get_pretrained_model_config(folder, device=self.cfg.model_device)
         if hasattr(weights.config, "rope_theta"):
-            config.rotary_base = weights.config.rope_theta  # it takes 10,000 for every Llama that it does not know by name
+            config.rotary_base = (
+                weights.config.rope_theta
+            )  # it takes 10,000 for every Llama that it does not know by name
         self.model = HookedSAETransformer(config, AutoTokenizer.from_pretrained(folder))
-        self.model.load_state_dict(get_pretrained_state_dict(folder, config, weights, dtype=torch.float32), strict=False)
+        self.model.load_state_dict(
+            get_pretrained_state_dict(folder, config, weights, dtype=torch.float32), strict=False
+        )
         self.hook_name = self.sae.cfg.metadata["hook_name"]
 
     def _setup_activation_store(self) -> None:
@@ -81,8 +96,12 @@ class LocalRunner(NeuronpediaRunner):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dictionary", help="folder in SAELens's layout whose metadata names the model's folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "dictionary", help="folder in SAELens's layout whose metadata names the model's folder"
+    )
     parser.add_argument("tokens", type=Path, help="[prompts, length] int64, saved by torch")
     parser.add_argument("out", type=Path, help="its batches and its cache of activations go here")
     parser.add_argument("--features", type=int, default=128, help="features a batch (its default is 128)")
@@ -114,7 +133,17 @@ def main() -> None:
     ends = sorted(path.stat().st_mtime for path in written.glob("batch-*.json"))
     seconds = [end - start for start, end in zip([began, *ends], ends, strict=False)]
     versions = {name: version(name) for name in PACKAGES}
-    print(json.dumps({"folder": str(written.resolve()), "seconds": seconds, "cpu": cpu, "tokens": tokens.numel(), "versions": versions}))
+    print(
+        json.dumps(
+            {
+                "folder": str(written.resolve()),
+                "seconds": seconds,
+                "cpu": cpu,
+                "tokens": tokens.numel(),
+                "versions": versions,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

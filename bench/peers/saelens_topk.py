@@ -1,7 +1,9 @@
-"""SAELens's TopK trainer as it stands: its TopKTrainingSAE with AuxK and its SAETrainer.step, its own defaults.
+"""SAELens's TopK trainer as it stands: its TopKTrainingSAE with AuxK and its SAETrainer.step, its own
+defaults.
 
-Settings: lr 3e-4 constant, Adam, gradient norm clipped at 1, aux coefficient 1 (rows silent for 1,000 steps), decoder norm
-rescaling, and `expected_average_only_in`, the scaling its guides use, so that lr and clipping meet inputs of the norm they expect.
+Settings: lr 3e-4 constant, Adam, gradient norm clipped at 1, aux coefficient 1 (rows silent for 1,000 steps),
+decoder norm rescaling, and `expected_average_only_in`, the scaling its guides use, so that lr and clipping
+meet inputs of the norm they expect.
 """
 
 from collections.abc import Iterator
@@ -30,9 +32,11 @@ class Trainer:
         sparse: bool = False,
         silent: str = "0",
     ) -> None:
-        """`sparse` is its option use_sparse_activations; on CUDA its autocast to bf16 is on, which that option cannot be used with.
+        """`sparse` is its option use_sparse_activations; on CUDA its autocast to bf16 is on, which that
+        option cannot be used with.
 
-        `silent` is a share of rows to count as dead before every step, so that AuxK has its work from the first.
+        `silent` is a share of rows to count as dead before every step, so that AuxK has its work from the
+        first.
         """
         self.x, self.batch = x, batch
         sae = TopKTrainingSAE(
@@ -56,7 +60,9 @@ class Trainer:
         )
         self.trainer = SAETrainer(config, sae, self._stream())
         self.silent = torch.randperm(d_sae, device=device)[: round(float(silent) * d_sae)]
-        self.trainer.activation_scaler.estimate_scaling_factor(x.shape[1], self._stream(), min(16, len(x) // batch))
+        self.trainer.activation_scaler.estimate_scaling_factor(
+            x.shape[1], self._stream(), min(16, len(x) // batch)
+        )
 
     def _stream(self) -> Iterator[Tensor]:
         while True:
@@ -71,7 +77,9 @@ class Trainer:
         self.trainer.n_training_steps += 1
 
     def dictionary(self) -> dict[str, Tensor]:
-        """W_enc, b_enc, W_dec, b_dec in raw space: its scale folded in, decoder norms folded into the code as it does when saving."""
+        """W_enc, b_enc, W_dec, b_dec in raw space: its scale folded in, decoder norms folded into the code as
+        it does when saving.
+        """
         sae = self.trainer.sae
         scale = self.trainer.activation_scaler.scaling_factor
         state = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}

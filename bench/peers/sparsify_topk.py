@@ -1,8 +1,9 @@
 """EleutherAI sparsify's SparseCoder, stepped as its Trainer steps it, with its own optimisers.
 
-Settings: its default Signum (sign descent, momentum 0.95, schedule-free, lr 5e-3 / sqrt(F / 16384)) or, asked for by name, its Adam
-(lr 2e-4 / sqrt(F / 16384)); loss FVU, unit decoder rows, gradient along a row removed, b_dec at the first batch's mean, AuxK off.
-Its Adam warms up over 1,000 steps, more than a short run has; here over a twentieth of the steps.
+Settings: its default Signum (sign descent, momentum 0.95, schedule-free, lr 5e-3 / sqrt(F / 16384)) or, asked
+for by name, its Adam (lr 2e-4 / sqrt(F / 16384)); loss FVU, unit decoder rows, gradient along a row removed,
+b_dec at the first batch's mean, AuxK off. Its Adam warms up over 1,000 steps, more than a short run has; here
+over a twentieth of the steps.
 """
 
 import importlib.metadata
@@ -29,13 +30,20 @@ class Trainer:
         device: str = "cpu",
         optimiser: str = "signum",
     ) -> None:
-        self.x, self.coder = x, SparseCoder(x.shape[1], SparseCoderConfig(num_latents=d_sae, k=k), device=device, dtype=torch.float32)
+        self.x, self.coder = (
+            x,
+            SparseCoder(
+                x.shape[1], SparseCoderConfig(num_latents=d_sae, k=k), device=device, dtype=torch.float32
+            ),
+        )
         self.coder.b_dec.data = x[:batch].float().mean(0)
         root = (d_sae / 2**14) ** 0.5
         self.schedule = None
         if optimiser == "signum":
             self.rate = rate or 5e-3 / root
-            self.optimiser = ScheduleFreeWrapper(SignSGD(self.coder.parameters(), lr=self.rate), momentum=0.95)
+            self.optimiser = ScheduleFreeWrapper(
+                SignSGD(self.coder.parameters(), lr=self.rate), momentum=0.95
+            )
             self.optimiser.train()
         else:
             from transformers import get_linear_schedule_with_warmup
@@ -63,13 +71,21 @@ class Trainer:
         self.silent[fired] = 0
 
     def dictionary(self) -> dict[str, Tensor]:
-        """W_enc, b_enc, W_dec, b_dec in raw space, b_dec's subtraction from the input folded into b_enc; the averaged weights."""
+        """W_enc, b_enc, W_dec, b_dec in raw space, b_dec's subtraction from the input folded into b_enc; the
+        averaged weights.
+        """
         if self.schedule is None:
             self.optimiser.eval()
         weight, bias, decoder, b_dec = (
-            p.detach().float().cpu() for p in (self.coder.encoder.weight, self.coder.encoder.bias, self.coder.W_dec, self.coder.b_dec)
+            p.detach().float().cpu()
+            for p in (self.coder.encoder.weight, self.coder.encoder.bias, self.coder.W_dec, self.coder.b_dec)
         )
-        return {"W_enc": weight.T.contiguous(), "b_enc": bias - weight @ b_dec, "W_dec": decoder.clone(), "b_dec": b_dec.clone()}
+        return {
+            "W_enc": weight.T.contiguous(),
+            "b_enc": bias - weight @ b_dec,
+            "W_dec": decoder.clone(),
+            "b_dec": b_dec.clone(),
+        }
 
 
 def reconstruct(trainer: Trainer, x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""Time one trainer on synthetic activations, in a process and an environment of its own; the last line printed is JSON.
+"""Time one trainer on synthetic activations, in a process and an environment of its own; the last line
+printed is JSON.
 
-Called by bench/trainers.py. Wall time is what a user waits; CPU time is beside it because it holds on a machine that is shared.
+Called by bench/trainers.py. Wall time is what a user waits; CPU time is beside it because it holds on a
+machine that is shared.
 """
 
 import argparse
@@ -32,7 +34,11 @@ def memory(field: str) -> int:
 def gemm_peak(device: str) -> float:
     """Best FLOP/s of a square matrix product, fp32 on the CPU, bf16 on CUDA."""
     n, dtype = (2048, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
-    a, b, best = torch.randn(n, n, device=device, dtype=dtype), torch.randn(n, n, device=device, dtype=dtype), 0.0
+    a, b, best = (
+        torch.randn(n, n, device=device, dtype=dtype),
+        torch.randn(n, n, device=device, dtype=dtype),
+        0.0,
+    )
     out = torch.empty_like(a)
     for _ in range(6):
         synchronise(device)
@@ -44,7 +50,9 @@ def gemm_peak(device: str) -> float:
 
 
 def import_lazily_loaded() -> None:
-    """Optimisers and linear algebra load 100 MB of code on first use, in some environments earlier than in others: all have it now."""
+    """Optimisers and linear algebra load 100 MB of code on first use, in some environments earlier than in
+    others: all have it now.
+    """
     weight = torch.zeros(2, 2, requires_grad=True)
     weight.sum().backward()
     torch.optim.Adam([weight]).step()
@@ -58,7 +66,9 @@ def synchronise(device: str) -> None:
 
 @contextmanager
 def timed(parts: dict[str, list[tuple[Any, str]]], device: str) -> Any:
-    """Wraps the functions that make up each part; yields {part: seconds}, filled as they are called, less the timed calls inside."""
+    """Wraps the functions that make up each part; yields {part: seconds}, filled as they are called, less the
+    timed calls inside.
+    """
     spent, restore, open_calls = dict.fromkeys(parts, 0.0), [], []
 
     def wrap(label: str, function: Any) -> Any:
@@ -131,7 +141,13 @@ def main() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     steps = asked.steps + 4
     trainer = module.Trainer(
-        sample.x, d_sae=asked.width, k=asked.k, batch=asked.batch, steps=max(steps, 100), device=asked.device, **options
+        sample.x,
+        d_sae=asked.width,
+        k=asked.k,
+        batch=asked.batch,
+        steps=max(steps, 100),
+        device=asked.device,
+        **options,
     )
     starting = (torch.cuda.max_memory_allocated() if on_gpu else memory("VmHWM")) - before
     batches = list(torch.arange(steps * asked.batch, device=asked.device).remainder(n).split(asked.batch))

@@ -3,10 +3,12 @@
     python data/demo/make_model.py train --text books-train.txt.xz --heldout books-heldout.txt.xz --minutes 60
     python data/demo/make_model.py sample
 
-`train` takes any text file (.txt, .txt.xz, .txt.gz; a line `<|endoftext|>` separates documents), trains a byte-level
-BPE tokenizer on it, then a small GPT-2, and writes a Hugging Face folder (fp16) with a model card. The schedule runs on
-the clock, so that `--minutes` is the whole cost whatever the machine; `--resume` starts from the weights in `--out`.
-`sample` writes text drawn from that model at temperature 1: what the demo's dictionaries are trained and indexed on.
+`train` takes any text file (.txt, .txt.xz, .txt.gz; a line `<|endoftext|>` separates documents), trains a
+byte-level BPE tokenizer on it, then a small GPT-2, and writes a Hugging Face folder (fp16) with a model card.
+The schedule runs on the clock, so that `--minutes` is the whole cost whatever the machine; `--resume` starts
+from the weights in `--out`. With `--checkpoints N --keep DIR` it also writes N models along the way, each
+with its held-out figures. `sample` writes text drawn from that model at temperature 1: what the demo's
+dictionaries are trained and indexed on.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,9 @@ def read_text(path: Path) -> str:
 
 
 def pieces(text: str, size: int = 20_000) -> Iterator[str]:
-    """Cut text into pieces of about `size` characters at white space, so that BPE runs in parallel and in little memory."""
+    """Cut text into pieces of about `size` characters at white space, so that BPE runs in parallel and in
+    little memory.
+    """
     at = 0
     while at < len(text):
         end = text.find(" ", at + size)
@@ -49,9 +54,13 @@ def make_tokenizer(text: str, vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator(pieces(text), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=256)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END, model_max_length=256
+    )
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
@@ -69,7 +78,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
 
 def sentence_starts(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast, window: int) -> np.ndarray:
     """Positions right after a token that ends a sentence: where a document may begin."""
-    ends = [token.endswith((".", "!", "?", "Ċ", '."', '!"', '?"')) for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    ends = [
+        token.endswith((".", "!", "?", "Ċ", '."', '!"', '?"'))
+        for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    ]
     starts = np.flatnonzero(np.array(ends)[ids]) + 1
     return starts[starts < len(ids) - window]
 
@@ -87,22 +99,38 @@ def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def held_out(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, text: str, length: int = 256) -> tuple[float, float]:
-    """(nats a token, bits a byte) over consecutive windows of the held-out text."""
-    ids = encode(tokenizer, text)
+def held_out(
+    model: torch.nn.Module,
+    ids: np.ndarray,
+    *,
+    bos: int,
+    bytes_per_token: float,
+    n_windows: int = 2000,
+    length: int = 256,
+) -> dict[str, float]:
+    """Nats a token and bits a byte over about `n_windows` evenly spaced windows of the held-out token ids
+    [n].
+    """
     at = np.arange(0, len(ids) - length, length - 1)
-    at = at[:: max(1, len(at) // 2000)]
+    at = at[:: max(1, len(at) // n_windows)]
     total, n_tokens = 0.0, 0
     for chunk in np.array_split(at, max(1, len(at) // 16)):
-        batch = windows(ids, chunk, length, tokenizer.bos_token_id)
+        batch = windows(ids, chunk, length, bos)
         total += loss_of(model, batch).item() * batch[:, 1:].numel()
         n_tokens += batch[:, 1:].numel()
     nats = total / n_tokens
-    return nats, nats * (len(ids) / len(text.encode())) / math.log(2)
+    return {"nats_per_token": round(nats, 3), "bits_per_byte": round(nats / bytes_per_token / math.log(2), 3)}
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are faster than float32 ones: on GPUs, and on CPUs with AMX or AVX-512 BF16."""
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cuda" or bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by five Newton-Schulz steps (Jordan et al. 2024), in the parameter's own precision.
+    """Momentum, orthogonalised by five Newton-Schulz steps (Jordan et al. 2024), in the parameter's own
+    precision.
 
     torch.optim.Muon does the same in bf16, which is seven times slower than fp32 on a CPU without bf16 units.
     """
@@ -125,7 +153,27 @@ class Muon(torch.optim.Optimizer):
                     gram = x @ x.T
                     x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
                 x = x.T if tall else x
-                parameter.add_(x, alpha=-group["lr"] * max(1, x.shape[1] / x.shape[0]) ** 0.5)  # Conv1D: [in, out]
+                parameter.add_(
+                    x, alpha=-group["lr"] * max(1, x.shape[1] / x.shape[0]) ** 0.5
+                )  # Conv1D: [in, out]
+
+
+def make_optimisers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for everything else."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
+    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
+    return [
+        Muon(matrices, lr=0.02),
+        torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, vocab: int) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=vocab, n_positions=256, n_embd=256, n_layer=6, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -135,35 +183,36 @@ def train(args: argparse.Namespace) -> None:
     if args.resume:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
         model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32)
+        before = json.loads((args.out / "training.json").read_text())
     else:
+        before = {"tokens_seen": 0, "steps": 0}
         tokenizer = make_tokenizer(text, args.vocab)
-        config = GPT2Config(
-            vocab_size=args.vocab, n_positions=256, n_embd=256, n_layer=6, n_head=4,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        model = GPT2LMHeadModel(config)
+        model = new_model(tokenizer, args.vocab)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
+    bos = tokenizer.bos_token_id
     ids = encode(tokenizer, text)
+    heldout_text = read_text(args.heldout)
+    heldout_ids = encode(tokenizer, heldout_text)
+    measure = partial(
+        held_out, ids=heldout_ids, bos=bos, bytes_per_token=len(heldout_text.encode()) / len(heldout_ids)
+    )
     starts = sentence_starts(ids, tokenizer, 256)
     print(f"{len(ids):,} tokens, {len(text.encode()) / len(ids):.2f} bytes a token", flush=True)
-    del text
+    del text, heldout_text
 
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
-    rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
-    optimisers = [
-        Muon(matrices, lr=0.02),
-        torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-    ]
+    optimisers = make_optimisers(model)
     peak = [o.param_groups[0]["lr"] for o in optimisers]
     compiled = torch.compile(model)
-    begun, step, seen, losses = time.monotonic(), 0, 0, []
+    begun, step, seen, losses, kept = time.monotonic(), 0, 0, [], 0
     while (spent := (time.monotonic() - begun) / (60 * args.minutes)) < 1:
-        scale = min(1.0, (step + 1) / 100, (1 - spent) / 0.5)  # warm-up, plateau, linear decay over the second half
+        scale = min(
+            1.0, (step + 1) / 100, (1 - spent) / 0.5
+        )  # warm-up, plateau, linear decay over the second half
         for optimiser, lr in zip(optimisers, peak, strict=True):
             optimiser.param_groups[0]["lr"] = lr * scale
-        batch = windows(ids, rng.choice(starts, args.batch), 256, tokenizer.bos_token_id).to(device)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        batch = windows(ids, rng.choice(starts, args.batch), 256, bos).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
             loss = loss_of(compiled, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -177,14 +226,31 @@ def train(args: argparse.Namespace) -> None:
             print(f"step {step} loss {np.mean(losses[-50:]):.3f} {rate:,.0f} tok/s {spent:.0%}", flush=True)
         if step % 250 == 0:
             save(model, tokenizer, args.out)
+        if args.keep and spent * args.checkpoints > kept + 1:
+            kept += 1
+            folder = args.keep / f"{kept}-of-{args.checkpoints}"
+            save(model, tokenizer, folder)
+            record = measure(
+                GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval(), n_windows=200
+            )
+            write_record(
+                folder,
+                record | {"tokens_seen": before["tokens_seen"] + seen, "steps": before["steps"] + step},
+            )
     model.cpu().eval()
     save(model, tokenizer, args.out)
-    model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32).eval()  # what is measured is what is shipped
-    nats, bits = held_out(model, tokenizer, read_text(args.heldout))
-    record = {"nats_per_token": round(nats, 3), "bits_per_byte": round(bits, 3), "tokens_seen": seen, "steps": step, "seed": args.seed}
-    (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    model = GPT2LMHeadModel.from_pretrained(
+        args.out, dtype=torch.float32
+    ).eval()  # what is measured is what is shipped
+    total = {"tokens_seen": before["tokens_seen"] + seen, "steps": before["steps"] + step, "seed": args.seed}
+    record = measure(model) | total
+    write_record(args.out, record)
     (args.out / "README.md").write_text(model_card(record, args))
-    print(record, flush=True)
+
+
+def write_record(folder: Path, record: dict) -> None:
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(folder.name, record, flush=True)
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -215,7 +281,9 @@ language but English, and carries the views of its sources' times. Conclusions a
 
 @torch.no_grad()
 def sample(args: argparse.Namespace) -> None:
-    """Documents of 64 to 250 tokens drawn at temperature 1 from the model, one a paragraph, separated by END lines."""
+    """Documents of 64 to 250 tokens drawn at temperature 1 from the model, one a paragraph, separated by END
+    lines.
+    """
     torch.manual_seed(args.seed)
     lengths = random.Random(args.seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
@@ -237,7 +305,9 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=HERE / "model")
     parser.add_argument("--seed", type=int, default=0)
     commands = parser.add_subparsers(required=True)
@@ -247,7 +317,11 @@ def main() -> None:
     training.add_argument("--minutes", type=float, default=60)
     training.add_argument("--batch", type=int, default=16, help="windows of 256 tokens a step")
     training.add_argument("--vocab", type=int, default=8192)
-    training.add_argument("--resume", action="store_true")
+    training.add_argument("--resume", action="store_true", help="go on from the weights in --out")
+    training.add_argument(
+        "--checkpoints", type=int, default=8, help="models written along the way, with --keep"
+    )
+    training.add_argument("--keep", type=Path, help="folder for the models along the way")
     training.set_defaults(run=train)
     sampling = commands.add_parser("sample")
     sampling.add_argument("--documents", type=int, default=2400)

@@ -1,8 +1,10 @@
-"""Which imported contexts are kept, and as what: `top` without repeated texts, the others as quantiles of what fires.
+"""Which imported contexts are kept, and as what: `top` without repeated texts, the others as quantiles of
+what fires.
 
-SAEDashboard's intervals are equal widths from 0 to the maximum, zeros included, so that nearly all that fires is in the lowest; and a
-quarter of its contexts repeat a text. Here each text stands once among a feature's top contexts, each stretch around a firing once
-among the others, and a quantile is the fifth of the firings that the feature's own histogram puts the activation in.
+SAEDashboard's intervals are equal widths from 0 to the maximum, zeros included, so that nearly all that fires
+is in the lowest; and a quarter of its contexts repeat a text. Here each text stands once among a feature's
+top contexts, each stretch around a firing once among the others, and a quantile is the fifth of the firings
+that the feature's own histogram puts the activation in.
 """
 
 from itertools import pairwise
@@ -56,9 +58,15 @@ def texts_of(contexts: Contexts, ids: np.ndarray) -> Texts:
 def choose(found: Dashboards, texts: Texts) -> Chosen:
     contexts = found.contexts
     feature, value = np.array(contexts.feature, np.int64), np.array(contexts.value, np.float32)
-    text, place, top = np.array(contexts.text, np.int64), np.array(contexts.place, np.int64), np.array(contexts.top, bool)
+    text, place, top = (
+        np.array(contexts.text, np.int64),
+        np.array(contexts.place, np.int64),
+        np.array(contexts.top, bool),
+    )
     ends = np.cumsum(np.array(contexts.lengths, np.int64))
-    same_in_any_order = np.array([crc32(texts.tokens[a:b].tobytes()) for a, b in pairwise(texts.starts.tolist())], np.int64)
+    same_in_any_order = np.array(
+        [crc32(texts.tokens[a:b].tobytes()) for a, b in pairwise(texts.starts.tolist())], np.int64
+    )
     order = np.lexsort((place, same_in_any_order[text], -value, feature))
     order = order[texts.tokens[texts.starts[text[order]] + place[order]] >= 0]
     bounds = np.flatnonzero(np.diff(feature[order], prepend=-1))
@@ -109,7 +117,9 @@ def _around(texts: Texts, text: int, place: int) -> bytes:
 
 
 def _fifths(values: np.ndarray, bars: list[tuple[float, int]]) -> list[int]:
-    """The fifth of the firings that each activation is in, 0 the weakest: by the histogram, or among themselves where there is none."""
+    """The fifth of the firings that each activation is in, 0 the weakest: by the histogram, or among
+    themselves where there is none.
+    """
     if not bars:
         places = values.argsort(kind="stable").argsort(kind="stable")
         return [int(place) * QUANTILES // len(values) for place in places]

@@ -1,5 +1,6 @@
-"""What is kept of SAEDashboard's and Neuronpedia's files: plain columns of what fires, each text once, nothing of the zeros
-(99 % of the values in such files). A number that is none, or a field that is missing: ExchangeError, naming file and feature.
+"""What is kept of SAEDashboard's and Neuronpedia's files: plain columns of what fires, each text once,
+nothing of the zeros (99 % of the values in such files). A number that is none, or a field that is missing:
+ExchangeError, naming file and feature.
 """
 
 import math
@@ -104,9 +105,13 @@ def parsed_origin(path: Path, model: Any, layer: Any, set_name: Any, suffix: Any
     return Origin(str(model), int(layer), str(set_name) + (f"__{suffix}" if suffix else ""))
 
 
-def add_feature(found: Dashboards, index: int, row: dict[str, Any], path: Path, where: str, *, maximum: float | None) -> None:
+def add_feature(
+    found: Dashboards, index: int, row: dict[str, Any], path: Path, where: str, *, maximum: float | None
+) -> None:
     if index in found.features:
-        raise ExchangeError(f"{where}: the feature is in {found.features[index].file} already.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"{where}: the feature is in {found.features[index].file} already.", kept=UNCHANGED
+        )
     vector = numbers(row, "vector", where) if row.get("vector") else None
     bars = zip(
         numbers(row, "freq_hist_data_bar_values", where) if row.get("freq_hist_data_bar_values") else [],
@@ -115,7 +120,9 @@ def add_feature(found: Dashboards, index: int, row: dict[str, Any], path: Path, 
     )
     density = number(needed(row, "frac_nonzero", where), "frac_nonzero", where)
     if not 0 <= density <= 1:
-        raise ExchangeError(f"{where}: frac_nonzero is {density}; it is a share, between 0 and 1.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"{where}: frac_nonzero is {density}; it is a share, between 0 and 1.", kept=UNCHANGED
+        )
     found.features[index] = Feature(
         file=path.name,
         density=density,
@@ -130,14 +137,19 @@ def add_feature(found: Dashboards, index: int, row: dict[str, Any], path: Path, 
 def _logits(found: Dashboards, row: dict[str, Any], sign: str, where: str) -> list[tuple[int, float]]:
     strings, values = listed(row, f"{sign}_str", where), numbers(row, f"{sign}_values", where)
     if len(strings) != len(values):
-        raise ExchangeError(f"{where}: {sign}_str has {len(strings)} tokens, {sign}_values {len(values)} numbers.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"{where}: {sign}_str has {len(strings)} tokens, {sign}_values {len(values)} numbers.",
+            kept=UNCHANGED,
+        )
     return [(found.number(str(string)), float(value)) for string, value in zip(strings, values, strict=True)]
 
 
 def add_context(found: Dashboards, index: int, row: dict[str, Any], where: str, *, low: str, at: str) -> None:
     strings, values = listed(row, "tokens", where), numbers(row, "values", where)
     if len(strings) != len(values):
-        raise ExchangeError(f"{where}: a context has {len(strings)} tokens and {len(values)} values.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"{where}: a context has {len(strings)} tokens and {len(values)} values.", kept=UNCHANGED
+        )
     active = np.flatnonzero(values > 0)
     contexts = found.contexts
     if not len(active):
@@ -177,7 +189,9 @@ def listed(row: dict[str, Any], name: str, where: str) -> list[Any]:
 def feature_index(row: Any, name: str, path: Path) -> int:
     index = row.get(name) if isinstance(row, dict) else None
     if isinstance(index, bool) or not str(index).isdecimal() or int(str(index)) > 2**31 - 1:
-        raise ExchangeError(f"{path}: a feature's '{name}' is {index!r}; it must be a number from 0.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"{path}: a feature's '{name}' is {index!r}; it must be a number from 0.", kept=UNCHANGED
+        )
     return int(str(index))
 
 

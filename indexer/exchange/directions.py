@@ -1,4 +1,6 @@
-"""Names by geometry, where the imported features bring their decoder rows: the nearest anchor, and all that weights alone say."""
+"""Names by geometry, where the imported features bring their decoder rows: the nearest anchor, and all that
+weights alone say.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -34,10 +36,17 @@ class Named(NamedTuple):
 
 
 def name_by_direction(
-    model: LanguageModel, layer: int, directions: Tensor, index: np.ndarray, live: np.ndarray, texts: Texts, own: AnchorFit | None
+    model: LanguageModel,
+    layer: int,
+    directions: Tensor,
+    index: np.ndarray,
+    live: np.ndarray,
+    texts: Texts,
+    own: AnchorFit | None,
 ) -> Named:
-    """directions [rows, d_in]; index and live [rows]. Without anchors of its `own`, they are fitted on the imported texts, as
-    `lexiscope name` does on a file."""
+    """directions [rows, d_in]; index and live [rows]. Without anchors of its `own`, they are fitted on the
+    imported texts, as `lexiscope name` does on a file.
+    """
     rows, width = directions.shape
     alive = torch.from_numpy(live)
     nothing = torch.zeros(rows)
@@ -48,7 +57,9 @@ def name_by_direction(
     shape = geometry(dictionary, fit, names, embedding=model.embedding, live=alive)
     logits = logit_effect(model, dictionary.directions, names.tokens[:, 0])
     who = alive.nonzero().squeeze(1)
-    near = relation_pairs(neighbours(dictionary.directions[who], dictionary.directions, among=who, itself=True), who, rows)
+    near = relation_pairs(
+        neighbours(dictionary.directions[who], dictionary.directions, among=who, itself=True), who, rows
+    )
     cosines = names.cosines[:, 0]
     columns = {
         "cosine": cosines.numpy(),
@@ -63,7 +74,12 @@ def name_by_direction(
         "neighbour_index": [[int(index[row]) for row in found] for found, _ in near],
         "neighbour_cosine": [cosine for _, cosine in near],
     }
-    return Named(names.tokens[:, 0].numpy(), fit.kind or "its own anchors", random_cosine(_covariance(model, layer, texts), fit), columns)
+    return Named(
+        names.tokens[:, 0].numpy(),
+        fit.kind or "its own anchors",
+        random_cosine(_covariance(model, layer, texts), fit),
+        columns,
+    )
 
 
 def _passages(texts: Texts, model: LanguageModel) -> Iterator[np.ndarray]:
@@ -79,5 +95,8 @@ def _passages(texts: Texts, model: LanguageModel) -> Iterator[np.ndarray]:
 
 def _covariance(model: LanguageModel, layer: int, texts: Texts) -> Tensor:
     some = [passage for _, passage in zip(range(COVARIANCE_TEXTS), _passages(texts, model), strict=False)]
-    states = [model.read(torch.from_numpy(passage).long()[None].to(model.device), [layer])[layer][0, 1:] for passage in some]
+    states = [
+        model.read(torch.from_numpy(passage).long()[None].to(model.device), [layer])[layer][0, 1:]
+        for passage in some
+    ]
     return torch.cov(torch.cat(states).float().cpu().T)

@@ -21,9 +21,13 @@ class ExchangeError(LexiscopeError):
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which is at `path` when the block ends well and gone when it does not. Raises ExchangeError."""
+    """A folder to fill, which is at `path` when the block ends well and gone when it does not. Raises
+    ExchangeError.
+    """
     if path.exists() or path.is_symlink():
-        raise ExchangeError(f"{path} exists already; an export never writes over anything. Name a folder that does not exist.")
+        raise ExchangeError(
+            f"{path} exists already; an export never writes over anything. Name a folder that does not exist."
+        )
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -31,7 +35,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.rename(partial, path)
     except OSError as error:
         raise ExchangeError(
-            f"{path} could not be written: {error.strerror or error}.", kept="Nothing is left of it; the index is unchanged."
+            f"{path} could not be written: {error.strerror or error}.",
+            kept="Nothing is left of it; the index is unchanged.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,6 +1,8 @@
-"""The store's rows for an imported dictionary. What the files do not tell is NULL, empty or zero, never made up.
+"""The store's rows for an imported dictionary. What the files do not tell is NULL, empty or zero, never made
+up.
 
-Density, activations and histogram are of the run that wrote the files; firings and evidence are of the imported contexts alone.
+Density, activations and histogram are of the run that wrote the files; firings and evidence are of the
+imported contexts alone.
 """
 
 import json
@@ -43,7 +45,11 @@ def filled(table: str, columns: dict[str, Any], n: int) -> pa.Table:
     for field in arrow_schema(table):
         if field.name in columns:
             given = columns[field.name]
-            arrays.append((given if isinstance(given, pa.Array) else pa.array(given)).cast(field.type) if n else pa.array([], field.type))
+            arrays.append(
+                (given if isinstance(given, pa.Array) else pa.array(given)).cast(field.type)
+                if n
+                else pa.array([], field.type)
+            )
         elif field.nullable:
             arrays.append(pa.nulls(n, field.type))
         else:
@@ -96,15 +102,25 @@ def feature_rows(
         "pos_values": [[value for _, value in feature.positive] for feature in features],
         "neg_tokens": [[int(ids[token]) for token, _ in feature.negative] for feature in features],
         "neg_values": [[value for _, value in feature.negative] for feature in features],
-        "name_rank": pa.array([_rank(row, int(token)) for row, token in zip(positive, names.tokens, strict=True)], pa.int32()),
+        "name_rank": pa.array(
+            [_rank(row, int(token)) for row, token in zip(positive, names.tokens, strict=True)], pa.int32()
+        ),
         "lift_token": _known(lifted, fired),
         "lift_share": _known(judged.lift.hits.numpy() / np.maximum(evidence.firings.numpy(), 1), fired),
         "logit_share": _known(judged.logit_share, fired),
         "beats_name": fired & (lifted != names.tokens) & (lift_hits - here > noise(lift_hits, here)),
         "logit_beats_name": fired & (logit_hits - next_hits > noise(logit_hits, next_hits)),
-        **{name: _known(getattr(evidence, name).numpy(), fired) for name in ("recall", "q_reads", "q_predicts")},
+        **{
+            name: _known(getattr(evidence, name).numpy(), fired)
+            for name in ("recall", "q_reads", "q_predicts")
+        },
     }
-    for column, kind in (("reads_here", "here"), ("reads_family", "family"), ("reads_near", "near"), ("predicts", "predicts")):
+    for column, kind in (
+        ("reads_here", "here"),
+        ("reads_family", "family"),
+        ("reads_near", "near"),
+        ("predicts", "predicts"),
+    ):
         columns[column] = _known(evidence.share[kind].numpy(), fired)
         columns[column + "_null"] = _known(evidence.null[kind].numpy(), fired)
     if names.geometry is not None:
@@ -122,21 +138,29 @@ def _known(values: np.ndarray, known: np.ndarray) -> pa.Array:
 
 
 def _activation_columns(features: list[Feature], maxima: np.ndarray) -> dict[str, Any]:
-    """From each feature's histogram, as fine as its bars; without one, nothing but its strongest context is known."""
+    """From each feature's histogram, as fine as its bars; without one, nothing but its strongest context is
+    known.
+    """
     histograms, moments = np.zeros((len(features), len(EDGES) - 1), np.int64), []
     for row, feature in enumerate(features):
         middles, heights = (
-            (np.array(column, float) for column in zip(*feature.bars, strict=True)) if feature.bars else (maxima[:0], maxima[:0])
+            (np.array(column, float) for column in zip(*feature.bars, strict=True))
+            if feature.bars
+            else (maxima[:0], maxima[:0])
         )
         bins = np.clip(np.searchsorted(EDGES, middles, side="right") - 1, 0, len(EDGES) - 2)
         np.add.at(histograms[row], bins, heights.astype(np.int64))
         moments.append(_moments(middles, heights))
     names = ("mean_activation", "std_activation", "skewness", "kurtosis")
-    columns: dict[str, Any] = {name: pa.array([found[place] for found in moments], pa.float64()) for place, name in enumerate(names)}
+    columns: dict[str, Any] = {
+        name: pa.array([found[place] for found in moments], pa.float64()) for place, name in enumerate(names)
+    }
     return columns | {"histogram": histograms.tolist()}
 
 
-def _moments(middles: np.ndarray, heights: np.ndarray) -> tuple[float, float | None, float | None, float | None]:
+def _moments(
+    middles: np.ndarray, heights: np.ndarray
+) -> tuple[float, float | None, float | None, float | None]:
     total = heights.sum()
     if total == 0:
         return 0.0, None, None, None
@@ -144,12 +168,17 @@ def _moments(middles: np.ndarray, heights: np.ndarray) -> tuple[float, float | N
     spread = float(np.sqrt((heights * (middles - mean) ** 2).sum() / total))
     if total < 2 or spread == 0:
         return mean, None, None, None
-    third, fourth = (float((heights * ((middles - mean) / spread) ** power).sum() / total) for power in (3, 4))
+    third, fourth = (
+        float((heights * ((middles - mean) / spread) ** power).sum() / total) for power in (3, 4)
+    )
     return mean, spread, third, fourth - 3
 
 
 def context_rows(dictionary_id: int, first_passage: int, found: Dashboards, chosen: Chosen) -> pa.Table:
-    positions, values = np.array(found.contexts.positions, np.int32), np.array(found.contexts.values, np.float32)
+    positions, values = (
+        np.array(found.contexts.positions, np.int32),
+        np.array(found.contexts.values, np.float32),
+    )
     columns = {
         "dictionary_id": np.full(len(chosen.feature), dictionary_id),
         "feature": chosen.feature,
@@ -169,7 +198,11 @@ def passage_rows(first_passage: int, texts: Texts, chosen: Chosen, corpus: str) 
     """The texts that kept contexts stand in."""
     used = np.unique(chosen.text)
     tokens = [texts.tokens[texts.starts[text] : texts.starts[text + 1]] for text in used]
-    return filled("passage", {"passage_id": used + first_passage, "corpus": [corpus] * len(used), "tokens": tokens}, len(used))
+    return filled(
+        "passage",
+        {"passage_id": used + first_passage, "corpus": [corpus] * len(used), "tokens": tokens},
+        len(used),
+    )
 
 
 def token_rows(model: LanguageModel, occurrences: np.ndarray) -> pa.Table:
@@ -225,10 +258,13 @@ def dictionary_row(
     return filled("dictionary", {name: [value] for name, value in columns.items()}, 1)
 
 
-def summary_row(dictionary_id: int, rows: pa.Table, d_sae: int, seen: Behaviour, judged: Judged, index_tokens: int) -> pa.Table:
+def summary_row(
+    dictionary_id: int, rows: pa.Table, d_sae: int, seen: Behaviour, judged: Judged, index_tokens: int
+) -> pa.Table:
     live = torch.from_numpy(rows.column("live").to_numpy())
     cosine, density, to_embedding = (
-        torch.from_numpy(rows.column(name).to_numpy().copy()) for name in ("cosine", "density", "cosine_embedding")
+        torch.from_numpy(rows.column(name).to_numpy().copy())
+        for name in ("cosine", "density", "cosine_embedding")
     )
     aligned, names = cosine >= ALIGNED, torch.from_numpy(rows.column("name_token").to_numpy().copy()).long()
     weight = density * live
@@ -249,7 +285,11 @@ def summary_row(dictionary_id: int, rows: pa.Table, d_sae: int, seen: Behaviour,
         "coverage": coverage(names, live & aligned, torch.from_numpy(seen.occurrences)),
         "verdicts": json.dumps(dict(Counter(rows.column("verdict").to_pylist()))),
         "index_tokens": index_tokens,
-        "cosine_counts": (np.histogram(cosine[live], COSINE_EDGES)[0] if known else np.zeros(len(COSINE_EDGES) - 1, np.int64)).tolist(),
+        "cosine_counts": (
+            np.histogram(cosine[live], COSINE_EDGES)[0]
+            if known
+            else np.zeros(len(COSINE_EDGES) - 1, np.int64)
+        ).tolist(),
         "cosine_edges": COSINE_EDGES.tolist(),
         "density_counts": np.histogram(densities, DENSITY_EDGES)[0].tolist(),
         "density_edges": DENSITY_EDGES.tolist(),
@@ -262,7 +302,9 @@ def maxima_of(found: Dashboards, chosen: Chosen, index: np.ndarray) -> np.ndarra
     strongest = np.zeros(len(index), np.float64)
     np.maximum.at(strongest, np.searchsorted(index, chosen.feature), chosen.value.astype(np.float64))
     given = [found.features[int(number)].maximum for number in index]
-    return np.array([own if maximum is None else maximum for maximum, own in zip(given, strongest, strict=True)])
+    return np.array(
+        [own if maximum is None else maximum for maximum, own in zip(given, strongest, strict=True)]
+    )
 
 
 def live_of(found: Dashboards, index: np.ndarray) -> np.ndarray:

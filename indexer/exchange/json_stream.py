@@ -1,6 +1,7 @@
 """One JSON object with a long list in it, read so that the list is never held whole.
 
-A batch of SAEDashboard is `{"model_id": …, "features": [ … ]}`, 60 to 90 kB a feature and up to thousands of features.
+A batch of SAEDashboard is `{"model_id": …, "features": [ … ]}`, 60 to 90 kB a feature and up to thousands of
+features.
 """
 
 import json
@@ -17,7 +18,9 @@ AFTER_A_VALUE = (",", ":", "]", "}", " ", "\t", "\r", "\n")
 
 
 class ListedObject:
-    """Iterating gives the items of the list `name`, decoded one after another; `rest` fills with the object's other fields."""
+    """Iterating gives the items of the list `name`, decoded one after another; `rest` fills with the object's
+    other fields.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -47,7 +50,9 @@ class ListedObject:
                         self._at += 1
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             what = f"after {number} whole items" if number else "at its beginning"
-            raise ExchangeError(f"{self.path} is no whole JSON file: it breaks off {what} ({error}).", kept=UNCHANGED) from error
+            raise ExchangeError(
+                f"{self.path} is no whole JSON file: it breaks off {what} ({error}).", kept=UNCHANGED
+            ) from error
 
     def _more(self, file: IO[str]) -> None:
         rest = self._text[self._at :]

@@ -1,4 +1,6 @@
-"""Imported dictionaries beside those the index holds: nothing is replaced unasked, and no two vocabularies share a model's id."""
+"""Imported dictionaries beside those the index holds: nothing is replaced unasked, and no two vocabularies
+share a model's id.
+"""
 
 import re
 from collections.abc import Sequence
@@ -25,11 +27,18 @@ class Merged(NamedTuple):
 
 
 def merging(
-    builder: Builder, settings: Settings, identities: Sequence[tuple[str, str]], tokens: pa.Table, *, replace: bool
+    builder: Builder,
+    settings: Settings,
+    identities: Sequence[tuple[str, str]],
+    tokens: pa.Table,
+    *,
+    replace: bool,
 ) -> tuple[set[str], str]:
-    """Copy what is not imported into the build; (models whose tokens it now holds, a note). `tokens` are those of the imported models.
+    """Copy what is not imported into the build; (models whose tokens it now holds, a note). `tokens` are
+    those of the imported models.
 
-    Raises ExchangeError: an identity that cannot be a URL, a dictionary that is there already, another vocabulary under one id.
+    Raises ExchangeError: an identity that cannot be a URL, a dictionary that is there already, another
+    vocabulary under one id.
     """
     for model, source in identities:
         _check_identity(model, source)
@@ -43,7 +52,10 @@ def merging(
             again = sorted(there & set(identities))
             if again and not replace:
                 listed = ", ".join("/".join(identity) for identity in again[:5])
-                raise ExchangeError(f"The index already holds {listed}; import with --replace to replace what is there.", kept=UNCHANGED)
+                raise ExchangeError(
+                    f"The index already holds {listed}; import with --replace to replace what is there.",
+                    kept=UNCHANGED,
+                )
             for model in {model for model, _ in there - set(identities)} & {model for model, _ in identities}:
                 held = pa.concat_tables(served.part(model=model, source=None).rows("token"))
                 _check_spellings(model, held, tokens.filter(pc.equal(tokens.column("model"), model)))
@@ -61,9 +73,13 @@ def _check_identity(model: str, source: str) -> None:
     except ModelError:
         usable = False
     if not usable:
-        raise ExchangeError(f"'{model}' cannot be a model's id (letters, digits, '-', '_' and '.').", kept=UNCHANGED)
+        raise ExchangeError(
+            f"'{model}' cannot be a model's id (letters, digits, '-', '_' and '.').", kept=UNCHANGED
+        )
     if not SOURCE.fullmatch(source):
-        raise ExchangeError(f"'{source}' cannot be a source: it is '<layer>-<set>', for example 6-res-jb.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"'{source}' cannot be a source: it is '<layer>-<set>', for example 6-res-jb.", kept=UNCHANGED
+        )
 
 
 def _check_spellings(model: str, held: pa.Table, given: pa.Table) -> None:

@@ -1,11 +1,13 @@
-"""One dictionary in the layout that Neuronpedia imports: what its own exporter, and SAEDashboard's `neuronpedia_export.py`, write.
+"""One dictionary in the layout that Neuronpedia imports: what its own exporter, and SAEDashboard's
+`neuronpedia_export.py`, write.
 
     OUT/config/explanation_type.jsonl, explanation_model_type.jsonl      what the explanations' typeName and model refer to
     OUT/{model}/{source}/release.jsonl model.jsonl sourceset.jsonl source.jsonl
     OUT/{model}/{source}/{features,activations,explanations}/batch-N.jsonl.gz
 
-Contexts are the stretch a page of ours shows (32 tokens before, 16 after), because activations are known there and nowhere else.
-Near misses have no place in the format and stay behind. Every line of a file has the same keys: the importer reads them off the first.
+Contexts are the stretch a page of ours shows (32 tokens before, 16 after), because activations are known
+there and nowhere else. Near misses have no place in the format and stay behind. Every line of a file has the
+same keys: the importer reads them off the first.
 """
 
 import gzip
@@ -28,7 +30,8 @@ from store import Snapshot, Store
 
 FEATURES_A_FILE = 1024
 CREATOR = "clkht01d40000jv08hvalcvly"
-"""The creator that Neuronpedia's and SAEDashboard's exporters fall back to; it exists in every Neuronpedia."""
+"""The creator that Neuronpedia's and SAEDashboard's exporters fall back to; it exists in every Neuronpedia.
+"""
 EXPLANATION_TYPE, EXPLANATION_MODEL = "lexiscope_vocabulary-name", "lexiscope_no-language-model"
 QUANTILES = 5
 
@@ -49,7 +52,9 @@ def export_neuronpedia(
     started: Callable[[int], None] = lambda features: None,
     advance: Callable[[int], None] = lambda features: None,
 ) -> Written:
-    """Write one dictionary of the served index to a folder that must not exist. Raises ExchangeError, NotFound, NoIndex."""
+    """Write one dictionary of the served index to a folder that must not exist. Raises ExchangeError,
+    NotFound, NoIndex.
+    """
     store = Store(settings)
     try:
         with store.snapshot() as whole:
@@ -74,7 +79,9 @@ class _Export:
         self.spelling: dict[int, str] = {}
         self.shown: dict[int, str] = {}
         for piece in part.rows("token"):
-            for token, shown, raw in zip(*(piece.column(name).to_pylist() for name in ("token_id", "shown", "raw")), strict=True):
+            for token, shown, raw in zip(
+                *(piece.column(name).to_pylist() for name in ("token_id", "shown", "raw")), strict=True
+            ):
                 self.spelling[token], self.shown[token] = plain(bytes.fromhex(raw), shown), shown
         edges = np.asarray(self.entry.histogram_edges)
         self.centres = [_short(centre) for centre in np.sqrt(edges[:-1] * edges[1:])]
@@ -106,14 +113,33 @@ class _Export:
         return Written(self.folder, n_features, n_activations)
 
     def _rows(self, table: str, features: range) -> list[dict[str, Any]]:
-        return [row for piece in self.part.of_dictionary(table, self.entry, features=features) for row in piece.to_pylist()]
+        return [
+            row
+            for piece in self.part.of_dictionary(table, self.entry, features=features)
+            for row in piece.to_pylist()
+        ]
 
     def _feature(self, row: dict[str, Any]) -> dict[str, Any]:
         filled = np.flatnonzero(row["histogram"])
         bins = slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
-        empty = ("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1", "correlated_neurons_indices")
-        empty += ("correlated_neurons_pearson", "correlated_neurons_l1", "correlated_features_indices", "correlated_features_pearson")
-        empty += ("correlated_features_l1", "logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist")
+        empty = (
+            "neuron_alignment_indices",
+            "neuron_alignment_values",
+            "neuron_alignment_l1",
+            "correlated_neurons_indices",
+        )
+        empty += (
+            "correlated_neurons_pearson",
+            "correlated_neurons_l1",
+            "correlated_features_indices",
+            "correlated_features_pearson",
+        )
+        empty += (
+            "correlated_features_l1",
+            "logits_hist_data_bar_heights",
+            "logits_hist_data_bar_values",
+            "decoder_weights_dist",
+        )
         return {
             **self.of,
             "index": str(row["index"]),
@@ -170,7 +196,11 @@ class _Export:
             low, high, contains = -1.0, _short(feature["max_activation"]), -1.0
             if row["kind"] == "quantile":
                 span = spans[row["feature"], row["quantile"]]
-                low, high, contains = _short(min(span)), _short(max(span)), _short(feature["density"] / QUANTILES)
+                low, high, contains = (
+                    _short(min(span)),
+                    _short(max(span)),
+                    _short(feature["density"] / QUANTILES),
+                )
             yield {
                 "id": self._id("activation", features.start, number),
                 "tokens": self._spelled(passage[start:end]),
@@ -215,25 +245,74 @@ class _Export:
         self._header(
             "release",
             {
-                **{"name": release, "description": about, "descriptionShort": about, "urls": [], "creatorNameShort": "Lexiscope"},
-                **{"isNewUi": False, "featured": False, "creatorEmail": None, "defaultSourceSetName": None, "defaultSourceId": None},
+                **{
+                    "name": release,
+                    "description": about,
+                    "descriptionShort": about,
+                    "urls": [],
+                    "creatorNameShort": "Lexiscope",
+                },
+                **{
+                    "isNewUi": False,
+                    "featured": False,
+                    "creatorEmail": None,
+                    "defaultSourceSetName": None,
+                    "defaultSourceId": None,
+                },
                 **{"defaultUmapSourceIds": [], **named, **self.made, **public},
             },
         )
         self._header(
             "model",
             {
-                **{"id": entry.model, "instruct": entry.model.endswith("-it"), "displayNameShort": entry.model, "displayName": entry.model},
-                **{"tlensId": None, "dimension": entry.d_in, "defaultSourceSetName": None, "defaultSourceId": None, "website": None},
-                **{"inferenceEnabled": False, "layers": 0, "neuronsPerLayer": 0, "owner": "", "updatedAt": self.now, **self.made, **public},
+                **{
+                    "id": entry.model,
+                    "instruct": entry.model.endswith("-it"),
+                    "displayNameShort": entry.model,
+                    "displayName": entry.model,
+                },
+                **{
+                    "tlensId": None,
+                    "dimension": entry.d_in,
+                    "defaultSourceSetName": None,
+                    "defaultSourceId": None,
+                    "website": None,
+                },
+                **{
+                    "inferenceEnabled": False,
+                    "layers": 0,
+                    "neuronsPerLayer": 0,
+                    "owner": "",
+                    "updatedAt": self.now,
+                    **self.made,
+                    **public,
+                },
             },
         )
         self._header(
             "sourceset",
             {
-                **{"modelId": entry.model, "name": self.set_name, "description": about, "type": "", "urls": [], "creatorEmail": None},
-                **{"hasDashboards": True, "releaseName": release, "defaultOfModelId": None, "defaultRange": 1, "defaultShowBreaks": True},
-                **{"showDfa": False, "showCorrelated": False, "showHeadAttribution": False, "showUmap": False},
+                **{
+                    "modelId": entry.model,
+                    "name": self.set_name,
+                    "description": about,
+                    "type": "",
+                    "urls": [],
+                    "creatorEmail": None,
+                },
+                **{
+                    "hasDashboards": True,
+                    "releaseName": release,
+                    "defaultOfModelId": None,
+                    "defaultRange": 1,
+                    "defaultShowBreaks": True,
+                },
+                **{
+                    "showDfa": False,
+                    "showCorrelated": False,
+                    "showHeadAttribution": False,
+                    "showUmap": False,
+                },
                 **named,
                 **self.made,
                 **public,
@@ -243,10 +322,36 @@ class _Export:
         self._header(
             "source",
             {
-                **{"id": entry.source, "modelId": entry.model, "setName": self.set_name, "hasDashboards": True, "inferenceEnabled": False},
-                **dict.fromkeys(("saelensConfig", "saelensRelease", "saelensSaeId", "hfRepoId", "hfFolderId", "defaultOfModelId")),
-                **{"hasUmap": False, "hasUmapLogSparsity": False, "hasUmapClusters": False, "dataset": entry.corpus, "notes": noted},
-                **{"num_prompts": entry.n_passages, "num_tokens_in_prompt": per_prompt, **self.made, **public},
+                **{
+                    "id": entry.source,
+                    "modelId": entry.model,
+                    "setName": self.set_name,
+                    "hasDashboards": True,
+                    "inferenceEnabled": False,
+                },
+                **dict.fromkeys(
+                    (
+                        "saelensConfig",
+                        "saelensRelease",
+                        "saelensSaeId",
+                        "hfRepoId",
+                        "hfFolderId",
+                        "defaultOfModelId",
+                    )
+                ),
+                **{
+                    "hasUmap": False,
+                    "hasUmapLogSparsity": False,
+                    "hasUmapClusters": False,
+                    "dataset": entry.corpus,
+                    "notes": noted,
+                },
+                **{
+                    "num_prompts": entry.n_passages,
+                    "num_tokens_in_prompt": per_prompt,
+                    **self.made,
+                    **public,
+                },
             },
         )
         self._write_config(about)
@@ -255,9 +360,17 @@ class _Export:
         (self.folder / f"{name}.jsonl").write_text(_line(line), encoding="utf-8")
 
     def _write_config(self, about: str) -> None:
-        """Neuronpedia's explanations refer to a type and a model by name; these rows must be there before they are imported."""
+        """Neuronpedia's explanations refer to a type and a model by name; these rows must be there before
+        they are imported.
+        """
         (self.out / "config").mkdir()
-        common = {"featured": False, "url": None, "creatorName": "Lexiscope", "createdAt": self.now, "updatedAt": self.now}
+        common = {
+            "featured": False,
+            "url": None,
+            "creatorName": "Lexiscope",
+            "createdAt": self.now,
+            "updatedAt": self.now,
+        }
         kind = {
             "name": EXPLANATION_TYPE,
             "displayName": "vocabulary name",
@@ -268,7 +381,9 @@ class _Export:
         model = {"name": EXPLANATION_MODEL, "displayName": "no language model", "openRouterModelId": None}
         words = "The token whose anchor is nearest to the feature's direction, and whether what it fires on supports that name."
         for name, line in (("explanation_type", kind), ("explanation_model_type", model)):
-            (self.out / "config" / f"{name}.jsonl").write_text(_line({**line, "description": words, **common}), encoding="utf-8")
+            (self.out / "config" / f"{name}.jsonl").write_text(
+                _line({**line, "description": words, **common}), encoding="utf-8"
+            )
 
 
 def _lines(path: Path) -> IO[str]:

@@ -1,8 +1,9 @@
 """SAEDashboard's and Neuronpedia's files as a read-only dictionary of the index.
 
-Tokens there are strings: they are read back through the model's own tokenizer, and files of another tokenizer are refused. A
-feature is named by the anchor nearest to its decoder row, where the files or a checkpoint bring one, and otherwise by the token it
-peaks on. Its evidence is counted over the imported contexts, by the same definitions and the same rule as anywhere else.
+Tokens there are strings: they are read back through the model's own tokenizer, and files of another tokenizer
+are refused. A feature is named by the anchor nearest to its decoder row, where the files or a checkpoint
+bring one, and otherwise by the token it peaks on. Its evidence is counted over the imported contexts, by the
+same definitions and the same rule as anywhere else.
 """
 
 import re
@@ -40,8 +41,14 @@ from lexiscope.settings import Settings
 from store import Builder
 
 STRANGE = 0.01
-"""Share of the texts' tokens that may be unknown to the tokenizer. A few are harmless and shown as unknown; more is another tokenizer."""
-BY_ANCHOR, BY_PEAK, BY_LOGIT = "imported: {}", "imported: peak token", "imported: top logit (it never fires here)"
+"""Share of the texts' tokens that may be unknown to the tokenizer. A few are harmless and shown as unknown;
+more is another tokenizer.
+"""
+BY_ANCHOR, BY_PEAK, BY_LOGIT = (
+    "imported: {}",
+    "imported: peak token",
+    "imported: top logit (it never fires here)",
+)
 NOTE = (
     "Read-only: imported contexts, picked by activation by another tool. Density, activations and histogram are of its run; firings and "
     "evidence are of these contexts alone."
@@ -76,8 +83,8 @@ def import_neuronpedia(
     advance: Callable[[int, int], None] = lambda done, of: None,
     say: Callable[[str], None] = lambda words: None,
 ) -> Imported:
-    """Publish a folder of dashboards beside what the index holds. `load` is called for the model once the files are read; `same_model`
-    says that it is the files' model though they call it otherwise.
+    """Publish a folder of dashboards beside what the index holds. `load` is called for the model once the
+    files are read; `same_model` says that it is the files' model though they call it otherwise.
 
     Raises ExchangeError, StoreError: nothing was published, and what served still does.
     """
@@ -91,9 +98,15 @@ def import_neuronpedia(
     say("choosing contexts")
     chosen = choose(found, texts)
     fires = set(np.unique(chosen.feature).tolist())
-    index = np.array(sorted(number for number, feature in found.features.items() if number in fires or feature.positive), np.int64)
+    index = np.array(
+        sorted(number for number, feature in found.features.items() if number in fires or feature.positive),
+        np.int64,
+    )
     if not len(chosen.feature):
-        raise ExchangeError(f"No feature in {folder} fires in any of its contexts: there is nothing to import.", kept=UNCHANGED)
+        raise ExchangeError(
+            f"No feature in {folder} fires in any of its contexts: there is nothing to import.",
+            kept=UNCHANGED,
+        )
     d_sae = max([*found.features, *found.skipped]) + 1
     directions = _directions(found, index, d_sae, model, checkpoint)
     d_sae = checkpoint.dictionary.d_sae if checkpoint else d_sae
@@ -104,11 +117,15 @@ def import_neuronpedia(
     named = (
         None
         if directions is None
-        else name_by_direction(model, where, directions, index, live, texts, checkpoint.fit if checkpoint else None)
+        else name_by_direction(
+            model, where, directions, index, live, texts, checkpoint.fit if checkpoint else None
+        )
     )
     names = _names(named, seen.peaks.numpy(), top_logit)
     say("evidence")
-    judged = judge(seen, texts, torch.from_numpy(names.tokens.astype(np.int64)), torch.from_numpy(live), top_logit, model)
+    judged = judge(
+        seen, texts, torch.from_numpy(names.tokens.astype(np.int64)), torch.from_numpy(live), top_logit, model
+    )
     kind = BY_PEAK if named is None else BY_ANCHOR.format(named.kind)
     training = _training(folder, found, chosen, way, unknown, kind, named)
     say("writing")
@@ -119,8 +136,13 @@ def import_neuronpedia(
         key, first = builder.next_dictionary_id, builder.next_passage_id
         if model.id not in kept_models:
             builder.add("token", tokens)
-        rows = feature_rows(key, found, index, ids, names, judged, live, maxima_of(found, chosen, index), model)
-        builder.add("dictionary", dictionary_row(key, model, source, where, found, d_sae, corpus, kind, training, names))
+        rows = feature_rows(
+            key, found, index, ids, names, judged, live, maxima_of(found, chosen, index), model
+        )
+        builder.add(
+            "dictionary",
+            dictionary_row(key, model, source, where, found, d_sae, corpus, kind, training, names),
+        )
         n_tokens = found.run.n_prompts * found.run.n_tokens_in_prompt
         builder.add("layer_summary", summary_row(key, rows, d_sae, seen, judged, n_tokens))
         builder.add("passage", passage_rows(first, texts, chosen, corpus))
@@ -128,10 +150,14 @@ def import_neuronpedia(
         builder.add("context", context_rows(key, first, found, chosen))
         merged = Merged(builder.publish(), [(model.id, source)], note)
     nothing = len(found.features) + len(found.skipped) - len(index)
-    return Imported(merged, len(index), len(chosen.feature), chosen.repeated, found.contexts.silent, unknown, nothing)
+    return Imported(
+        merged, len(index), len(chosen.feature), chosen.repeated, found.contexts.silent, unknown, nothing
+    )
 
 
-def _place(found: Dashboards, model: LanguageModel, *, same_model: bool, set_name: str | None, layer: int | None) -> tuple[int, str]:
+def _place(
+    found: Dashboards, model: LanguageModel, *, same_model: bool, set_name: str | None, layer: int | None
+) -> tuple[int, str]:
     """(layer, source) the dictionary is shown under."""
     assert found.origin is not None
     try:
@@ -148,18 +174,29 @@ def _place(found: Dashboards, model: LanguageModel, *, same_model: bool, set_nam
     try:
         model.check_layers([where])
     except ModelError as error:
-        raise ExchangeError(f"The files are of layer {where}: {error} Give the right one with --layer.", kept=UNCHANGED) from error
+        raise ExchangeError(
+            f"The files are of layer {where}: {error} Give the right one with --layer.", kept=UNCHANGED
+        ) from error
     name = set_name or re.sub(rf"^{found.origin.layer}-", "", found.origin.set_name)
     return where, f"{where}-{re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-.') or 'imported'}"
 
 
-def _read_strings(found: Dashboards, spellings: Spellings, folder: Path) -> tuple[np.ndarray, str, dict[str, int]]:
-    """([strings] token ids, the way they are spelled, the strings that are no token with how often they stand in the texts)."""
+def _read_strings(
+    found: Dashboards, spellings: Spellings, folder: Path
+) -> tuple[np.ndarray, str, dict[str, int]]:
+    """([strings] token ids, the way they are spelled, the strings that are no token with how often they stand
+    in the texts).
+    """
     strings = list(found.strings)
-    way = spellings.settle({string: found.uses.get(number, 0) + 1 for string, number in found.strings.items()})
+    way = spellings.settle(
+        {string: found.uses.get(number, 0) + 1 for string, number in found.strings.items()}
+    )
     ids = np.array(spellings.ids(strings), np.int64).reshape(-1)
     unknown = {strings[number]: found.uses.get(int(number), 0) for number in np.flatnonzero(ids < 0)}
-    total, strange = sum(found.uses.values()), sum(times for string, times in unknown.items() if string != OUT_OF_RANGE)
+    total, strange = (
+        sum(found.uses.values()),
+        sum(times for string, times in unknown.items() if string != OUT_OF_RANGE),
+    )
     if strange > STRANGE * max(total, 1):
         some = sorted(unknown, key=lambda string: -unknown[string])[:5]
         raise ExchangeError(
@@ -209,7 +246,13 @@ def _names(named: Named | None, peaks: np.ndarray, top_logit: np.ndarray) -> Nam
 
 
 def _training(
-    folder: Path, found: Dashboards, chosen: Chosen, way: str, unknown: dict[str, int], kind: str, named: Named | None
+    folder: Path,
+    found: Dashboards,
+    chosen: Chosen,
+    way: str,
+    unknown: dict[str, int],
+    kind: str,
+    named: Named | None,
 ) -> dict[str, Any]:
     origin = found.origin
     assert origin is not None

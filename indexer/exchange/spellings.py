@@ -3,7 +3,8 @@
 Files of SAEDashboard and Neuronpedia hold tokens as strings in one of four ways, and do not say which:
 
 - the tokenizer's own pieces: 'ĠParis', 'ãĤ±', '▁Paris', '<0x0A>';
-- SAEDashboard's: those pieces with ten sequences replaced ('Ġ' by a space, 'Ċ' by a newline, 'âĢĶ' by —, …), so that a piece that is
+- SAEDashboard's: those pieces with ten sequences replaced ('Ġ' by a space, 'Ċ' by a newline, 'âĢĶ' by —, …),
+  so that a piece that is
   no whole character stays in stand-ins: 'âĢ';
 - Neuronpedia's: pieces with '▁' or 'Ġ' as a space;
 - plain text: ' Paris'.
@@ -37,14 +38,17 @@ def plain(raw: bytes, shown: str) -> str:
 
 
 class Spellings:
-    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the one a text would give wins:
-    neither special nor a single byte's, then the lower id."""
+    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the
+    one a text would give wins: neither special nor a single byte's, then the lower id.
+    """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
         byte_level, special = is_byte_level(pieces), set(tokenizer.all_special_ids)
         self.size = size
-        self.ways: dict[str, dict[str, int]] = {way: {} for way in ("plain", "saedashboard", "spaces", "pieces")}
+        self.ways: dict[str, dict[str, int]] = {
+            way: {} for way in ("plain", "saedashboard", "spaces", "pieces")
+        }
         last: list[tuple[str, int]] = []
         for token, piece in enumerate(pieces):
             if piece is None:
@@ -54,7 +58,9 @@ class Spellings:
             else:
                 self._add(piece, token, raw_bytes(piece, byte_level=byte_level))
         for piece, token in last:
-            self._add(piece, token, piece.encode() if token in special else raw_bytes(piece, byte_level=byte_level))
+            self._add(
+                piece, token, piece.encode() if token in special else raw_bytes(piece, byte_level=byte_level)
+            )
         self.order = list(self.ways)
 
     def _add(self, piece: str, token: int, raw: bytes) -> None:
@@ -62,12 +68,17 @@ class Spellings:
         for sequence, char in SAEDASHBOARD.items():
             dashboard = dashboard.replace(sequence, char)
         spaced = piece.replace("Ġ", " ").replace("▁", " ")
-        for way, spelling in zip(self.ways.values(), (plain(raw, piece), dashboard, spaced, piece), strict=True):
+        for way, spelling in zip(
+            self.ways.values(), (plain(raw, piece), dashboard, spaced, piece), strict=True
+        ):
             way.setdefault(spelling, token)
 
     def settle(self, met: Mapping[str, int]) -> str:
         """Read first in the way that most of these strings, counted, fit, and say which that is."""
-        fits = {way: sum(times for text, times in met.items() if text in known) for way, known in self.ways.items()}
+        fits = {
+            way: sum(times for text, times in met.items() if text in known)
+            for way, known in self.ways.items()
+        }
         self.order = sorted(self.ways, key=lambda way: -fits[way])
         return self.order[0]
 

@@ -1,6 +1,8 @@
-"""`python -m server.live --socket PATH`, or `--port N`: the model worker as a process. `lexiscope worker` is the same.
+"""`python -m server.live --socket PATH`, or `--port N`: the model worker as a process. `lexiscope worker` is
+the same.
 
-Started by `spawn_worker` it also gets `--leash`: it ends when its standard input closes, however its parent ended.
+Started by `spawn_worker` it also gets `--leash`: it ends when its standard input closes, however its parent
+ended.
 """
 
 import argparse
@@ -16,7 +18,9 @@ from server.live.app import create_worker_app
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m server.live", description="The model worker: reads and steers language models.")
+    parser = argparse.ArgumentParser(
+        prog="python -m server.live", description="The model worker: reads and steers language models."
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket", type=Path, help="unix domain socket to listen on")
     where.add_argument("--port", type=int, help="TCP port to listen on")

@@ -1,4 +1,6 @@
-"""The worker's HTTP face, on a local socket: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see `server.live.wire`)."""
+"""The worker's HTTP face, on a local socket: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see
+`server.live.wire`).
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +26,9 @@ from server.live.wire import Event, Health, ReadJob, SteerJob, SweepJob
 def create_worker_app(settings: Settings) -> FastAPI:
     """The worker: one shelf of models, one engine that uses them."""
     app = FastAPI(title="Lexiscope model worker", docs_url=None, redoc_url=None)
-    engine = Engine(queue=settings.worker_queue, rows=2 * settings.worker_batch, seconds=settings.worker_seconds)
+    engine = Engine(
+        queue=settings.worker_queue, rows=2 * settings.worker_batch, seconds=settings.worker_seconds
+    )
     shelf = Shelf(
         memory=settings.worker_memory,
         device=settings.worker_device or None,
@@ -58,22 +62,34 @@ def create_worker_app(settings: Settings) -> FastAPI:
                 return Response(status_code=499)
             if isinstance(first, SteerError):
                 return _error(first.status, first.error)
-            return StreamingResponse(_lines(first, events, leaving.pop_all()), media_type="application/x-ndjson")
+            return StreamingResponse(
+                _lines(first, events, leaving.pop_all()), media_type="application/x-ndjson"
+            )
         raise AssertionError("unreachable")
 
     @app.post("/steer")
     async def post_steer(request: Request, job: SteerJob, lexiscope_client: str = Header("")) -> Response:
-        return await answer(request, lexiscope_client, 2, lambda batches, cancelled: steer(job, shelf, batches, cancelled=cancelled))
+        return await answer(
+            request,
+            lexiscope_client,
+            2,
+            lambda batches, cancelled: steer(job, shelf, batches, cancelled=cancelled),
+        )
 
     @app.post("/sweep")
     async def post_sweep(request: Request, job: SweepJob, lexiscope_client: str = Header("")) -> Response:
         return await answer(
-            request, lexiscope_client, 1 + len(job.strengths), lambda batches, cancelled: sweep(job, shelf, batches, cancelled=cancelled)
+            request,
+            lexiscope_client,
+            1 + len(job.strengths),
+            lambda batches, cancelled: sweep(job, shelf, batches, cancelled=cancelled),
         )
 
     @app.post("/read")
     async def post_read(request: Request, job: ReadJob, lexiscope_client: str = Header("")) -> Response:
-        return await answer(request, lexiscope_client, 1, lambda batches, cancelled: read(job, shelf, cancelled=cancelled))
+        return await answer(
+            request, lexiscope_client, 1, lambda batches, cancelled: read(job, shelf, cancelled=cancelled)
+        )
 
     return app
 

@@ -1,7 +1,8 @@
 """The rows that are being written now: those of one model share its forward passes, whoever asked for them.
 
-A job joins with its prompt, draws from the logits it is given, puts its tokens, and waits for the next step; it leaves when it is done
-or is thrown out. Hooks are set and removed within each pass, so that nothing of one job outlives it or meets another's rows.
+A job joins with its prompt, draws from the logits it is given, puts its tokens, and waits for the next step;
+it leaves when it is done or is thrown out. Hooks are set and removed within each pass, so that nothing of one
+job outlives it or meets another's rows.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -34,7 +35,9 @@ Work = Generator[Event | Pause, None, R]
 class Writer:
     """The rows of one job in a batch."""
 
-    def __init__(self, group: "_Group", logits: Tensor, plans: Sequence[Plan | None], cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, group: "_Group", logits: Tensor, plans: Sequence[Plan | None], cancelled: Callable[[], bool]
+    ) -> None:
         self.plans = plans
         self.cancelled = cancelled
         self.tokens: Tensor | None = None
@@ -86,21 +89,27 @@ class _Group:
         self.batch.leave(range(start, start + len(writer.plans)))
 
     def step(self) -> None:
-        """One token for every row. An error is each writer's, and all rows leave: half a pass may be in the cache."""
+        """One token for every row. An error is each writer's, and all rows leave: half a pass may be in the
+        cache.
+        """
         tokens = [writer.tokens for writer in self.writers if writer.tokens is not None]
         if len(tokens) < len(self.writers):
             raise RuntimeError("a writer waits for a step without having put its tokens")
         plans = [plan for writer in self.writers for plan in writer.plans]
         gone = [writer.cancelled for writer in self.writers]
         try:
-            patched = patches(plans, self.batch.lengths, cancelled=lambda: all(cancelled() for cancelled in gone))
+            patched = patches(
+                plans, self.batch.lengths, cancelled=lambda: all(cancelled() for cancelled in gone)
+            )
             logits = self.batch.step(torch.cat(tokens), patched)
         except Exception as error:
             for writer in self.writers:
                 writer.fail(error)
             self.writers, self.batch = [], Batch(self.batch.model)
             return
-        for writer, own in zip(self.writers, logits.split([len(writer.plans) for writer in self.writers]), strict=True):
+        for writer, own in zip(
+            self.writers, logits.split([len(writer.plans) for writer in self.writers]), strict=True
+        ):
             writer.take(own)
 
 

@@ -41,7 +41,9 @@ class WorkerClient:
 
     @asynccontextmanager
     async def ask(self, job: Job, *, client: str = "") -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of `job`; leaving the block cancels it. Requests of one `client` wait for its own first. Raises WorkerRefused."""
+        """The events of `job`; leaving the block cancels it. Requests of one `client` wait for its own first.
+        Raises WorkerRefused.
+        """
         await self._ensure()
         async with self._connection() as connection:
             response = await self._send(connection, job, client)
@@ -52,19 +54,28 @@ class WorkerClient:
             finally:
                 await response.aclose()
 
-    async def _send(self, connection: httpx.AsyncClient, job: Job, client: str, *, again: bool = True) -> httpx.Response:
+    async def _send(
+        self, connection: httpx.AsyncClient, job: Job, client: str, *, again: bool = True
+    ) -> httpx.Response:
         request = connection.build_request(
-            "POST", PATHS[type(job)], content=job.model_dump_json(), headers=JSON | {"lexiscope-client": quote(client)}
+            "POST",
+            PATHS[type(job)],
+            content=job.model_dump_json(),
+            headers=JSON | {"lexiscope-client": quote(client)},
         )
         try:
             return await connection.send(request, stream=True)
         except httpx.TransportError as error:
             refused = isinstance(error, httpx.ConnectError)
             if self._worker is not None and again and (await asyncio.to_thread(self._worker.lost) or refused):
-                await self._ensure()  # a socket whose process has just died may still take a connection, and drop it
+                await (
+                    self._ensure()
+                )  # a socket whose process has just died may still take a connection, and drop it
                 return await self._send(connection, job, client, again=False)
             if refused:
-                raise WorkerRefused(503, f"No model worker answers at {self.url}.", retry_after="5") from error
+                raise WorkerRefused(
+                    503, f"No model worker answers at {self.url}.", retry_after="5"
+                ) from error
             raise WorkerRefused(503, DIED, retry_after="1") from error
 
     async def health(self) -> Health:
@@ -74,7 +85,9 @@ class WorkerClient:
             try:
                 return Health.model_validate_json((await connection.get("/healthz")).content)
             except (httpx.TransportError, ValidationError) as error:
-                raise WorkerRefused(503, f"No model worker answers at {self.url}.", retry_after="5") from error
+                raise WorkerRefused(
+                    503, f"No model worker answers at {self.url}.", retry_after="5"
+                ) from error
 
     async def _ensure(self) -> None:
         if self._worker is None:
@@ -86,7 +99,9 @@ class WorkerClient:
 
     def _connection(self) -> httpx.AsyncClient:
         if self.url.startswith("unix://"):
-            transport = httpx.AsyncHTTPTransport(uds=self.url.removeprefix("unix://"), verify=False)  # no TLS on a socket file
+            transport = httpx.AsyncHTTPTransport(
+                uds=self.url.removeprefix("unix://"), verify=False
+            )  # no TLS on a socket file
             return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=TIMEOUT)
         return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, trust_env=False)
 

@@ -9,7 +9,8 @@ CONTEXT = 6
 class Detokeniser:
     """Turns one row's tokens into text pieces whose concatenation is its text.
 
-    A window of earlier tokens is decoded along, because some tokenizers drop the space of the first token they decode.
+    A window of earlier tokens is decoded along, because some tokenizers drop the space of the first token
+    they decode.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:

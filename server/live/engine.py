@@ -1,7 +1,8 @@
-"""The one thread that uses the models. Jobs under way take turns, each up to its next pause; then every batch makes a step.
+"""The one thread that uses the models. Jobs under way take turns, each up to its next pause; then every batch
+makes a step.
 
-A job's events are an async iterator for the one who asked. Leaving it early cancels the job: one that waits gives up its place at once,
-one that runs is closed before the next pass.
+A job's events are an async iterator for the one who asked. Leaving it early cancels the job: one that waits
+gives up its place at once, one that runs is closed before the next pass.
 """
 
 import asyncio
@@ -74,7 +75,9 @@ class Ticket:
 
 
 class Engine:
-    """`rows` rows may be under way at once, and `queue` requests wait behind them, for at most `seconds` each once they run."""
+    """`rows` rows may be under way at once, and `queue` requests wait behind them, for at most `seconds` each
+    once they run.
+    """
 
     def __init__(self, *, queue: int, rows: int, seconds: float) -> None:
         self.queue = FairQueue[Ticket](queue)
@@ -96,7 +99,9 @@ class Engine:
     def tokens_per_second(self) -> float:
         """Tokens written in the last seconds in which any were, all rows counted."""
         steps = list(self._speeds)
-        return sum(rows for _, rows in steps) / max(sum(seconds for seconds, _ in steps), 1e-9) if steps else 0.0
+        return (
+            sum(rows for _, rows in steps) / max(sum(seconds for seconds, _ in steps), 1e-9) if steps else 0.0
+        )
 
     @property
     def retry_after(self) -> int:
@@ -178,10 +183,16 @@ def refusal(error: Exception) -> SteerError:
         case Cancelled():
             return SteerError(status=499, error="The request was cancelled.")
         case TimeoutError():
-            return SteerError(status=504, error="The request took longer than a request may. What was written stands; ask for less.")
+            return SteerError(
+                status=504,
+                error="The request took longer than a request may. What was written stands; ask for less.",
+            )
         case NotLoadable():
             return SteerError(status=503, error=str(error))
         case LexiscopeError():
             return SteerError(status=422, error=str(error))
     log.error("a job failed", exc_info=error)
-    return SteerError(status=500, error=f"The model worker failed on this request ({type(error).__name__}); its log has the details.")
+    return SteerError(
+        status=500,
+        error=f"The model worker failed on this request ({type(error).__name__}); its log has the details.",
+    )

@@ -1,6 +1,8 @@
-"""One steer from job to events: default and steered text drawn side by side as two rows of one batch, with the same random numbers.
+"""One steer from job to events: default and steered text drawn side by side as two rows of one batch, with
+the same random numbers.
 
-Knows nothing about sockets or queues: a SteerJob goes in; events come out, and pauses where the other jobs may go on.
+Knows nothing about sockets or queues: a SteerJob goes in; events come out, and pauses where the other jobs
+may go on.
 """
 
 import time
@@ -27,22 +29,27 @@ from server.live.writing import Row
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
 
 
-def steer(job: SteerJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False) -> Work[None]:
+def steer(
+    job: SteerJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False
+) -> Work[None]:
     """The events of one job. Everything that can be wrong with it is raised before the first one.
 
-    Raises NotLoadable (model or checkpoint gone), ModelError and CheckpointError (what was asked does not fit), and Cancelled, at
-    the latest one forward pass after `cancelled` turns true.
+    Raises NotLoadable (model or checkpoint gone), ModelError and CheckpointError (what was asked does not
+    fit), and Cancelled, at the latest one forward pass after `cancelled` turns true.
     """
     extra = [] if job.controls is None else [plain.checkpoint_path for plain in job.controls.plain]
     extra += [] if job.moved is None else [job.moved.checkpoint_path]
-    model, vocabulary = yield from loaded(shelf, job.model_path, job.model, [*checkpoint_paths(job.interventions), *extra])
+    model, vocabulary = yield from loaded(
+        shelf, job.model_path, job.model, [*checkpoint_paths(job.interventions), *extra]
+    )
     prompt = tokenised(model, job.prompt, job.max_tokens)
     done = plan(job.interventions, shelf.dictionary, model, prompt=len(prompt))
     check(job.interventions, model, len(prompt) + job.max_tokens)
     if cancelled():
         raise Cancelled
     yield SteerResolved(
-        features=[asked.feature for asked in job.interventions], prompt_tokens=[vocabulary.token(token) for token in prompt]
+        features=[asked.feature for asked in job.interventions],
+        prompt_tokens=[vocabulary.token(token) for token in prompt],
     )
     rows = [Row(model, prompt, max_tokens=job.max_tokens, stop=job.stop) for _ in range(2)]
     sampler = Sampler(job, 2, model.vocab_size, model.device)
@@ -87,7 +94,9 @@ def steer(job: SteerJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[
 
 
 def loaded(shelf: Shelf, model_path: str, model_id: str, paths: list[str]) -> Work[Shelved]:
-    """The model with its dictionaries; the other jobs go on while they are read from disk. Raises NotLoadable."""
+    """The model with its dictionaries; the other jobs go on while they are read from disk. Raises
+    NotLoadable.
+    """
     if not shelf.has(model_path, model_id, paths):
         future = LOADER.submit(shelf.prepare, model_path, model_id, paths)
         while not future.done():
@@ -97,13 +106,19 @@ def loaded(shelf: Shelf, model_path: str, model_id: str, paths: list[str]) -> Wo
 
 
 def checkpoint_paths(interventions: Sequence[Intervention]) -> list[str]:
-    places: list[Located | None] = [place for asked in interventions for place in (asked, asked.to, asked.when)]
+    places: list[Located | None] = [
+        place for asked in interventions for place in (asked, asked.to, asked.when)
+    ]
     return list(dict.fromkeys(place.checkpoint_path for place in places if place is not None))
 
 
 @contextmanager
 def writing(
-    batches: Batches, model: LanguageModel, prompt: Sequence[int], plans: Sequence[Plan | None], cancelled: Callable[[], bool]
+    batches: Batches,
+    model: LanguageModel,
+    prompt: Sequence[int],
+    plans: Sequence[Plan | None],
+    cancelled: Callable[[], bool],
 ) -> Iterator[Writer]:
     """Rows in a batch, taken out again however the block ends."""
     writer = batches.join(model, prompt, plans, cancelled=cancelled)
@@ -133,7 +148,9 @@ def check(interventions: Sequence[Intervention], model: LanguageModel, length: i
         for place in (asked, asked.to):
             if place is not None and not 0 <= place.feature.name.id < model.vocab_size:
                 name = place.feature.name.id
-                raise ModelError(f"{place.feature.id} is named by token {name}, but {model.id} has {model.vocab_size:,} tokens.")
+                raise ModelError(
+                    f"{place.feature.id} is named by token {name}, but {model.id} has {model.vocab_size:,} tokens."
+                )
         if asked.positions and max(asked.positions) >= length:
             raise ModelError(
                 f"{asked.feature.id}: there is no position {max(asked.positions)}; prompt and new tokens take positions 0 to {length - 1}."
@@ -174,7 +191,9 @@ def _drawn(
     best = log_probabilities.topk(n_top)
     own = log_probabilities[torch.arange(len(rows)), list(tokens)].tolist()
     events: list[Generated | None] = []
-    for row, token, logprob, scores, ids in zip(rows, tokens, own, best.values.tolist(), best.indices.tolist(), strict=True):
+    for row, token, logprob, scores, ids in zip(
+        rows, tokens, own, best.values.tolist(), best.indices.tolist(), strict=True
+    ):
         if row.end is not None:
             events.append(None)
             continue

@@ -1,14 +1,16 @@
-"""Interventions as patches of the residual stream. The dictionary's error term is kept: x' = x + Δ; position 0 (BOS) is never touched.
+"""Interventions as patches of the residual stream. The dictionary's error term is kept: x' = x + Δ; position
+0 (BOS) is never touched.
 
-Every Δ is a length along the unit direction d of the feature that is pushed; z(x) is a feature's activation in the code of x:
+Every Δ is a length along the unit direction d of the feature that is pushed; z(x) is a feature's activation
+in the code of x:
     add         strength · mean_norm · d                     mean_norm: the layer's mean residual norm, position 0 excluded
     orthogonal  the same, then x' is given the norm of x
     clamp       (target − z(x)) · w(x)                        w(x): what one unit of the feature's activation adds to x's reconstruction
     scale       (factor − 1) · z(x) · w(x)
     ablate      −z(x) · w(x)
     swap A → B  −z_A(x) · w_A(x), and strength · z_A(x) · w_B(x)
-All interventions of one layer read the same x, so their order does not matter; those of a later layer read what earlier ones left.
-A control is the same plan with other directions pushed, at the same lengths.
+All interventions of one layer read the same x, so their order does not matter; those of a later layer read
+what earlier ones left. A control is the same plan with other directions pushed, at the same lengths.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +55,9 @@ class Feature:
     """the same dictionary with this feature only: its pre-activation costs one row instead of d_sae"""
 
     def activation(self, x: Tensor) -> Tensor:
-        """[n] the activation in the code of each x [n, d_model]; the whole code is made only where the feature could be in it."""
+        """[n] the activation in the code of each x [n, d_model]; the whole code is made only where the
+        feature could be in it.
+        """
         if self.dictionary.threshold is not None:
             code = self.alone.encode(x)
             return code.values.sum(-1)
@@ -66,7 +70,9 @@ class Feature:
     def unit(self, x: Tensor) -> Tensor:
         """[n] the length that one unit of its activation adds to the reconstruction of each x."""
         ones = torch.ones(len(x), device=x.device)
-        return self.dictionary.writes(x, torch.full((len(x),), self.index, device=x.device), ones).norm(dim=-1)
+        return self.dictionary.writes(x, torch.full((len(x),), self.index, device=x.device), ones).norm(
+            dim=-1
+        )
 
     @property
     def direction(self) -> Tensor:
@@ -125,13 +131,20 @@ class Plan:
 
     def watched(self) -> set[int]:
         """The layers that must be patched: changed there, or read there for a condition."""
-        return {*self.layers, *(change.when[0] for changes in self.layers.values() for change in changes if change.when)}
+        return {
+            *self.layers,
+            *(change.when[0] for changes in self.layers.values() for change in changes if change.when),
+        }
 
     def pushing(self, directions: Sequence[Tensor]) -> "Plan":
         """The same changes along other directions, one an intervention, scaled to norm 1."""
 
         def turned(push: Push) -> Push:
-            return push if push.named is None else replace(push, direction=F.normalize(directions[push.named], dim=0))
+            return (
+                push
+                if push.named is None
+                else replace(push, direction=F.normalize(directions[push.named], dim=0))
+            )
 
         return replace(
             self,
@@ -143,7 +156,9 @@ class Plan:
 
 
 def plan(interventions: Sequence[Intervention], load: Load, model: LanguageModel, *, prompt: int) -> Plan:
-    """The plan of one steered row. Raises ModelError and CheckpointError for what does not fit the model or the dictionary."""
+    """The plan of one steered row. Raises ModelError and CheckpointError for what does not fit the model or
+    the dictionary.
+    """
     model.check_layers([asked.feature.layer for asked in interventions])
     layers: dict[int, list[Change]] = {}
     ablated: set[tuple[object, ...]] = set()
@@ -160,7 +175,10 @@ def plan(interventions: Sequence[Intervention], load: Load, model: LanguageModel
             )
         when = None if asked.when is None else (asked.when.feature.layer, feature(asked.when, load, model))
         change = Change(
-            _pushes(asked, number, load, model), asked.where, None if asked.positions is None else frozenset(asked.positions), when
+            _pushes(asked, number, load, model),
+            asked.where,
+            None if asked.positions is None else frozenset(asked.positions),
+            when,
         )
         layers.setdefault(asked.feature.layer, []).append(change)
     return Plan(layers, prompt)
@@ -170,9 +188,13 @@ def feature(asked: Located, load: Load, model: LanguageModel) -> Feature:
     """Raises ModelError and CheckpointError: another width, an index out of range."""
     dictionary, index = load(asked.checkpoint_path).dictionary, asked.feature.index
     if dictionary.d_in != model.d_model:
-        raise ModelError(f"{asked.feature.id} reads {dictionary.d_in} dimensions, but {model.id} has {model.d_model}.")
+        raise ModelError(
+            f"{asked.feature.id} reads {dictionary.d_in} dimensions, but {model.id} has {model.d_model}."
+        )
     if not 0 <= index < dictionary.d_sae:
-        raise CheckpointError(f"{asked.feature.id}: {asked.checkpoint_path} has {dictionary.d_sae:,} features; index the run again.")
+        raise CheckpointError(
+            f"{asked.feature.id}: {asked.checkpoint_path} has {dictionary.d_sae:,} features; index the run again."
+        )
     alone = replace(
         dictionary,
         W_enc=dictionary.W_enc[:, index : index + 1].contiguous(),
@@ -194,20 +216,29 @@ def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) 
     match asked.mode:
         case "add" | "orthogonal":
             length = strength * _mean_norm(asked, load)
-            return (Push(own.direction, lambda x: length, keep_norm=asked.mode == "orthogonal", named=number),)
+            return (
+                Push(own.direction, lambda x: length, keep_norm=asked.mode == "orthogonal", named=number),
+            )
         case "clamp":
             target = _target(asked)
             return (Push(own.direction, along(lambda x: target - own.activation(x), own), named=number),)
         case "scale":
-            return (Push(own.direction, along(lambda x: (strength - 1) * own.activation(x), own), named=number),)
+            return (
+                Push(own.direction, along(lambda x: (strength - 1) * own.activation(x), own), named=number),
+            )
         case "ablate":
             return (Push(own.direction, along(lambda x: -own.activation(x), own), named=number),)
         case "swap":
             if asked.to is None or asked.to.feature.layer != asked.feature.layer:
-                raise ModelError(f"{asked.feature.id} can be swapped only for a feature of its own layer, {asked.feature.layer}.")
+                raise ModelError(
+                    f"{asked.feature.id} can be swapped only for a feature of its own layer, {asked.feature.layer}."
+                )
             other = feature(asked.to, load, model)
             taken = Push(own.direction, along(lambda x: -own.activation(x), own))
-            return (taken, Push(other.direction, along(lambda x: strength * own.activation(x), other), named=number))
+            return (
+                taken,
+                Push(other.direction, along(lambda x: strength * own.activation(x), other), named=number),
+            )
 
 
 def _mean_norm(asked: Intervention, load: Load) -> float:
@@ -230,10 +261,13 @@ def _target(asked: Intervention) -> float:
     return asked.strength * asked.max_activation
 
 
-def patches(plans: Sequence[Plan | None], first: Sequence[int], *, cancelled: Callable[[], bool] = lambda: False) -> dict[int, Patch]:
+def patches(
+    plans: Sequence[Plan | None], first: Sequence[int], *, cancelled: Callable[[], bool] = lambda: False
+) -> dict[int, Patch]:
     """{layer: patch} for one forward pass over rows with these plans (None: left alone).
 
-    `first` is each row's position of the pass's first column. A patch raises Cancelled when `cancelled` says so.
+    `first` is each row's position of the pass's first column. A patch raises Cancelled when `cancelled` says
+    so.
     """
     fires: dict[tuple[int, int], Tensor] = {}
 
@@ -258,7 +292,10 @@ def patches(plans: Sequence[Plan | None], first: Sequence[int], *, cancelled: Ca
 
         return patch
 
-    return {layer: patch_of(layer) for layer in sorted({layer for done in plans if done is not None for layer in done.watched()})}
+    return {
+        layer: patch_of(layer)
+        for layer in sorted({layer for done in plans if done is not None for layer in done.watched()})
+    }
 
 
 def _look(done: Plan, layer: int, x: Tensor, row: int, fires: dict[tuple[int, int], Tensor]) -> None:
@@ -269,7 +306,9 @@ def _look(done: Plan, layer: int, x: Tensor, row: int, fires: dict[tuple[int, in
                 fires[row, id(change)] = change.when[1].activation(x) > 0
 
 
-def _delta(done: Plan, layer: int, x: Tensor, first: int, row: int, fires: dict[tuple[int, int], Tensor]) -> Tensor | None:
+def _delta(
+    done: Plan, layer: int, x: Tensor, first: int, row: int, fires: dict[tuple[int, int], Tensor]
+) -> Tensor | None:
     total = None
     for change in done.layers.get(layer, ()):
         here = change.at(first, len(x), done.prompt)

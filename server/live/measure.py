@@ -1,8 +1,10 @@
-"""What a steer did, read in one more pass over the finished texts: every token given, default, steered and control rows side by side.
+"""What a steer did, read in one more pass over the finished texts: every token given, default, steered and
+control rows side by side.
 
-Two texts are read. The steered row's own, by the unsteered and by the steered model: KL at each of its positions, and how likely the
-unsteered model finds it. The default row's, by the unsteered model, the steered one and every control: a text that none of them
-was steered to write, so that probabilities of the named tokens, and what other features do, compare at equal ground.
+Two texts are read. The steered row's own, by the unsteered and by the steered model: KL at each of its
+positions, and how likely the unsteered model finds it. The default row's, by the unsteered model, the steered
+one and every control: a text that none of them was steered to write, so that probabilities of the named
+tokens, and what other features do, compare at equal ground.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +31,9 @@ class Names(NamedTuple):
 
     features: list[FeatureRef]
     wanted: list[int]
-    """+1 where the token's probability was asked to rise, −1 to fall, 0 where the controls say nothing (what a swap takes away)"""
+    """+1 where the token's probability was asked to rise, −1 to fall, 0 where the controls say nothing (what
+    a swap takes away)
+    """
 
     @property
     def ids(self) -> list[int]:
@@ -150,7 +154,9 @@ def measure(
     made, missing = ([], []) if controls is None else make_controls(model, load, interventions, controls)
     told = [Told(text, who) for text in (steered, default) for who in (None, done)]
     told += [Told(default, done.pushing(one.directions)) for one in made]
-    heard = yield from hear(model, prompt, told, keep=None if moved is None else moved.layer, cancelled=cancelled)
+    heard = yield from hear(
+        model, prompt, told, keep=None if moved is None else moved.layer, cancelled=cancelled
+    )
     own, ground = heard[:2], heard[2:]
     unsteered = ground[0].log_probabilities
     base, after, *others = [against(row.log_probabilities, unsteered, named.ids) for row in ground]
@@ -175,7 +181,9 @@ def measure(
     rose: list[RawMoved] = []
     fell: list[RawMoved] = []
     if moved is not None and ground[0].residual is not None and ground[1].residual is not None:
-        exclude = {asked.pushed.feature.id for asked in interventions} | {asked.feature.id for asked in interventions}
+        exclude = {asked.pushed.feature.id for asked in interventions} | {
+            asked.feature.id for asked in interventions
+        }
         rose, fell = _moved(load, moved, ground[0].residual, ground[1].residual, exclude, model.id)
     return RawMeasured(
         kl=kl.tolist(),
@@ -183,7 +191,10 @@ def measure(
         kl_default_text=after.kl.mean().item(),
         perplexity_default=perplexity(unsteered, default),
         perplexity_steered=perplexity(own[0].log_probabilities, steered),
-        named=[_run(named, place, base, after, others, controlled=controls is not None) for place in range(len(named.features))],
+        named=[
+            _run(named, place, base, after, others, controlled=controls is not None)
+            for place in range(len(named.features))
+        ],
         controls=answered,
         controls_missing=missing,
         moved_source="" if moved is None else moved.source,
@@ -192,7 +203,9 @@ def measure(
     )
 
 
-def _run(named: Names, place: int, base: Against, after: Against, others: Sequence[Against], *, controlled: bool) -> NamedRun:
+def _run(
+    named: Names, place: int, base: Against, after: Against, others: Sequence[Against], *, controlled: bool
+) -> NamedRun:
     before, now, *controls = [row.probability[:, place].mean().item() for row in (base, after, *others)]
     wanted = named.wanted[place]
     beats = all(wanted * (now - other) > 0 for other in (before, *controls))
@@ -223,13 +236,22 @@ def make_controls(
     made = [Made("embedding", [model.embedding[one.feature.name.id] for one in pushed], [])]
     missing = []
     for drawn in controls.random:
-        directions = [load(one.checkpoint_path).dictionary.W_dec[ref.index] for one, ref in zip(pushed, drawn, strict=True)]
+        directions = [
+            load(one.checkpoint_path).dictionary.W_dec[ref.index]
+            for one, ref in zip(pushed, drawn, strict=True)
+        ]
         made.append(Made("random", directions, [ref.id for ref in drawn]))
     if not controls.random:
         missing.append("random: the index holds no other live feature of like density")
     if controls.plain:
-        near = [_nearest(load, plain, one.checkpoint_path, one.feature.index) for plain, one in zip(controls.plain, pushed, strict=True)]
-        ids = [f"{one.feature.model}/{plain.source}/{index}" for plain, one, (index, _) in zip(controls.plain, pushed, near, strict=True)]
+        near = [
+            _nearest(load, plain, one.checkpoint_path, one.feature.index)
+            for plain, one in zip(controls.plain, pushed, strict=True)
+        ]
+        ids = [
+            f"{one.feature.model}/{plain.source}/{index}"
+            for plain, one, (index, _) in zip(controls.plain, pushed, near, strict=True)
+        ]
         made.append(Made("plain", [direction for _, direction in near], ids))
     else:
         missing.append("plain: the index holds no other plain dictionary at each steered layer")
@@ -247,12 +269,19 @@ def _nearest(load: Load, plain: Source, checkpoint_path: str, index: int) -> tup
 def _moved(
     load: Load, source: Source, default: Tensor, steered: Tensor, exclude: set[str], model_id: str
 ) -> tuple[list[RawMoved], list[RawMoved]]:
-    """The features whose mean activation rose and fell most over these positions [n, d_model] of the two models."""
+    """The features whose mean activation rose and fell most over these positions [n, d_model] of the two
+    models.
+    """
     dictionary = load(source.checkpoint_path).dictionary
     means = []
     for x in (default, steered):
         code = dictionary.encode(x)
-        means.append(torch.zeros(dictionary.d_sae, device=x.device).index_add_(0, code.indices.flatten(), code.values.flatten()) / len(x))
+        means.append(
+            torch.zeros(dictionary.d_sae, device=x.device).index_add_(
+                0, code.indices.flatten(), code.values.flatten()
+            )
+            / len(x)
+        )
     change = means[1] - means[0]
     for feature_id in exclude:
         name, _, index = feature_id.rpartition("/")
@@ -262,7 +291,11 @@ def _moved(
 
     def listed(order: Tensor) -> list[RawMoved]:
         return [
-            RawMoved(id=f"{model_id}/{source.source}/{index}", default=means[0][index].item(), steered=means[1][index].item())
+            RawMoved(
+                id=f"{model_id}/{source.source}/{index}",
+                default=means[0][index].item(),
+                steered=means[1][index].item(),
+            )
             for index in order.tolist()
         ]
 

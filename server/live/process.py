@@ -31,7 +31,9 @@ class WorkerDown(LexiscopeError):
 
 
 class Worker:
-    """One worker process behind a unix domain socket that only this user may open. Methods may be called from any thread."""
+    """One worker process behind a unix domain socket that only this user may open. Methods may be called from
+    any thread.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -47,7 +49,9 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -68,7 +72,9 @@ class Worker:
             deadline = time.monotonic() + START_SECONDS
             while not self._healthy:
                 if process.poll() is not None:
-                    raise WorkerDown(f"The model worker ended with status {process.returncode} while it started; its log has the details.")
+                    raise WorkerDown(
+                        f"The model worker ended with status {process.returncode} while it started; its log has the details."
+                    )
                 if time.monotonic() > deadline:
                     raise WorkerDown(f"The model worker did not answer within {START_SECONDS:.0f} seconds.")
                 self._healthy = self._answers()
@@ -76,7 +82,9 @@ class Worker:
                     time.sleep(0.05)
 
     def lost(self) -> bool:
-        """Its socket refused or dropped a connection: has the process ended? Waited for, so that `ensure` starts another."""
+        """Its socket refused or dropped a connection: has the process ended? Waited for, so that `ensure`
+        starts another.
+        """
         process = self._process
         if process is not None:
             with suppress(subprocess.TimeoutExpired):
@@ -101,7 +109,9 @@ class Worker:
         self.socket.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         settings = {
-            f"LEXISCOPE_{name.upper()}": str(value) for name, value in self._settings.model_dump().items() if name.startswith("worker_")
+            f"LEXISCOPE_{name.upper()}": str(value)
+            for name, value in self._settings.model_dump().items()
+            if name.startswith("worker_")
         }
         environment = {**os.environ, **settings, "PYTHONPATH": path}
         command = [sys.executable, "-m", "server.live", "--socket", str(self.socket), "--leash"]
@@ -110,14 +120,18 @@ class Worker:
 
     def _answers(self) -> bool:
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket), verify=False), timeout=2) as client:
+            with httpx.Client(
+                transport=httpx.HTTPTransport(uds=str(self.socket), verify=False), timeout=2
+            ) as client:
                 return client.get("http://worker/healthz").status_code == 200
         except httpx.TransportError:
             return False
 
 
 def spawn_worker(settings: Settings, *, wait: bool = True) -> Worker:
-    """A started worker, to be closed by its owner (`with`, or `close`). `wait=False` returns before it answers. Raises WorkerDown."""
+    """A started worker, to be closed by its owner (`with`, or `close`). `wait=False` returns before it
+    answers. Raises WorkerDown.
+    """
     worker = Worker(settings)
     try:
         worker.ensure() if wait else worker.start()

@@ -1,4 +1,6 @@
-"""Who is next: a bounded queue that is fair between clients. Each client's requests keep their order; clients take turns."""
+"""Who is next: a bounded queue that is fair between clients. Each client's requests keep their order; clients
+take turns.
+"""
 
 import threading
 from collections import OrderedDict, deque
@@ -12,7 +14,9 @@ class QueueFull(Exception):
 
 
 class FairQueue(Generic[T]):
-    """`bound` requests may wait, and half of them (rounded up) of one client, so that nobody fills it for the others."""
+    """`bound` requests may wait, and half of them (rounded up) of one client, so that nobody fills it for the
+    others.
+    """
 
     def __init__(self, bound: int) -> None:
         self.bound = bound

@@ -1,4 +1,6 @@
-"""Texts through dictionaries: which features fire on each token, and what each dictionary leaves unexplained. Position 0 is not read."""
+"""Texts through dictionaries: which features fire on each token, and what each dictionary leaves unexplained.
+Position 0 is not read.
+"""
 
 from collections.abc import Callable
 
@@ -14,21 +16,35 @@ from server.live.wire import RawRead, RawReading, RawTokens, ReadJob, Source
 
 
 def read(job: ReadJob, shelf: Shelf, *, cancelled: Callable[[], bool] = lambda: False) -> Work[None]:
-    """`tokens`, a `reading` for each text and dictionary, `read`. Raises NotLoadable, ModelError, CheckpointError, Cancelled."""
-    paths = [source.checkpoint_path for source in job.sources] + ([] if job.follow is None else [job.follow.checkpoint_path])
+    """`tokens`, a `reading` for each text and dictionary, `read`. Raises NotLoadable, ModelError,
+    CheckpointError, Cancelled.
+    """
+    paths = [source.checkpoint_path for source in job.sources] + (
+        [] if job.follow is None else [job.follow.checkpoint_path]
+    )
     model, vocabulary = yield from loaded(shelf, job.model_path, job.model, paths)
     texts = [model.tokenise(text) for text in job.texts]
     for tokens in texts:
         if not tokens:
             raise ModelError(f"The text holds no token of {model.id}: write at least one word.")
         if len(tokens) >= model.context_length:
-            raise ModelError(f"The text is {len(tokens):,} tokens; {model.id} reads {model.context_length - 1:,} at once. Shorten it.")
+            raise ModelError(
+                f"The text is {len(tokens):,} tokens; {model.id} reads {model.context_length - 1:,} at once. Shorten it."
+            )
     followed = None if job.follow is None else feature(job.follow, shelf.dictionary, model)
-    layers = sorted({source.layer for source in job.sources} | ({job.follow.feature.layer} if job.follow else set()))
+    layers = sorted(
+        {source.layer for source in job.sources} | ({job.follow.feature.layer} if job.follow else set())
+    )
     model.check_layers(layers)
-    wrong = [source for source in job.sources if shelf.dictionary(source.checkpoint_path).dictionary.d_in != model.d_model]
+    wrong = [
+        source
+        for source in job.sources
+        if shelf.dictionary(source.checkpoint_path).dictionary.d_in != model.d_model
+    ]
     if wrong:
-        raise ModelError(f"{wrong[0].checkpoint_path} does not fit {model.id}: it reads another width than {model.d_model}.")
+        raise ModelError(
+            f"{wrong[0].checkpoint_path} does not fit {model.id}: it reads another width than {model.d_model}."
+        )
     yield RawTokens(texts=[[vocabulary.token(token) for token in tokens] for tokens in texts])
     values: list[list[float]] = []
     for number, tokens in enumerate(texts):
@@ -39,7 +55,12 @@ def read(job: ReadJob, shelf: Shelf, *, cancelled: Callable[[], bool] = lambda: 
         for source in job.sources:
             if cancelled():
                 raise Cancelled
-            yield _reading(number, source, shelf.dictionary(source.checkpoint_path), residuals[source.layer][0, 1:].float())
+            yield _reading(
+                number,
+                source,
+                shelf.dictionary(source.checkpoint_path),
+                residuals[source.layer][0, 1:].float(),
+            )
             yield Pause.TURN
         if job.follow is not None and followed is not None:
             values.append(followed.activation(residuals[job.follow.feature.layer][0, 1:].float()).tolist())

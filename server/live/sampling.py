@@ -1,4 +1,5 @@
-"""How the next token of each row is drawn: penalty, temperature, cuts, and one draw of random numbers that all rows share.
+"""How the next token of each row is drawn: penalty, temperature, cuts, and one draw of random numbers that
+all rows share.
 
 Equal rows therefore stay equal, and rows that differ differ because of what was done to them.
 """
@@ -28,7 +29,9 @@ class Sampler:
         if asked.temperature > 0:
             uniform = torch.rand(logits.shape[-1], generator=self._generator).clamp_min(1e-20)
             noise = -(-uniform.log()).log()
-            logits = cut(logits / asked.temperature, top_k=asked.top_k, top_p=asked.top_p) + noise.to(self._device)
+            logits = cut(logits / asked.temperature, top_k=asked.top_k, top_p=asked.top_p) + noise.to(
+                self._device
+            )
         tokens = logits.argmax(-1)
         if self._counts is not None:
             self._counts[torch.arange(len(tokens), device=self._device), tokens] += 1
@@ -36,7 +39,9 @@ class Sampler:
 
 
 def cut(logits: Tensor, *, top_k: int, top_p: float) -> Tensor:
-    """Logits [rows, vocab] with −∞ outside the `top_k` likeliest (0: all) and outside the fewest likeliest that hold `top_p`."""
+    """Logits [rows, vocab] with −∞ outside the `top_k` likeliest (0: all) and outside the fewest likeliest
+    that hold `top_p`.
+    """
     if 0 < top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
     if top_p < 1:

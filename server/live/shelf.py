@@ -1,7 +1,9 @@
-"""What the worker keeps in memory: language models and dictionaries by path, within one budget; the least recently used leaves first.
+"""What the worker keeps in memory: language models and dictionaries by path, within one budget; the least
+recently used leaves first.
 
-A model or checkpoint that changed on disk is loaded afresh. Weights of dictionaries stored in float32 are mapped from their file,
-not read. Methods may be called from any thread; what a request holds stays usable after it has left the shelf.
+A model or checkpoint that changed on disk is loaded afresh. Weights of dictionaries stored in float32 are
+mapped from their file, not read. Methods may be called from any thread; what a request holds stays usable
+after it has left the shelf.
 """
 
 import threading
@@ -38,7 +40,9 @@ class NotLoadable(LexiscopeError):
 class Shelf:
     """`memory` bytes are a budget, not a wall: what was asked for last always fits."""
 
-    def __init__(self, *, memory: int = 4 << 30, device: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, *, memory: int = 4 << 30, device: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._memory = memory
         self._dtype = dtype
@@ -127,7 +131,9 @@ def _dictionary_key(path: str) -> Key:
 
 
 def _stamp(path: Path) -> str:
-    """When a file, or any in a folder, last changed; empty for one that is not there (a hub's name, or gone: loading says so)."""
+    """When a file, or any in a folder, last changed; empty for one that is not there (a hub's name, or gone:
+    loading says so).
+    """
     try:
         files = list(path.iterdir()) if path.is_dir() else [path]
         return str(max((file.stat().st_mtime_ns for file in files), default=0))
@@ -136,9 +142,13 @@ def _stamp(path: Path) -> str:
 
 
 def _size(dictionary: Dictionary) -> int:
-    return sum(tensor.nbytes for tensor in (getattr(dictionary, name) for name in TENSORS) if tensor is not None)
+    return sum(
+        tensor.nbytes for tensor in (getattr(dictionary, name) for name in TENSORS) if tensor is not None
+    )
 
 
 def _on(dictionary: Dictionary, device: torch.device) -> Dictionary:
     tensors = {name: getattr(dictionary, name) for name in TENSORS}
-    return replace(dictionary, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
+    return replace(
+        dictionary, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None}
+    )

@@ -1,4 +1,6 @@
-"""The same steer at several strengths: one row each beside the default one, in one batch, with the same random numbers."""
+"""The same steer at several strengths: one row each beside the default one, in one batch, with the same
+random numbers.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -22,11 +24,18 @@ RULE = (
 )
 
 
-def sweep(job: SweepJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False) -> Work[None]:
+def sweep(
+    job: SweepJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False
+) -> Work[None]:
     """`resolved`, then `swept`. Raises what `generation.steer` raises."""
-    model, vocabulary = yield from loaded(shelf, job.model_path, job.model, checkpoint_paths(job.interventions))
+    model, vocabulary = yield from loaded(
+        shelf, job.model_path, job.model, checkpoint_paths(job.interventions)
+    )
     prompt = tokenised(model, job.prompt, job.max_tokens)
-    asked = [[one.model_copy(update={"strength": strength}) for one in job.interventions] for strength in job.strengths]
+    asked = [
+        [one.model_copy(update={"strength": strength}) for one in job.interventions]
+        for strength in job.strengths
+    ]
     plans = [plan(each, shelf.dictionary, model, prompt=len(prompt)) for each in asked]
     check(job.interventions, model, len(prompt) + job.max_tokens)
     if cancelled():
@@ -57,7 +66,9 @@ def sweep(job: SweepJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[
         point = SweepPoint(
             strength=job.strengths[place - 1] if place else 0.0,
             named=_named(
-                named, against(first[[place]], first[[0]], named.ids), against(ground.log_probabilities, base.log_probabilities, named.ids)
+                named,
+                against(first[[place]], first[[0]], named.ids),
+                against(ground.log_probabilities, base.log_probabilities, named.ids),
             ),
             kl_first=against(first[[place]], first[[0]], named.ids).kl[0].item(),
             kl=_kl(own.log_probabilities, unsteered.log_probabilities, named.ids),
@@ -68,19 +79,31 @@ def sweep(job: SweepJob, shelf: Shelf, batches: Batches, *, cancelled: Callable[
         points.append(point)
     swept = [names(each).wanted for each in asked]
     unit: Unit = job.interventions[0].unit
-    yield SteerSwept(unit=unit, default=points[0], points=points[1:], sweet_spot=sweet_spot(points[0], points[1:], swept), rule=RULE)
+    yield SteerSwept(
+        unit=unit,
+        default=points[0],
+        points=points[1:],
+        sweet_spot=sweet_spot(points[0], points[1:], swept),
+        rule=RULE,
+    )
 
 
-def sweet_spot(default: SweepPoint, points: Sequence[SweepPoint], wanted: Sequence[Sequence[int]]) -> float | None:
+def sweet_spot(
+    default: SweepPoint, points: Sequence[SweepPoint], wanted: Sequence[Sequence[int]]
+) -> float | None:
     """`RULE`; `wanted` gives each point's direction for each named token (lexiscope's `measure.Names`)."""
 
     def gain(point: SweepPoint, ways: Sequence[int]) -> float:
-        return sum(way * (now.probability - before.probability) for way, now, before in zip(ways, point.named, default.named, strict=True))
+        return sum(
+            way * (now.probability - before.probability)
+            for way, now, before in zip(ways, point.named, default.named, strict=True)
+        )
 
     readable = [
         (gain(point, ways), -abs(point.strength), point.strength)
         for point, ways in zip(points, wanted, strict=True)
-        if point.perplexity <= PERPLEXITY * default.perplexity and point.distinct >= DISTINCT * default.distinct
+        if point.perplexity <= PERPLEXITY * default.perplexity
+        and point.distinct >= DISTINCT * default.distinct
     ]
     best = max(readable, default=None)
     return best[2] if best is not None and best[0] > 0 else None

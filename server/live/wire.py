@@ -1,8 +1,9 @@
-"""What crosses the worker's socket: jobs in, with every name and path already resolved; events out, with features by id alone.
+"""What crosses the worker's socket: jobs in, with every name and path already resolved; events out, with
+features by id alone.
 
-`POST /steer`, `/sweep` and `/read` take a job and answer one JSON event a line, `done`, `swept`, `read` or `error` last. What is wrong
-before the first event is an ErrorRecord with its status instead. `GET /healthz` answers WorkerHealth. The web server puts the names to
-features that the worker found (`server.naming`).
+`POST /steer`, `/sweep` and `/read` take a job and answer one JSON event a line, `done`, `swept`, `read` or
+`error` last. What is wrong before the first event is an ErrorRecord with its status instead. `GET /healthz`
+answers WorkerHealth. The web server puts the names to features that the worker found (`server.naming`).
 """
 
 from typing import Annotated, Literal
@@ -34,7 +35,9 @@ class Source(Record):
     source: str
     layer: int
     checkpoint_path: str
-    mean_norm: float | None = Field(None, description="the layer's mean residual norm, where the checkpoint itself does not say")
+    mean_norm: float | None = Field(
+        None, description="the layer's mean residual norm, where the checkpoint itself does not say"
+    )
 
 
 class Located(Record):
@@ -43,7 +46,9 @@ class Located(Record):
     feature: FeatureRef
     checkpoint_path: str
     mean_norm: float | None = Field(None, description="as in Source")
-    max_activation: float | None = Field(None, description="on the indexed text; what a clamp in multiples of the maximum needs")
+    max_activation: float | None = Field(
+        None, description="on the indexed text; what a clamp in multiples of the maximum needs"
+    )
 
 
 class Intervention(Located):
@@ -66,8 +71,12 @@ class Intervention(Located):
 class Controls(Record):
     """What the controls are made of; the embedding needs nothing."""
 
-    random: list[list[FeatureRef]] = Field([], description="each: a feature of equal density for every intervention, of its dictionary")
-    plain: list[Source] = Field([], description="the plain dictionary at each intervention's layer; empty where one is missing")
+    random: list[list[FeatureRef]] = Field(
+        [], description="each: a feature of equal density for every intervention, of its dictionary"
+    )
+    plain: list[Source] = Field(
+        [], description="the plain dictionary at each intervention's layer; empty where one is missing"
+    )
 
 
 class SteerJob(Sampling):
@@ -158,7 +167,16 @@ class RawRead(Record):
 
 
 Event = Annotated[
-    SteerResolved | SteerStep | SteerEffect | RawMeasured | SteerDone | SteerSwept | RawTokens | RawReading | RawRead | SteerError,
+    SteerResolved
+    | SteerStep
+    | SteerEffect
+    | RawMeasured
+    | SteerDone
+    | SteerSwept
+    | RawTokens
+    | RawReading
+    | RawRead
+    | SteerError,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -12,10 +12,13 @@ End = Literal["length", "stop", "end"]
 class Row:
     """The tokens and the text of one row so far; `end` says why it ended, None while it goes on.
 
-    A row ends at the end of text, whose token carries none, before the first of the stop texts, or at `max_tokens`.
+    A row ends at the end of text, whose token carries none, before the first of the stop texts, or at
+    `max_tokens`.
     """
 
-    def __init__(self, model: LanguageModel, prompt: Sequence[int], *, max_tokens: int, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: LanguageModel, prompt: Sequence[int], *, max_tokens: int, stop: Sequence[str] = ()
+    ) -> None:
         tokenizer: Any = model.tokenizer
         self.tokens: list[int] = []
         self.text = ""

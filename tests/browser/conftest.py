@@ -65,7 +65,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def context(chromium: "Browser", site: str) -> Iterator["BrowserContext"]:
-    context = chromium.new_context(base_url=site, color_scheme="light", viewport={"width": 1280, "height": 900})
+    context = chromium.new_context(
+        base_url=site, color_scheme="light", viewport={"width": 1280, "height": 900}
+    )
     context.set_default_timeout(60_000)  # of patience with a busy machine, not of waiting
     yield context
     context.close()

@@ -61,7 +61,11 @@ def test_name_verdict_and_its_words_stand_together(page, site):
     page.goto("/tiny/1-vasae/3")
     feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
     title = page.locator("header.title").inner_text()
-    assert feature["name"]["shown"] in title and feature["verdict"] in title and feature["verdict_words"] in title
+    assert (
+        feature["name"]["shown"] in title
+        and feature["verdict"] in title
+        and feature["verdict_words"] in title
+    )
 
 
 def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):

@@ -1,4 +1,6 @@
-"""What a reader can count on at every page: it is quiet, local, legible, and works without a mouse or a script."""
+"""What a reader can count on at every page: it is quiet, local, legible, and works without a mouse or a
+script.
+"""
 
 from importlib.util import find_spec
 from urllib.parse import urlsplit
@@ -50,7 +52,9 @@ def test_every_page_is_quiet_local_and_legible(page, path):
     answer = page.goto(path, wait_until="networkidle")
     assert answer.status == 200
     assert complaints == []
-    assert {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))} == {"127.0.0.1"}
+    assert {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))} == {
+        "127.0.0.1"
+    }
     assert page.evaluate(TOO_SMALL) == []
     assert page.evaluate(NAMELESS) == []
     assert page.locator("h1").count() == 1

@@ -1,4 +1,6 @@
-"""The reading page over the tiny live model: names by layer and token, one token's features, two texts, without and with scripts."""
+"""The reading page over the tiny live model: names by layer and token, one token's features, two texts,
+without and with scripts.
+"""
 
 import threading
 import time
@@ -19,7 +21,9 @@ def reading(client, chromium):  # noqa: F811
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    context = chromium.new_context(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    context = chromium.new_context(
+        base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    )
     context.set_default_timeout(60_000)
     yield context
     context.close()
@@ -33,7 +37,10 @@ def test_a_text_is_read_by_name_and_a_token_opens_all_that_fires_on_it(reading):
     page.locator("textarea[name=text]").fill(TEXT)
     page.get_by_role("button", name="Read", exact=True).click()
     page.get_by_role("heading", name="Layers × tokens").wait_for()
-    assert page.locator(".grid thead th").count() == 1 + len(TEXT) and page.locator(".grid tbody tr").count() == 2
+    assert (
+        page.locator(".grid thead th").count() == 1 + len(TEXT)
+        and page.locator(".grid tbody tr").count() == 2
+    )
     links = page.locator(".grid tbody a.chip")
     assert links.count() > len(TEXT) and links.first.get_attribute("href").startswith("/tiny/0-random/")
     assert page.locator(".grid .error").count() == 2 * len(TEXT)

@@ -162,7 +162,12 @@ def measured(*, beats):
         perplexity_steered=33.25,
         named=[
             NamedRun(
-                feature=FEATURE, probability_default=0.001, probability_steered=0.21, rank_default=900, rank_steered=3, beats_controls=beats
+                feature=FEATURE,
+                probability_default=0.001,
+                probability_steered=0.21,
+                rank_default=900,
+                rank_steered=3,
+                beats_controls=beats,
             )
         ],
         controls=[
@@ -184,7 +189,9 @@ def measured(*, beats):
 def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_beats_them(page, beats, says):
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
-        SteerResolved(features=[FEATURE], meant=[Meant(feature=FEATURE, others=others)], prompt_tokens=[NAME]),
+        SteerResolved(
+            features=[FEATURE], meant=[Meant(feature=FEATURE, others=others)], prompt_tokens=[NAME]
+        ),
         step(" a", " Paris"),
         SteerEffect(kl_first=0.5, effects=[EFFECT]),
         step(" b", " c"),
@@ -207,7 +214,9 @@ def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_be
 
 
 def test_alternatives_of_a_token_are_told_on_hover(page):
-    drawn = Generated(token=NAME, text=" Paris", logprob=-0.5, top=[ScoredToken(id=9, shown="␣London", score=-0.25)])
+    drawn = Generated(
+        token=NAME, text=" Paris", logprob=-0.5, top=[ScoredToken(id=9, shown="␣London", score=-0.25)]
+    )
     body = stream(
         SteerResolved(features=[FEATURE], prompt_tokens=[NAME]),
         SteerStep(default=drawn, steered=drawn),
@@ -222,7 +231,12 @@ def test_alternatives_of_a_token_are_told_on_hover(page):
 
 
 def test_every_part_of_an_intervention_and_of_drawing_is_sent(page):
-    sent = answer(page, status=200, content_type="text/event-stream", body=stream(SteerError(status=404, error="no such name")))
+    sent = answer(
+        page,
+        status=200,
+        content_type="text/event-stream",
+        body=stream(SteerError(status=404, error="no such name")),
+    )
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.locator("select.mode").select_option("swap")
     page.get_by_label("the feature that takes over").fill("tiny/1-vasae/4")
@@ -253,12 +267,29 @@ def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
     def point(strength, p):
         named = [SweepNamed(feature=FEATURE, probability_first=p, probability=p, rank_first=1)]
         return SweepPoint(
-            strength=strength, named=named, kl_first=p, kl=2 * p, perplexity=10 + 100 * p, distinct=0.9, text=f"text at {strength}"
+            strength=strength,
+            named=named,
+            kl_first=p,
+            kl=2 * p,
+            perplexity=10 + 100 * p,
+            distinct=0.9,
+            text=f"text at {strength}",
         )
 
-    swept = SteerSwept(unit="norm", default=point(0.0, 0.01), points=[point(0.5, 0.1), point(1.5, 0.4)], sweet_spot=0.5, rule="The rule.")
-    body = SweepAnswer(resolved=SteerResolved(features=[FEATURE], prompt_tokens=[NAME]), swept=swept).model_dump_json()
-    page.route("**/api/v1/steer/sweep", lambda route: route.fulfill(status=200, content_type="application/json", body=body))
+    swept = SteerSwept(
+        unit="norm",
+        default=point(0.0, 0.01),
+        points=[point(0.5, 0.1), point(1.5, 0.4)],
+        sweet_spot=0.5,
+        rule="The rule.",
+    )
+    body = SweepAnswer(
+        resolved=SteerResolved(features=[FEATURE], prompt_tokens=[NAME]), swept=swept
+    ).model_dump_json()
+    page.route(
+        "**/api/v1/steer/sweep",
+        lambda route: route.fulfill(status=200, content_type="application/json", body=body),
+    )
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.get_by_role("button", name="Dose-response").click()
     page.locator("#swept").wait_for()

@@ -12,21 +12,39 @@ from trainer.__main__ import parse_layers
 
 
 def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"LEXISCOPE_RUNS": str(work / "runs"), "LEXISCOPE_INDEX": str(work / "index"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "LEXISCOPE_RUNS": str(work / "runs"),
+        "LEXISCOPE_INDEX": str(work / "index"),
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-c", "import cli; cli.run()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2], check=False, timeout=120)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        check=False,
+        timeout=120,
+    )
 
 
-def test_train_index_and_figures_from_the_command_line(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+def test_train_index_and_figures_from_the_command_line(
+    model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
     sizes = ["--tokens", "2500", "--eval-tokens", "200", "--k", "4", "--length", "48"]
-    trained = lexiscope("train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path)
+    trained = lexiscope(
+        "train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path
+    )
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "runs" / "tiny" / "1-vasae"
     assert (run / "metrics.json").is_file() and "1-vasae" in trained.stdout
     indexed = lexiscope("index", str(run), "--text", str(text_file), "--length", "48", work=tmp_path)
     assert indexed.returncode == 0, indexed.stderr
     assert (tmp_path / "index" / "CURRENT").is_file()
-    again = lexiscope("train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path)
+    again = lexiscope(
+        "train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path
+    )
     assert again.returncode == 1 and "already holds a run" in again.stderr
 
 

@@ -1,4 +1,6 @@
-"""`lexiscope eval` reproduces what training recorded, and says so when it cannot be the same checkpoint, model or hook point."""
+"""`lexiscope eval` reproduces what training recorded, and says so when it cannot be the same checkpoint,
+model or hook point.
+"""
 
 import json
 import shutil
@@ -17,7 +19,9 @@ from tests.cli.test_commands import lexiscope
 QUIET = Console(quiet=True)
 
 
-def test_runs_evaluated_on_their_training_text_reproduce_their_metrics(runs: list[Path], text_file: Path) -> None:
+def test_runs_evaluated_on_their_training_text_reproduce_their_metrics(
+    runs: list[Path], text_file: Path
+) -> None:
     found = evaluate_runs(runs, Ask([str(text_file)]), console=QUIET)
     assert [each.checkpoint.path for each in found] == runs
     for each in found:
@@ -46,15 +50,34 @@ def at_layer_1(config: dict) -> None:
     config["metadata"]["lexiscope"]["layer"] = 1
 
 
-def test_a_checkpoint_at_the_wrong_layer_is_flagged_and_not_written(copy: Path, text_file: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_at_the_wrong_layer_is_flagged_and_not_written(
+    copy: Path, text_file: Path, tmp_path: Path
+) -> None:
     edit(copy / "cfg.json", at_layer_1)
     before = (copy / METRICS).read_text()
-    result = lexiscope("eval", str(copy), "--text", str(text_file), "--write", "--out", str(tmp_path / "out.json"), work=tmp_path)
+    result = lexiscope(
+        "eval",
+        str(copy),
+        "--text",
+        str(text_file),
+        "--write",
+        "--out",
+        str(tmp_path / "out.json"),
+        work=tmp_path,
+    )
     assert result.returncode == 1
     assert "WARNING" in result.stderr and "FVE" in result.stderr and "Traceback" not in result.stderr
     assert (copy / METRICS).read_text() == before and not (tmp_path / "out.json").exists()
     forced = lexiscope(
-        "eval", str(copy), "--text", str(text_file), "--write", "--force", "--out", str(tmp_path / "out.json"), work=tmp_path
+        "eval",
+        str(copy),
+        "--text",
+        str(text_file),
+        "--write",
+        "--force",
+        "--out",
+        str(tmp_path / "out.json"),
+        work=tmp_path,
     )
     assert forced.returncode == 0, forced.stderr
     assert (copy / METRICS).read_text() != before and (copy / "evidence.safetensors").is_file()
@@ -93,7 +116,9 @@ def test_a_hook_point_or_a_convention_that_is_not_read_here_is_refused(copy: Pat
         load_checkpoint(copy)
 
 
-def test_a_dictionary_without_anchors_is_named_by_the_raw_embedding(copy: Path, model: LanguageModel, text_file: Path) -> None:
+def test_a_dictionary_without_anchors_is_named_by_the_raw_embedding(
+    copy: Path, model: LanguageModel, text_file: Path
+) -> None:
     (copy / "anchors.safetensors").unlink()
     (found,) = evaluate_runs([copy], Ask([str(text_file)], tokens=300), console=QUIET)
     directions = found.checkpoint.dictionary.directions
@@ -102,7 +127,9 @@ def test_a_dictionary_without_anchors_is_named_by_the_raw_embedding(copy: Path, 
     assert found.measured.metrics["fve"] == pytest.approx(found.checkpoint.metrics["fve"], abs=0.1)
 
 
-def test_the_table_shows_every_run_and_writing_goes_only_where_asked(runs: list[Path], text_file: Path, tmp_path: Path) -> None:
+def test_the_table_shows_every_run_and_writing_goes_only_where_asked(
+    runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
     before = (runs[0] / METRICS).read_text()
     found = evaluate_runs(runs[:2], Ask([str(text_file)], tokens=200, ce_tokens=50), console=QUIET)
     console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115

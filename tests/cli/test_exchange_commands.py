@@ -1,4 +1,6 @@
-"""`lexiscope export` and `import` from the command line: what they say, and one line of words when something is wrong."""
+"""`lexiscope export` and `import` from the command line: what they say, and one line of words when something
+is wrong.
+"""
 
 from pathlib import Path
 
@@ -26,12 +28,18 @@ def test_an_index_goes_out_and_comes_back_from_the_command_line(tmp_path: Path) 
     assert into.returncode == 0 and "tiny/1-vasae" in into.stdout
 
 
-def test_dashboards_come_in_and_go_out_from_the_command_line(model: LanguageModel, model_folder: Path, tmp_path: Path) -> None:
+def test_dashboards_come_in_and_go_out_from_the_command_line(
+    model: LanguageModel, model_folder: Path, tmp_path: Path
+) -> None:
     batches = dashboards.write(tmp_path / "batches", model)
-    found = lexiscope("import", "neuronpedia", str(batches), "--model", str(model_folder), "--set", "theirs", work=tmp_path)
+    found = lexiscope(
+        "import", "neuronpedia", str(batches), "--model", str(model_folder), "--set", "theirs", work=tmp_path
+    )
     assert found.returncode == 0, found.stderr
     assert "tiny/1-theirs: 5 features" in found.stdout and "repeat another" in found.stdout
-    out = lexiscope("export", "neuronpedia", str(tmp_path / "out"), "--source", "tiny/1-theirs", work=tmp_path)
+    out = lexiscope(
+        "export", "neuronpedia", str(tmp_path / "out"), "--source", "tiny/1-theirs", work=tmp_path
+    )
     assert out.returncode == 0, out.stderr
     assert (tmp_path / "out" / "tiny" / "1-theirs" / "features" / "batch-0.jsonl.gz").is_file()
     wrong = lexiscope("export", "neuronpedia", str(tmp_path / "b"), "--source", "1-theirs", work=tmp_path)
@@ -58,7 +66,9 @@ def test_columns_are_shown_or_written(tmp_path: Path) -> None:
 
 
 def test_imported_features_have_pages(model: LanguageModel, tmp_path: Path) -> None:
-    """The server shows a dictionary that has no checkpoint, no position histogram and, for some features, no firing."""
+    """The server shows a dictionary that has no checkpoint, no position histogram and, for some features, no
+    firing.
+    """
     from fastapi.testclient import TestClient
 
     from indexer.exchange import import_neuronpedia
@@ -67,7 +77,13 @@ def test_imported_features_have_pages(model: LanguageModel, tmp_path: Path) -> N
     settings = Settings(index=tmp_path / "index")
     import_neuronpedia(dashboards.write(tmp_path / "batches", model), lambda: model, settings=settings)
     with TestClient(create_app(settings)) as client:
-        for path in ("/", "/tiny/1-res-jb", "/tiny/1-res-jb/0", f"/tiny/1-res-jb/{dashboards.SILENT}", "/search?q=paris"):
+        for path in (
+            "/",
+            "/tiny/1-res-jb",
+            "/tiny/1-res-jb/0",
+            f"/tiny/1-res-jb/{dashboards.SILENT}",
+            "/search?q=paris",
+        ):
             assert client.get(path).status_code == 200, path
         feature = client.get("/tiny/1-res-jb/0.json").json()["feature"]
         assert feature["name"]["shown"] == "␣Paris" and feature["contexts"]

@@ -1,4 +1,6 @@
-"""The wheel carries templates, static files and the bundled model, and serves a page from where it is installed."""
+"""The wheel carries templates, static files and the bundled model, and serves a page from where it is
+installed.
+"""
 
 import os
 import subprocess
@@ -23,18 +25,34 @@ with TestClient(server.create_app(Settings())) as client:
 
 def test_an_installed_wheel_serves_a_page(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    copied = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    copied = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     for name in copied:
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "-q"]
     options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", *options, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "wheel", *options, "-w", str(tmp_path), str(source)], check=True, capture_output=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")} | {"PYTHONPATH": str(tmp_path / "site")}
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)],
+        check=True,
+        capture_output=True,
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LEXISCOPE_")} | {
+        "PYTHONPATH": str(tmp_path / "site")
+    }
     result = subprocess.run(
-        [sys.executable, "-c", SERVE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", SERVE],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr

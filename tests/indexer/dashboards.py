@@ -1,5 +1,6 @@
-"""SAEDashboard's batch files for the tiny model, made as its converter makes them: whole prompts without BOS, every value written out,
-equal-width intervals that hold zeros, texts that repeat."""
+"""SAEDashboard's batch files for the tiny model, made as its converter makes them: whole prompts without BOS,
+every value written out, equal-width intervals that hold zeros, texts that repeat.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -51,13 +52,24 @@ def target(model: LanguageModel, feature: int) -> int:
 def values(model: LanguageModel, prompt: Sequence[int], feature: int) -> list[float]:
     if feature == SILENT:
         return [0.0] * len(prompt)
-    return [round(1 + place / 10, 3) if token == target(model, feature) else 0.0 for place, token in enumerate(prompt)]
+    return [
+        round(1 + place / 10, 3) if token == target(model, feature) else 0.0
+        for place, token in enumerate(prompt)
+    ]
 
 
-def feature(model: LanguageModel, index: int, *, spell: Callable[[str], str] = as_dashboard) -> dict[str, Any]:
-    """A feature as SAEDashboard writes it: top activations, then intervals from high to low, the lowest from 0."""
+def feature(
+    model: LanguageModel, index: int, *, spell: Callable[[str], str] = as_dashboard
+) -> dict[str, Any]:
+    """A feature as SAEDashboard writes it: top activations, then intervals from high to low, the lowest from
+    0.
+    """
     texts = prompts(model)
-    found = [(value, number, place) for number, text in enumerate(texts) for place, value in enumerate(values(model, text, index))]
+    found = [
+        (value, number, place)
+        for number, text in enumerate(texts)
+        for place, value in enumerate(values(model, text, index))
+    ]
     firing = sorted((item for item in found if item[0] > 0), reverse=True)
     highest = firing[0][0] if firing else 0.0
 
@@ -75,8 +87,12 @@ def feature(model: LanguageModel, index: int, *, spell: Callable[[str], str] = a
     activations = [context(number, place, -1, highest, -1) for _, number, place in (firing or found)[:6]]
     for low, high in ((highest / 2, highest), (0.0, highest / 2)):
         inside = [item for item in found if low <= item[0] <= high]
-        activations += [context(number, place, low, high, len(inside) / len(found)) for _, number, place in inside[:8]]
-    counts, edges = np.histogram([value for value, _, _ in firing], 10) if firing else (np.zeros(0, int), np.zeros(1))
+        activations += [
+            context(number, place, low, high, len(inside) / len(found)) for _, number, place in inside[:8]
+        ]
+    counts, edges = (
+        np.histogram([value for value, _, _ in firing], 10) if firing else (np.zeros(0, int), np.zeros(1))
+    )
     words = pieces(model, range(40, 60))
     return {
         "feature_index": index,
@@ -100,13 +116,23 @@ def feature(model: LanguageModel, index: int, *, spell: Callable[[str], str] = a
 
 
 def batch(model: LanguageModel, features: Sequence[dict[str, Any]], **header: Any) -> dict[str, Any]:
-    return {"model_id": model.id, "layer": 1, "sae_set": "res-jb", "sae_id_suffix": None, "features": list(features)} | header
+    return {
+        "model_id": model.id,
+        "layer": 1,
+        "sae_set": "res-jb",
+        "sae_id_suffix": None,
+        "features": list(features),
+    } | header
 
 
-def write(folder: Path, model: LanguageModel, features: Sequence[dict[str, Any]] | None = None, *, a_file: int = 2) -> Path:
+def write(
+    folder: Path, model: LanguageModel, features: Sequence[dict[str, Any]] | None = None, *, a_file: int = 2
+) -> Path:
     """`batch-N.json` files of `a_file` features each."""
     folder.mkdir(exist_ok=True)
     features = [feature(model, index) for index in range(SILENT + 1)] if features is None else features
     for number, start in enumerate(range(0, len(features), a_file)):
-        (folder / f"batch-{number}.json").write_text(json.dumps(batch(model, features[start : start + a_file])))
+        (folder / f"batch-{number}.json").write_text(
+            json.dumps(batch(model, features[start : start + a_file]))
+        )
     return folder

@@ -1,4 +1,6 @@
-"""The causal pass equals patching and running the model for every firing; names that are no effect of their feature are at chance."""
+"""The causal pass equals patching and running the model for every firing; names that are no effect of their
+feature are at chance.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ def dictionary(model: LanguageModel) -> Dictionary:
 @pytest.fixture(scope="module")
 def passages(model: LanguageModel) -> list[np.ndarray]:
     draw = np.random.default_rng(0)
-    return [np.concatenate([[model.bos], draw.integers(1, model.vocab_size, LENGTH - 1)]) for _ in range(PASSAGES)]
+    return [
+        np.concatenate([[model.bos], draw.integers(1, model.vocab_size, LENGTH - 1)]) for _ in range(PASSAGES)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,9 @@ def found(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarra
     for number, passage in enumerate(passages):
         code = dictionary.encode(model.read(torch.from_numpy(passage)[None], [LAYER])[LAYER][0])
         for position in range(1, LENGTH):
-            for value, feature in zip(code.values[position].tolist(), code.indices[position].tolist(), strict=True):
+            for value, feature in zip(
+                code.values[position].tolist(), code.indices[position].tolist(), strict=True
+            ):
                 if value > 0:
                     rows.append((feature, number, position, value))
     feature, passage, position, value = (np.array(column) for column in zip(*sorted(rows), strict=True))
@@ -51,7 +57,9 @@ def best_of_each_passage(found: Firings) -> Firings:
     return Firings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in found))
 
 
-def effects(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings, **given: object) -> Causal:
+def effects(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings, **given: object
+) -> Causal:
     counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
     given = {"names": torch.arange(1, FEATURES + 1), "live": torch.ones(FEATURES, dtype=torch.bool), **given}
     return causal_effects(
@@ -68,7 +76,12 @@ def effects(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndar
     )
 
 
-def falls(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], firing: tuple[int, int, int, float]) -> torch.Tensor:
+def falls(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    firing: tuple[int, int, int, float],
+) -> torch.Tensor:
     """[vocab] how far each logit falls when one firing is taken away: the model run twice."""
     feature, passage, position, value = firing
     tokens = torch.from_numpy(passages[passage])[None]
@@ -106,7 +119,9 @@ def test_a_feature_named_by_what_its_ablation_lowers_most_is_found_and_other_nam
     model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
 ) -> None:
     names = torch.zeros(FEATURES, dtype=torch.long)
-    for firing in zip(*(column.tolist() for column in spread(found, torch.ones(FEATURES, dtype=torch.bool), 1)), strict=True):
+    for firing in zip(
+        *(column.tolist() for column in spread(found, torch.ones(FEATURES, dtype=torch.bool), 1)), strict=True
+    ):
         names[firing[0]] = falls(model, dictionary, passages, firing).argmax()
     true = effects(model, dictionary, passages, found, names=names, contexts_each=5)
     known = true.ablation_contexts > 0
@@ -137,7 +152,9 @@ def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_con
             if here.any():
                 strongest.append(int(passages[passage][found.position[here][found.value[here].argmax()]]))
         if strongest:
-            assert causal.input_score[feature] == pytest.approx(np.mean([token == names[feature] for token in strongest]))
+            assert causal.input_score[feature] == pytest.approx(
+                np.mean([token == names[feature] for token in strongest])
+            )
         else:
             assert causal.input_score[feature].isnan()
 
@@ -164,7 +181,9 @@ def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
         assert causal.output_score[feature] == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_is_not_tested_says_so(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings) -> None:
+def test_what_is_not_tested_says_so(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+) -> None:
     live = torch.ones(FEATURES, dtype=torch.bool)
     live[:10] = False
     causal = effects(model, dictionary, passages, found, live=live, limit=20, contexts_each=2)

@@ -1,4 +1,6 @@
-"""A dictionary goes to Neuronpedia's layout and back; dashboards of other tools become a read-only dictionary, or say what is wrong."""
+"""A dictionary goes to Neuronpedia's layout and back; dashboards of other tools become a read-only
+dictionary, or say what is wrong.
+"""
 
 import gzip
 import json
@@ -99,29 +101,48 @@ def test_the_export_has_neuronpedias_layout_and_columns(exported: Path, model: L
         assert line[key]
     for name, keys in (("features", FEATURE_KEYS), ("activations", ACTIVATION_KEYS)):
         rows = lines(source / name / "batch-0.jsonl.gz")
-        assert {tuple(row) for row in rows} == {tuple(rows[0])}, "Neuronpedia reads the columns off the first line"
+        assert {tuple(row) for row in rows} == {tuple(rows[0])}, (
+            "Neuronpedia reads the columns off the first line"
+        )
         assert set(rows[0]) == set(keys)
         assert all(isinstance(row["index"], str) and row["layer"] == "1-vasae" for row in rows)
-    [kind], [writer] = (lines(exported / "config" / f"{name}.jsonl") for name in ("explanation_type", "explanation_model_type"))
+    [kind], [writer] = (
+        lines(exported / "config" / f"{name}.jsonl")
+        for name in ("explanation_type", "explanation_model_type")
+    )
     explanations = lines(source / "explanations" / "batch-0.jsonl.gz")
-    assert {(row["typeName"], row["explanationModelName"]) for row in explanations} == {(kind["name"], writer["name"])}
+    assert {(row["typeName"], row["explanationModelName"]) for row in explanations} == {
+        (kind["name"], writer["name"])
+    }
     assert "no language model" in explanations[0]["notes"]
 
 
-def test_names_go_out_as_explanations_with_their_verdict(exported: Path, served: Settings, model: LanguageModel) -> None:
+def test_names_go_out_as_explanations_with_their_verdict(
+    exported: Path, served: Settings, model: LanguageModel
+) -> None:
     explanations = lines(exported / model.id / "1-vasae" / "explanations" / "batch-0.jsonl.gz")
     assert len(explanations) == 200
     for index in (0, 3, 9):
         feature = record(served, model, index, "1-vasae")
-        assert explanations[index]["description"] == f"{feature.name.shown} · {VERDICT_WORDS[feature.verdict]}"
+        assert (
+            explanations[index]["description"] == f"{feature.name.shown} · {VERDICT_WORDS[feature.verdict]}"
+        )
 
 
-def test_activations_are_written_out_as_the_page_shows_them(exported: Path, served: Settings, model: LanguageModel) -> None:
-    rows = [row for row in lines(exported / model.id / "1-vasae" / "activations" / "batch-0.jsonl.gz") if row["index"] == "4"]
+def test_activations_are_written_out_as_the_page_shows_them(
+    exported: Path, served: Settings, model: LanguageModel
+) -> None:
+    rows = [
+        row
+        for row in lines(exported / model.id / "1-vasae" / "activations" / "batch-0.jsonl.gz")
+        if row["index"] == "4"
+    ]
     feature = record(served, model, 4, "1-vasae")
     shown = [context for context in feature.contexts if context.kind != "near_miss"]
     assert len(rows) == len(shown) > 0
-    assert [row["values"] for row in rows if row["binMin"] == -1] == [context.values for context in shown if context.kind == "top"]
+    assert [row["values"] for row in rows if row["binMin"] == -1] == [
+        context.values for context in shown if context.kind == "top"
+    ]
     for row in rows:
         assert len(row["tokens"]) == len(row["values"])
         assert row["values"][row["maxValueTokenIndex"]] == row["maxValue"] == max(row["values"])
@@ -129,7 +150,9 @@ def test_activations_are_written_out_as_the_page_shows_them(exported: Path, serv
         assert row["binMin"] == -1 or row["binMin"] <= 2.5 <= row["binMax"]
 
 
-def test_an_export_of_nothing_or_over_something_is_refused(served: Settings, model: LanguageModel, tmp_path: Path) -> None:
+def test_an_export_of_nothing_or_over_something_is_refused(
+    served: Settings, model: LanguageModel, tmp_path: Path
+) -> None:
     with pytest.raises(NotFound, match="holds no tiny/7-vasae"):
         export_neuronpedia(tmp_path / "a", settings=served, model=model.id, source="7-vasae")
     (tmp_path / "b").mkdir()
@@ -159,9 +182,15 @@ def test_an_export_imported_again_shows_the_same_features_contexts_and_logits(
     assert found.n_features == 200 and not found.unknown and not found.n_silent
     ours, theirs = Store(served), Store(settings)
     for index in range(0, 200, 7):
-        before, after = ours.feature(model.id, "1-vasae", index).feature, theirs.feature(model.id, "1-again", index).feature
+        before, after = (
+            ours.feature(model.id, "1-vasae", index).feature,
+            theirs.feature(model.id, "1-again", index).feature,
+        )
         assert distinct([c for c in before.contexts if c.kind != "near_miss"]) == distinct(after.contexts)
-        assert after.logits_positive == before.logits_positive and after.logits_negative == before.logits_negative
+        assert (
+            after.logits_positive == before.logits_positive
+            and after.logits_negative == before.logits_negative
+        )
         assert (after.density, after.max_activation) == (before.density, before.max_activation)
     ours.close()
     with theirs.snapshot() as snapshot:
@@ -169,7 +198,9 @@ def test_an_export_imported_again_shows_the_same_features_contexts_and_logits(
         assert (entry.origin, entry.checkpoint_path, entry.k, entry.d_sae) == ("neuronpedia", "", 0, 200)
 
 
-def test_imported_dictionaries_stand_beside_our_own(exported: Path, model: LanguageModel, settings: Settings) -> None:
+def test_imported_dictionaries_stand_beside_our_own(
+    exported: Path, model: LanguageModel, settings: Settings
+) -> None:
     publish_tiny(settings, model)
     imported(exported, model, settings, set_name="again")
     store = Store(settings)
@@ -201,7 +232,11 @@ def test_a_feature_is_named_by_the_token_it_peaks_on(taken: Settings, model: Lan
         feature = record(taken, model, index)
         assert feature.name.shown == word.replace(" ", "␣")
         assert feature.anchor_kind == "imported: peak token" and feature.cosine == 0
-        assert feature.verdict == "reads" and feature.evidence is not None and feature.evidence.reads_here.value == 1
+        assert (
+            feature.verdict == "reads"
+            and feature.evidence is not None
+            and feature.evidence.reads_here.value == 1
+        )
     silent = record(taken, model, dashboards.SILENT)
     assert silent.verdict == "dead" and not silent.contexts and "never fires" in silent.anchor_kind
     assert silent.name.id == silent.logits_positive[0].id
@@ -210,7 +245,9 @@ def test_a_feature_is_named_by_the_token_it_peaks_on(taken: Settings, model: Lan
 def test_contexts_show_each_text_once_and_fire_where_they_say(taken: Settings, model: LanguageModel) -> None:
     texts = {tuple(prompt) for prompt in dashboards.prompts(model)}
     feature = record(taken, model, 0)
-    top = [tuple(token.id for token in context.tokens) for context in feature.contexts if context.kind == "top"]
+    top = [
+        tuple(token.id for token in context.tokens) for context in feature.contexts if context.kind == "top"
+    ]
     assert len(set(top)) == len(top) and set(top) <= texts
     for context in feature.contexts:
         assert context.values[context.position] == pytest.approx(context.value) and context.value > 0
@@ -220,7 +257,9 @@ def test_contexts_show_each_text_once_and_fire_where_they_say(taken: Settings, m
     assert values == sorted(values, reverse=True)
 
 
-def test_quantiles_are_fifths_of_the_firings_and_not_equal_widths(taken: Settings, model: LanguageModel) -> None:
+def test_quantiles_are_fifths_of_the_firings_and_not_equal_widths(
+    taken: Settings, model: LanguageModel
+) -> None:
     feature, firing = record(taken, model, 1), []
     for prompt in dashboards.prompts(model):
         firing += [value for value in dashboards.values(model, prompt, 1) if value > 0]
@@ -230,26 +269,40 @@ def test_quantiles_are_fifths_of_the_firings_and_not_equal_widths(taken: Setting
             assert context.quantile is not None and abs(context.quantile / 5 - share) < 0.35
 
 
-def test_density_and_histogram_are_of_their_run_and_firings_of_the_contexts(taken: Settings, model: LanguageModel) -> None:
+def test_density_and_histogram_are_of_their_run_and_firings_of_the_contexts(
+    taken: Settings, model: LanguageModel
+) -> None:
     feature, there = record(taken, model, 2), dashboards.feature(model, 2)
     assert feature.density == pytest.approx(there["frac_nonzero"])
     assert sum(feature.histogram.counts) == sum(there["freq_hist_data_bar_heights"])
     assert feature.n_tokens == there["n_prompts_total"] * there["n_tokens_in_prompt"]
     assert 0 < feature.n_firings < sum(there["freq_hist_data_bar_heights"])
-    assert feature.evidence is not None and feature.evidence.n_firings == feature.n_firings and feature.evidence.name_rank is None
+    assert (
+        feature.evidence is not None
+        and feature.evidence.n_firings == feature.n_firings
+        and feature.evidence.name_rank is None
+    )
 
 
 def test_the_dictionarys_page_says_where_it_is_from(taken: Settings, model: LanguageModel) -> None:
     store = Store(taken)
     page = store.dictionary_page(model.id, "1-res-jb", Filters())
-    assert (page.summary.origin, page.summary.layer, page.summary.d_sae) == ("neuronpedia", 1, dashboards.SILENT + 1)
+    assert (page.summary.origin, page.summary.layer, page.summary.d_sae) == (
+        "neuronpedia",
+        1,
+        dashboards.SILENT + 1,
+    )
     assert page.training["their_dataset"] == "tiny text" and "Read-only" in page.training["note"]
-    assert page.summary.l0 == pytest.approx(sum(dashboards.feature(model, index)["frac_nonzero"] for index in range(4)))
+    assert page.summary.l0 == pytest.approx(
+        sum(dashboards.feature(model, index)["frac_nonzero"] for index in range(4))
+    )
     store.close()
 
 
 @pytest.mark.parametrize("way", dashboards.SPELLINGS)
-def test_tokens_are_read_however_a_tool_spells_them(way: str, model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_tokens_are_read_however_a_tool_spells_them(
+    way: str, model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     spell = dashboards.SPELLINGS[way]
     features = [dashboards.feature(model, index, spell=spell) for index in range(2)]
     imported(dashboards.write(tmp_path / "run", model, features), model, settings)
@@ -257,19 +310,27 @@ def test_tokens_are_read_however_a_tool_spells_them(way: str, model: LanguageMod
     assert shown <= {tuple(prompt) for prompt in dashboards.prompts(model)}
 
 
-def test_the_order_of_features_and_files_does_not_matter(taken: Settings, model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_the_order_of_features_and_files_does_not_matter(
+    taken: Settings, model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     features = [dashboards.feature(model, index) for index in (3, 0, 4, 2, 1)]
     folder = dashboards.write(tmp_path / "run", model, features, a_file=1)
     os.rename(folder / "batch-4.json", folder / "batch-10.json")
     imported(folder, model, settings)
     for index in range(5):
-        one, other = (record(where, model, index).model_dump(exclude={"contexts"}) for where in (taken, settings))
+        one, other = (
+            record(where, model, index).model_dump(exclude={"contexts"}) for where in (taken, settings)
+        )
         assert one == other
 
 
-def test_skipped_features_count_and_have_no_page(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_skipped_features_count_and_have_no_page(
+    model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     folder = dashboards.write(tmp_path / "run", model)
-    (folder / "skipped_indexes.json").write_text(json.dumps({"model_id": model.id, "layer": "1", "skipped_indexes": [5, 9]}))
+    (folder / "skipped_indexes.json").write_text(
+        json.dumps({"model_id": model.id, "layer": "1", "skipped_indexes": [5, 9]})
+    )
     assert imported(folder, model, settings).n_nothing == 2
     with Store(settings).snapshot() as snapshot:
         assert snapshot.dictionaries[0].d_sae == 10
@@ -277,7 +338,9 @@ def test_skipped_features_count_and_have_no_page(model: LanguageModel, tmp_path:
         record(settings, model, 9)
 
 
-def test_a_few_strings_that_are_no_token_are_shown_as_unknown(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_a_few_strings_that_are_no_token_are_shown_as_unknown(
+    model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     features = [dashboards.feature(model, index) for index in range(4)]
     features[0]["activations"][0]["tokens"][0] = "<|outofrange|>"
     features[0]["pos_str"][1] = "neverseen"
@@ -288,7 +351,9 @@ def test_a_few_strings_that_are_no_token_are_shown_as_unknown(model: LanguageMod
     assert any(context.tokens[0].shown == "⟨unknown⟩" for context in feature.contexts)
 
 
-def test_what_is_there_is_replaced_only_when_asked(batches: Path, model: LanguageModel, settings: Settings) -> None:
+def test_what_is_there_is_replaced_only_when_asked(
+    batches: Path, model: LanguageModel, settings: Settings
+) -> None:
     imported(batches, model, settings)
     with pytest.raises(ExchangeError, match="already holds tiny/1-res-jb"):
         imported(batches, model, settings)
@@ -305,7 +370,9 @@ def changed(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path,
 
 
 def of_another(folder: Path, model: LanguageModel) -> None:
-    (folder / "batch-1.json").write_text(json.dumps(dashboards.batch(model, [dashboards.feature(model, 2)], model_id="gpt2-small")))
+    (folder / "batch-1.json").write_text(
+        json.dumps(dashboards.batch(model, [dashboards.feature(model, 2)], model_id="gpt2-small"))
+    )
 
 
 def all_of_another(folder: Path, model: LanguageModel) -> None:
@@ -341,32 +408,67 @@ def set_value(value: Any) -> Callable[[list[dict[str, Any]]], None]:
 
 
 SPOILT: dict[str, tuple[Callable[[Path, LanguageModel], object], str]] = {
-    "nothing": (lambda folder, model: [path.unlink() for path in folder.iterdir()], "neither SAEDashboard's batch-0.json nor"),
-    "truncated": (lambda folder, model: os.truncate(folder / "batch-1.json", 4000), "batch-1.json is no whole JSON file"),
-    "not JSON": (lambda folder, model: (folder / "batch-0.json").write_text("<html>"), "batch-0.json is no whole JSON"),
+    "nothing": (
+        lambda folder, model: [path.unlink() for path in folder.iterdir()],
+        "neither SAEDashboard's batch-0.json nor",
+    ),
+    "truncated": (
+        lambda folder, model: os.truncate(folder / "batch-1.json", 4000),
+        "batch-1.json is no whole JSON file",
+    ),
+    "not JSON": (
+        lambda folder, model: (folder / "batch-0.json").write_text("<html>"),
+        "batch-0.json is no whole JSON",
+    ),
     "no features": (
-        lambda folder, model: [path.write_text(json.dumps(dashboards.batch(model, []))) for path in folder.iterdir()],
+        lambda folder, model: [
+            path.write_text(json.dumps(dashboards.batch(model, []))) for path in folder.iterdir()
+        ],
         "no feature",
     ),
-    "no layer": (lambda folder, model: (folder / "batch-0.json").write_text('{"features": [], "model_id": "tiny"}'), "'layer' is missing"),
+    "no layer": (
+        lambda folder, model: (folder / "batch-0.json").write_text('{"features": [], "model_id": "tiny"}'),
+        "'layer' is missing",
+    ),
     "a layer in words": (of_layer("last"), "layer is 'last'"),
     "a layer too many": (of_layer(7), "--layer"),
     "another dictionary": (of_another, r"batch-1.json is of another dictionary: gpt2-small"),
     "another model": (all_of_another, "model 'gpt2-small'.*--model-id"),
     "another tokenizer": (changed(misspelled), "of another tokenizer"),
-    "no index": (changed(lambda features: features[1].pop("feature_index")), "batch-0.json: a feature's 'feature_index' is None"),
-    "no tokens": (changed(lambda features: features[2]["activations"][0].pop("tokens")), "batch-1.json, feature 2: 'tokens' is missing"),
+    "no index": (
+        changed(lambda features: features[1].pop("feature_index")),
+        "batch-0.json: a feature's 'feature_index' is None",
+    ),
+    "no tokens": (
+        changed(lambda features: features[2]["activations"][0].pop("tokens")),
+        "batch-1.json, feature 2: 'tokens' is missing",
+    ),
     "no logits": (changed(lambda features: features[3].pop("pos_str")), "feature 3: 'pos_str' is missing"),
-    "no density": (changed(lambda features: features[0].pop("frac_nonzero")), "feature 0: 'frac_nonzero' is missing"),
+    "no density": (
+        changed(lambda features: features[0].pop("frac_nonzero")),
+        "feature 0: 'frac_nonzero' is missing",
+    ),
     "a density of 3": (changed(lambda features: features[0].update(frac_nonzero=3)), "frac_nonzero is 3"),
-    "twice": (changed(lambda features: features.append(features[0])), "feature 0: the feature is in batch-0.json already"),
+    "twice": (
+        changed(lambda features: features.append(features[0])),
+        "feature 0: the feature is in batch-0.json already",
+    ),
     "NaN": (changed(set_value(float("nan"))), "batch-1.json, feature 2: 'values' holds nan"),
     "null": (changed(set_value(None)), "feature 2: 'values' holds None"),
     "a word": (changed(set_value("high")), "feature 2: 'values' holds"),
-    "a value less": (changed(lambda features: features[1]["activations"][0]["values"].pop()), "24 tokens and 23 values"),
-    "a logit less": (changed(lambda features: features[1]["pos_values"].pop()), "pos_str has 10 tokens, pos_values 9"),
+    "a value less": (
+        changed(lambda features: features[1]["activations"][0]["values"].pop()),
+        "24 tokens and 23 values",
+    ),
+    "a logit less": (
+        changed(lambda features: features[1]["pos_values"].pop()),
+        "pos_str has 10 tokens, pos_values 9",
+    ),
     "nothing fires": (changed(silenced), "No feature in .* fires"),
-    "a vector of another width": (changed(lambda features: [f.update(vector=[0.0, 1.0]) for f in features]), "has 2 numbers, but tiny"),
+    "a vector of another width": (
+        changed(lambda features: [f.update(vector=[0.0, 1.0]) for f in features]),
+        "has 2 numbers, but tiny",
+    ),
     "skipped and there": (
         lambda folder, model: (folder / "skipped_indexes.json").write_text('{"skipped_indexes": [3]}'),
         "feature 3 was skipped, but batch-1.json holds it",
@@ -380,11 +482,17 @@ SPOILT: dict[str, tuple[Callable[[Path, LanguageModel], object], str]] = {
 
 @pytest.mark.parametrize(("spoil", "says"), SPOILT.values(), ids=SPOILT)
 def test_files_that_cannot_be_right_say_so_and_publish_nothing(
-    spoil: Callable[[Path, LanguageModel], object], says: str, model: LanguageModel, tmp_path: Path, settings: Settings
+    spoil: Callable[[Path, LanguageModel], object],
+    says: str,
+    model: LanguageModel,
+    tmp_path: Path,
+    settings: Settings,
 ) -> None:
     synthetic.publish(settings.index, [synthetic.Dictionary("mine", 0)])
     before = (settings.index / "CURRENT").read_text()
-    folder = dashboards.write(tmp_path / "run", model, [dashboards.feature(model, index) for index in range(4)])
+    folder = dashboards.write(
+        tmp_path / "run", model, [dashboards.feature(model, index) for index in range(4)]
+    )
     spoil(folder, model)
     with pytest.raises(ExchangeError, match=says) as error:
         imported(folder, model, settings)
@@ -400,18 +508,31 @@ def truncated(path: Path) -> None:
     ("spoil", "says"),
     [
         (lambda source: truncated(source / "activations" / "batch-0.jsonl.gz"), "cut short or damaged"),
-        (lambda source: (source / "activations" / "batch-0.jsonl.gz").write_bytes(b"no gzip"), "cut short or damaged"),
+        (
+            lambda source: (source / "activations" / "batch-0.jsonl.gz").write_bytes(b"no gzip"),
+            "cut short or damaged",
+        ),
         (lambda source: (source / "activations" / "batch-0.jsonl.gz").unlink(), "no activations"),
         (
-            lambda source: (source / "features" / "batch-0.jsonl.gz").write_bytes(gzip.compress(b'{"index": 1}\n{"ind')),
+            lambda source: (source / "features" / "batch-0.jsonl.gz").write_bytes(
+                gzip.compress(b'{"index": 1}\n{"ind')
+            ),
             "'layer' is missing",
         ),
-        (lambda source: (source / "features" / "batch-0.jsonl.gz").write_bytes(gzip.compress(b"[1]")), "line 1: not a JSON object"),
+        (
+            lambda source: (source / "features" / "batch-0.jsonl.gz").write_bytes(gzip.compress(b"[1]")),
+            "line 1: not a JSON object",
+        ),
     ],
     ids=["truncated", "not gzip", "no activations", "no layer", "no object"],
 )
 def test_a_broken_export_says_so(
-    spoil: Callable[[Path], object], says: str, served: Settings, model: LanguageModel, tmp_path: Path, settings: Settings
+    spoil: Callable[[Path], object],
+    says: str,
+    served: Settings,
+    model: LanguageModel,
+    tmp_path: Path,
+    settings: Settings,
 ) -> None:
     export_neuronpedia(tmp_path / "out", settings=served, model=model.id, source="1-vasae")
     spoil(tmp_path / "out" / model.id / "1-vasae")
@@ -427,7 +548,9 @@ def with_vectors(model: LanguageModel) -> list[dict[str, Any]]:
     return [dashboards.feature(model, index) | {"vector": row.tolist()} for index, row in enumerate(rows)]
 
 
-def test_decoder_rows_name_features_by_their_nearest_anchor(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_decoder_rows_name_features_by_their_nearest_anchor(
+    model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     imported(dashboards.write(tmp_path / "run", model, with_vectors(model)), model, settings)
     for index in range(4):
         feature = record(settings, model, index)
@@ -442,7 +565,13 @@ def test_a_checkpoint_brings_the_decoder_rows_and_must_be_the_same_dictionary(
 ) -> None:
     features = with_vectors(model)
     rows = torch.tensor([feature.pop("vector") for feature in features])
-    fit = AnchorFit(model.unigram_states(1), torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.full((4,), -1), kind="states")
+    fit = AnchorFit(
+        model.unigram_states(1),
+        torch.ones(model.vocab_size),
+        torch.zeros(model.d_model),
+        torch.full((4,), -1),
+        kind="states",
+    )
 
     def checkpoint(directions: torch.Tensor) -> Checkpoint:
         n, width = directions.shape
@@ -457,7 +586,9 @@ def test_a_checkpoint_brings_the_decoder_rows_and_must_be_the_same_dictionary(
     assert record(settings, model, 0).anchor_kind == "imported: states"
 
 
-def test_another_model_is_accepted_when_a_person_says_it_is_the_same(model: LanguageModel, tmp_path: Path, settings: Settings) -> None:
+def test_another_model_is_accepted_when_a_person_says_it_is_the_same(
+    model: LanguageModel, tmp_path: Path, settings: Settings
+) -> None:
     folder = dashboards.write(tmp_path / "run", model)
     all_of_another(folder, model)
     imported(folder, model, settings, same_model=True, layer=0)
@@ -482,7 +613,12 @@ ITEMS = st.recursive(
 )
 
 
-@given(items=st.lists(ITEMS, max_size=6), chunk=st.integers(1, 40), indent=st.sampled_from([None, 2]), last=st.booleans())
+@given(
+    items=st.lists(ITEMS, max_size=6),
+    chunk=st.integers(1, 40),
+    indent=st.sampled_from([None, 2]),
+    last=st.booleans(),
+)
 def test_a_list_is_streamed_whatever_the_blocks_it_is_read_in(
     items: list[Any], chunk: int, indent: int | None, last: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

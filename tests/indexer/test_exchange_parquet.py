@@ -1,4 +1,6 @@
-"""An index goes out as Parquet and comes back row for row; files that are not what was exported publish nothing."""
+"""An index goes out as Parquet and comes back row for row; files that are not what was exported publish
+nothing.
+"""
 
 import json
 import os
@@ -85,7 +87,9 @@ def test_an_exported_index_comes_back_row_for_row(served: Settings, exported: Pa
 def test_the_export_is_what_the_manifest_says(exported: Path) -> None:
     manifest = json.loads((exported / "manifest.json").read_text())
     assert manifest["schema_version"] == SCHEMA_VERSION
-    assert sorted(manifest["dictionaries"]) == sorted(f"{entry.model}/{entry.source}" for entry in synthetic.USUAL)
+    assert sorted(manifest["dictionaries"]) == sorted(
+        f"{entry.model}/{entry.source}" for entry in synthetic.USUAL
+    )
     for table in TABLES:
         path = exported / f"{table}.parquet"
         entry = manifest["files"][path.name]
@@ -100,7 +104,9 @@ def test_a_part_holds_its_own_rows_and_passages_and_no_link_outside(served: Sett
     [dictionary] = pq.read_table(tmp_path / "part" / "dictionary.parquet").to_pylist()
     assert (dictionary["model"], dictionary["source"]) == ("tiny", "1-vasae")
     assert dictionary["previous_dictionary"] is None and dictionary["next_dictionary"] is None
-    contexts, passages = (pq.read_table(tmp_path / "part" / f"{name}.parquet") for name in ("context", "passage"))
+    contexts, passages = (
+        pq.read_table(tmp_path / "part" / f"{name}.parquet") for name in ("context", "passage")
+    )
     assert set(contexts["passage"].to_pylist()) == set(passages["passage_id"].to_pylist())
     assert set(pq.read_table(tmp_path / "part" / "token.parquet")["model"].to_pylist()) == {"tiny"}
     with pytest.raises(NotFound, match="no model 'tin'"):
@@ -120,7 +126,9 @@ def test_a_part_is_imported_beside_what_the_index_holds(exported: Path, tmp_path
             assert pa.concat_tables(kept.rows(table)).combine_chunks().equals(own[table])
     store = Store(settings)
     feature = store.feature("tiny", "1-vasae", 3).feature
-    assert feature.contexts and feature.previous_layer[0].source == "0-vasae", "links and passages moved with the ids"
+    assert feature.contexts and feature.previous_layer[0].source == "0-vasae", (
+        "links and passages moved with the ids"
+    )
     store.close()
 
 
@@ -170,15 +178,35 @@ def flipped(path: Path) -> None:
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json does not lie in it"),
     "a broken manifest": (lambda folder: (folder / "manifest.json").write_text("{"), "not readable JSON"),
-    "an empty manifest": (lambda folder: (folder / "manifest.json").write_text('{"schema_version": 2}'), "no manifest"),
+    "an empty manifest": (
+        lambda folder: (folder / "manifest.json").write_text('{"schema_version": 2}'),
+        "no manifest",
+    ),
     "a missing file": (lambda folder: (folder / "context.parquet").unlink(), "context.parquet is missing"),
     "a truncated file": (lambda folder: os.truncate(folder / "feature.parquet", 5000), "cut short"),
     "a flipped bit": (lambda folder: flipped(folder / "passage.parquet"), "sha256"),
-    "a column gone": (lambda folder: rewrite(folder, "token", lambda t: t.drop_columns(["raw"])), "not have the columns.*raw"),
-    "another type": (lambda folder: rewrite(folder, "token", lambda t: t.set_column(5, "count", t["count"].cast("float64"))), "count"),
-    "no such passage": (lambda folder: rewrite(folder, "passage", lambda t: t.slice(1)), "points at a passage"),
-    "a dictionary fewer": (lambda folder: rewrite(folder, "dictionary", lambda t: t.slice(1)), "lists other dictionaries"),
-    "no summary": (lambda folder: rewrite(folder, "layer_summary", lambda t: t.slice(1)), "no row in layer_summary"),
+    "a column gone": (
+        lambda folder: rewrite(folder, "token", lambda t: t.drop_columns(["raw"])),
+        "not have the columns.*raw",
+    ),
+    "another type": (
+        lambda folder: rewrite(
+            folder, "token", lambda t: t.set_column(5, "count", t["count"].cast("float64"))
+        ),
+        "count",
+    ),
+    "no such passage": (
+        lambda folder: rewrite(folder, "passage", lambda t: t.slice(1)),
+        "points at a passage",
+    ),
+    "a dictionary fewer": (
+        lambda folder: rewrite(folder, "dictionary", lambda t: t.slice(1)),
+        "lists other dictionaries",
+    ),
+    "no summary": (
+        lambda folder: rewrite(folder, "layer_summary", lambda t: t.slice(1)),
+        "no row in layer_summary",
+    ),
 }
 
 
@@ -221,4 +249,6 @@ def test_ids_move_past_those_that_are_there(exported: Path, tmp_path: Path) -> N
 
 
 def test_docs_columns_is_the_schema() -> None:
-    assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == columns_document(), "run lexiscope export columns docs/columns.md"
+    assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == columns_document(), (
+        "run lexiscope export columns docs/columns.md"
+    )

@@ -20,21 +20,31 @@ QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="session")
-def indexed(model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def indexed(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     settings = Settings(index=tmp_path_factory.mktemp("index"))
     ask = indexer.Ask(length=48)
-    indexer.index([(model, map(load_checkpoint, runs))], [str(text_file)], settings=settings, console=QUIET, ask=ask)
+    indexer.index(
+        [(model, map(load_checkpoint, runs))], [str(text_file)], settings=settings, console=QUIET, ask=ask
+    )
     return settings
 
 
-def quick(settings: Settings, model: LanguageModel, runs: list[Path], text: Path, **asked: object) -> str | None:
+def quick(
+    settings: Settings, model: LanguageModel, runs: list[Path], text: Path, **asked: object
+) -> str | None:
     ask = indexer.Ask(**{"length": 48, "ablate": 0, **asked})
-    return indexer.index([(model, map(load_checkpoint, runs))], [str(text)], settings=settings, console=QUIET, ask=ask)
+    return indexer.index(
+        [(model, map(load_checkpoint, runs))], [str(text)], settings=settings, console=QUIET, ask=ask
+    )
 
 
 def test_an_indexed_feature_has_its_contexts_and_they_fire_where_they_say(indexed: Settings) -> None:
     store = Store(indexed)
-    page = store.dictionary_page("tiny", "1-vasae", Filters(live=True, sort="density", descending=True, limit=5))
+    page = store.dictionary_page(
+        "tiny", "1-vasae", Filters(live=True, sort="density", descending=True, limit=5)
+    )
     assert page.features
     for ref in page.features:
         feature = store.feature("tiny", "1-vasae", ref.index).feature
@@ -76,19 +86,31 @@ def test_every_layer_has_a_summary_and_every_token_a_page(indexed: Settings, mod
 
 def test_features_of_neighbouring_layers_that_fire_together_are_matched(indexed: Settings) -> None:
     store = Store(indexed)
-    page = store.dictionary_page("tiny", "1-vasae", Filters(live=True, sort="density", descending=True, limit=20))
-    matched = [found for ref in page.features for found in store.feature("tiny", "1-vasae", ref.index).feature.previous_coactive]
+    page = store.dictionary_page(
+        "tiny", "1-vasae", Filters(live=True, sort="density", descending=True, limit=20)
+    )
+    matched = [
+        found
+        for ref in page.features
+        for found in store.feature("tiny", "1-vasae", ref.index).feature.previous_coactive
+    ]
     assert matched and all(found.layer == 0 and 0 < found.jaccard <= 1 for found in matched)
 
 
-def test_tokens_that_are_no_whole_character_are_indexed_by_their_bytes(indexed: Settings, model: LanguageModel) -> None:
+def test_tokens_that_are_no_whole_character_are_indexed_by_their_bytes(
+    indexed: Settings, model: LanguageModel
+) -> None:
     store = Store(indexed)
-    (partial,) = (index for index in range(model.vocab_size) if model.tokenizer.convert_ids_to_tokens(index) == "â")
+    (partial,) = (
+        index for index in range(model.vocab_size) if model.tokenizer.convert_ids_to_tokens(index) == "â"
+    )
     token = store.token_page("tiny", partial).token
     assert (token.shown, token.raw) == ("⟨E2⟩", "e2")
 
 
-def test_indexing_one_dictionary_again_keeps_the_others(indexed: Settings, model: LanguageModel, runs: list[Path], text_file: Path) -> None:
+def test_indexing_one_dictionary_again_keeps_the_others(
+    indexed: Settings, model: LanguageModel, runs: list[Path], text_file: Path
+) -> None:
     before = Store(indexed).feature("tiny", "0-vasae", 3).feature
     quick(indexed, model, runs[2:], text_file, tokens=2000)
     store = Store(indexed)
@@ -101,7 +123,9 @@ def test_a_dictionary_of_another_model_and_two_of_one_name_are_refused_and_the_o
 ) -> None:
     build = Store(indexed).build_id()
     folder = tiny.make_model(tmp_path / "other")
-    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"n_embd": 32', '"n_embd": 16'))
+    (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"n_embd": 32', '"n_embd": 16')
+    )
     with pytest.raises(LexiscopeError):
         load_language_model(str(folder))
     run = load_checkpoint(runs[0])
@@ -118,12 +142,23 @@ def test_a_dictionary_of_another_model_and_two_of_one_name_are_refused_and_the_o
     ("text", "asked", "error", "says"),
     [
         ("a", {}, TextError, "shorter than one passage"),
-        (tiny.text(400), {"shard": indexer.parse_shard("2/2")}, indexer.IndexingError, "has nothing to read: the text has 1 block of"),
+        (
+            tiny.text(400),
+            {"shard": indexer.parse_shard("2/2")},
+            indexer.IndexingError,
+            "has nothing to read: the text has 1 block of",
+        ),
         (tiny.text(400), {"length": 100_000}, indexer.IndexingError, "is more than"),
     ],
 )
 def test_a_text_that_cannot_be_indexed_publishes_nothing(
-    text: str, asked: dict[str, object], error: type[LexiscopeError], says: str, model: LanguageModel, runs: list[Path], tmp_path: Path
+    text: str,
+    asked: dict[str, object],
+    error: type[LexiscopeError],
+    says: str,
+    model: LanguageModel,
+    runs: list[Path],
+    tmp_path: Path,
 ) -> None:
     file = tmp_path / "text.txt"
     file.write_text(text)
@@ -141,7 +176,9 @@ def test_a_text_on_which_nothing_fires_publishes_nothing(
 
     def silent(path: Path, *, anchors: bool = True) -> object:
         found = load_checkpoint(path, anchors=anchors)
-        return found._replace(dictionary=replace(found.dictionary, b_enc=torch.full_like(found.dictionary.b_enc, -1e6)))
+        return found._replace(
+            dictionary=replace(found.dictionary, b_enc=torch.full_like(found.dictionary.b_enc, -1e6))
+        )
 
     monkeypatch.setattr(members, "load_checkpoint", silent)
     with pytest.raises(indexer.IndexingError, match="No feature of these dictionaries fires"):
@@ -160,4 +197,6 @@ def test_a_full_disk_is_refused_before_the_text_is_read(
 
 
 def test_activations_around_a_position_have_three_digits() -> None:
-    assert rounded(torch.tensor([0.0, 0.12345, 98.76, 1234.5]).half().numpy()).tolist() == pytest.approx([0, 0.123, 98.8, 1230])
+    assert rounded(torch.tensor([0.0, 0.12345, 98.76, 1234.5]).half().numpy()).tolist() == pytest.approx(
+        [0, 0.123, 98.8, 1230]
+    )

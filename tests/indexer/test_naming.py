@@ -1,4 +1,6 @@
-"""Anchors fitted from a text: the mean state of each token, whatever the batches; controls; what cannot be fitted."""
+"""Anchors fitted from a text: the mean state of each token, whatever the batches; controls; what cannot be
+fitted.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,9 @@ def stream(model: LanguageModel, text_file: Path) -> Iterator[np.ndarray]:
 
 
 @torch.inference_mode()
-def test_anchors_are_the_mean_states_shrunk_to_the_transported_embedding(model: LanguageModel, text_file: Path) -> None:
+def test_anchors_are_the_mean_states_shrunk_to_the_transported_embedding(
+    model: LanguageModel, text_file: Path
+) -> None:
     """Computed again passage by passage, with every state in memory, from the same inliers."""
     found = fit_anchors(model, [0, 1], stream(model, text_file))
     for layer, fit in found.items():
@@ -41,7 +45,9 @@ def test_anchors_are_the_mean_states_shrunk_to_the_transported_embedding(model: 
         assert len(fit.assigned) == 0
 
 
-def test_batches_of_another_size_give_the_same_anchors(model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_another_size_give_the_same_anchors(
+    model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = fit_anchors(model, [1], stream(model, text_file))[1]
     monkeypatch.setattr(naming, "TOKENS", 300)
     parts = fit_anchors(model, [1], stream(model, text_file))[1]
@@ -49,7 +55,9 @@ def test_batches_of_another_size_give_the_same_anchors(model: LanguageModel, tex
     assert torch.allclose(whole.anchors, parts.anchors, atol=1e-3)
 
 
-def test_an_outlying_position_is_left_out(model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outlying_position_is_left_out(
+    model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clean = fit_anchors(model, [1], stream(model, text_file))[1]
     read = model.read
 
@@ -71,11 +79,15 @@ def test_every_anchor_set_can_be_fitted(anchors: str, model: LanguageModel, text
     assert fit.anchors.shape == (model.vocab_size, model.d_model) and torch.isfinite(fit.anchors).all()
 
 
-def test_what_cannot_be_fitted_is_refused(model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fitted_is_refused(
+    model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(IndexingError, match="no anchor set 'best'"):
         fit_anchors(model, [1], stream(model, text_file), anchors="best")
     with pytest.raises(ModelError, match="no layer 9"):
         fit_anchors(model, [9], stream(model, text_file))
-    monkeypatch.setattr(model, "read", lambda tokens, layers: {1: torch.full((*tokens.shape, model.d_model), float("nan"))})
+    monkeypatch.setattr(
+        model, "read", lambda tokens, layers: {1: torch.full((*tokens.shape, model.d_model), float("nan"))}
+    )
     with pytest.raises(IndexingError, match="NaN"):
         fit_anchors(model, [1], stream(model, text_file))

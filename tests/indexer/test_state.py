@@ -1,4 +1,6 @@
-"""What is learned of a text does not depend on how it was split, and counts what an obvious implementation counts."""
+"""What is learned of a text does not depend on how it was split, and counts what an obvious implementation
+counts.
+"""
 
 import copy
 from collections import Counter
@@ -30,7 +32,9 @@ from lexiscope.text import batches
 
 VOCAB, D_SAE, LENGTH, K = 12, 8, 24, 3
 EDGES_OF_POSITIONS = position_edges(LENGTH)
-RELATIVES = Relatives(torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1, -1]), matched_controls(torch.arange(VOCAB)))
+RELATIVES = Relatives(
+    torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1, -1]), matched_controls(torch.arange(VOCAB))
+)
 RELATIVES.family[:, 2] = -1
 
 
@@ -54,7 +58,9 @@ def subject(seed: int) -> Subject:
 
 
 def learn(block: Block) -> State:
-    """What `Reading.read` does to a block, without a model: two dictionaries, of random codes that follow from the block's number."""
+    """What `Reading.read` does to a block, without a model: two dictionaries, of random codes that follow
+    from the block's number.
+    """
     state = State(Shape(VOCAB, LENGTH, (D_SAE, D_SAE), (0, 1)))
     for number, batch in enumerate(batches(block.passages, tokens=100)):
         if batch.tokens.shape[1] < 2:
@@ -77,7 +83,10 @@ def learn(block: Block) -> State:
 
 def parts(seed: int, size: int = 4) -> list[State]:
     passages = text(seed)
-    return [learn(Block(number, at, passages[at : at + size])) for number, at in enumerate(range(0, len(passages), size))]
+    return [
+        learn(Block(number, at, passages[at : at + size]))
+        for number, at in enumerate(range(0, len(passages), size))
+    ]
 
 
 def merged(states: Sequence[State]) -> State:
@@ -115,7 +124,10 @@ def test_any_split_of_the_text_in_any_order_teaches_the_same(seed: int, order: l
     assert same(whole, other)
     tables = []
     for state in (whole, other):
-        tables += [context_table(each, Texts(state.passages), dictionary_id=0, first_passage=0)[0] for each in state.learned]
+        tables += [
+            context_table(each, Texts(state.passages), dictionary_id=0, first_passage=0)[0]
+            for each in state.learned
+        ]
     assert tables[:2] == tables[2:]
 
 
@@ -173,9 +185,17 @@ def test_statistics_equal_counting_one_firing_at_a_time(seed: int) -> None:
         mine = found.feature == feature
         values = found.value[mine].astype(float)
         assert statistics.count[feature] == len(values)
-        assert np.array_equal(statistics.histogram[feature], np.histogram(np.clip(values, EDGES[0], EDGES[-1] - 1), EDGES)[0])
-        assert np.array_equal(statistics.positions[feature], np.histogram(stretch.position[found.at[mine]], EDGES_OF_POSITIONS)[0])
-        assert statistics.logit_hits[feature] == (stretch.following[found.at[mine]] == logit_tokens[feature]).sum()
+        assert np.array_equal(
+            statistics.histogram[feature], np.histogram(np.clip(values, EDGES[0], EDGES[-1] - 1), EDGES)[0]
+        )
+        assert np.array_equal(
+            statistics.positions[feature],
+            np.histogram(stretch.position[found.at[mine]], EDGES_OF_POSITIONS)[0],
+        )
+        assert (
+            statistics.logit_hits[feature]
+            == (stretch.following[found.at[mine]] == logit_tokens[feature]).sum()
+        )
         if len(values) and np.ptp(values):
             assert statistics.max[feature] == found.value[mine].max()
             moments, deviation = statistics.moments(), (values - values.mean()) / values.std()
@@ -214,7 +234,9 @@ def test_a_pool_of_best_contexts_equals_sorting_everything(seed: int) -> None:
     chosen = found.rows(rows)
     pool.add(chosen, chosen.value, stretch, Nearby(found, stretch, [chosen]))
     pool.settle()
-    everything = zip(found.feature, -found.value, stretch.passage[found.at], stretch.position[found.at], strict=True)
+    everything = zip(
+        found.feature, -found.value, stretch.passage[found.at], stretch.position[found.at], strict=True
+    )
     expected: list[tuple[int, int, int]] = []
     taken: Counter[int] = Counter()
     met: set[tuple[int, int]] = set()
@@ -270,7 +292,9 @@ def test_the_lift_token_is_the_one_that_matters_not_the_rarest() -> None:
     assert (lift.token[0], lift.hits[0], lift.name_hits[0], lift.counted[0]) == (2, 39, 60, 100)
 
 
-def test_tokens_of_a_feature_that_fires_on_too_many_are_counted_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_of_a_feature_that_fires_on_too_many_are_counted_in_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(token_counts, "MOST", 200)
     tokens = np.random.default_rng(0).integers(0, 1000, 20_000)
     tokens[::4] = 7
@@ -286,7 +310,9 @@ def test_matches_are_the_highest_jaccards_of_shared_positions() -> None:
     pairs = {0: [(1, range(10)), (2, range(5, 15))], 1: [(7, range(9)), (8, range(3, 40)), (9, range(2))]}
     for sampled, layer in ((mine, 0), (theirs, 1)):
         sampled.hashes = np.concatenate([np.array(list(where), np.uint64) for _, where in pairs[layer]])
-        sampled.features = np.concatenate([np.full(len(where), feature, np.int32) for feature, where in pairs[layer]])
+        sampled.features = np.concatenate(
+            [np.full(len(where), feature, np.int32) for feature, where in pairs[layer]]
+        )
     found = matches(mine, theirs, 4)
     assert found[1] == ([7, 8], [0.9, pytest.approx(7 / 40)])
     assert found[2] == ([8, 7], [pytest.approx(10 / 37, abs=1e-4), pytest.approx(4 / 15, abs=1e-4)])
@@ -298,7 +324,11 @@ def test_passages_come_in_blocks_and_shards_divide_them() -> None:
     numbers = [(block.number, block.first, len(block.passages)) for block in blocks(passages)]
     assert numbers == [(0, 0, 256), (1, 256, 256), (2, 512, 88)]
     shards = [parse_shard(f"{number}/3") for number in (1, 2, 3)]
-    assert [[block for block in range(7) if shard.holds(block)] for shard in shards] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [[block for block in range(7) if shard.holds(block)] for shard in shards] == [
+        [0, 3, 6],
+        [1, 4],
+        [2, 5],
+    ]
     assert str(Shard(2, 3)) == "2/3"
     for wrong in ("", "0/3", "4/3", "1", "a/b", "1/0"):
         with pytest.raises(LexiscopeError, match="--shards"):

@@ -1,4 +1,6 @@
-"""A job that is killed, divided, or run on a cluster ends in the same rows as one that is not; until then the old index serves."""
+"""A job that is killed, divided, or run on a cluster ends in the same rows as one that is not; until then the
+old index serves.
+"""
 
 import os
 import signal
@@ -60,16 +62,26 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(
-    root: Path, model: LanguageModel, runs: list[Path], text: Path, ask: indexer.Ask = ASK, console: Console | None = None
+    root: Path,
+    model: LanguageModel,
+    runs: list[Path],
+    text: Path,
+    ask: indexer.Ask = ASK,
+    console: Console | None = None,
 ) -> str | None:
     groups = [(model, map(load_checkpoint, runs))]
-    return indexer.index(groups, [str(text)], settings=Settings(index=root), console=console or Console(quiet=True), ask=ask)
+    return indexer.index(
+        groups, [str(text)], settings=Settings(index=root), console=console or Console(quiet=True), ask=ask
+    )
 
 
 def rows(root: Path) -> dict[str, list[tuple[object, ...]]]:
     (name,) = {path.read_text().strip() for path in root.glob("CURRENT")}
     with duckdb.connect(str(root / f"{name}.duckdb"), read_only=True) as connection:
-        return {table: connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall() for table, order in TABLES.items()}
+        return {
+            table: connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+            for table, order in TABLES.items()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +107,21 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
 ) -> None:
     build(tmp_path, model, runs, text_file, ASK._replace(tokens=2000))
     served = rows(tmp_path)
-    command = [sys.executable, "-c", KILLED, str(model_folder), str(text_file), str(tmp_path), *map(str, runs)]
-    job = subprocess.Popen(command, cwd=Path(__file__).parents[2], env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(model_folder),
+        str(text_file),
+        str(tmp_path),
+        *map(str, runs),
+    ]
+    job = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+    )
     for _ in range(1200):
         if any(tmp_path.glob("work-*/all.npz")) or job.poll() is not None:
             break
@@ -117,11 +142,18 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
 
 
 def test_shards_in_any_order_and_one_left_over_publish_the_same_rows(
-    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, expected: dict[str, list[tuple[object, ...]]]
+    model: LanguageModel,
+    runs: list[Path],
+    text_file: Path,
+    tmp_path: Path,
+    expected: dict[str, list[tuple[object, ...]]],
 ) -> None:
     told = Console(record=True, width=200)
     for shard in ("3/3", "1/3"):
-        assert build(tmp_path, model, runs, text_file, ASK._replace(shard=indexer.parse_shard(shard)), told) is None
+        assert (
+            build(tmp_path, model, runs, text_file, ASK._replace(shard=indexer.parse_shard(shard)), told)
+            is None
+        )
     assert not (tmp_path / "CURRENT").exists()
     assert "Missing: 2/3" in told.export_text()
     build(tmp_path, model, runs, text_file, ASK._replace(resume=True))
@@ -159,7 +191,9 @@ def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
     assert list(tmp_path.glob("work-*/all.npz"))
 
 
-def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = State(Shape(10, 16, (4,), (0,)))
     saved = Work(tmp_path, "key", state.shape, None)
     saved.save(state)
@@ -195,7 +229,11 @@ def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: 
 
 @pytest.mark.timeout(280)
 def test_a_cluster_of_two_nodes_publishes_the_same_rows(
-    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, expected: dict[str, list[tuple[object, ...]]]
+    model: LanguageModel,
+    runs: list[Path],
+    text_file: Path,
+    tmp_path: Path,
+    expected: dict[str, list[tuple[object, ...]]],
 ) -> None:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

@@ -45,7 +45,11 @@ def test_every_set_has_a_vector_for_every_token_and_a_description(material: Mate
 
 
 def test_class_means_are_the_mean_states_of_their_tokens(material: Material, states: torch.Tensor) -> None:
-    for name, expected in (("current", states), ("following", states.roll(5, 0)), ("previous", states.roll(7, 0))):
+    for name, expected in (
+        ("current", states),
+        ("following", states.roll(5, 0)),
+        ("previous", states.roll(7, 0)),
+    ):
         assert F.cosine_similarity(ANCHOR_SETS[name](material), expected).min() > 0.99, name
     assert torch.allclose(ANCHOR_SETS["unigram"](material), states, atol=1e-5)
 
@@ -74,10 +78,17 @@ def test_what_was_not_gathered_is_said(material: Material) -> None:
         ANCHOR_SETS["following"](material._replace(following=None))
 
 
-def test_the_bake_off_prefers_the_anchors_that_the_directions_point_at(material: Material, states: torch.Tensor) -> None:
+def test_the_bake_off_prefers_the_anchors_that_the_directions_point_at(
+    material: Material, states: torch.Tensor
+) -> None:
     noise = torch.randn(VOCAB, D, generator=torch.Generator().manual_seed(5))
     directions = F.normalize(states + 0.3 * noise, dim=-1)
-    found = bake_off(directions, torch.ones(VOCAB), material._replace(unigram=None), ["current", "rotated", "gaussian", "unigram"])
+    found = bake_off(
+        directions,
+        torch.ones(VOCAB),
+        material._replace(unigram=None),
+        ["current", "rotated", "gaussian", "unigram"],
+    )
     assert set(found) == {"current", "rotated", "gaussian"}
     assert max(found, key=lambda name: found[name].excess) == "current"
     assert found["current"].live > 0.9 and found["current"].medium == 1

@@ -23,7 +23,10 @@ from lexiscope.anchors import (
 @given(seed=st.integers(0, 1000), cosine=st.floats(0.1, 0.99))
 def test_a_projected_row_is_unit_and_within_its_cone(seed: int, cosine: float) -> None:
     draw = torch.Generator().manual_seed(seed)
-    rows, anchors = torch.randn(20, 8, generator=draw), F.normalize(torch.randn(20, 8, generator=draw), dim=-1)
+    rows, anchors = (
+        torch.randn(20, 8, generator=draw),
+        F.normalize(torch.randn(20, 8, generator=draw), dim=-1),
+    )
     held = into_cones(rows, anchors, cosine)
     assert torch.allclose(held.norm(dim=-1), torch.ones(20), atol=1e-5)
     assert ((held * anchors).sum(-1) >= cosine - 1e-5).all()
@@ -59,10 +62,15 @@ def test_the_transported_embedding_reaches_tokens_left_out_of_its_fit() -> None:
     assert F.cosine_similarity(carried[200:], states[200:], dim=-1).mean() > 0.95
 
 
-def test_a_frequent_token_is_anchored_at_its_own_mean_state_and_an_unseen_one_at_the_transported_embedding() -> None:
+def test_a_frequent_token_is_anchored_at_its_own_mean_state_and_an_unseen_one_at_the_transported_embedding() -> (
+    None
+):
     embedding, sums = torch.randn(50, 6), TokenSums(50, 6)
     state = torch.randn(6)
-    sums.add(torch.cat([torch.zeros(5000, dtype=torch.long), torch.arange(1, 40)]), torch.cat([state.expand(5000, 6), torch.randn(39, 6)]))
+    sums.add(
+        torch.cat([torch.zeros(5000, dtype=torch.long), torch.arange(1, 40)]),
+        torch.cat([state.expand(5000, 6), torch.randn(39, 6)]),
+    )
     anchors = class_mean_anchors(embedding, sums)
     assert F.cosine_similarity(anchors[0], state, dim=0) > 0.999
     assert torch.allclose(anchors[45], transport(embedding, sums)[45], atol=1e-5)
@@ -84,7 +92,9 @@ def test_random_directions_have_the_asked_covariance() -> None:
     assert torch.allclose(found, covariance, atol=0.15 * covariance.abs().max().item())
 
 
-@pytest.mark.parametrize(("cosine", "name"), [(0.8, "strong"), (0.79, "medium"), (0.5, "medium"), (0.3, "weak"), (0.29, "none")])
+@pytest.mark.parametrize(
+    ("cosine", "name"), [(0.8, "strong"), (0.79, "medium"), (0.5, "medium"), (0.3, "weak"), (0.29, "none")]
+)
 def test_buckets_are_the_papers(cosine: float, name: str) -> None:
     assert bucket(cosine) == name
 
@@ -101,7 +111,9 @@ def test_a_gradient_out_of_the_cone_is_taken_off_at_its_edge_and_nowhere_else() 
     stay_in_cones(kept, edge, anchors, assigned, 0.8)
     for i in range(6):
         anchor = anchors[assigned[i]]
-        slope = float(gradient[i] @ anchor)  # descent along −gradient lowers the cosine where this is positive
+        slope = float(
+            gradient[i] @ anchor
+        )  # descent along −gradient lowers the cosine where this is positive
         if i < 5 and slope > 0:
             assert float(kept[i] @ anchor) == pytest.approx(0, abs=1e-5)
         else:

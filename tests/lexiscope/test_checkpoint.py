@@ -9,7 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lexiscope.checkpoint import ANCHORS, CONFIG, WEIGHTS, AnchorFit, export_saelens, load_checkpoint, new_checkpoint, save_weights
+from lexiscope.checkpoint import (
+    ANCHORS,
+    CONFIG,
+    WEIGHTS,
+    AnchorFit,
+    export_saelens,
+    load_checkpoint,
+    new_checkpoint,
+    save_weights,
+)
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from tests.lexiscope.test_dictionary import random_dictionary
@@ -18,7 +27,15 @@ from tests.lexiscope.test_dictionary import random_dictionary
 def write(folder: Path, dictionary: Dictionary) -> Path:
     fit = AnchorFit(torch.randn(9, 6).half().float(), torch.arange(9.0), torch.randn(6), torch.arange(20) - 1)
     with new_checkpoint(folder) as partial:
-        save_weights(partial, dictionary, fit=fit, model="m", hook="blocks.1.hook_resid_post", context=64, details={"layer": 1})
+        save_weights(
+            partial,
+            dictionary,
+            fit=fit,
+            model="m",
+            hook="blocks.1.hook_resid_post",
+            context=64,
+            details={"layer": 1},
+        )
     return folder
 
 
@@ -120,7 +137,11 @@ def test_anchors_can_stay_on_disk(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("threshold", "normalise", "architecture"),
-    [(None, "none", "topk"), (torch.zeros(20), "layer_norm", "standard"), (torch.full((20,), 0.2), "constant_norm", "jumprelu")],
+    [
+        (None, "none", "topk"),
+        (torch.zeros(20), "layer_norm", "standard"),
+        (torch.full((20,), 0.2), "constant_norm", "jumprelu"),
+    ],
 )
 def test_an_export_for_saelens_encodes_as_the_dictionary_does(
     threshold: torch.Tensor | None, normalise: str, architecture: str, folder: Path, tmp_path: Path
@@ -134,7 +155,9 @@ def test_an_export_for_saelens_encodes_as_the_dictionary_does(
     assert torch.equal(found.dictionary.reconstruct(x), dictionary.reconstruct(x))
 
 
-def test_what_saelens_cannot_express_is_not_exported_and_nothing_is_overwritten(tmp_path: Path, folder: Path) -> None:
+def test_what_saelens_cannot_express_is_not_exported_and_nothing_is_overwritten(
+    tmp_path: Path, folder: Path
+) -> None:
     dense = load_checkpoint(write(tmp_path / "dense", random_dictionary(dense=True)))
     with pytest.raises(CheckpointError, match="dense path"):
         export_saelens(dense, tmp_path / "out")

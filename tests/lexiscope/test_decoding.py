@@ -13,11 +13,27 @@ def architectures():
     from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
     shape = {"vocab_size": 96, "bos_token_id": 0, "eos_token_id": 0}
-    small = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
+    small = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 48,
+    }
     yield "gpt2", GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=64, initializer_range=0.3, **shape)
-    yield "llama", LlamaConfig(hidden_size=32, max_position_embeddings=64, initializer_range=0.3, **small, **shape)
-    layers = {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]], "window_size": 6}
-    yield "neo", GPTNeoConfig(hidden_size=32, max_position_embeddings=64, initializer_range=0.3, **layers, **shape)
+    yield (
+        "llama",
+        LlamaConfig(hidden_size=32, max_position_embeddings=64, initializer_range=0.3, **small, **shape),
+    )
+    layers = {
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 6,
+    }
+    yield (
+        "neo",
+        GPTNeoConfig(hidden_size=32, max_position_embeddings=64, initializer_range=0.3, **layers, **shape),
+    )
 
 
 @pytest.fixture(scope="module", params=list(architectures()), ids=lambda param: param[0])
@@ -31,7 +47,9 @@ def model(request, tmp_path_factory):
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<end>", eos_token="<end>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<end>", eos_token="<end>").save_pretrained(
+        folder
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return load_language_model(str(folder))
@@ -42,7 +60,9 @@ def prompt(model, text, rows=1):
 
 
 def alone(model, text, n):
-    return [int(step.tokens[0]) for step in model.stream(prompt(model, text), max_tokens=n, temperature=0, seed=0)]
+    return [
+        int(step.tokens[0]) for step in model.stream(prompt(model, text), max_tokens=n, temperature=0, seed=0)
+    ]
 
 
 def test_rows_that_join_and_leave_half_way_write_what_they_write_alone(model):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from lexiscope.dictionary import Dictionary, SparseCode, firing_order, gather_sum
 
 
-def random_dictionary(d_in: int = 6, d_sae: int = 20, k: int = 4, *, dense: bool = False, seed: int = 0) -> Dictionary:
+def random_dictionary(
+    d_in: int = 6, d_sae: int = 20, k: int = 4, *, dense: bool = False, seed: int = 0
+) -> Dictionary:
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:

@@ -101,7 +101,9 @@ def test_counts_of_two_texts_add_up_to_those_of_both_and_other_names_are_refused
         once.merge(EvidenceCounts(names.roll(1), kin, controls))
 
 
-def planted(rule: str, *, seed: int = 0, features: int = 200, vocab: int = 500, n: int = 20_000) -> tuple[Evidence, torch.Tensor]:
+def planted(
+    rule: str, *, seed: int = 0, features: int = 200, vocab: int = 500, n: int = 20_000
+) -> tuple[Evidence, torch.Tensor]:
     """A dictionary whose features fire on a token (and, half the time, elsewhere), named by `rule`."""
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, vocab, (n // 100, 100), generator=draw)
@@ -117,7 +119,9 @@ def planted(rule: str, *, seed: int = 0, features: int = 200, vocab: int = 500, 
     if rule == "permuted":
         names = names[torch.randperm(features, generator=draw)]
     kin = families(torch.randn(vocab, 16, generator=draw), [f"w{i}" for i in range(vocab)])
-    counts = EvidenceCounts(names, kin, matched_controls(torch.bincount(where.current, minlength=vocab).float()))
+    counts = EvidenceCounts(
+        names, kin, matched_controls(torch.bincount(where.current, minlength=vocab).float())
+    )
     counts.add(code, where)
     live = counts.firings > 0
     return counts.result(live), live
@@ -151,8 +155,15 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
     kin[399, 1] = 1
     names = torch.full((50,), 399)
     names[1:] = torch.arange(300, 349)
-    counts = EvidenceCounts(names, kin, matched_controls(torch.bincount(tokens.flatten(), minlength=400).float()))
-    counts.add(SparseCode(torch.ones(len(where.current), 1), torch.randint(0, 50, (len(where.current), 1), generator=draw)), where)
+    counts = EvidenceCounts(
+        names, kin, matched_controls(torch.bincount(tokens.flatten(), minlength=400).float())
+    )
+    counts.add(
+        SparseCode(
+            torch.ones(len(where.current), 1), torch.randint(0, 50, (len(where.current), 1), generator=draw)
+        ),
+        where,
+    )
     found = counts.result(torch.ones(50, dtype=torch.bool))
     assert found.share["family"][0] > 0.15
     assert found.verdict(torch.ones(50, dtype=torch.bool))[0] == "unsupported"
@@ -231,7 +242,9 @@ def test_benjamini_hochberg_equals_its_definition() -> None:
     tested = torch.tensor([True, True, True, True, True, False])
     found = benjamini_hochberg(p, tested)
     some = sorted(p[:5].tolist())
-    expected = [min(min(some[j] * 5 / (j + 1) for j in range(some.index(value), 5)), 1) for value in p[:5].tolist()]
+    expected = [
+        min(min(some[j] * 5 / (j + 1) for j in range(some.index(value), 5)), 1) for value in p[:5].tolist()
+    ]
     assert found[:5].tolist() == pytest.approx(expected)
     assert found[5] == 1
 
@@ -240,7 +253,10 @@ def slow_lift(features: list[int], tokens: list[int], text: list[int], d_sae: in
     best = []
     for feature in range(d_sae):
         on = [t for f, t in zip(features, tokens, strict=True) if f == feature]
-        gain = {t: on.count(t) / len(on) * math.log((on.count(t) / len(on)) / (text.count(t) / len(text))) for t in set(on)}
+        gain = {
+            t: on.count(t) / len(on) * math.log((on.count(t) / len(on)) / (text.count(t) / len(text)))
+            for t in set(on)
+        }
         best.append(min(gain, key=lambda t: (-gain[t], t)) if gain else -1)
     return best
 

@@ -1,7 +1,8 @@
 """Dictionaries of other libraries give the codes and reconstructions that those libraries themselves give.
 
-The cases under foreign/cases were written by those libraries (foreign/make.py says which versions, and how to write them afresh);
-LEXISCOPE_FOREIGN_CASES names another folder of them: `make check-foreign` does so with cases made on the spot.
+The cases under foreign/cases were written by those libraries (foreign/make.py says which versions, and how to
+write them afresh); LEXISCOPE_FOREIGN_CASES names another folder of them: `make check-foreign` does so with
+cases made on the spot.
 """
 
 import json
@@ -36,13 +37,17 @@ def dense(code: SparseCode, d_sae: int) -> Tensor:
 def copy(tmp_path: Path) -> Any:
     """A case to damage: its weights and settings changed as given (None removes a key)."""
 
-    def changed(name: str, *, config: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None) -> Path:
+    def changed(
+        name: str, *, config: dict[str, Any] | None = None, tensors: dict[str, Tensor | None] | None = None
+    ) -> Path:
         folder = tmp_path / name
         shutil.copytree(CASES / name, folder, dirs_exist_ok=True)
         inside = next(folder.rglob("cfg.json"))
         settings = json.loads(inside.read_text()) | (config or {})
         inside.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
-        weights = next(path for path in inside.parent.glob("*.safetensors") if path.name != "expected.safetensors")
+        weights = next(
+            path for path in inside.parent.glob("*.safetensors") if path.name != "expected.safetensors"
+        )
         held = load_file(weights) | (tensors or {})
         save_file({key: value.clone() for key, value in held.items() if value is not None}, weights)
         return folder
@@ -53,7 +58,15 @@ def copy(tmp_path: Path) -> Any:
 def test_every_library_and_architecture_is_among_the_cases() -> None:
     kinds = {name.split("-")[0] for name in EVERY} - {"gpt2_L4_vasae_soft", "gpt2_L4_hard_tied_baseline"}
     assert kinds == {"saelens", "sparsify"} and "gpt2_L4_vasae_soft" in EVERY
-    for architecture in ("standard", "topk", "jumprelu", "gated", "trained-batchtopk", "trained-matryoshka_batchtopk", "before-6-first"):
+    for architecture in (
+        "standard",
+        "topk",
+        "jumprelu",
+        "gated",
+        "trained-batchtopk",
+        "trained-matryoshka_batchtopk",
+        "before-6-first",
+    ):
         assert any(name.startswith(f"saelens-{architecture}") for name in EVERY)
 
 
@@ -71,7 +84,13 @@ def test_codes_and_reconstructions_are_the_librarys_own(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in EVERY if "none" in name and "rescaled" not in name])
 def test_weights_in_half_precision_are_read_as_float32(name: str, copy: Any) -> None:
     stored = load_file(CASES / name / "sae_weights.safetensors")
-    halved = load_checkpoint(copy(name, config={"dtype": "bfloat16"}, tensors={key: value.bfloat16() for key, value in stored.items()}))
+    halved = load_checkpoint(
+        copy(
+            name,
+            config={"dtype": "bfloat16"},
+            tensors={key: value.bfloat16() for key, value in stored.items()},
+        )
+    )
     assert halved.dictionary.W_dec.dtype == torch.float32
     assert torch.equal(halved.dictionary.W_dec, stored["W_dec"].bfloat16().float())
 
@@ -81,7 +100,9 @@ def test_a_training_checkpoint_of_batchtopk_holds_one_threshold_for_all_features
     weights = load_file(finished / "sae_weights.safetensors")
     threshold = weights["threshold"][0].double()
     unfinished = copy(
-        finished.name, config={"architecture": "batchtopk", "k": 6.0}, tensors={"threshold": None, "topk_threshold": threshold}
+        finished.name,
+        config={"architecture": "batchtopk", "k": 6.0},
+        tensors={"threshold": None, "topk_threshold": threshold},
     )
     found, wanted = load_checkpoint(unfinished), expected(finished.name)
     assert found.architecture == "batchtopk"
@@ -100,9 +121,15 @@ def test_a_scale_that_is_not_folded_in_is_read_from_beside_or_asked_for(copy: An
 
 
 @pytest.mark.parametrize(
-    "said", [{"model_name": "gpt2-small"}, {"model_name": "llama", "model_from_pretrained_kwargs": {"center_writing_weights": True}}]
+    "said",
+    [
+        {"model_name": "gpt2-small"},
+        {"model_name": "llama", "model_from_pretrained_kwargs": {"center_writing_weights": True}},
+    ],
 )
-def test_a_dictionary_of_transformerlens_centred_stream_reads_the_raw_one(said: dict[str, Any], copy: Any) -> None:
+def test_a_dictionary_of_transformerlens_centred_stream_reads_the_raw_one(
+    said: dict[str, Any], copy: Any
+) -> None:
     """gpt2-small-res-jb's folders do not say so: SAELens's registry does."""
     wanted = expected("saelens-before-6-first")
     found = load_checkpoint(copy("saelens-before-6-first", config=said)).dictionary
@@ -148,7 +175,14 @@ def test_the_layer_is_the_block_after_which_the_stream_is_read(hook: str, layer:
 
 @pytest.mark.parametrize(
     "hook",
-    ["blocks.0.hook_resid_pre", "blocks.3.hook_mlp_out", "blocks.3.hook_resid_mid", "layers.3.mlp", "blocks.3.attn.hook_z", "embed_tokens"],
+    [
+        "blocks.0.hook_resid_pre",
+        "blocks.3.hook_mlp_out",
+        "blocks.3.hook_resid_mid",
+        "layers.3.mlp",
+        "blocks.3.attn.hook_z",
+        "embed_tokens",
+    ],
 )
 def test_any_other_hook_point_is_refused_in_words(hook: str, copy: Any) -> None:
     found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {"hook_name": hook}}))
@@ -171,8 +205,12 @@ def test_where_no_layer_is_recorded_a_person_gives_it(copy: Any) -> None:
     assert found._replace(chosen_layer=2).layer == 2
 
 
-def test_the_set_is_named_as_asked_as_neuronpedia_has_it_or_after_its_folder(tmp_path: Path, copy: Any) -> None:
-    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {"neuronpedia_id": "gpt2-small/9-res-jb"}}))
+def test_the_set_is_named_as_asked_as_neuronpedia_has_it_or_after_its_folder(
+    tmp_path: Path, copy: Any
+) -> None:
+    found = load_checkpoint(
+        copy("saelens-topk-none", config={"metadata": {"neuronpedia_id": "gpt2-small/9-res-jb"}})
+    )
     assert found.set_name == "res-jb"
     assert found._replace(chosen_set="My Set").set_name == "my-set"
     for folder, name in (
@@ -217,7 +255,9 @@ def test_a_sparsify_run_stands_for_its_only_hook_point(tmp_path: Path) -> None:
         ("saelens-standard-none", {"d_sae": 65}, "d_sae 65"),
     ],
 )
-def test_what_would_be_read_wrongly_is_refused(case: str, config: dict[str, Any], words: str, copy: Any) -> None:
+def test_what_would_be_read_wrongly_is_refused(
+    case: str, config: dict[str, Any], words: str, copy: Any
+) -> None:
     with pytest.raises(CheckpointError, match=words):
         load_checkpoint(copy(case, config=config))
 
@@ -236,7 +276,9 @@ def test_what_would_be_read_wrongly_is_refused(case: str, config: dict[str, Any]
         ("sparsify-plain", {"encoder.bias": None}, "encoder.bias is missing"),
     ],
 )
-def test_damaged_weights_are_refused_by_name(case: str, tensors: dict[str, Tensor | None], words: str, copy: Any) -> None:
+def test_damaged_weights_are_refused_by_name(
+    case: str, tensors: dict[str, Tensor | None], words: str, copy: Any
+) -> None:
     with pytest.raises(CheckpointError, match=words):
         load_checkpoint(copy(case, tensors=tensors))
 

@@ -49,13 +49,19 @@ def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path,
     assert model._can_leave_blocks_out  # or the saving is not tested here
     for layer in (0, 1):
         changed = before.residuals[layer] * 0.5
-        assert torch.allclose(model.logits_from(tokens, layer, changed), model.logits(tokens, {layer: lambda _, x=changed: x}), atol=1e-5)
+        assert torch.allclose(
+            model.logits_from(tokens, layer, changed),
+            model.logits(tokens, {layer: lambda _, x=changed: x}),
+            atol=1e-5,
+        )
         assert torch.equal(model.logits(tokens), before.logits)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_changing_one_position_gives_the_logits_of_a_patch_there_alone(tmp_path: Path, kind: str, layer: int) -> None:
+def test_changing_one_position_gives_the_logits_of_a_patch_there_alone(
+    tmp_path: Path, kind: str, layer: int
+) -> None:
     model = load_language_model(str(tiny.make_model(tmp_path / kind, kind=kind)))
     tokens = torch.randint(model.vocab_size, (1, 30))
     stream = model.read(tokens, [layer])[layer]
@@ -82,7 +88,9 @@ def test_a_model_that_looks_back_only_so_far_changes_positions_one_by_one(tmp_pa
     for row, position in enumerate(positions.tolist()):
         patched = stream.clone()
         patched[0, position] = residuals[row]
-        assert torch.allclose(found[row], model.logits(tokens, {0: lambda _, x=patched: x})[0, position], atol=1e-4)
+        assert torch.allclose(
+            found[row], model.logits(tokens, {0: lambda _, x=patched: x})[0, position], atol=1e-4
+        )
 
 
 def test_streaming_with_a_cache_equals_reading_the_whole_text_again(model: LanguageModel) -> None:
@@ -98,16 +106,22 @@ def test_rows_of_one_batch_share_their_random_numbers_unless_told_not_to(model: 
     assert torch.equal(shared[:, 0], shared[:, 1])
     again = torch.stack([s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3)])
     assert torch.equal(shared, again)
-    apart = torch.stack([s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3, shared_noise=False)])
+    apart = torch.stack(
+        [s.tokens for s in model.stream(tokens, max_tokens=12, temperature=1, seed=3, shared_noise=False)]
+    )
     assert not torch.equal(apart[:, 0], apart[:, 1])
 
 
-def test_the_logit_effect_of_a_direction_is_what_adding_it_before_the_unembedding_does(model: LanguageModel) -> None:
+def test_the_logit_effect_of_a_direction_is_what_adding_it_before_the_unembedding_does(
+    model: LanguageModel,
+) -> None:
     direction = torch.nn.functional.normalize(torch.randn(1, model.d_model), dim=-1)
     effect = model.read_out(direction)
     assert effect.shape == (1, model.vocab_size)
     assert effect.mean().abs() < 1e-5
-    huge = model.unembed_residual(direction * 1e6)  # through the norm, a large enough direction is all that is left
+    huge = model.unembed_residual(
+        direction * 1e6
+    )  # through the norm, a large enough direction is all that is left
     huge = huge - huge.mean()
     assert torch.nn.functional.cosine_similarity(effect, huge).item() > 0.99
 
@@ -144,7 +158,10 @@ def test_special_tokens_in_a_text_stay_plain_text(model: LanguageModel) -> None:
     assert model.text(model.tokenise(f"the {tiny.END} cat")) == f"the {tiny.END} cat"
 
 
-@pytest.mark.parametrize(("name", "slug"), [("owner/GPT2-Small", "gpt2-small"), ("/a/b/model.gguf", "model"), ("My Model!", "my-model")])
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("owner/GPT2-Small", "gpt2-small"), ("/a/b/model.gguf", "model"), ("My Model!", "my-model")],
+)
 def test_a_model_id_is_a_slug(name: str, slug: str) -> None:
     assert model_slug(name) == slug
 

@@ -28,7 +28,9 @@ def test_streamed_reconstruction_figures_equal_those_of_the_whole_set() -> None:
 
 
 def test_fve_does_not_average_over_batches() -> None:
-    """A batch of constant activations has no variance of its own; the definition takes both sums over the whole set."""
+    """A batch of constant activations has no variance of its own; the definition takes both sums over the
+    whole set.
+    """
     d = random_dictionary()
     x = torch.cat([torch.zeros(10, 6), torch.full((10, 6), 4.0)])
     sums = metrics.ReconstructionSums(6)
@@ -65,7 +67,9 @@ def test_cross_entropy_and_kl_are_in_nats() -> None:
     logits = torch.tensor([[math.log(0.5), math.log(0.25), math.log(0.25)]])
     other = torch.zeros(1, 3)
     assert metrics.cross_entropy(logits, torch.tensor([1])).item() == pytest.approx(math.log(4))
-    assert metrics.kl(logits, other).item() == pytest.approx(0.5 * math.log(1.5) + 0.5 * math.log(0.75), abs=1e-6)
+    assert metrics.kl(logits, other).item() == pytest.approx(
+        0.5 * math.log(1.5) + 0.5 * math.log(0.75), abs=1e-6
+    )
 
 
 def test_ce_recovered_is_one_for_perfect_and_zero_for_ablation() -> None:
@@ -92,7 +96,9 @@ def test_cross_entropy_and_kl_equal_a_loop() -> None:
         p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
         ce = metrics.cross_entropy(logits, torch.tensor(following))[row].item()
         assert ce == pytest.approx(-math.log(p[following[row]]), abs=1e-5)
-        assert metrics.kl(logits, other)[row].item() == pytest.approx(sum(a * math.log(a / b) for a, b in zip(p, q)), abs=1e-5)
+        assert metrics.kl(logits, other)[row].item() == pytest.approx(
+            sum(a * math.log(a / b) for a, b in zip(p, q)), abs=1e-5
+        )
 
 
 def test_the_bootstrap_interval_holds_the_truth_about_nineteen_times_in_twenty() -> None:
@@ -107,7 +113,9 @@ def test_the_bootstrap_interval_holds_the_truth_about_nineteen_times_in_twenty()
 
 
 def pairs(rate: float, *, seed: int, hardness: float = 1.0, n: int = 300) -> list[list[float]]:
-    """[Σ ΔCE, tokens] a passage: what the passage costs is shared by every run, the rest is the run's own noise."""
+    """[Σ ΔCE, tokens] a passage: what the passage costs is shared by every run, the rest is the run's own
+    noise.
+    """
     shared = torch.rand(n, generator=torch.Generator().manual_seed(0)) * hardness
     noise = 0.02 * torch.randn(n, generator=torch.Generator().manual_seed(seed))
     return [[(rate * (0.5 + s) + e) * 100, 100] for s, e in zip(shared.tolist(), noise.tolist())]
@@ -148,12 +156,18 @@ def random_run(seed: int, base: torch.Tensor) -> metrics.Named:
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(40, generator=draw)
     directions = torch.nn.functional.normalize(base[order] + 0.3 * torch.randn(40, 8, generator=draw), dim=-1)
-    names = torch.where(torch.rand(40, generator=draw) < 0.8, order // 2, torch.randint(-1, 20, (40,), generator=draw))
-    return metrics.Named(names, directions, torch.randint(0, 9, (40,), generator=draw), torch.rand(40, generator=draw) < 0.8)
+    names = torch.where(
+        torch.rand(40, generator=draw) < 0.8, order // 2, torch.randint(-1, 20, (40,), generator=draw)
+    )
+    return metrics.Named(
+        names, directions, torch.randint(0, 9, (40,), generator=draw), torch.rand(40, generator=draw) < 0.8
+    )
 
 
 def test_name_stability_equals_a_loop_over_tokens() -> None:
-    base = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(9)), dim=-1)
+    base = torch.nn.functional.normalize(
+        torch.randn(40, 8, generator=torch.Generator().manual_seed(9)), dim=-1
+    )
     a, b = random_run(1, base), random_run(2, base)
     assert tuple(metrics.name_stability(a, b)) == pytest.approx(slow_stability(a, b))
     everywhere = a._replace(names=torch.arange(40), live=torch.ones(40, dtype=torch.bool))

@@ -56,7 +56,9 @@ def test_a_text_shorter_than_one_passage_is_refused(model: LanguageModel, tmp_pa
         list(passages(model, [str(tmp_path / "short.txt")]))
 
 
-def test_passages_open_with_bos_keep_every_token_and_never_mix_documents(model: LanguageModel, text_file: Path) -> None:
+def test_passages_open_with_bos_keep_every_token_and_never_mix_documents(
+    model: LanguageModel, text_file: Path
+) -> None:
     found = list(passages(model, [str(text_file)], length=48))
     assert all(p[0] == model.bos and 8 <= len(p) <= 48 for p in found)
     whole = [token for document in documents(str(text_file)) for token in model.tokenise(document)]
@@ -73,7 +75,9 @@ def test_a_token_limit_takes_from_every_source(model: LanguageModel, tmp_path: P
     assert any("cat" in t for t in text) and any("dog" in t for t in text)
 
 
-def test_batches_hold_every_passage_once_and_never_position_zero(model: LanguageModel, text_file: Path) -> None:
+def test_batches_hold_every_passage_once_and_never_position_zero(
+    model: LanguageModel, text_file: Path
+) -> None:
     found = list(passages(model, [str(text_file)], length=48))
     seen: dict[int, list[int]] = {}
     for batch in batches(found, tokens=200, window=16):

@@ -25,7 +25,13 @@ def test_every_byte_string_round_trips_through_its_byte_level_piece(raw: bytes) 
 
 @given(st.binary(min_size=1, max_size=6), st.binary(min_size=1, max_size=6))
 def test_different_single_tokens_of_whole_characters_are_shown_differently(one: bytes, other: bytes) -> None:
-    if one != other and one.isascii() and other.isascii() and one.decode().isprintable() and other.decode().isprintable():
+    if (
+        one != other
+        and one.isascii()
+        and other.isascii()
+        and one.decode().isprintable()
+        and other.decode().isprintable()
+    ):
         assert shown(one) != shown(other)
 
 
@@ -38,7 +44,9 @@ def test_folding_forgets_case_and_leading_space() -> None:
     assert folded(b" Paris") == folded(b"PARIS") == "paris"
 
 
-def test_every_row_of_the_embedding_has_a_form_even_where_the_tokenizer_knows_none(model: LanguageModel) -> None:
+def test_every_row_of_the_embedding_has_a_form_even_where_the_tokenizer_knows_none(
+    model: LanguageModel,
+) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size + 2)
     assert len(vocabulary) == model.vocab_size + 2
     assert "unused" in vocabulary.token(model.vocab_size + 1).shown

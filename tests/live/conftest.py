@@ -26,10 +26,19 @@ def tiny(tmp_path_factory) -> Tiny:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(folder / "tiny")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(
+        folder / "tiny"
+    )
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=2, n_embd=D, n_head=2, vocab_size=VOCAB, n_positions=CONTEXT, initializer_range=0.3, bos_token_id=256, eos_token_id=256
+        n_layer=2,
+        n_embd=D,
+        n_head=2,
+        vocab_size=VOCAB,
+        n_positions=CONTEXT,
+        initializer_range=0.3,
+        bos_token_id=256,
+        eos_token_id=256,
     )
     GPT2LMHeadModel(config).save_pretrained(folder / "tiny")
     checkpoints = {}
@@ -40,7 +49,9 @@ def tiny(tmp_path_factory) -> Tiny:
         path = folder / f"dictionary-{layer}"
         path.mkdir()
         hook = f"blocks.{layer}.hook_resid_post"
-        save_weights(path, dictionary, fit=None, model="tiny", hook=hook, context=64, details={"mean_norm": MEAN_NORM})
+        save_weights(
+            path, dictionary, fit=None, model="tiny", hook=hook, context=64, details={"mean_norm": MEAN_NORM}
+        )
         checkpoints[layer] = str(path)
     return Tiny(str(folder / "tiny"), checkpoints)
 
@@ -81,7 +92,10 @@ def client(tiny, tmp_path_factory):
     class Here(Store):
         def places(self) -> list[Place]:
             moved = {"model_path": tiny.model_path}
-            return [place._replace(checkpoint_path=tiny.checkpoints[place.layer], **moved) for place in super().places()]
+            return [
+                place._replace(checkpoint_path=tiny.checkpoints[place.layer], **moved)
+                for place in super().places()
+            ]
 
     root = tmp_path_factory.mktemp("index")
     synthetic.publish(root, [synthetic.Dictionary("tiny", layer, "random", WIDTH) for layer in (0, 1)])

@@ -42,7 +42,13 @@ class Tiny(NamedTuple):
         return Source(source=f"{layer}-random", layer=layer, checkpoint_path=self.checkpoints[layer])
 
     def does(self, layer: int, index: int, mode: str, strength: float = 0.0, **given) -> Intervention:
-        return Intervention(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer], mode=mode, strength=strength, **given)
+        return Intervention(
+            feature=self.ref(layer, index),
+            checkpoint_path=self.checkpoints[layer],
+            mode=mode,
+            strength=strength,
+            **given,
+        )
 
     def job(self, *features: tuple[int, int, str, float] | Intervention, **given) -> SteerJob:
         """A job from interventions, or (layer, index, mode, strength) of each."""
@@ -62,6 +68,8 @@ def events_of(work: Work, batches: Batches | None = None) -> Iterator[Event]:
 
 
 def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end in a thread of its own: the browser tests' playwright keeps a loop running in this one."""
+    """Run a coroutine to its end in a thread of its own: the browser tests' playwright keeps a loop running
+    in this one.
+    """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()

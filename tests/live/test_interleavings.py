@@ -1,4 +1,6 @@
-"""No steer changes anything for another: thousands of random turns of many jobs, some cancelled, some failing, some abandoned."""
+"""No steer changes anything for another: thousands of random turns of many jobs, some cancelled, some
+failing, some abandoned.
+"""
 
 import random
 
@@ -29,11 +31,19 @@ def random_job(tiny, draw):
         lambda layer: tiny.does(layer, draw.randrange(48), "orthogonal", draw.uniform(-3, 3)),
         lambda layer: tiny.does(layer, draw.randrange(48), "ablate"),
         lambda layer: tiny.does(layer, draw.randrange(48), "clamp", draw.uniform(0, 20), unit="activation"),
-        lambda layer: tiny.does(layer, 3, "swap", 1.0, to=tiny.at(layer, draw.randrange(48)), when=tiny.at(0, 5)),
+        lambda layer: tiny.does(
+            layer, 3, "swap", 1.0, to=tiny.at(layer, draw.randrange(48)), when=tiny.at(0, 5)
+        ),
         lambda layer: tiny.does(layer, 3, "add", 3e38),  # ends in an error: no finite probabilities
     ]
     does = [draw.choice(modes)(draw.randrange(2)) for _ in range(draw.randint(1, 3))]
-    return tiny.job(*does, prompt=draw.choice(PROMPTS), seed=draw.randrange(3), max_tokens=draw.choice([1, 6, 14]), moved=tiny.source(1))
+    return tiny.job(
+        *does,
+        prompt=draw.choice(PROMPTS),
+        seed=draw.randrange(3),
+        max_tokens=draw.choice([1, 6, 14]),
+        moved=tiny.source(1),
+    )
 
 
 @pytest.mark.timeout(900)
@@ -98,7 +108,10 @@ def test_the_default_row_beside_other_jobs_is_bit_for_bit_the_one_at_equal_batch
     for strength in (0.0, 3.0):
         batches, model = Batches(), shelf.model(tiny.model_path, "tiny").model
         work = [steer(tiny.job((0, 3, "add", 0.0), prompt=PROMPTS[1]), shelf, batches)]
-        work += [steer(tiny.job((0, i, "add", strength), temperature=0.0, prompt=PROMPTS[2]), shelf, batches) for i in (5, 9)]
+        work += [
+            steer(tiny.job((0, i, "add", strength), temperature=0.0, prompt=PROMPTS[2]), shelf, batches)
+            for i in (5, 9)
+        ]
         rows = []
         for one in work:
             for found in one:

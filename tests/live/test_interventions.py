@@ -40,7 +40,9 @@ class Patched(dict):
 
 
 def patched(tiny, model, shelf, *features, prompt="Once upon a time there was"):
-    return Patched(plan(tiny.job(*features).interventions, shelf.dictionary, model, prompt=len(model.tokenise(prompt))))
+    return Patched(
+        plan(tiny.job(*features).interventions, shelf.dictionary, model, prompt=len(model.tokenise(prompt)))
+    )
 
 
 def batch(model, text="Once upon a time there was"):
@@ -92,13 +94,19 @@ def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model
     moved = (patch(first) - first).norm(dim=-1)
     assert moved[0].eq(0).all() and moved[1, 0] == 0
     assert torch.allclose(moved[1, 1:], torch.tensor(0.5 * MEAN_NORM), rtol=1e-4)
-    assert torch.allclose((patch(later) - later).norm(dim=-1), torch.tensor([[0.0], [0.5 * MEAN_NORM]]), rtol=1e-4)
+    assert torch.allclose(
+        (patch(later) - later).norm(dim=-1), torch.tensor([[0.0], [0.5 * MEAN_NORM]]), rtol=1e-4
+    )
 
 
 def test_the_interventions_of_one_layer_compose_in_any_order(tiny, model, shelf):
     x = model.read(batch(model), [0])[0]
     one, other = (0, 3, "add", 1.0), (0, 4, "ablate", 0.0)
-    assert torch.allclose(patched(tiny, model, shelf, one, other)[0](x), patched(tiny, model, shelf, other, one)[0](x), atol=1e-5)
+    assert torch.allclose(
+        patched(tiny, model, shelf, one, other)[0](x),
+        patched(tiny, model, shelf, other, one)[0](x),
+        atol=1e-5,
+    )
 
 
 def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, shelf, model):
@@ -118,7 +126,9 @@ def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, s
 
 def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, shelf):
     events = list(steer(tiny.job((0, 3, "add", 1.0), max_tokens=40), shelf))
-    assert [event.event for event in events[:3]] == ["resolved", "step", "effect"] and events[-1].event == "done"
+    assert [event.event for event in events[:3]] == ["resolved", "step", "effect"] and events[
+        -1
+    ].event == "done"
     for row in ("default", "steered"):
         drawn = [getattr(step, row) for step in steps(events)]
         assert "".join(one.text for one in drawn if one) == getattr(events[-1], f"{row}_text")

@@ -40,7 +40,10 @@ def distributions(model, text, done=None, *, prompt=PROMPT):
 
 def texts(events):
     steps = [event for event in events if isinstance(event, SteerStep)]
-    return [[getattr(step, row).token.id for step in steps if getattr(step, row)] for row in ("default", "steered")]
+    return [
+        [getattr(step, row).token.id for step in steps if getattr(step, row)]
+        for row in ("default", "steered")
+    ]
 
 
 def test_the_whole_run_is_measured_with_every_token_given(tiny, model, shelf):
@@ -72,18 +75,32 @@ def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny
     for name, patched in (("default", {}), ("steered", patches([done], [0]))):
         model.logits(tokens, patched | {1: lambda x, name=name: kept.setdefault(name, x)})
     dense = {
-        name: torch.zeros(len(default), dictionary.d_sae).scatter(1, *reversed(dictionary.encode(x[0, -len(default) :]))).mean(0)
+        name: torch.zeros(len(default), dictionary.d_sae)
+        .scatter(1, *reversed(dictionary.encode(x[0, -len(default) :])))
+        .mean(0)
         for name, x in kept.items()
     }
     change = dense["steered"] - dense["default"]
-    assert [moved.id for moved in got.rose[:3]] == [f"tiny/1-random/{i}" for i in change.topk(3).indices.tolist()]
-    assert [moved.id for moved in got.fell[:3]] == [f"tiny/1-random/{i}" for i in change.topk(3, largest=False).indices.tolist()]
+    assert [moved.id for moved in got.rose[:3]] == [
+        f"tiny/1-random/{i}" for i in change.topk(3).indices.tolist()
+    ]
+    assert [moved.id for moved in got.fell[:3]] == [
+        f"tiny/1-random/{i}" for i in change.topk(3, largest=False).indices.tolist()
+    ]
     top = int(got.rose[0].id.rpartition("/")[2])
     assert got.rose[0].steered == pytest.approx(dense["steered"][top].item(), rel=1e-3)
 
 
 def test_strength_0_moves_nothing_anywhere(tiny, shelf):
-    events = run(tiny.job((0, 3, "add", 0.0), max_tokens=12, moved=tiny.source(1), controls=Controls(random=[[tiny.ref(0, 9)]])), shelf)
+    events = run(
+        tiny.job(
+            (0, 3, "add", 0.0),
+            max_tokens=12,
+            moved=tiny.source(1),
+            controls=Controls(random=[[tiny.ref(0, 9)]]),
+        ),
+        shelf,
+    )
     got = one(events, RawMeasured)
     assert max(got.kl) == 0 and got.kl_default_text == 0 and not got.rose and not got.fell
     assert got.named[0].beats_controls is False and all(control.kl == 0 for control in got.controls)
@@ -134,7 +151,9 @@ def sweep_job(tiny, strengths, **given):
 
 def test_a_sweep_is_the_same_steer_at_each_strength(tiny, shelf):
     batches = Batches()
-    swept = one(list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), shelf, batches), batches)), SteerSwept)
+    swept = one(
+        list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), shelf, batches), batches)), SteerSwept
+    )
     assert swept.points[0].text == swept.default.text and swept.points[0].kl == 0
     assert batches.step() == 0
     for point in swept.points[1:]:
@@ -148,7 +167,9 @@ def test_a_sweep_is_the_same_steer_at_each_strength(tiny, shelf):
 
 def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):
     named = [SweepNamed(feature=tiny.ref(), probability_first=0, probability=probability, rank_first=0)]
-    return SweepPoint(strength=strength, named=named, kl_first=0, kl=0, perplexity=perplexity, distinct=distinct, text="")
+    return SweepPoint(
+        strength=strength, named=named, kl_first=0, kl=0, perplexity=perplexity, distinct=distinct, text=""
+    )
 
 
 def test_the_sweet_spot_is_the_strongest_effect_that_still_reads_like_the_model(tiny):

@@ -1,4 +1,6 @@
-"""What each mode does to the residual stream, where, and when: against the definition written out position by position."""
+"""What each mode does to the residual stream, where, and when: against the definition written out position by
+position.
+"""
 
 from pathlib import Path
 
@@ -34,7 +36,9 @@ def x(model):
 
 @pytest.fixture
 def change(tiny, model, shelf, x):
-    """[positions, d] what interventions on layer 0 do to the second row; the first stays as it is, and so does position 0."""
+    """[positions, d] what interventions on layer 0 do to the second row; the first stays as it is, and so
+    does position 0.
+    """
 
     def changed(*interventions, load=shelf.dictionary):
         done = plan(list(interventions), load, model, prompt=N)
@@ -50,7 +54,9 @@ def z(dictionary, x, index):
     found = torch.zeros(len(x))
     for position in range(1, len(x)):
         code = dictionary.encode(x[position : position + 1])
-        found[position] = sum(v for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True) if i == index)
+        found[position] = sum(
+            v for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True) if i == index
+        )
     return found[:, None]
 
 
@@ -116,7 +122,10 @@ def test_a_condition_lets_a_change_through_only_where_the_named_feature_fires(ti
 
 def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, shelf, x):
     done = plan([tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], shelf.dictionary, model, prompt=N)
-    first, second = patches([None, done], [0, 0]), model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]] * 2), [0, 1])
+    first, second = (
+        patches([None, done], [0, 0]),
+        model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]] * 2), [0, 1]),
+    )
     assert first[0](second[0]) is second[0], "the condition's own layer is only read"
     moved = (first[1](second[1]) - second[1])[1].norm(dim=-1)
     fires = z(load_checkpoint(Path(tiny.checkpoints[0])).dictionary, second[0][1], 11).squeeze(1) > 0
@@ -136,7 +145,12 @@ def test_written_tokens_are_counted_on_from_the_prompt_one_pass_after_another(ti
 def test_a_threshold_dictionary_is_read_without_its_whole_code(tiny, model, dictionary, x, change):
     """JumpReLU: the feature's activation is its own pre-activation, where that passes its threshold."""
     jump = dictionary.__class__(
-        dictionary.W_enc, dictionary.b_enc, dictionary.W_dec, dictionary.b_dec, k=0, threshold=torch.full((dictionary.d_sae,), 0.7)
+        dictionary.W_enc,
+        dictionary.b_enc,
+        dictionary.W_dec,
+        dictionary.b_dec,
+        k=0,
+        threshold=torch.full((dictionary.d_sae,), 0.7),
     )
     moved = change(tiny.does(0, 3, "ablate"), load=lambda _: Loaded(jump, MEAN_NORM))
     pre = jump.pre_activations(x[1])[:, 3:4]

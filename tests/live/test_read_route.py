@@ -1,4 +1,6 @@
-"""Reading over the web: what fires where, by name, against the dictionary's own code; the page and its twin say the same."""
+"""Reading over the web: what fires where, by name, against the dictionary's own code; the page and its twin
+say the same.
+"""
 
 from pathlib import Path
 
@@ -25,7 +27,11 @@ def codes(tiny, model, layer, text=TEXT):
     dictionary = load_checkpoint(Path(tiny.checkpoints[layer])).dictionary
     x = model.read(torch.tensor([[model.bos, *model.tokenise(text)]]), [layer])[layer][0, 1:]
     code = dictionary.encode(x)
-    return torch.zeros(len(x), dictionary.d_sae).scatter(1, code.indices, code.values), x, dictionary.decode(code, x)
+    return (
+        torch.zeros(len(x), dictionary.d_sae).scatter(1, code.indices, code.values),
+        x,
+        dictionary.decode(code, x),
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1])

@@ -1,4 +1,6 @@
-"""Steering over the web: names are resolved in the index, the worker's events arrive as server-sent events, errors have one shape."""
+"""Steering over the web: names are resolved in the index, the worker's events arrive as server-sent events,
+errors have one shape.
+"""
 
 import json
 import os
@@ -16,18 +18,32 @@ from tests.live.jobs import finish
 
 
 def post(client, *features, query="", **given):
-    asked = {"model": "tiny", "prompt": "Once upon a time", "features": list(features), "max_tokens": 6} | given
+    asked = {
+        "model": "tiny",
+        "prompt": "Once upon a time",
+        "features": list(features),
+        "max_tokens": 6,
+    } | given
     return client.post(f"/api/v1/steer{query}", json=asked)
 
 
 def events(answer):
     assert answer.headers["content-type"].startswith("text/event-stream")
-    return [json.loads(line.removeprefix("data:")) for line in answer.text.split("\n") if line.startswith("data:")]
+    return [
+        json.loads(line.removeprefix("data:")) for line in answer.text.split("\n") if line.startswith("data:")
+    ]
 
 
 def test_a_steer_by_id_streams_resolved_steps_effect_and_done(client):
     got = events(post(client, {"id": "tiny/0-random/3"}, {"id": "tiny/1-random/4", "mode": "ablate"}))
-    assert [event["event"] for event in got] == ["resolved", "step", "effect", *["step"] * 5, "measured", "done"]
+    assert [event["event"] for event in got] == [
+        "resolved",
+        "step",
+        "effect",
+        *["step"] * 5,
+        "measured",
+        "done",
+    ]
     assert [ref["id"] for ref in got[0]["features"]] == ["tiny/0-random/3", "tiny/1-random/4"]
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "Once␣upon␣a␣time"
 
@@ -95,7 +111,11 @@ def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, mon
     bare = [place._replace(checkpoint_path="") for place in store.places()]
     monkeypatch.setattr(store, "places", lambda: bare)
     answer = post(client, {"id": "tiny/0-random/3"})
-    assert answer.status_code == 422 and "tiny/0-random was imported without its weights" in ErrorRecord.model_validate(answer.json()).error
+    assert (
+        answer.status_code == 422
+        and "tiny/0-random was imported without its weights"
+        in ErrorRecord.model_validate(answer.json()).error
+    )
 
 
 def test_control_tokens_in_a_prompt_stay_plain_text(client):
@@ -106,8 +126,12 @@ def test_control_tokens_in_a_prompt_stay_plain_text(client):
 def test_a_name_says_which_feature_was_taken_and_lists_the_others(client):
     name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
     carriers = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
-    [meant] = post(client, {"token": name["id"], "layer": 1}, query="?stream=false").json()["resolved"]["meant"]
-    assert [meant["feature"]["id"], *(other["id"] for other in meant["others"])] == [ref.id for ref in carriers]
+    [meant] = post(client, {"token": name["id"], "layer": 1}, query="?stream=false").json()["resolved"][
+        "meant"
+    ]
+    assert [meant["feature"]["id"], *(other["id"] for other in meant["others"])] == [
+        ref.id for ref in carriers
+    ]
 
 
 def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
@@ -116,8 +140,12 @@ def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
     assert kinds[0] == "embedding" and kinds.count("random") == 3
     density = client.get("/tiny/0-random/3.json").json()["feature"]["density"]
     for control in got["controls"][1:]:
-        assert control["features"][0]["id"] != ID["id"] and control["features"][0]["density"] == pytest.approx(density, rel=10)
-    assert got["controls_missing"] == ["plain: the index holds no other plain dictionary at each steered layer"]
+        assert control["features"][0]["id"] != ID["id"] and control["features"][0][
+            "density"
+        ] == pytest.approx(density, rel=10)
+    assert got["controls_missing"] == [
+        "plain: the index holds no other plain dictionary at each steered layer"
+    ]
     assert got["moved_source"] == "1-random" and got["rose"] and got["rose"][0]["name"]["shown"]
     assert got["named"][0]["beats_controls"] in (True, False)
 
@@ -129,13 +157,24 @@ def test_each_new_token_comes_once_with_its_likeliest_alternatives(client):
     for step in steps:
         top = step["default"]["top"]
         assert len(top) == 3 and top[0]["id"] == step["default"]["token"]["id"]
-        assert top[0]["score"] == pytest.approx(step["default"]["logprob"]) and top[0]["score"] >= top[1]["score"]
+        assert (
+            top[0]["score"] == pytest.approx(step["default"]["logprob"])
+            and top[0]["score"] >= top[1]["score"]
+        )
 
 
 def test_a_sweep_answers_a_point_a_strength(client):
-    asked = {"model": "tiny", "prompt": "Once upon a time", "features": [ID], "max_tokens": 6, "strengths": [0.25, 0.5, 1]}
+    asked = {
+        "model": "tiny",
+        "prompt": "Once upon a time",
+        "features": [ID],
+        "max_tokens": 6,
+        "strengths": [0.25, 0.5, 1],
+    }
     got = client.post("/api/v1/steer/sweep", json=asked).json()
-    assert [point["strength"] for point in got["swept"]["points"]] == [0.25, 0.5, 1] and got["swept"]["unit"] == "norm"
+    assert [point["strength"] for point in got["swept"]["points"]] == [0.25, 0.5, 1] and got["swept"][
+        "unit"
+    ] == "norm"
     assert got["swept"]["default"]["kl"] == 0 and got["swept"]["points"][2]["kl"] > 0
     assert got["resolved"]["meant"][0]["feature"]["id"] == ID["id"]
 
@@ -159,7 +198,13 @@ def test_what_cannot_be_swept_is_refused(client, change, says):
 def test_the_workers_queue_and_speed_can_be_asked(client):
     post(client, ID)
     got = client.get("/api/v1/worker").json()
-    assert got["waiting"] == 0 and got["queue"] > 0 and got["served"] >= 1 and got["tokens_per_second"] > 0 and got["memory_bytes"] > 0
+    assert (
+        got["waiting"] == 0
+        and got["queue"] > 0
+        and got["served"] >= 1
+        and got["tokens_per_second"] > 0
+        and got["memory_bytes"] > 0
+    )
 
 
 def test_a_worker_that_died_between_requests_is_not_noticed(client):
@@ -196,4 +241,8 @@ def test_a_closed_tab_stops_its_generation(client):
 
 def test_the_page_is_filled_in_from_its_address(client):
     page = client.get("/steer", params={"feature": "tiny/0-random/3", "prompt": "<script>"})
-    assert page.status_code == 200 and "tiny/0-random/3" in page.text and "&lt;script&gt;</textarea>" in page.text
+    assert (
+        page.status_code == 200
+        and "tiny/0-random/3" in page.text
+        and "&lt;script&gt;</textarea>" in page.text
+    )

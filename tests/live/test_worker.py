@@ -40,7 +40,9 @@ def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask
         client = WorkerClient(worker)
 
         async def one(strength):
-            async with client.ask(tiny.job((0, 3, "add", strength), (1, 4, "ablate", 0.0), max_tokens=30)) as events:
+            async with client.ask(
+                tiny.job((0, 3, "add", strength), (1, 4, "ablate", 0.0), max_tokens=30)
+            ) as events:
                 return [event async for event in events][-1]
 
         return await asyncio.gather(one(1.0), one(-2.0), one(4.0))
@@ -87,7 +89,9 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narr
             return (await client.health()).running == 1
 
         running = [asyncio.create_task(steer())]
-        await until(under_way)  # else the three may arrive before the first is begun, and a client may have two waiting
+        await until(
+            under_way
+        )  # else the three may arrive before the first is begun, and a client may have two waiting
         running += [asyncio.create_task(steer()) for _ in range(2)]
         await until(lambda: waiting(2))
         with pytest.raises(WorkerRefused) as refused:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from server.live.writing import Row
 
-MODEL = SimpleNamespace(text=lambda tokens: "".join(map(chr, tokens)), tokenizer=SimpleNamespace(eos_token_id=0))
+MODEL = SimpleNamespace(
+    text=lambda tokens: "".join(map(chr, tokens)), tokenizer=SimpleNamespace(eos_token_id=0)
+)
 
 
 def written(text, *, stop=(), max_tokens=10**6):
@@ -41,7 +43,10 @@ def test_the_end_of_text_shows_what_was_held_back():
 @given(text=st.text("abc", max_size=30), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
 def test_the_text_shown_is_the_text_before_the_first_stop(text, stop):
     row, shown = written(text, stop=stop, max_tokens=len(text))
-    # A stop text counts when it is whole: the row ends there, before whichever began first in what was written so far.
+    # A stop text counts when it is whole: the row ends there, before whichever began first in what was
+    # written so far.
     ends = [n for n in range(len(text) + 1) if any(s in text[:n] for s in stop)]
-    expected = text if not ends else text[: min(text[: ends[0]].find(s) for s in stop if s in text[: ends[0]])]
+    expected = (
+        text if not ends else text[: min(text[: ends[0]].find(s) for s in stop if s in text[: ends[0]])]
+    )
     assert row.text == "".join(shown) == expected

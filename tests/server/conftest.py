@@ -20,5 +20,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(index: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(index=index)), headers={"accept": "text/html"}, follow_redirects=False) as client:
+    with TestClient(
+        create_app(Settings(index=index)), headers={"accept": "text/html"}, follow_redirects=False
+    ) as client:
         yield client

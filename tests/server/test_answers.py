@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from lexiscope.records import DictionaryPage, ErrorRecord, FeaturePage, HomePage, Record, SearchPage, TokenPage
+from lexiscope.records import (
+    DictionaryPage,
+    ErrorRecord,
+    FeaturePage,
+    HomePage,
+    Record,
+    SearchPage,
+    TokenPage,
+)
 from lexiscope.settings import Settings
 from server import create_app
 from store import StoreError
@@ -24,10 +32,15 @@ PAGES: list[tuple[str, str, type[Record]]] = [
 
 
 @pytest.mark.parametrize(("page", "twin", "record"), PAGES)
-def test_a_page_and_its_twin_are_one_record(browser: TestClient, page: str, twin: str, record: type[Record]) -> None:
+def test_a_page_and_its_twin_are_one_record(
+    browser: TestClient, page: str, twin: str, record: type[Record]
+) -> None:
     html, data = browser.get(page), browser.get(twin)
     assert (html.status_code, data.status_code) == (200, 200)
-    assert html.headers["content-type"].startswith("text/html") and data.headers["content-type"] == "application/json"
+    assert (
+        html.headers["content-type"].startswith("text/html")
+        and data.headers["content-type"] == "application/json"
+    )
     assert record.model_validate_json(data.content).model_dump(mode="json") == data.json()
     assert twin.replace("&", "&amp;") in html.text, "the page links its twin"
 
@@ -66,7 +79,9 @@ def test_numbers_on_the_feature_page_are_the_records(browser: TestClient) -> Non
         ("/static/nothing.js", 404, "nothing.js"),
     ],
 )
-def test_an_error_says_what_would_be_right_in_html_and_in_json(browser: TestClient, address: str, status: int, says: str) -> None:
+def test_an_error_says_what_would_be_right_in_html_and_in_json(
+    browser: TestClient, address: str, status: int, says: str
+) -> None:
     html = browser.get(address)
     data = browser.get(address, headers={"accept": "application/json"})
     assert (html.status_code, data.status_code) == (status, status)
@@ -83,7 +98,10 @@ def test_an_error_of_the_server_itself_has_the_same_shape(index: Path) -> None:
     app.add_api_route("/broken.json", lambda: 1 / 0)
     app.router.routes.insert(0, app.router.routes.pop())
     answer = TestClient(app, raise_server_exceptions=False).get("/broken.json")
-    assert answer.status_code == 500 and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).error
+    assert (
+        answer.status_code == 500
+        and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).error
+    )
 
 
 def test_a_database_that_has_gone_away_is_503_until_it_is_back(index: Path) -> None:
@@ -98,9 +116,16 @@ def test_a_database_that_has_gone_away_is_503_until_it_is_back(index: Path) -> N
     app.router.routes.insert(0, app.router.routes.pop())
     client = TestClient(app)
     data = client.get("/gone", headers={"accept": "application/json"})
-    assert data.status_code == 503 and ErrorRecord.model_validate_json(data.content).kept == "Nothing was changed."
+    assert (
+        data.status_code == 503
+        and ErrorRecord.model_validate_json(data.content).kept == "Nothing was changed."
+    )
     html = client.get("/gone", headers={"accept": "text/html"})
-    assert html.status_code == 503 and "the database does not answer" in html.text and "no-store" in html.headers["cache-control"]
+    assert (
+        html.status_code == 503
+        and "the database does not answer" in html.text
+        and "no-store" in html.headers["cache-control"]
+    )
     assert client.get("/").status_code == 200
 
 
@@ -151,7 +176,13 @@ def test_random_leads_to_a_feature(browser: TestClient) -> None:
 
 def test_the_reference_describes_every_twin_and_asks_no_other_machine(browser: TestClient) -> None:
     html, paths = browser.get("/docs").text, browser.get("/openapi.json").json()["paths"]
-    wanted = {"/index.json", "/search.json", "/tokens/{model}/{token_id}.json", "/{model}/{source}.json", "/{model}/{source}/{index}.json"}
+    wanted = {
+        "/index.json",
+        "/search.json",
+        "/tokens/{model}/{token_id}.json",
+        "/{model}/{source}.json",
+        "/{model}/{source}/{index}.json",
+    }
     assert wanted <= set(paths)
     assert all(path in html for path in wanted) and "min_cosine" in html and 'id="ErrorRecord"' in html
     assert not re.search(r'(?:src|href)="(?:https?:)?//', html)

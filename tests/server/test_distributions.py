@@ -28,7 +28,9 @@ def test_a_histogram_of_nothing_has_no_quartiles() -> None:
     assert quartiles(Histogram(edges=[0, 1], counts=[0], zeros=5)) is None
 
 
-@pytest.mark.parametrize(("skewness", "words"), [(2.0, "a tail of strong"), (-2.0, "a tail of weak"), (0.3, "evenly")])
+@pytest.mark.parametrize(
+    ("skewness", "words"), [(2.0, "a tail of strong"), (-2.0, "a tail of weak"), (0.3, "evenly")]
+)
 def test_skewness_is_said_in_words(skewness: float, words: str) -> None:
     assert words in shape(Moments(mean=1, std=1, skewness=skewness, kurtosis=0.0))
     assert "extreme" not in shape(Moments(mean=1, std=1, skewness=skewness, kurtosis=0.0))

@@ -8,9 +8,21 @@ from server import markup
 
 
 def line(kind: str = "top") -> Context:
-    tokens = [Token(id=1, shown="␣a"), Token(id=2, shown="<b>"), Token(id=3, shown="↵"), Token(id=1, shown="␣a")]
+    tokens = [
+        Token(id=1, shown="␣a"),
+        Token(id=2, shown="<b>"),
+        Token(id=3, shown="↵"),
+        Token(id=1, shown="␣a"),
+    ]
     return Context.model_validate(
-        {"kind": kind, "passage": 0, "position": 1, "value": 3.0, "tokens": tokens, "values": [0, 0 if kind == "near_miss" else 3, 1.5, 0]}
+        {
+            "kind": kind,
+            "passage": 0,
+            "position": 1,
+            "value": 3.0,
+            "tokens": tokens,
+            "values": [0, 0 if kind == "near_miss" else 3, 1.5, 0],
+        }
     )
 
 
@@ -18,7 +30,9 @@ def test_a_token_is_text_whatever_it_holds() -> None:
     chip = markup.chip(Token(id=5, shown='"><script>', raw="22"), '/x"y')
     assert "<script>" not in chip and 'href="/x&#34;y"' in chip
     assert unescape(re.sub(r"<[^>]+>", "", chip)) == '"><script>'
-    assert "<b>" not in re.sub(r'title="[^"]*"', "", markup.context(line(), 3.0)).replace('<span class="before">', "")
+    assert "<b>" not in re.sub(r'title="[^"]*"', "", markup.context(line(), 3.0)).replace(
+        '<span class="before">', ""
+    )
 
 
 def test_white_space_is_told_from_its_marks_and_the_id_is_on_hover() -> None:
@@ -45,9 +59,16 @@ def test_a_silent_token_says_so_and_a_near_miss_is_no_firing() -> None:
 
 
 def test_a_share_keeps_digits_that_say_something_and_its_whole_value() -> None:
-    shown = [re.sub(r"<[^>]+>", "", markup.percent(value)) for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, -0.25, None)]
+    shown = [
+        re.sub(r"<[^>]+>", "", markup.percent(value))
+        for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, -0.25, None)
+    ]
     assert shown == ["0 %", "100 %", "41.2 %", "0.320 %", "0.00123 %", "&lt; 0.00001 %", "−25.0 %", "–"]
-    assert 'value="0.41234"' in markup.percent(0.41234) and 'value="1234"' in markup.count(1234) and "1,234" in markup.count(1234)
+    assert (
+        'value="0.41234"' in markup.percent(0.41234)
+        and 'value="1234"' in markup.count(1234)
+        and "1,234" in markup.count(1234)
+    )
 
 
 def test_a_bar_stays_within_its_frame() -> None:

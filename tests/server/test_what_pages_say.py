@@ -24,7 +24,9 @@ def words(html: str) -> str:
 
 def page(browser: TestClient, address: str) -> tuple[str, Any]:
     """A page as it reads, and its record."""
-    return words(browser.get(address).text), browser.get(f"{address}.json" if address != "/" else "/index.json").json()
+    return words(browser.get(address).text), browser.get(
+        f"{address}.json" if address != "/" else "/index.json"
+    ).json()
 
 
 def values(html: str) -> set[float]:
@@ -35,19 +37,30 @@ def values(html: str) -> set[float]:
 def test_a_feature_shows_the_moments_of_its_activation(browser: TestClient) -> None:
     html, moments = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["moments"]
     assert set(moments.values()) - {moments["mean"]} <= values(html)
-    assert "the shape of its activation cannot be told" in words(browser.get("/tiny/1-vasae/0").text), "one firing has no moments"
+    assert "the shape of its activation cannot be told" in words(browser.get("/tiny/1-vasae/0").text), (
+        "one firing has no moments"
+    )
 
 
 def test_a_feature_shows_where_in_a_passage_it_fires(browser: TestClient) -> None:
     html, positions = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["positions"]
     titles = re.findall(r"positions (\d+) to (\d+): (\d+) firings on (\d+) positions", html)
     bins = zip(positions["edges"], positions["edges"][1:], positions["counts"], positions["totals"])
-    assert [tuple(map(int, title)) for title in titles] == [(a, b - 1, n, total) for a, b, n, total in bins if n]
+    assert [tuple(map(int, title)) for title in titles] == [
+        (a, b - 1, n, total) for a, b, n, total in bins if n
+    ]
 
 
-def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measured(browser: TestClient) -> None:
+def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measured(
+    browser: TestClient,
+) -> None:
     html, record = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["evidence"]
-    shares = [record["causal"]["top1"], record["causal"]["top5"], record["input_score"], record["output_score"]]
+    shares = [
+        record["causal"]["top1"],
+        record["causal"]["top5"],
+        record["input_score"],
+        record["output_score"],
+    ]
     assert {share[key] for share in shares for key in ("value", "null")} <= values(html)
     assert f"In {record['causal']['n_contexts']} contexts without it" in words(html)
     assert "indexed without the ablation pass" in words(browser.get(f"/{synthetic.UNTESTED}/0-vasae/6").text)
@@ -57,7 +70,10 @@ def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measur
 def test_the_verdict_says_what_it_rests_on(browser: TestClient) -> None:
     text, record = page(browser, LIVE)
     evidence = record["feature"]["evidence"]
-    assert f"It fires on the name or its family in {evidence['reads_family']['value'] * 100:.1f} % of its firings" in text
+    assert (
+        f"It fires on the name or its family in {evidence['reads_family']['value'] * 100:.1f} % of its firings"
+        in text
+    )
     assert "Neither passes at a false discovery rate of 5 %" in words(browser.get("/tiny/1-vasae/7").text)
 
 
@@ -74,7 +90,11 @@ def test_a_better_name_is_said_to_be_one(browser: TestClient) -> None:
 
 def test_relatives_are_by_direction_and_by_firing_together(browser: TestClient) -> None:
     html, feature = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]
-    relatives = [ref for key in ("previous_layer", "next_layer", "previous_coactive", "next_coactive") for ref in feature[key]]
+    relatives = [
+        ref
+        for key in ("previous_layer", "next_layer", "previous_coactive", "next_coactive")
+        for ref in feature[key]
+    ]
     assert len(relatives) == 20 and all(f'href="/{ref["id"]}"' in html for ref in relatives)
     assert words(html).count("Fires at the same time") == 2
     assert "No dictionary of this set there" in words(browser.get("/tiny/0-vasae/6").text)
@@ -87,7 +107,9 @@ def test_a_shared_name_and_its_family_are_counted(browser: TestClient) -> None:
     assert f"{feature['n_same_family']} one of its spellings" in text
 
 
-def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afterwards(browser: TestClient) -> None:
+def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afterwards(
+    browser: TestClient,
+) -> None:
     for address in ("/tiny/1-plain", "/tiny/1-plain/6"):
         text = words(browser.get(address).text)
         assert "SAELens" in text and "topk" in text and "afterwards" in text, address
@@ -98,7 +120,9 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
     def without(table: pa.Table, **values: Any) -> pa.Table:
         for name, value in values.items():
             place = table.schema.get_field_index(name)
-            table = table.set_column(place, table.schema.field(name), pa.array([value] * len(table), table.schema.field(name).type))
+            table = table.set_column(
+                place, table.schema.field(name), pa.array([value] * len(table), table.schema.field(name).type)
+            )
         return table
 
     entry = synthetic.Dictionary("m", 0)
@@ -120,7 +144,12 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
         )
         builder.add("layer_summary", synthetic.summary_table(0, entry))
         features = synthetic.feature_table(0, entry, seed=0, links=(False, False))
-        builder.add("feature", without(features, cosine=0.0, positions=[], assigned_token=None, name_rank=None, pos_tokens=[-1] * 10))
+        builder.add(
+            "feature",
+            without(
+                features, cosine=0.0, positions=[], assigned_token=None, name_rank=None, pos_tokens=[-1] * 10
+            ),
+        )
         builder.add("context", synthetic.context_table(0, entry, passages=range(4), length=64))
         builder.publish()
     with TestClient(create_app(Settings(index=tmp_path))) as client:
@@ -134,19 +163,34 @@ def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: 
     html, record = browser.get("/tiny/1-vasae").text, browser.get("/tiny/1-vasae.json").json()
     for hub in record["hub_tokens"]:
         assert f'href="/tokens/tiny/{hub["token"]["id"]}"' in html and hub["n_near"] in values(html)
-    assert all(verdict in words(html) for verdict in ("Fires on its name", "when taken away", "read the contexts"))
-    assert {record["summary"][key] for key in ("l0", "half_live", "ablation_top1", "ablation_top5")} <= values(html)
+    assert all(
+        verdict in words(html) for verdict in ("Fires on its name", "when taken away", "read the contexts")
+    )
+    assert {
+        record["summary"][key] for key in ("l0", "half_live", "ablation_top1", "ablation_top5")
+    } <= values(html)
     assert "median at" in words(html)
 
 
 def test_home_draws_a_panel_a_share_and_lists_every_dictionary_beside_its_rivals(browser: TestClient) -> None:
     html, record = browser.get("/").text, browser.get("/index.json").json()
     drawn = re.findall(r'id="chart-tiny-(\w+)"', html)
-    assert drawn == ["aligned_all", "aligned_live", "aligned_firing", "supported_live", "half_live", "coverage", "fve", "delta_ce"]
+    assert drawn == [
+        "aligned_all",
+        "aligned_live",
+        "aligned_firing",
+        "supported_live",
+        "half_live",
+        "coverage",
+        "fve",
+        "delta_ce",
+    ]
     assert 'id="chart-other-' not in html, "one layer is no line"
     for layer in (layer for model in record["models"] for layer in model["layers"]):
         assert f'href="/{layer["model"]}/{layer["source"]}"' in html
-    assert '<th scope="rowgroup" class="num" rowspan="2">1</th>' in html, "two dictionaries of layer 1 stand together"
+    assert '<th scope="rowgroup" class="num" rowspan="2">1</th>' in html, (
+        "two dictionaries of layer 1 stand together"
+    )
     assert "by SAELens" in words(html)
 
 
@@ -156,7 +200,10 @@ def test_a_token_that_names_nothing_says_so_and_how_often_it_occurs(browser: Tes
     assert text.count("nothing carries it") == 4
 
 
-@pytest.mark.parametrize("address", ["/tiny/1-vasae/6", "/tiny/1-vasae/9", "/tiny/1-plain/6", "/other/0-vasae/6", "/tiny/1-plain", "/"])
+@pytest.mark.parametrize(
+    "address",
+    ["/tiny/1-vasae/6", "/tiny/1-vasae/9", "/tiny/1-plain/6", "/other/0-vasae/6", "/tiny/1-plain", "/"],
+)
 def test_no_page_shows_a_value_that_was_left_out(browser: TestClient, address: str) -> None:
     text = words(browser.get(address).text)
     assert not re.search(r"\b(None|nan|Undefined)\b", text)

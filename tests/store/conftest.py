@@ -1,4 +1,6 @@
-"""Every claim about the store is made of both databases: a folder of DuckDB files, and a throw-away PostgreSQL."""
+"""Every claim about the store is made of both databases: a folder of DuckDB files, and a throw-away
+PostgreSQL.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""A throw-away PostgreSQL of Debian's package: made in a temporary folder, reached by a socket there and by a free port."""
+"""A throw-away PostgreSQL of Debian's package: made in a temporary folder, reached by a socket there and by a
+free port.
+"""
 
 import os
 import shutil
@@ -42,7 +44,16 @@ class Server:
             self._as_owner = ["runuser", "-u", "postgres", "--"]
         (self._folder / "password").write_text(PASSWORD)
         (self._folder / "password").chmod(0o644)
-        options = ["-U", "lexiscope", "--auth=scram-sha-256", f"--pwfile={self._folder}/password", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        options = [
+            "-U",
+            "lexiscope",
+            "--auth=scram-sha-256",
+            f"--pwfile={self._folder}/password",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-N",
+        ]
         self._run("initdb", "-D", str(self._data), *options)
         self.start()
 
@@ -51,12 +62,15 @@ class Server:
         return self._folder / "data"
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run([*self._as_owner, str(self._programs / program), *arguments], check=True, capture_output=True, cwd="/")
+        subprocess.run(
+            [*self._as_owner, str(self._programs / program), *arguments],
+            check=True,
+            capture_output=True,
+            cwd="/",
+        )
 
     def start(self) -> None:
-        settings = (
-            f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off -c shared_buffers=128MB"
-        )
+        settings = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off -c shared_buffers=128MB"
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", f"{self._folder}/log", "-o", settings, "start")
 
     def stop(self) -> None:

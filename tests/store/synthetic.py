@@ -1,7 +1,9 @@
-"""A small index with known contents: two models, five dictionaries, about 200 features each, made through the Builder.
+"""A small index with known contents: two models, five dictionaries, about 200 features each, made through the
+Builder.
 
-`tables(...)` gives the Arrow tables the indexer would write, so that any test can publish one model, a changed one, or many;
-`publish(where)` writes the usual index. Words are chosen so that spellings, prefixes and single characters can be searched.
+`tables(...)` gives the Arrow tables the indexer would write, so that any test can publish one model, a
+changed one, or many; `publish(where)` writes the usual index. Words are chosen so that spellings, prefixes
+and single characters can be searched.
 """
 
 import json
@@ -17,7 +19,25 @@ from lexiscope import tokens
 from lexiscope.settings import Settings
 from store import Builder
 
-WORDS = (" Paris", "Paris", " paris", " Parisian", " London", "a", " a", "A", " ", "\n", "%", "_", "100%", " the", "The", "<script>", "7")
+WORDS = (
+    " Paris",
+    "Paris",
+    " paris",
+    " Parisian",
+    " London",
+    "a",
+    " a",
+    "A",
+    " ",
+    "\n",
+    "%",
+    "_",
+    "100%",
+    " the",
+    "The",
+    "<script>",
+    "7",
+)
 SILENT = len(WORDS) - 1
 """the token "7" names no feature"""
 VOCABULARY = 300
@@ -75,7 +95,14 @@ def lists(rows: Sequence[Sequence[float]] | np.ndarray, kind: pa.DataType) -> pa
     return pa.array([list(row) for row in rows], pa.list_(kind))
 
 
-def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tuple[bool, bool], vocabulary: int = VOCABULARY) -> pa.Table:
+def feature_table(
+    dictionary_id: int,
+    entry: Dictionary,
+    *,
+    seed: int,
+    links: tuple[bool, bool],
+    vocabulary: int = VOCABULARY,
+) -> pa.Table:
     n, draw = entry.d_sae, np.random.default_rng(seed)
     index = np.arange(n)
     fired = index % 10 != 9
@@ -98,9 +125,24 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
         return (near, near_cosine) if there else ([[]] * n, [[]] * n)
 
     (previous, previous_cosine), (following, following_cosine) = linked(links[0]), linked(links[1])
-    evidence = ("reads_here", "reads_here_null", "reads_family", "reads_family_null", "reads_near", "reads_near_null")
+    evidence = (
+        "reads_here",
+        "reads_here_null",
+        "reads_family",
+        "reads_family_null",
+        "reads_near",
+        "reads_near_null",
+    )
     evidence += ("recall", "predicts", "predicts_null", "q_reads", "q_predicts", "logit_share")
-    causal = ("ablation_top1", "ablation_top1_null", "ablation_top5", "ablation_top5_null", "q_ablation", "input_score", "input_score_null")
+    causal = (
+        "ablation_top1",
+        "ablation_top1_null",
+        "ablation_top5",
+        "ablation_top5_null",
+        "q_ablation",
+        "input_score",
+        "input_score_null",
+    )
     causal += ("output_score", "output_score_null")
     return pa.table(
         {
@@ -113,15 +155,23 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
             "cosine_assigned": pa.array(cosine, mask=np.full(n, entry.recipe == "plain")),
             "cosine_embedding": cosine * np.float32(0.9),
             "margin": np.full(n, 0.125, "float32"),
-            "bucket": [("strong" if c >= 0.8 else "medium" if c >= 0.5 else "weak" if c >= 0.3 else "none") for c in cosine],
+            "bucket": [
+                ("strong" if c >= 0.8 else "medium" if c >= 0.5 else "weak" if c >= 0.3 else "none")
+                for c in cosine
+            ],
             "next_tokens": lists(top[:, :5], pa.int32()),
             "next_cosines": lists(near_cosine, pa.float32()),
             "phrase_tokens": lists([[name] for name in names], pa.int32()),
             "phrase_cosine": cosine,
-            "n_same_name": pa.array([names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()),
+            "n_same_name": pa.array(
+                [names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()
+            ),
             "n_same_family": pa.array([family_sizes[families[name]] for name in names], pa.int32()),
             "live": fired,
-            "verdict": ["dead" if not f else "reads" if s else "unsupported" for f, s in zip(fired, supported, strict=True)],
+            "verdict": [
+                "dead" if not f else "reads" if s else "unsupported"
+                for f, s in zip(fired, supported, strict=True)
+            ],
             "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
             "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
             "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
@@ -129,8 +179,14 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
             "std_activation": share(fired & (index > 0)),
             "skewness": share(fired & (index > 0)),
             "kurtosis": share(fired & (index > 0)),
-            "histogram": lists([[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)], pa.int32()),
-            "positions": lists([[0, 1, int(number), 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)], pa.int32()),
+            "histogram": lists(
+                [[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
+                pa.int32(),
+            ),
+            "positions": lists(
+                [[0, 1, int(number), 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
+                pa.int32(),
+            ),
             "pos_tokens": lists(top, pa.int32()),
             "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
             "neg_tokens": lists(top[:, ::-1], pa.int32()),
@@ -159,7 +215,9 @@ def feature_table(dictionary_id: int, entry: Dictionary, *, seed: int, links: tu
     )
 
 
-def context_table(dictionary_id: int, entry: Dictionary, *, passages: range, length: int, each: int = 4, seed: int = 0) -> pa.Table:
+def context_table(
+    dictionary_id: int, entry: Dictionary, *, passages: range, length: int, each: int = 4, seed: int = 0
+) -> pa.Table:
     """`each` contexts of three kinds for every live feature."""
     draw = np.random.default_rng(seed)
     features = np.repeat([index for index in range(entry.d_sae) if index % 10 != 9], 3 * each)
@@ -172,12 +230,16 @@ def context_table(dictionary_id: int, entry: Dictionary, *, passages: range, len
             "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
             "feature": pa.array(features, pa.int32()),
             "kind": kinds,
-            "quantile": pa.array(np.tile(np.arange(each) % 5, n // each), pa.int32(), mask=kinds != "quantile"),
+            "quantile": pa.array(
+                np.tile(np.arange(each) % 5, n // each), pa.int32(), mask=kinds != "quantile"
+            ),
             "rank": pa.array(np.tile(np.arange(each), n // each), pa.int32()),
             "passage": pa.array(draw.integers(passages.start, passages.stop, n), pa.int64()),
             "position": pa.array(position, pa.int32()),
             "value": np.full(n, 2.5, "float32"),
-            "positions": lists([[int(p)] if f else [] for p, f in zip(position, firing, strict=True)], pa.int32()),
+            "positions": lists(
+                [[int(p)] if f else [] for p, f in zip(position, firing, strict=True)], pa.int32()
+            ),
             "values": lists([[2.5] if f else [] for f in firing], pa.float32()),
         }
     )
@@ -195,7 +257,9 @@ def passage_table(passages: range, *, corpus: str, length: int, vocabulary: int 
     )
 
 
-def dictionary_table(dictionary_id: int, entry: Dictionary, *, links: tuple[bool, bool], vocabulary: int = VOCABULARY) -> pa.Table:
+def dictionary_table(
+    dictionary_id: int, entry: Dictionary, *, links: tuple[bool, bool], vocabulary: int = VOCABULARY
+) -> pa.Table:
     row = {
         "dictionary_id": dictionary_id,
         "model": entry.model,
@@ -227,20 +291,33 @@ def dictionary_table(dictionary_id: int, entry: Dictionary, *, links: tuple[bool
         "previous_dictionary": dictionary_id - 1 if links[0] else None,
         "next_dictionary": dictionary_id + 1 if links[1] else None,
     }
-    kinds = {"previous_dictionary": pa.int32(), "next_dictionary": pa.int32(), "histogram_edges": pa.list_(pa.float32())}
+    kinds = {
+        "previous_dictionary": pa.int32(),
+        "next_dictionary": pa.int32(),
+        "histogram_edges": pa.list_(pa.float32()),
+    }
     kinds |= {"causal": pa.string(), "mean_norm": pa.float32()}
     return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
 
 
 def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
     live = sum(index % 10 != 9 for index in range(entry.d_sae))
-    shares = ("aligned_all", "aligned_live", "aligned_firing", "aligned_energy", "aligned_live_embedding", "supported_live")
+    shares = (
+        "aligned_all",
+        "aligned_live",
+        "aligned_firing",
+        "aligned_energy",
+        "aligned_live_embedding",
+        "supported_live",
+    )
     row = {
         "dictionary_id": dictionary_id,
         "n_live": live,
         "dead_share": 1 - live / entry.d_sae,
         **dict.fromkeys((*shares, "supported_firing", "half_live", "coverage"), 0.5),
-        "verdicts": json.dumps({"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}),
+        "verdicts": json.dumps(
+            {"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}
+        ),
         "fve": 0.75,
         "delta_ce": 0.125,
         "dense_share": None,
@@ -254,7 +331,9 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "density_counts": [live // 2, live - live // 2],
         "density_edges": [1e-5, 1e-3, 1e-1],
     }
-    return pa.table({name: pa.array([value], pa.float32() if value is None else None) for name, value in row.items()})
+    return pa.table(
+        {name: pa.array([value], pa.float32() if value is None else None) for name, value in row.items()}
+    )
 
 
 def add(
@@ -270,16 +349,27 @@ def add(
     """Add `entries` with a corpus of their own a model, and link layers of one set that follow each other."""
     for model in dict.fromkeys(entry.model for entry in entries):
         builder.add("token", (tokens or {}).get(model) or token_table(model, size=vocabulary))
-    first, passages = builder.next_dictionary_id, range(builder.next_passage_id, builder.next_passage_id + n_passages)
+    first, passages = (
+        builder.next_dictionary_id,
+        range(builder.next_passage_id, builder.next_passage_id + n_passages),
+    )
     builder.add("passage", passage_table(passages, corpus="nothing", length=length, vocabulary=vocabulary))
     for place, entry in enumerate(entries):
-        before, after = entries[place - 1] if place else None, entries[place + 1] if place + 1 < len(entries) else None
+        before, after = (
+            entries[place - 1] if place else None,
+            entries[place + 1] if place + 1 < len(entries) else None,
+        )
         links = (before is not None and _follows(before, entry), after is not None and _follows(entry, after))
         key = first + place
         builder.add("dictionary", dictionary_table(key, entry, links=links, vocabulary=vocabulary))
         builder.add("layer_summary", summary_table(key, entry))
-        builder.add("feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary))
-        builder.add("context", context_table(key, entry, passages=passages, length=length, each=each, seed=entry.layer))
+        builder.add(
+            "feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)
+        )
+        builder.add(
+            "context",
+            context_table(key, entry, passages=passages, length=length, each=each, seed=entry.layer),
+        )
 
 
 def _follows(one: Dictionary, other: Dictionary) -> bool:

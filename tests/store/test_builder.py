@@ -1,4 +1,6 @@
-"""A build is published whole or not at all, by one builder at a time, and what serves is never at risk: on both databases."""
+"""A build is published whole or not at all, by one builder at a time, and what serves is never at risk: on
+both databases.
+"""
 
 import os
 import signal
@@ -36,7 +38,11 @@ def run_builder(where: Settings, body: str) -> subprocess.Popen[str]:
     """
     source = textwrap.dedent(program) + textwrap.dedent(body)
     return subprocess.Popen(
-        [sys.executable, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}
+        [sys.executable, "-c", source],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
     )
 
 
@@ -46,7 +52,9 @@ def published(where: Settings, request: pytest.FixtureRequest) -> set[str]:
         return {path.stem for path in where.index.glob("*.duckdb")}
     server: Server = request.getfixturevalue("server")
     with server.connect(where.database_url.rpartition("/")[2]) as connection:
-        rows = connection.execute(r"SELECT nspname FROM pg_namespace WHERE nspname ~ '^lexiscope_\d'").fetchall()
+        rows = connection.execute(
+            r"SELECT nspname FROM pg_namespace WHERE nspname ~ '^lexiscope_\d'"
+        ).fetchall()
     return {str(row[0]) for row in rows}
 
 
@@ -54,7 +62,9 @@ def stored_as(where: Settings, builds_: list[str]) -> set[str]:
     return {schema_of(build) for build in builds_} if where.database_url else set(builds_)
 
 
-def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(place: Settings, request: pytest.FixtureRequest) -> None:
+def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(
+    place: Settings, request: pytest.FixtureRequest
+) -> None:
     build = synthetic.publish(place)
     process = run_builder(
         place,
@@ -72,16 +82,22 @@ def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(place: Sett
     assert {model.model for model in Store(place).home().models} == {"other", "tiny"}
     assert Store(place).build_id() == build
     with Builder(place):
-        assert len(list(place.index.glob("*.building.duckdb"))) == 1, "the next builder clears the killed one's file away"
+        assert len(list(place.index.glob("*.building.duckdb"))) == 1, (
+            "the next builder clears the killed one's file away"
+        )
     assert published(place, request) == stored_as(place, [build])
 
 
-def test_leaving_the_block_without_publishing_leaves_nothing(place: Settings, request: pytest.FixtureRequest) -> None:
+def test_leaving_the_block_without_publishing_leaves_nothing(
+    place: Settings, request: pytest.FixtureRequest
+) -> None:
     build = synthetic.publish(place, SMALL)
     with pytest.raises(RuntimeError), Builder(place) as builder:
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         raise RuntimeError
-    assert published(place, request) == stored_as(place, [build]) and not list(place.index.glob("*.building*"))
+    assert published(place, request) == stored_as(place, [build]) and not list(
+        place.index.glob("*.building*")
+    )
     assert Store(place).build_id() == build
 
 
@@ -110,7 +126,9 @@ def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
         """,
     )
     answer, _ = process.communicate(timeout=120)
-    assert answer.startswith("StoreError the index could not be written") and "old index still serves" in answer
+    assert (
+        answer.startswith("StoreError the index could not be written") and "old index still serves" in answer
+    )
     assert process.returncode == 0
     assert Store(place).build_id() == build
     assert Store(place).feature("tiny", "0-vasae", 3).feature.index == 3
@@ -134,7 +152,9 @@ def test_a_request_in_flight_finishes_on_the_build_it_began_on(place: Settings) 
         assert build.id == first and build.token("tiny", 0).shown == "␣Paris"
 
 
-def test_only_the_new_build_and_the_one_before_are_kept(place: Settings, request: pytest.FixtureRequest) -> None:
+def test_only_the_new_build_and_the_one_before_are_kept(
+    place: Settings, request: pytest.FixtureRequest
+) -> None:
     made = [synthetic.publish(place, SMALL) for _ in range(3)]
     assert published(place, request) == stored_as(place, made[1:])
 
@@ -145,7 +165,12 @@ def test_keeping_others_replaces_one_dictionary_and_changes_nothing_else(place: 
     before = {source: old.feature("tiny", source, 5).feature for source in ("0-vasae", "1-plain", "2-vasae")}
     with Builder(place) as builder:
         kept = builder.keep_others(replacing=[("tiny", "1-vasae")])
-        assert sorted(kept.sources) == [("other", "0-vasae"), ("tiny", "0-vasae"), ("tiny", "1-plain"), ("tiny", "2-vasae")]
+        assert sorted(kept.sources) == [
+            ("other", "0-vasae"),
+            ("tiny", "0-vasae"),
+            ("tiny", "1-plain"),
+            ("tiny", "2-vasae"),
+        ]
         assert builder.next_dictionary_id == 5 and builder.next_passage_id > 0
         synthetic.add(builder, [synthetic.Dictionary("tiny", 1, d_sae=60)])
         builder.publish()
@@ -182,7 +207,10 @@ def test_rows_with_wrong_columns_or_types_are_refused_by_name(tmp_path: Path) ->
     good = synthetic.token_table("m")
     with Builder(tmp_path) as builder:
         with pytest.raises(StoreError, match="missing: folded; unknown: spelling"):
-            builder.add("token", good.rename_columns([{"folded": "spelling"}.get(name, name) for name in good.column_names]))
+            builder.add(
+                "token",
+                good.rename_columns([{"folded": "spelling"}.get(name, name) for name in good.column_names]),
+            )
         with pytest.raises(StoreError, match="no table 'tokens'"):
             builder.add("tokens", good)
         with pytest.raises(StoreError, match="no table 'listing'"):
@@ -198,7 +226,10 @@ def test_text_that_holds_nul_quotes_and_line_ends_comes_back(place: Settings) ->
     spellings = pa.array([*odd, *table.column("folded").to_pylist()[len(odd) :]])
     with Builder(place) as builder:
         synthetic.add(
-            builder, [synthetic.Dictionary("m", 0, d_sae=30)], vocabulary=30, tokens={"m": table.set_column(4, "folded", spellings)}
+            builder,
+            [synthetic.Dictionary("m", 0, d_sae=30)],
+            vocabulary=30,
+            tokens={"m": table.set_column(4, "folded", spellings)},
         )
         builder.publish()
     with Store(place)._reading() as build:
@@ -207,7 +238,9 @@ def test_text_that_holds_nul_quotes_and_line_ends_comes_back(place: Settings) ->
     assert Store(place).search("a\0b", Filters()).tokens[0].token.id == 0
 
 
-def test_an_index_of_another_version_is_refused_with_the_command_that_rebuilds(place: Settings, request: pytest.FixtureRequest) -> None:
+def test_an_index_of_another_version_is_refused_with_the_command_that_rebuilds(
+    place: Settings, request: pytest.FixtureRequest
+) -> None:
     build = synthetic.publish(place, SMALL)
     if place.database_url:
         server: Server = request.getfixturevalue("server")

@@ -15,7 +15,9 @@ def everything(settings: Settings) -> dict[str, pa.Table]:
     store = Store(settings)
     with store.snapshot() as snapshot:
         found = {table: pa.concat_tables(snapshot.rows(table)).combine_chunks() for table in TABLES}
-        assert {table: len(rows) for table, rows in found.items()} == {table: snapshot.count(table) for table in TABLES}
+        assert {table: len(rows) for table, rows in found.items()} == {
+            table: snapshot.count(table) for table in TABLES
+        }
     store.close()
     return found
 

@@ -26,10 +26,15 @@ def mortal() -> Iterator[Server]:
     yield from running_server()
 
 
-def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(mortal: Server, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(
+    mortal: Server, tmp_path: Path
+) -> None:
     place = Settings(index=tmp_path, database_url=mortal.url(mortal.new_database()))
     build = synthetic.publish(place, SMALL)
-    with pytest.raises(StoreError, match="could not be written to PostgreSQL") as caught, Builder(place) as builder:
+    with (
+        pytest.raises(StoreError, match="could not be written to PostgreSQL") as caught,
+        Builder(place) as builder,
+    ):
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         mortal.stop()
         builder.publish()
@@ -50,7 +55,9 @@ def test_a_builder_whose_server_came_back_publishes(mortal: Server, tmp_path: Pa
     assert Store(place).build_id() == build
 
 
-def test_a_server_that_goes_away_while_serving_says_so_and_is_asked_again_when_back(mortal: Server, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_while_serving_says_so_and_is_asked_again_when_back(
+    mortal: Server, tmp_path: Path
+) -> None:
     place = Settings(index=tmp_path, database_url=mortal.url(mortal.new_database()))
     synthetic.publish(place, SMALL)
     store = Store(place)
@@ -64,9 +71,14 @@ def test_a_server_that_goes_away_while_serving_says_so_and_is_asked_again_when_b
     assert store.search("word", Filters()).features
 
 
-@pytest.mark.parametrize("url", ["postgres", "mysql://host/db", "postgresql://host", "http://x/y", "sqlite:///x.db"])
+@pytest.mark.parametrize(
+    "url", ["postgres", "mysql://host/db", "postgresql://host", "http://x/y", "sqlite:///x.db"]
+)
 def test_a_url_that_is_none_is_refused_with_one_that_is(url: str, tmp_path: Path) -> None:
-    for ask in (lambda: Store(Settings(database_url=url)), lambda: Builder(Settings(index=tmp_path, database_url=url)).__enter__()):
+    for ask in (
+        lambda: Store(Settings(database_url=url)),
+        lambda: Builder(Settings(index=tmp_path, database_url=url)).__enter__(),
+    ):
         with pytest.raises(StoreError, match=r"postgresql\+psycopg://user:password@host:5432/database"):
             ask()
 
@@ -84,7 +96,11 @@ def test_a_wrong_password_and_a_missing_database_are_said_in_one_line(server: Se
         with pytest.raises(StoreError, match=says) as building, Builder(place):
             pass
         for caught in (reading, building):
-            assert "\n" not in str(caught.value) and "wr0ng" not in str(caught.value) and "s3cret" not in str(caught.value)
+            assert (
+                "\n" not in str(caught.value)
+                and "wr0ng" not in str(caught.value)
+                and "s3cret" not in str(caught.value)
+            )
 
 
 def test_a_query_that_takes_too_long_is_given_up(here: Settings, server: Server) -> None:
@@ -98,7 +114,9 @@ def test_a_query_that_takes_too_long_is_given_up(here: Settings, server: Server)
     assert store.search("word", Filters()).features
 
 
-def test_a_tampered_pointer_and_a_dropped_build_say_how_to_make_an_index(here: Settings, server: Server) -> None:
+def test_a_tampered_pointer_and_a_dropped_build_say_how_to_make_an_index(
+    here: Settings, server: Server
+) -> None:
     build = synthetic.publish(here, SMALL)
     with server.connect(here.database_url.rpartition("/")[2]) as connection:
         connection.execute("UPDATE lexiscope.current SET build = '''; DROP TABLE x'")
@@ -120,7 +138,10 @@ def test_what_a_killed_builder_left_is_dropped_by_the_next(here: Settings, serve
         connection.execute("CREATE SCHEMA lexiscope_notes")
         with Builder(here):
             pass
-        left = {row[0] for row in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'lexiscope%'")}
+        left = {
+            row[0]
+            for row in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'lexiscope%'")
+        }
     assert left == {"lexiscope", "lexiscope_notes", schema_of(build)}
 
 
@@ -137,5 +158,9 @@ def test_every_table_and_column_says_in_the_database_what_it_holds(here: Setting
 
 def test_a_reader_can_write_nothing(here: Settings) -> None:
     synthetic.publish(here, SMALL)
-    with Store(here)._reading() as build, build.engine.connect() as connection, pytest.raises(Exception, match="read-only transaction"):
+    with (
+        Store(here)._reading() as build,
+        build.engine.connect() as connection,
+        pytest.raises(Exception, match="read-only transaction"),
+    ):
         connection.exec_driver_sql("DELETE FROM feature")

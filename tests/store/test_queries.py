@@ -26,7 +26,11 @@ def walk(store: Store, query: str | None, filters: Filters) -> list[FeatureRef]:
     """Every feature of a search (or of tiny/1-vasae, when `query` is None), page by page."""
     found: list[FeatureRef] = []
     while True:
-        page = store.dictionary_page("tiny", "1-vasae", filters) if query is None else store.search(query, filters)
+        page = (
+            store.dictionary_page("tiny", "1-vasae", filters)
+            if query is None
+            else store.search(query, filters)
+        )
         found += page.features
         assert len(page.features) <= filters.limit
         if page.next is None:
@@ -41,7 +45,12 @@ def test_a_feature_named_paris_is_found_without_its_case_or_space(store: Store) 
 
 
 def test_the_spelling_as_typed_comes_before_its_variants(store: Store) -> None:
-    for typed, first in ((" Paris", "␣Paris"), ("Paris", "Paris"), (" paris", "␣paris"), ("␣Paris", "␣Paris")):
+    for typed, first in (
+        (" Paris", "␣Paris"),
+        ("Paris", "Paris"),
+        (" paris", "␣paris"),
+        ("␣Paris", "␣Paris"),
+    ):
         assert shown(store, typed)[0] == first
 
 
@@ -79,7 +88,9 @@ def test_a_token_that_names_nothing_is_found_and_says_so(store: Store) -> None:
     assert hit.token.shown == "7" and hit.n_features == 0
 
 
-@pytest.mark.parametrize("query", ["", "zzzz", "<b>nothing</b>", "x" * 5000, "\x00", "#", "'; DROP TABLE feature; --"])
+@pytest.mark.parametrize(
+    "query", ["", "zzzz", "<b>nothing</b>", "x" * 5000, "\x00", "#", "'; DROP TABLE feature; --"]
+)
 def test_a_search_that_finds_nothing_is_an_empty_page(store: Store, query: str) -> None:
     page = store.search(query, Filters())
     assert (page.match, page.tokens, page.features, page.next) == ("none", [], [], None)
@@ -102,16 +113,24 @@ def test_any_text_can_be_searched(store: Store, query: str) -> None:
     live=st.sampled_from([None, True, False]),
     min_cosine=st.sampled_from([None, 0.5]),
 )
-def test_a_walk_by_cursor_is_the_whole_list_once_in_order(store: Store, query: str | None, sort: str, limit: int, **rest: object) -> None:
+def test_a_walk_by_cursor_is_the_whole_list_once_in_order(
+    store: Store, query: str | None, sort: str, limit: int, **rest: object
+) -> None:
     filters = Filters.model_validate({"sort": sort, "limit": limit, **rest})
     found = walk(store, query, filters)
     assert len({ref.id for ref in found}) == len(found)
     entries = synthetic.USUAL if query is not None else [synthetic.Dictionary("tiny", 1)]
-    everything = {f"{e.model}/{e.source}/{i}": store_ref(store, e, i) for e in entries for i in range(e.d_sae)}
+    everything = {
+        f"{e.model}/{e.source}/{i}": store_ref(store, e, i) for e in entries for i in range(e.d_sae)
+    }
     named = {hit.token.id for hit in store.search(query, Filters(limit=200)).tokens} if query else None
     if query in ("word", "a"):
         word = str(query)
-        named = {i for i, raw in enumerate(synthetic.spellings()) if word in raw.decode(errors="replace").casefold()}
+        named = {
+            i
+            for i, raw in enumerate(synthetic.spellings())
+            if word in raw.decode(errors="replace").casefold()
+        }
     wanted = {
         ref.id
         for ref in everything.values()
@@ -150,7 +169,10 @@ def test_a_cursor_of_another_build_is_refused(store: Store) -> None:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cursor=st.text(min_size=1, max_size=30) | st.binary(min_size=1).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
+@given(
+    cursor=st.text(min_size=1, max_size=30)
+    | st.binary(min_size=1).map(lambda raw: base64.urlsafe_b64encode(raw).decode())
+)
 def test_a_broken_cursor_is_refused_as_such(store: Store, cursor: str) -> None:
     with pytest.raises(BadCursor):
         store.search("word", Filters(cursor=cursor))
@@ -165,7 +187,12 @@ def test_a_cursor_of_another_search_is_refused(store: Store) -> None:
 
 def test_a_token_page_has_an_entry_for_every_dictionary_of_its_model(store: Store) -> None:
     page = store.token_page("tiny", 0)
-    assert [(layer.layer, layer.source) for layer in page.layers] == [(0, "0-vasae"), (1, "1-plain"), (1, "1-vasae"), (2, "2-vasae")]
+    assert [(layer.layer, layer.source) for layer in page.layers] == [
+        (0, "0-vasae"),
+        (1, "1-plain"),
+        (1, "1-vasae"),
+        (2, "2-vasae"),
+    ]
     assert all(ref.name.id == 0 for layer in page.layers for ref in layer.features)
     assert {hit.token.shown for hit in page.variants} == {"Paris", "␣paris"}
     silent = store.token_page("tiny", synthetic.SILENT)
@@ -174,12 +201,16 @@ def test_a_token_page_has_an_entry_for_every_dictionary_of_its_model(store: Stor
 
 def test_a_feature_page_shows_each_context_around_its_position(store: Store) -> None:
     feature = store.feature("tiny", "1-vasae", 6).feature
-    assert [context.kind for context in feature.contexts] == ["top"] * 4 + ["quantile"] * 4 + ["near_miss"] * 4
+    assert [context.kind for context in feature.contexts] == ["top"] * 4 + ["quantile"] * 4 + [
+        "near_miss"
+    ] * 4
     for context in feature.contexts:
         assert len(context.values) == len(context.tokens)
         assert context.values[context.position] == (0 if context.kind == "near_miss" else context.value)
     assert feature.histogram.zeros + sum(feature.histogram.counts) == feature.n_tokens
-    assert {ref.source for ref in feature.previous_layer} == {"0-vasae"} and {ref.source for ref in feature.next_layer} == {"2-vasae"}
+    assert {ref.source for ref in feature.previous_layer} == {"0-vasae"} and {
+        ref.source for ref in feature.next_layer
+    } == {"2-vasae"}
 
 
 def test_a_feature_page_shows_moments_positions_causal_evidence_and_coactivation(store: Store) -> None:
@@ -189,11 +220,17 @@ def test_a_feature_page_shows_moments_positions_causal_evidence_and_coactivation
     assert feature.evidence is not None and feature.evidence.causal is not None
     assert (feature.evidence.causal.n_contexts, feature.evidence.causal.median_rank) == (6 % 4 + 1, 6)
     assert feature.evidence.input_score is not None and feature.evidence.output_score is not None
-    assert [ref.index for ref in feature.previous_coactive] == [ref.index for ref in feature.previous_layer][::-1]
+    assert [ref.index for ref in feature.previous_coactive] == [ref.index for ref in feature.previous_layer][
+        ::-1
+    ]
     assert {ref.source for ref in feature.next_coactive} == {"2-vasae"}
     assert store.feature("tiny", "1-vasae", 0).feature.moments is None, "one firing has no spread"
     untested = store.feature("other", "0-vasae", 6).feature.evidence
-    assert untested is not None and (untested.causal, untested.input_score, untested.output_score) == (None, None, None)
+    assert untested is not None and (untested.causal, untested.input_score, untested.output_score) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_dictionary_page_shows_its_hubs_and_how_it_was_tested(store: Store) -> None:
@@ -229,7 +266,10 @@ def test_a_name_resolves_to_its_features_the_best_evidenced_first(store: Store) 
     for wanted in (" Paris", "␣Paris", 0, "#0"):
         resolved = store.resolve_token("tiny", wanted, layer=1)
         assert resolved.token.id == 0 and {ref.layer for ref in resolved.features} == {1}
-        ranks = [["both", "predicts", "reads", "unsupported", "dead"].index(ref.verdict) for ref in resolved.features]
+        ranks = [
+            ["both", "predicts", "reads", "unsupported", "dead"].index(ref.verdict)
+            for ref in resolved.features
+        ]
         assert ranks == sorted(ranks)
     assert store.resolve_token("tiny", "7").features == []
 

@@ -20,11 +20,27 @@ SIZES = "--layers 0,1 --tokens 4100 --seen 61440 --eval-tokens 100 --k 4 --lengt
 
 
 def start(model_folder: Path, text_file: Path, out: Path, *more: str, ranks: int = 1) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "trainer", str(model_folder), "--text", str(text_file), "--out", str(out), *SIZES, *more]
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    )
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "trainer",
+        str(model_folder),
+        "--text",
+        str(text_file),
+        "--out",
+        str(out),
+        *SIZES,
+        *more,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(
+        command, env=environment, cwd=root, capture_output=True, text=True, check=False, timeout=280
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -57,7 +73,9 @@ def test_two_ranks_that_split_the_layers_train_exactly_what_one_process_trains(
         assert torch.equal(one.dictionary.W_enc, two.dictionary.W_enc)
 
 
-def test_a_batch_that_does_not_divide_by_the_ranks_is_refused(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_by_the_ranks_is_refused(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     recipe = replace(trainer.recipe("plain"), k=4, batch=64)
     plan = trainer.Plan([str(text_file)], [(recipe, [0])], tmp_path / "out", 1000, 1000, 100, length=48)
     with pytest.raises(RecipeError, match="64 tokens does not divide by 3 ranks"):

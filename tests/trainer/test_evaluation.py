@@ -1,4 +1,6 @@
-"""Evaluation: every figure equals a slow computation, passage by passage, and says nothing about what it did not see."""
+"""Evaluation: every figure equals a slow computation, passage by passage, and says nothing about what it did
+not see.
+"""
 
 import math
 from pathlib import Path
@@ -22,18 +24,29 @@ from trainer.evaluation import Candidate, Measured, check_candidates, measure
 LAYER = 0
 
 
-def candidate(model: LanguageModel, *, d_sae: int = 60, seed: int = 0, dense: bool = False, layer: int = LAYER) -> Candidate:
+def candidate(
+    model: LanguageModel, *, d_sae: int = 60, seed: int = 0, dense: bool = False, layer: int = LAYER
+) -> Candidate:
     """A dictionary whose rows are random mixtures, roughly reconstructing the residual stream."""
     draw = torch.Generator().manual_seed(seed)
     d = model.d_model
     rows = F.normalize(torch.randn(d_sae, d, generator=draw), dim=-1)
-    path = {"dense_in": torch.randn(d, 2, generator=draw) * 0.1, "dense_out": torch.randn(2, d, generator=draw) * 0.1} if dense else {}
+    path = (
+        {
+            "dense_in": torch.randn(d, 2, generator=draw) * 0.1,
+            "dense_out": torch.randn(2, d, generator=draw) * 0.1,
+        }
+        if dense
+        else {}
+    )
     dictionary = Dictionary(rows.T * 0.3, torch.zeros(d_sae), rows.clone(), torch.zeros(d), 5, **path)
     anchors = torch.randn(model.vocab_size, d, generator=draw)
     anchors[:30] = rows[:30] + 0.3 * torch.randn(30, d, generator=draw) / d**0.5
     assigned = torch.randint(-1, model.vocab_size, (d_sae,), generator=draw)
     counts = torch.randint(0, 50, (model.vocab_size,), generator=draw).float()
-    return Candidate(layer, dictionary, AnchorFit(anchors, counts, torch.randn(d, generator=draw), assigned), seed)
+    return Candidate(
+        layer, dictionary, AnchorFit(anchors, counts, torch.randn(d, generator=draw), assigned), seed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,15 @@ class Slow:
 
     def __init__(self, model: LanguageModel, c: Candidate, held_out: list[np.ndarray]) -> None:
         self.x, self.x_hat, self.fired, self.tokens = [], [], [], []
-        self.ce, self.ce_sae, self.ce_zero, self.ce_mean, self.kl, self.lens, self.by_passage = [], [], [], [], [], [], []
+        self.ce, self.ce_sae, self.ce_zero, self.ce_mean, self.kl, self.lens, self.by_passage = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         for passage in held_out:
             tokens = torch.from_numpy(passage).long()[None]
             residual = model.read(tokens, [c.layer])[c.layer]
@@ -63,7 +84,10 @@ class Slow:
             patched["zero"][0, 1:] = 0
             patched["mean"][0, 1:] = c.fit.mean
             default = model.logits(tokens)[0].log_softmax(-1)
-            after = {kind: model.logits(tokens, {c.layer: lambda _, r=r: r})[0].log_softmax(-1) for kind, r in patched.items()}
+            after = {
+                kind: model.logits(tokens, {c.layer: lambda _, r=r: r})[0].log_softmax(-1)
+                for kind, r in patched.items()
+            }
             difference = 0.0
             for position in range(1, len(passage) - 1):
                 following = passage[position + 1]
@@ -72,15 +96,25 @@ class Slow:
                 self.ce_zero.append(-after["zero"][position, following].item())
                 self.ce_mean.append(-after["mean"][position, following].item())
                 difference += self.ce_sae[-1] - self.ce[-1]
-                self.kl.append((default[position].exp() * (default[position] - after["sae"][position])).sum().item())
+                self.kl.append(
+                    (default[position].exp() * (default[position] - after["sae"][position])).sum().item()
+                )
             self.by_passage.append((difference, len(passage) - 2))
             for position in range(1, len(passage)):
                 self.x.append(residual[0, position])
                 self.x_hat.append(patched["sae"][0, position])
                 code = c.dictionary.encode(residual[0, position][None])
-                self.fired.append({i for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True) if v > 0})
+                self.fired.append(
+                    {
+                        i
+                        for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True)
+                        if v > 0
+                    }
+                )
                 self.tokens.append(int(passage[position]))
-                tops = [model.unembed_residual(r[0, position]).argmax().item() for r in (residual, patched["sae"])]
+                tops = [
+                    model.unembed_residual(r[0, position]).argmax().item() for r in (residual, patched["sae"])
+                ]
                 self.lens.append(tops[0] == tops[1])
 
 
@@ -97,7 +131,11 @@ def test_reconstruction_figures_equal_a_loop_over_positions(measured: Measured, 
     m = measured.metrics
     x, x_hat = torch.stack(slow.x).double(), torch.stack(slow.x_hat).double()
     centre = [mean(column.tolist()) for column in x.T]
-    error = sum((a - b) ** 2 for row, other in zip(x.tolist(), x_hat.tolist(), strict=True) for a, b in zip(row, other, strict=True))
+    error = sum(
+        (a - b) ** 2
+        for row, other in zip(x.tolist(), x_hat.tolist(), strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
     variance = sum((a - b) ** 2 for row in x.tolist() for a, b in zip(row, centre, strict=True))
     assert m["tokens"] == m["ce_tokens"] == len(slow.x)
     assert m["nmse"] == pytest.approx(error / variance, rel=1e-4)
@@ -114,18 +152,25 @@ def test_what_the_patched_model_says_equals_a_loop_over_passages(measured: Measu
     assert m["kl"] == pytest.approx(mean(slow.kl), abs=1e-4)
     assert m["logit_lens_agreement"] == pytest.approx(mean([float(same) for same in slow.lens]), abs=2e-3)
     for kind, values in (("zero", slow.ce_zero), ("mean", slow.ce_mean)):
-        assert m[f"ce_recovered_{kind}"] == pytest.approx((mean(values) - ce_sae) / (mean(values) - ce), abs=1e-2), kind
+        assert m[f"ce_recovered_{kind}"] == pytest.approx(
+            (mean(values) - ce_sae) / (mean(values) - ce), abs=1e-2
+        ), kind
     assert len(m["passage_delta_ce"]) == len(slow.by_passage)
     for (difference, count), (expected, tokens) in zip(m["passage_delta_ce"], slow.by_passage, strict=True):
         assert difference == pytest.approx(expected, abs=1e-3) and count == tokens
     assert m["delta_ce_ci"][0] <= m["delta_ce"] <= m["delta_ce_ci"][1]
 
 
-def test_features_are_live_named_and_aligned_as_in_a_loop(model: LanguageModel, measured: Measured, slow: Slow) -> None:
+def test_features_are_live_named_and_aligned_as_in_a_loop(
+    model: LanguageModel, measured: Measured, slow: Slow
+) -> None:
     c, m = candidate(model, dense=True), measured.metrics
     firings = [sum(feature in fired for fired in slow.fired) for feature in range(60)]
     live = [feature for feature in range(60) if firings[feature] >= 1]
-    cosine = [[F.cosine_similarity(row, anchor, dim=0).item() for anchor in c.fit.anchors] for row in c.dictionary.W_dec]
+    cosine = [
+        [F.cosine_similarity(row, anchor, dim=0).item() for anchor in c.fit.anchors]
+        for row in c.dictionary.W_dec
+    ]
     names = [row.index(max(row)) for row in cosine]
     best = [max(row) for row in cosine]
     assert measured.features["firings"].tolist() == firings
@@ -133,9 +178,13 @@ def test_features_are_live_named_and_aligned_as_in_a_loop(model: LanguageModel, 
     assert m["n_live"] == len(live) and m["dead_share"] == pytest.approx(1 - len(live) / 60)
     assert m["aligned_all"] == pytest.approx(mean([b >= 0.8 for b in best]))
     assert m["aligned_live"] == pytest.approx(mean([best[f] >= 0.8 for f in live]))
-    assert m["aligned_firing"] == pytest.approx(sum(firings[f] for f in live if best[f] >= 0.8) / sum(firings))
+    assert m["aligned_firing"] == pytest.approx(
+        sum(firings[f] for f in live if best[f] >= 0.8) / sum(firings)
+    )
     occurring = set(slow.tokens)
-    assert m["coverage"] == pytest.approx(len({names[f] for f in live if best[f] >= 0.8} & occurring) / len(occurring))
+    assert m["coverage"] == pytest.approx(
+        len({names[f] for f in live if best[f] >= 0.8} & occurring) / len(occurring)
+    )
     here = sum(slow.tokens[at] == names[f] for at, fired in enumerate(slow.fired) for f in fired)
     assert m["reads_precision"] == pytest.approx(here / sum(firings))
     counts = c.fit.counts.tolist()
@@ -153,7 +202,12 @@ def test_cross_entropy_may_be_taken_over_the_first_passages_only(
 ) -> None:
     few = measure(model, [candidate(model, dense=True)], held_out, ce_tokens=100)[0].metrics
     n = next(i for i in range(len(held_out)) if sum(len(p) - 1 for p in held_out[: i + 1]) >= 100) + 1
-    assert few["ce_tokens"] == sum(len(p) - 1 for p in held_out[:n]) < few["tokens"] == measured.metrics["tokens"]
+    assert (
+        few["ce_tokens"]
+        == sum(len(p) - 1 for p in held_out[:n])
+        < few["tokens"]
+        == measured.metrics["tokens"]
+    )
     assert len(few["passage_delta_ce"]) == n
     alone = measure(model, [candidate(model, dense=True)], held_out[:n])[0].metrics
     for key in ("ce", "delta_ce", "kl", "ce_recovered_mean", "logit_lens_agreement"):
@@ -179,7 +233,9 @@ def naming_of(model: LanguageModel, names: torch.Tensor) -> evaluation._Naming:
     tokens = torch.randint(0, 50, (40, 60), generator=draw)
     following = torch.cat([tokens[:, 1:], torch.full((40, 1), -1)], 1)
     where = places(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
-    naming = evaluation._Naming(names, torch.arange(50)[:, None].int(), matched_controls(torch.bincount(tokens.flatten())))
+    naming = evaluation._Naming(
+        names, torch.arange(50)[:, None].int(), matched_controls(torch.bincount(tokens.flatten()))
+    )
     naming.counts.add(SparseCode(torch.ones(len(where.current), 1), where.current[:, None]), where)
     return naming
 
@@ -195,7 +251,9 @@ def test_a_feature_without_a_name_is_not_supported_and_reads_nothing(model: Lang
     assert some["reads_precision"] == pytest.approx(some["supported_firing"])
 
 
-def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 200, (100, 60), generator=draw)
     following = torch.cat([tokens[:, 1:], torch.full((100, 1), -1)], 1)
@@ -208,14 +266,21 @@ def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(monkey
         monkeypatch.setattr(evaluation, "HEAD", head)
         permuted = evaluation._Permuted(torch.arange(200), torch.arange(200)[:, None].int(), controls)
         for rows in torch.arange(len(where.current)).split(500):
-            permuted.add(SparseCode(code.values[rows], code.indices[rows]), type(where)(*(part[rows] for part in where)))
+            permuted.add(
+                SparseCode(code.values[rows], code.indices[rows]),
+                type(where)(*(part[rows] for part in where)),
+            )
         assert permuted.counts is None or int(permuted.counts.firings.sum()) == len(where.current)
         found.append(permuted.supported(live))
     assert max(max(pair) for pair in found) <= 0.06
 
 
-def test_every_way_of_naming_is_measured_where_it_is_known(model: LanguageModel, held_out: list[np.ndarray], measured: Measured) -> None:
-    assert {"named_nearest", "named_assigned", "named_lens"} <= set(measured.metrics) and "named_lift" not in measured.metrics
+def test_every_way_of_naming_is_measured_where_it_is_known(
+    model: LanguageModel, held_out: list[np.ndarray], measured: Measured
+) -> None:
+    assert {"named_nearest", "named_assigned", "named_lens"} <= set(
+        measured.metrics
+    ) and "named_lift" not in measured.metrics
     near = measured.metrics["named_nearest"]
     for key in ("supported_live", "supported_firing", "reads_precision", "reads_family"):
         assert near[key] == measured.metrics[key]
@@ -235,7 +300,9 @@ def test_each_features_result_is_written_beside_the_metrics(measured: Measured, 
     assert share == measured.metrics["supported_live"]
 
 
-def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: LanguageModel, held_out: list[np.ndarray]) -> None:
+def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(
+    model: LanguageModel, held_out: list[np.ndarray]
+) -> None:
     c = candidate(model)
     with pytest.raises(LexiscopeError, match="0 tokens"):
         measure(model, [c], held_out, ce_tokens=0)
@@ -245,7 +312,14 @@ def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(model: Lan
         check_candidates(model, [c._replace(layer=9)])
     with pytest.raises(CheckpointError, match="width 7"):
         check_candidates(
-            model, [c._replace(dictionary=Dictionary(torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2))]
+            model,
+            [
+                c._replace(
+                    dictionary=Dictionary(
+                        torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2
+                    )
+                )
+            ],
         )
     with pytest.raises(CheckpointError, match="Anchors for 5 tokens"):
         check_candidates(model, [c._replace(fit=c.fit._replace(anchors=torch.zeros(5, model.d_model)))])

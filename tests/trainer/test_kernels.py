@@ -1,8 +1,9 @@
 """Kernels and plain PyTorch give the same numbers, each held here to a slow and obvious form.
 
-In an ordinary process the claims are checked on the plain path, and on the kernels where there is a GPU. Where Triton is installed
-one test runs this file again under Triton's interpreter, where the same claims meet the kernels on the CPU. (The interpreter
-multiplies bfloat16 by its bits, so low precision is float16 there.) Another compiles the kernels for an H200, which needs no GPU.
+In an ordinary process the claims are checked on the plain path, and on the kernels where there is a GPU.
+Where Triton is installed one test runs this file again under Triton's interpreter, where the same claims meet
+the kernels on the CPU. (The interpreter multiplies bfloat16 by its bits, so low precision is float16 there.)
+Another compiles the kernels for an H200, which needs no GPU.
 """
 
 import os
@@ -25,13 +26,17 @@ GPU = torch.cuda.is_available() and not INTERPRETED
 on_devices = pytest.mark.parametrize("device", ["cpu", "cuda"] if GPU else ["cpu"])
 few = settings(
     max_examples=8 if INTERPRETED else 40,
-    phases=[Phase.generate] if INTERPRETED else tuple(Phase),  # shrinking a failure takes the interpreter minutes
+    phases=[Phase.generate]
+    if INTERPRETED
+    else tuple(Phase),  # shrinking a failure takes the interpreter minutes
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
 )
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20)).flatmap(
-    lambda shape: st.tuples(*(st.just(size) for size in shape), st.integers(1, min(5, shape[1])), st.integers(0, 2**20))
+    lambda shape: st.tuples(
+        *(st.just(size) for size in shape), st.integers(1, min(5, shape[1])), st.integers(0, 2**20)
+    )
 )
 """(n, d_sae, d, k, seed)"""
 
@@ -50,7 +55,9 @@ def normal(shape: tuple[int, ...], seed: int, device: str) -> Tensor:
 
 
 def some_code(n: int, d_sae: int, k: int, seed: int, device: str) -> SparseCode:
-    """Distinct features in each row; about a third of the values are 0, as where fewer than k features are active."""
+    """Distinct features in each row; about a third of the values are 0, as where fewer than k features are
+    active.
+    """
     indices = torch.stack([torch.randperm(d_sae, generator=draw(seed + row))[:k] for row in range(n)])
     values = (torch.rand(n, k, generator=draw(seed)) - 0.3).relu().sort(descending=True).values
     return SparseCode(values.to(device), indices.to(device))
@@ -58,7 +65,9 @@ def some_code(n: int, d_sae: int, k: int, seed: int, device: str) -> SparseCode:
 
 def dense(code: SparseCode, weights: Tensor, d_sae: int) -> Tensor:
     """[n, d_sae] the weights [n, k] at the features that are active."""
-    return torch.zeros(len(weights), d_sae, device=weights.device).scatter(1, code.indices, weights * (code.values > 0))
+    return torch.zeros(len(weights), d_sae, device=weights.device).scatter(
+        1, code.indices, weights * (code.values > 0)
+    )
 
 
 def assert_best(code: SparseCode, pre: Tensor, *, lowest_first: bool) -> None:
@@ -78,9 +87,15 @@ def assert_best(code: SparseCode, pre: Tensor, *, lowest_first: bool) -> None:
 @on_devices
 @given(shapes)
 @few
-def test_the_code_is_exactly_the_k_largest_and_ties_go_to_the_lower_index(device: str, shape: tuple[int, ...]) -> None:
+def test_the_code_is_exactly_the_k_largest_and_ties_go_to_the_lower_index(
+    device: str, shape: tuple[int, ...]
+) -> None:
     n, d_sae, d, k, seed = shape
-    y, encoder, bias = whole((n, d), seed, device), whole((d_sae, d), seed + 1, device), whole((d_sae,), seed + 2, device)
+    y, encoder, bias = (
+        whole((n, d), seed, device),
+        whole((d_sae, d), seed + 1, device),
+        whole((d_sae,), seed + 2, device),
+    )
     code = kernels.encode_top_k(y, encoder, bias, k)
     assert_best(code, y @ encoder.T + bias, lowest_first=kernels.has_kernels(y))
 
@@ -89,7 +104,9 @@ def test_the_code_is_exactly_the_k_largest_and_ties_go_to_the_lower_index(device
 @pytest.mark.parametrize(("d_sae", "k"), [(33, 1), (64, 3), (300, 8), (7, 7)])
 def test_widths_that_are_no_multiple_of_a_tile_are_padded_invisibly(device: str, d_sae: int, k: int) -> None:
     y, encoder, bias = whole((1, 70), 0, device), whole((d_sae, 70), 1, device), whole((d_sae,), 2, device)
-    assert_best(kernels.encode_top_k(y, encoder, bias, k), y @ encoder.T + bias, lowest_first=kernels.has_kernels(y))
+    assert_best(
+        kernels.encode_top_k(y, encoder, bias, k), y @ encoder.T + bias, lowest_first=kernels.has_kernels(y)
+    )
 
 
 @on_devices
@@ -103,14 +120,20 @@ def test_a_token_without_positive_pre_activations_has_a_code_of_zeros(device: st
 @on_devices
 def test_all_the_best_features_may_be_in_one_group(device: str) -> None:
     bias = torch.arange(200.0, device=device)
-    code = kernels.encode_top_k(torch.zeros(1, 16, device=device), torch.zeros(200, 16, device=device), bias, 8)
+    code = kernels.encode_top_k(
+        torch.zeros(1, 16, device=device), torch.zeros(200, 16, device=device), bias, 8
+    )
     assert code.indices.tolist() == [list(range(199, 191, -1))]
 
 
 @on_devices
 def test_low_precision_products_are_those_of_the_rounded_inputs(device: str) -> None:
     low = torch.bfloat16 if device == "cuda" else torch.float16
-    y, encoder, bias = normal((2, 48), 0, device).to(low), normal((90, 48), 1, device).to(low), normal((90,), 2, device)
+    y, encoder, bias = (
+        normal((2, 48), 0, device).to(low),
+        normal((90, 48), 1, device).to(low),
+        normal((90,), 2, device),
+    )
     code = kernels.encode_top_k(y, encoder, bias, 5)
     expected = (y.float() @ encoder.float().T + bias).topk(5).values.relu()
     assert code.values.dtype == torch.float32
@@ -130,7 +153,9 @@ def test_a_long_batch_passes_in_parts_of_several_tiles(monkeypatch: pytest.Monke
 def test_the_plain_path_works_in_the_buffer_it_is_given(device: str) -> None:
     y, encoder, bias = whole((2, 8), 0, device), whole((40, 8), 1, device), whole((40,), 2, device)
     buffer = torch.full((3, 40), float("nan"), device=device)
-    assert_best(kernels.encode_top_k(y, encoder, bias, 3, buffer=buffer), y @ encoder.T + bias, lowest_first=False)
+    assert_best(
+        kernels.encode_top_k(y, encoder, bias, 3, buffer=buffer), y @ encoder.T + bias, lowest_first=False
+    )
 
 
 # --- the gradients ---
@@ -141,11 +166,19 @@ def test_the_plain_path_works_in_the_buffer_it_is_given(device: str) -> None:
 @few
 def test_decoding_and_both_gradients_are_those_of_the_dense_code(device: str, shape: tuple[int, ...]) -> None:
     n, d_sae, d, k, seed = shape
-    code, rows, x = some_code(n, d_sae, k, seed, device), normal((d_sae, d), seed, device), normal((n, d), seed + 1, device)
+    code, rows, x = (
+        some_code(n, d_sae, k, seed, device),
+        normal((d_sae, d), seed, device),
+        normal((n, d), seed + 1, device),
+    )
     assert torch.allclose(kernels.decode(code, rows), dense(code, code.values, d_sae) @ rows, atol=1e-5)
     back = kernels.code_gradient(code, rows, x)
     assert torch.allclose(back, (x @ rows.T).gather(1, code.indices) * (code.values > 0), atol=1e-5)
-    order, out, total = kernels.firings(code, d_sae), torch.full((d_sae, d), 9.0, device=device), torch.full((d_sae,), 9.0, device=device)
+    order, out, total = (
+        kernels.firings(code, d_sae),
+        torch.full((d_sae, d), 9.0, device=device),
+        torch.full((d_sae,), 9.0, device=device),
+    )
     kernels.row_gradients(order, back, x, out, total=total)
     spread = dense(code, back, d_sae)
     assert torch.allclose(out, spread.T @ x, atol=1e-4)
@@ -158,7 +191,11 @@ def test_decoding_and_both_gradients_are_those_of_the_dense_code(device: str, sh
 def test_a_feature_may_fire_always_and_others_never(device: str, d: int) -> None:
     indices = torch.stack([torch.tensor([3, 5 + token % 2]) for token in range(37)]).to(device)
     code = SparseCode(torch.ones(37, 2, device=device), indices)
-    weights, x, out = normal((37, 2), 0, device), normal((37, d), 1, device), torch.full((9, d), 9.0, device=device)
+    weights, x, out = (
+        normal((37, 2), 0, device),
+        normal((37, d), 1, device),
+        torch.full((9, d), 9.0, device=device),
+    )
     kernels.row_gradients(kernels.firings(code, 9), weights, x, out)
     assert torch.allclose(out, dense(code, weights, 9).T @ x, atol=1e-4)
     assert out[[0, 1, 2, 4, 7, 8]].eq(0).all()
@@ -177,7 +214,11 @@ def test_a_code_that_never_fires_has_no_gradient(device: str) -> None:
 
 @on_devices
 def test_no_gradient_is_left_along_the_rows_it_is_held_tangent_to(device: str) -> None:
-    code, x, rows = some_code(6, 20, 4, 0, device), normal((6, 10), 1, device), F.normalize(normal((20, 10), 2, device), dim=-1)
+    code, x, rows = (
+        some_code(6, 20, 4, 0, device),
+        normal((6, 10), 1, device),
+        F.normalize(normal((20, 10), 2, device), dim=-1),
+    )
     out = torch.empty(20, 10, device=device)
     kernels.row_gradients(kernels.firings(code, 20), code.values, x, out, tangent_to=rows)
     free = dense(code, code.values, 20).T @ x
@@ -226,24 +267,42 @@ def test_without_anchors_rows_are_only_made_unit(device: str) -> None:
 @pytest.mark.skipif(kernels.triton is None or INTERPRETED, reason="needs Triton, not interpreted")
 def test_the_kernels_keep_these_claims_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", __file__]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:]
 
 
 @pytest.mark.skipif(kernels.triton is None or INTERPRETED, reason="needs Triton, not interpreted")
-def test_the_product_is_compiled_to_hopper_s_matrix_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_product_is_compiled_to_hopper_s_matrix_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tile, kernel = kernels.ENCODE, kernels._encode
-    constants = {"GROUP": kernels.GROUP, "BLOCK_N": tile.tokens, "BLOCK_F": tile.features, "BLOCK_D": tile.depth, "WHOLE": True}
+    constants = {
+        "GROUP": kernels.GROUP,
+        "BLOCK_N": tile.tokens,
+        "BLOCK_F": tile.features,
+        "BLOCK_D": tile.depth,
+        "WHOLE": True,
+    }
     types = dict.fromkeys(("y", "encoder"), "*bf16") | dict.fromkeys(("b_enc", "pre", "greatest"), "*fp32")
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if name in types or name == "d"}
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names
+    }
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if name in types or name == "d"
+    }
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    compiled = triton.compile(ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", 90, 32), options=options)
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, aligned), target=GPUTarget("cuda", 90, 32), options=options
+    )
     assert "wgmma.mma_async" in compiled.asm["ptx"]
     assert 2 * compiled.metadata.shared <= 227 * 1024  # two tiles share a multiprocessor
 
@@ -253,7 +312,10 @@ class TestOnAGpu:
     """The shape of GPT-2: n 1,024, d_sae 50,257, d 768, k 32, in bfloat16."""
 
     def test_the_code_is_that_of_the_plain_path(self) -> None:
-        y, encoder = normal((1024, 768), 0, "cuda").bfloat16(), (normal((50257, 768), 1, "cuda") / 28).bfloat16()
+        y, encoder = (
+            normal((1024, 768), 0, "cuda").bfloat16(),
+            (normal((50257, 768), 1, "cuda") / 28).bfloat16(),
+        )
         bias = normal((50257,), 2, "cuda") / 10
         code, pre = kernels.encode_top_k(y, encoder, bias, 32), y.float() @ encoder.float().T + bias
         assert torch.allclose(code.values, pre.topk(32).values, atol=1e-4)
@@ -263,7 +325,11 @@ class TestOnAGpu:
         assert torch.equal(code.indices, again.indices)
 
     def test_decoding_and_gradients_are_those_of_the_plain_path(self) -> None:
-        code, x, rows = some_code(1024, 50257, 32, 0, "cuda"), normal((1024, 768), 1, "cuda"), normal((50257, 768), 2, "cuda")
+        code, x, rows = (
+            some_code(1024, 50257, 32, 0, "cuda"),
+            normal((1024, 768), 1, "cuda"),
+            normal((50257, 768), 2, "cuda"),
+        )
         spread = dense(code, code.values, 50257)
         assert torch.allclose(kernels.decode(code, rows), spread @ rows, atol=1e-3)
         out = torch.empty_like(rows)
@@ -271,7 +337,11 @@ class TestOnAGpu:
         assert torch.allclose(out, spread.T @ x, atol=1e-3)
 
     def test_the_host_never_waits(self) -> None:
-        y, encoder, bias = normal((256, 64), 0, "cuda"), normal((500, 64), 1, "cuda"), normal((500,), 2, "cuda")
+        y, encoder, bias = (
+            normal((256, 64), 0, "cuda"),
+            normal((500, 64), 1, "cuda"),
+            normal((500,), 2, "cuda"),
+        )
         out, total, rows = torch.empty_like(encoder), torch.empty_like(bias), F.normalize(encoder, dim=-1)
         torch.cuda.set_sync_debug_mode("error")
         try:

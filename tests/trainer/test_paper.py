@@ -1,4 +1,6 @@
-"""The paper's algorithm: its loss, its anchor modes, its three variants and its early stopping are what METHOD.md §1 says."""
+"""The paper's algorithm: its loss, its anchor modes, its three variants and its early stopping are what
+METHOD.md §1 says.
+"""
 
 import json
 import math
@@ -26,7 +28,10 @@ VOCAB, D = 30, 12
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    return float(sum(x * y for x, y in zip(a, b)) / math.sqrt(float(sum(x * x for x in a)) * float(sum(y * y for y in b))))
+    return float(
+        sum(x * y for x, y in zip(a, b))
+        / math.sqrt(float(sum(x * x for x in a)) * float(sum(y * y for y in b)))
+    )
 
 
 def slow_score(direction: Tensor, anchors: Tensor, mode: str) -> float:
@@ -58,12 +63,24 @@ def short(name: str = "paper-soft", **changes: object) -> PaperRecipe:
     return replace(paper_recipe(name), k=4, epochs=2, rows=8, **changes)
 
 
-def trained(recipe: PaperRecipe, *, n_rows: int = 40, d_sae: int = VOCAB, seed: int = 0) -> paper.PaperTrained:
-    return train_paper(recipe, rows_of_text(n_rows), rows_of_text(10, seed=9), embedding=embedding(), d_sae=d_sae, seed=seed, every=5)
+def trained(
+    recipe: PaperRecipe, *, n_rows: int = 40, d_sae: int = VOCAB, seed: int = 0
+) -> paper.PaperTrained:
+    return train_paper(
+        recipe,
+        rows_of_text(n_rows),
+        rows_of_text(10, seed=9),
+        embedding=embedding(),
+        d_sae=d_sae,
+        seed=seed,
+        every=5,
+    )
 
 
 @pytest.mark.parametrize("mode", ["nearest", "logsumexp", "softmax"])
-def test_each_anchor_mode_is_what_a_loop_over_features_and_tokens_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_anchor_mode_is_what_a_loop_over_features_and_tokens_gives(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paper, "CHUNK", 7)
     directions, anchors = draw(20, D), embedding()
     expected = [slow_score(direction, anchors, mode) for direction in directions]
@@ -77,12 +94,18 @@ def test_the_anchor_gradient_is_that_of_the_score_over_all_cosines(mode: str) ->
     whole = directions.detach().clone().requires_grad_()
     cosines = torch.nn.functional.normalize(whole, dim=-1) @ torch.nn.functional.normalize(anchors, dim=-1).T
     ten = cosines.topk(10, dim=-1).values
-    score = {"nearest": cosines.amax(-1), "logsumexp": ten.logsumexp(-1), "softmax": (ten.softmax(-1) * ten).sum(-1)}[mode]
+    score = {
+        "nearest": cosines.amax(-1),
+        "logsumexp": ten.logsumexp(-1),
+        "softmax": (ten.softmax(-1) * ten).sum(-1),
+    }[mode]
     score.mean().backward()
     assert torch.allclose(directions.grad, whole.grad, atol=1e-6)
 
 
-def test_the_code_keeps_the_k_largest_positive_activations_and_the_loss_is_the_mean_over_dimensions_and_tokens() -> None:
+def test_the_code_keeps_the_k_largest_positive_activations_and_the_loss_is_the_mean_over_dimensions_and_tokens() -> (
+    None
+):
     recipe = short(anchor_weight=0.3)
     sae = PaperSAE(recipe, D, VOCAB, embedding()).requires_grad_(False)
     x = draw(6, D)
@@ -93,7 +116,9 @@ def test_the_code_keeps_the_k_largest_positive_activations_and_the_loss_is_the_m
         chosen = sorted(range(VOCAB), key=lambda i: -max(pre[i], 0))[:4]
         assert {i for i in range(VOCAB) if z[i] > 0} == {i for i in chosen if pre[i] > 0}
         for j in range(D):
-            slow = sum(max(pre[i], 0) * float(sae.decoder.weight[j, i]) for i in chosen) + float(sae.decoder.bias[j])
+            slow = sum(max(pre[i], 0) * float(sae.decoder.weight[j, i]) for i in chosen) + float(
+                sae.decoder.bias[j]
+            )
             assert float(x_hat[j]) == pytest.approx(slow, abs=1e-4)
             total += (slow - float(row[j])) ** 2
     assert torch.nn.functional.mse_loss(rebuilt, x).item() == pytest.approx(total / (6 * D), rel=1e-4)
@@ -106,7 +131,10 @@ def test_one_step_of_paper_soft_follows_the_error_minus_lambda_times_the_mean_sc
     sae = PaperSAE(recipe, D, VOCAB, embedding())
     (batch,) = row_batches(rows, recipe, torch.Generator().manual_seed(0))
     x = rows.activations[batch].float()
-    cosines = torch.nn.functional.normalize(sae.directions, dim=-1) @ torch.nn.functional.normalize(embedding(), dim=-1).T
+    cosines = (
+        torch.nn.functional.normalize(sae.directions, dim=-1)
+        @ torch.nn.functional.normalize(embedding(), dim=-1).T
+    )
     optimiser = torch.optim.Adam(sae.parameters(), lr=1e-3)
     (((sae(x)[0] - x) ** 2).mean() - 0.3 * cosines.amax(-1).mean()).backward()
     optimiser.step()
@@ -117,7 +145,9 @@ def test_one_step_of_paper_soft_follows_the_error_minus_lambda_times_the_mean_sc
 
 def test_a_stronger_lambda_aligns_more_and_plain_does_not_align() -> None:
     def alignment(recipe: PaperRecipe) -> float:
-        return float(anchor_scores(trained(replace(recipe, epochs=15)).dictionary.W_dec, embedding(), "nearest").mean())
+        return float(
+            anchor_scores(trained(replace(recipe, epochs=15)).dictionary.W_dec, embedding(), "nearest").mean()
+        )
 
     plain, soft = alignment(short("paper-plain")), alignment(short(anchor_weight=5.0))
     assert soft > plain + 0.1
@@ -131,7 +161,9 @@ def test_the_hard_variants_decoder_is_the_embedding_without_bias_and_never_moves
     assert done.log[-1].loss < done.log[0].loss  # its encoder learns
 
 
-def test_anchor_every_leaves_the_term_out_between_and_does_not_rescale_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anchor_every_leaves_the_term_out_between_and_does_not_rescale_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scored: list[int] = []
     real = paper.anchor_scores
     monkeypatch.setattr(paper, "anchor_scores", lambda *given: scored.append(1) or real(*given))
@@ -153,7 +185,13 @@ def test_training_stops_when_the_validation_loss_has_not_fallen_for_patience_epo
 
     monkeypatch.setattr(paper, "validation_loss", validated)
     done = trained(replace(short(), epochs=20))
-    assert [line.validation_loss for line in done.log if line.validation_loss is not None] == [3.0, 2.0, 2.0, 2.5, 2.1]
+    assert [line.validation_loss for line in done.log if line.validation_loss is not None] == [
+        3.0,
+        2.0,
+        2.0,
+        2.5,
+        2.1,
+    ]
     assert torch.equal(done.dictionary.W_dec, weights[1])
 
 
@@ -176,7 +214,11 @@ def test_an_epoch_sees_every_activation_once_in_whole_rows() -> None:
 
 def test_names_are_read_from_raw_embeddings_and_the_same_seed_gives_the_same_weights() -> None:
     first, again, other = trained(short()), trained(short()), trained(short(), seed=1)
-    assert torch.equal(first.fit.anchors, embedding()) and not first.fit.mean.any() and (first.fit.assigned == -1).all()
+    assert (
+        torch.equal(first.fit.anchors, embedding())
+        and not first.fit.mean.any()
+        and (first.fit.assigned == -1).all()
+    )
     assert int(first.fit.counts.sum()) == len(rows_of_text(40).tokens)
     assert torch.equal(first.dictionary.W_enc, again.dictionary.W_enc)
     assert not torch.equal(first.dictionary.W_enc, other.dictionary.W_enc)
@@ -187,14 +229,20 @@ def test_the_dictionary_encodes_as_the_trained_model_does() -> None:
     done, rows = trained(recipe), rows_of_text(10, seed=9)
     x = rows.activations.float()
     error = (done.dictionary.reconstruct(x) - x).square().mean().item()
-    assert error == pytest.approx(min(line.validation_loss for line in done.log if line.validation_loss is not None), rel=1e-4)
+    assert error == pytest.approx(
+        min(line.validation_loss for line in done.log if line.validation_loss is not None), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
         ("paper-best", {}, "no recipe 'paper-best'"),
-        ("paper-soft", {"anchor_mode": "mean"}, "no anchor mode 'mean'; there are nearest, logsumexp, softmax"),
+        (
+            "paper-soft",
+            {"anchor_mode": "mean"},
+            "no anchor mode 'mean'; there are nearest, logsumexp, softmax",
+        ),
         ("paper-soft", {"anchor_every": 0}, "anchor_every is 0"),
         ("paper-soft", {"anchor_weight": -1.0}, "lambda is -1"),
         ("paper-soft", {"anchor_weight": float("nan")}, "lambda is nan"),
@@ -226,13 +274,17 @@ def test_a_width_or_a_model_that_the_recipe_does_not_fit_is_refused() -> None:
 
 def paper_plan(text: Path, out: Path, names: Sequence[str], **changes: object) -> Plan:
     recipes = [replace(paper_recipe(name), k=4, epochs=2, rows=8) for name in names]
-    return Plan([str(text)], [(recipe, [0]) for recipe in recipes], out, 2000, 1, 400, length=48)._replace(**changes)
+    return Plan([str(text)], [(recipe, [0]) for recipe in recipes], out, 2000, 1, 400, length=48)._replace(
+        **changes
+    )
 
 
 def test_a_paper_run_keeps_every_position_writes_a_checkpoint_and_is_evaluated(
     model: LanguageModel, text_file: Path, tmp_path: Path
 ) -> None:
-    paths = train_paper_recipes(model, paper_plan(text_file, tmp_path, ["paper-soft", "paper-hard"]), console=Console(quiet=True))
+    paths = train_paper_recipes(
+        model, paper_plan(text_file, tmp_path, ["paper-soft", "paper-hard"]), console=Console(quiet=True)
+    )
     assert [path.name for path in paths] == ["0-paper-soft", "0-paper-hard"]
     soft, hard = (load_checkpoint(path) for path in paths)
     assert soft.fit is not None and torch.allclose(soft.fit.anchors, model.embedding.cpu().half().float())
@@ -244,7 +296,9 @@ def test_a_paper_run_keeps_every_position_writes_a_checkpoint_and_is_evaluated(
     assert [line["epoch"] for line in lines if line["validation_loss"] is not None] == [1, 2]
 
 
-def test_rows_are_whole_passages_and_hold_what_the_model_computes(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_rows_are_whole_passages_and_hold_what_the_model_computes(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     found = list(passages(model, [str(text_file)], length=20))[:7]
     rows = read_rows(model, found, 0, tmp_path / "rows")
     assert len(rows.starts) == 7 and len(rows.activations) == sum(len(passage) for passage in found)
@@ -255,15 +309,27 @@ def test_rows_are_whole_passages_and_hold_what_the_model_computes(model: Languag
 
 
 def test_the_command_line_gives_the_papers_options_to_paper_soft_alone() -> None:
-    soft, plain = _recipes(["paper-soft", "paper-plain"], {"k": 8}, {"anchor_weight": 5e-3, "anchor_mode": None, "anchor_every": 50})
-    assert (soft.anchor_weight, soft.anchor_every, soft.k, plain.anchor_weight, plain.k) == (5e-3, 50, 8, 0.0, 8)
+    soft, plain = _recipes(
+        ["paper-soft", "paper-plain"],
+        {"k": 8},
+        {"anchor_weight": 5e-3, "anchor_mode": None, "anchor_every": 50},
+    )
+    assert (soft.anchor_weight, soft.anchor_every, soft.k, plain.anchor_weight, plain.k) == (
+        5e-3,
+        50,
+        8,
+        0.0,
+        8,
+    )
     with pytest.raises(RecipeError, match="paper-soft alone"):
         main(["somewhere", "--text=t.txt", "--lambda=0.1"], prog="lexiscope train")
     with pytest.raises(RecipeError, match="leave --seen out"):
         main(["somewhere", "--text=t.txt", "--recipe=paper-plain", "--seen=100"], prog="lexiscope train")
 
 
-def test_paper_recipes_beside_others_over_a_run_or_with_resume_are_refused(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_paper_recipes_beside_others_over_a_run_or_with_resume_are_refused(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     quiet, mixed = Console(quiet=True), paper_plan(text_file, tmp_path, ["paper-plain"])
     with pytest.raises(RecipeError, match="in a run of their own"):
         train_paper_recipes(model, mixed._replace(runs=[*mixed.runs, (recipe("plain"), [0])]), console=quiet)

@@ -1,4 +1,6 @@
-"""Resume: a run that is killed anywhere goes on to the very weights it would have had, and only with the plan it was started with."""
+"""Resume: a run that is killed anywhere goes on to the very weights it would have had, and only with the plan
+it was started with.
+"""
 
 import json
 import os
@@ -29,18 +31,28 @@ QUIET = Console(quiet=True)
 def plan(text: Path, out: Path, **changes: Any) -> trainer.Plan:
     recipes = [replace(trainer.recipe(name), k=4, batch=64) for name in ("vasae", "plain")]
     runs = [(recipes[0], [0, 1]), (recipes[1], [1])]
-    return trainer.Plan([str(text)], runs, out, 1000, 20_000, 100, length=48, snapshot_every=0)._replace(**changes)
+    return trainer.Plan([str(text)], runs, out, 1000, 20_000, 100, length=48, snapshot_every=0)._replace(
+        **changes
+    )
 
 
 def weights(path: Path) -> list[torch.Tensor]:
     found = load_checkpoint(path)
     assert found.fit is not None
     d = found.dictionary
-    return [t for t in (d.W_enc, d.b_enc, d.W_dec, d.b_dec, d.dense_in, d.dense_out, found.fit.assigned) if t is not None]
+    return [
+        t
+        for t in (d.W_enc, d.b_enc, d.W_dec, d.b_dec, d.dense_in, d.dense_out, found.fit.assigned)
+        if t is not None
+    ]
 
 
 def same(paths: Sequence[Path], others: Sequence[Path]) -> bool:
-    return all(torch.equal(a, b) for p, q in zip(paths, others, strict=True) for a, b in zip(weights(p), weights(q), strict=True))
+    return all(
+        torch.equal(a, b)
+        for p, q in zip(paths, others, strict=True)
+        for a, b in zip(weights(p), weights(q), strict=True)
+    )
 
 
 class Interrupted(Exception):
@@ -65,7 +77,9 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
     model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int | None
 ) -> None:
     whole = trainer.train(model, plan(text_file, tmp_path / "whole", buffer=buffer), console=QUIET)
-    parts = plan(text_file, tmp_path / "parts", buffer=buffer, resume=True)  # --resume with nothing to resume starts
+    parts = plan(
+        text_file, tmp_path / "parts", buffer=buffer, resume=True
+    )  # --resume with nothing to resume starts
     for after in (3, 20, 50):
         with monkeypatch.context() as patched, pytest.raises(Interrupted):
             interrupt(patched, after=after)
@@ -73,28 +87,52 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
     resumed = trainer.train(model, parts, console=QUIET)
     assert same(whole, resumed)
     for one, other in zip(whole, resumed, strict=True):
-        lines = [[json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()] for path in (one, other)]
+        lines = [
+            [json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()]
+            for path in (one, other)
+        ]
         assert [(line["step"], line["loss"], line["live"]) for line in lines[0]] == [
             (line["step"], line["loss"], line["live"]) for line in lines[1]
         ]
-    assert {path.name for path in (tmp_path / "parts" / model.id).iterdir()} == {path.name for path in resumed}
+    assert {path.name for path in (tmp_path / "parts" / model.id).iterdir()} == {
+        path.name for path in resumed
+    }
 
 
 def command(model_folder: Path, text: Path, out: Path) -> list[str]:
     sizes = "--layers 1 --tokens 4100 --seen 600000 --eval-tokens 100 --k 4 --length 48 --snapshot-every 0 --resume".split()
-    return [sys.executable, "-m", "trainer", str(model_folder), "--text", str(text), "--out", str(out), *sizes]
+    return [
+        sys.executable,
+        "-m",
+        "trainer",
+        str(model_folder),
+        "--text",
+        str(text),
+        "--out",
+        str(out),
+        *sizes,
+    ]
 
 
-def test_a_process_that_is_killed_goes_on_to_the_same_weights(model_folder: Path, text_file: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_goes_on_to_the_same_weights(
+    model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    given: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": Path(__file__).parents[2]}
+    given: dict[str, Any] = {
+        "env": environment,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.PIPE,
+        "cwd": Path(__file__).parents[2],
+    }
     killed = tmp_path / "killed"
     snapshot = killed / "tiny" / ".1-vasae.unfinished" / "snapshot.pt"
     started: int | None = None
     for _ in range(2):
         process = subprocess.Popen(command(model_folder, text_file, killed), **given)
         try:
-            while process.poll() is None and (not snapshot.exists() or snapshot.stat().st_mtime_ns == started):
+            while process.poll() is None and (
+                not snapshot.exists() or snapshot.stat().st_mtime_ns == started
+            ):
                 time.sleep(0.005)
             assert process.poll() is None, "the run ended before it could be killed"
         finally:
@@ -109,7 +147,9 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(model_folder: Path
 
 
 @pytest.fixture
-def unfinished(model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trainer.Plan:
+def unfinished(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> trainer.Plan:
     """The plan of a run that was interrupted in its second dictionary."""
     asked = plan(text_file, tmp_path)
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
@@ -159,7 +199,9 @@ def test_what_is_finished_is_not_trained_again(
         trainer.train(model, unfinished._replace(resume=True, seed=2), console=QUIET)
 
 
-def test_a_damaged_snapshot_is_refused_and_two_processes_do_not_share_a_run(unfinished: trainer.Plan, model: LanguageModel) -> None:
+def test_a_damaged_snapshot_is_refused_and_two_processes_do_not_share_a_run(
+    unfinished: trainer.Plan, model: LanguageModel
+) -> None:
     folder = unfinished.out / model.id / ".1-vasae.unfinished"
     again = unfinished._replace(resume=True)
     held = Unfinished(folder.with_name("1-vasae"), json.loads((folder / "plan.json").read_text()))

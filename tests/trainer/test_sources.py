@@ -48,7 +48,9 @@ def origin(model: LanguageModel, **changes: Any) -> Origin:
 
 
 @given(some.lists(some.integers(2, 30)), some.integers(1, 50))
-def test_splitting_loses_nothing_but_what_is_cut_and_every_part_but_the_last_is_full(lengths: list[int], size: int) -> None:
+def test_splitting_loses_nothing_but_what_is_cut_and_every_part_but_the_last_is_full(
+    lengths: list[int], size: int
+) -> None:
     parts = [[len(p) - 1 for p in part] for part in split([np.arange(n) for n in lengths], size)]
     assert all(sum(part) == size for part in parts[:-1])
     assert sum(map(len, parts)) == len(lengths)
@@ -63,7 +65,9 @@ def read_all(fillings: Sequence[Filling]) -> list[list[int]]:
     return found
 
 
-def test_a_text_longer_than_the_buffer_is_read_in_parts_and_then_again(model: LanguageModel, some_passages: list[np.ndarray]) -> None:
+def test_a_text_longer_than_the_buffer_is_read_in_parts_and_then_again(
+    model: LanguageModel, some_passages: list[np.ndarray]
+) -> None:
     source = from_model(model, lambda: iter(some_passages), size=200)
     fillings = [next(source) for _ in range(5)]
     assert [(f.tokens, f.nth, f.epoch, f.last) for f in fillings] == [
@@ -89,12 +93,16 @@ def test_a_harvest_never_holds_position_zero(model: LanguageModel, some_passages
         assert model.bos not in found.tokens
 
 
-def test_training_through_a_buffer_takes_all_steps_and_learns(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_training_through_a_buffer_takes_all_steps_and_learns(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     (path,) = trainer.train(model, plan(text_file, tmp_path, buffer=300), console=QUIET)
     lines = [json.loads(line) for line in (path / "train.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 3000 // 64
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert 900 < load_checkpoint(path).details["tokens_distinct"] <= 1000  # what the buffer's edge cuts off is not read
+    assert (
+        900 < load_checkpoint(path).details["tokens_distinct"] <= 1000
+    )  # what the buffer's edge cuts off is not read
 
 
 # --- the cache ---
@@ -104,13 +112,19 @@ def test_a_cache_is_filled_once_gains_missing_layers_and_equals_a_harvest(
     model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path
 ) -> None:
     read: list[int] = []
-    first = cached(model, some_passages, layers=[1], origin=origin(model), folder=tmp_path, advance=read.append)
+    first = cached(
+        model, some_passages, layers=[1], origin=origin(model), folder=tmp_path, advance=read.append
+    )
     assert sum(read) == 500
     (folder,) = tmp_path.iterdir()
     written = (folder / "1.bf16").stat().st_mtime_ns
-    both = cached(model, some_passages, layers=[0, 1], origin=origin(model), folder=tmp_path, advance=read.append)
+    both = cached(
+        model, some_passages, layers=[0, 1], origin=origin(model), folder=tmp_path, advance=read.append
+    )
     assert sum(read) == 1000
-    again = cached(model, some_passages, layers=[0, 1], origin=origin(model), folder=folder, advance=read.append)
+    again = cached(
+        model, some_passages, layers=[0, 1], origin=origin(model), folder=folder, advance=read.append
+    )
     assert sum(read) == 1000 and (folder / "1.bf16").stat().st_mtime_ns == written
     with harvest(model, some_passages, layers=[0, 1]) as fresh:
         for found, layers in ((first, [1]), (both, [0, 1]), (again, [0, 1])):
@@ -132,7 +146,10 @@ def test_training_from_a_cache_equals_training_from_the_model_and_later_seeds_re
     assert (folder / "0.bf16").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("changes", [{"text": "another"}, {"length": 47}, {"weights": "0"}, {"tokens": 400}, {"held_out": "other text"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"text": "another"}, {"length": 47}, {"weights": "0"}, {"tokens": 400}, {"held_out": "other text"}],
+)
 def test_a_cache_of_other_activations_is_refused(
     model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -155,7 +172,9 @@ def test_a_cache_of_a_model_that_has_changed_under_its_id_is_refused_before_trai
     assert not (tmp_path / "b").exists()
 
 
-def test_a_pass_that_dies_leaves_no_layer_that_would_be_used(model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path) -> None:
+def test_a_pass_that_dies_leaves_no_layer_that_would_be_used(
+    model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path
+) -> None:
     class Died(Exception):
         pass
 
@@ -170,7 +189,9 @@ def test_a_pass_that_dies_leaves_no_layer_that_would_be_used(model: LanguageMode
     assert len(found.tokens) == 500
 
 
-def test_a_truncated_layer_is_refused(model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path) -> None:
+def test_a_truncated_layer_is_refused(
+    model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path
+) -> None:
     cached(model, some_passages, layers=[0], origin=origin(model), folder=tmp_path)
     (file,) = tmp_path.glob("*/0.bf16")
     file.write_bytes(file.read_bytes()[:-10])
@@ -195,10 +216,15 @@ class Broken:
         return {layer: torch.full((*tokens.shape, 4), self.value) for layer in layers}
 
 
-@pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN"), (float("inf"), "NaN or Inf"), (1.0, "constant")])
+@pytest.mark.parametrize(
+    ("value", "says"), [(float("nan"), "NaN"), (float("inf"), "NaN or Inf"), (1.0, "constant")]
+)
 def test_activations_that_cannot_be_trained_on_are_refused(value: float, says: str) -> None:
     broken: Any = Broken(value)
-    with pytest.raises(HarvestError, match=says), harvest(broken, [np.arange(20, dtype=np.int32)], layers=[0]):
+    with (
+        pytest.raises(HarvestError, match=says),
+        harvest(broken, [np.arange(20, dtype=np.int32)], layers=[0]),
+    ):
         pass
 
 
@@ -236,17 +262,27 @@ def test_a_disk_that_fills_up_says_so_and_leaves_no_half_cache(
 def test_activations_that_cannot_fit_on_the_disk_are_refused_before_the_model_runs(
     model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endless = [np.broadcast_to(np.int32(1), 10**15)]  # a passage that takes no memory, and petabytes of activations
-    with pytest.raises(HarvestError, match="do not fit"), harvest(model, endless, layers=[0], folder=tmp_path):
+    endless = [
+        np.broadcast_to(np.int32(1), 10**15)
+    ]  # a passage that takes no memory, and petabytes of activations
+    with (
+        pytest.raises(HarvestError, match="do not fit"),
+        harvest(model, endless, layers=[0], folder=tmp_path),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_text_shorter_than_a_batch_or_than_the_buffer_asked_for_is_refused(model: LanguageModel, tmp_path: Path) -> None:
+def test_a_text_shorter_than_a_batch_or_than_the_buffer_asked_for_is_refused(
+    model: LanguageModel, tmp_path: Path
+) -> None:
     short = tmp_path / "short.txt"
     short.write_text(tiny.text(700))
     recipe = replace(trainer.recipe("plain"), k=4, batch=900)
-    for changes, says in (({"runs": [(recipe, [0])]}, "fewer than a batch of 900"), ({"buffer": 800}, "fewer than the buffer of 800")):
+    for changes, says in (
+        ({"runs": [(recipe, [0])]}, "fewer than a batch of 900"),
+        ({"buffer": 800}, "fewer than the buffer of 800"),
+    ):
         with pytest.raises(TextError, match=says):
             trainer.train(model, plan(short, tmp_path / "out", **changes), console=QUIET)
     assert not (tmp_path / "out").exists()

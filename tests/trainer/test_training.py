@@ -125,11 +125,15 @@ def test_metrics_hold_every_key_of_the_definition_and_shares_are_shares(runs: li
 
 
 def plan(text: Path, out: Path, **changes: object) -> trainer.Plan:
-    base = trainer.Plan([str(text)], [(replace(trainer.recipe("vasae"), **SMALL), [0])], out, 1000, 1000, 100, length=48)
+    base = trainer.Plan(
+        [str(text)], [(replace(trainer.recipe("vasae"), **SMALL), [0])], out, 1000, 1000, 100, length=48
+    )
     return base._replace(**changes)
 
 
-def test_an_existing_run_is_refused_before_any_time_is_spent(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_an_existing_run_is_refused_before_any_time_is_spent(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     there = tmp_path / model.id / "0-vasae"
     there.mkdir(parents=True)
     (there / "cfg.json").write_text("{}")
@@ -168,7 +172,9 @@ def test_a_logger_that_is_not_there_is_refused_before_any_time_is_spent(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_text_of_its_own_is_held_out_whole_and_never_trained_on(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:
+def test_a_text_of_its_own_is_held_out_whole_and_never_trained_on(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other.txt"
     other.write_text(tiny.text(400, seed=5))
     asked = plan(text_file, tmp_path / "out", held_out=[str(other)], eval_tokens=10_000)
