@@ -22,8 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.causal import CONTEXTS, STRENGTH, Streams, ablate, input_scores, output_scores, spread
-from indexer.firings import Firings, firings
+from indexer.rows.ablation import (
+    CONTEXTS,
+    STRENGTH,
+    Streams,
+    ablate,
+    input_scores,
+    output_scores,
+    spread,
+)
+from indexer.text_pass.firings import Firings, firings
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
 from lexiscope.checkpoint import Checkpoint, load_checkpoint

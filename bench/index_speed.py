@@ -26,12 +26,12 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer.blocks import Block, blocks
-from indexer.hits import Relatives
-from indexer.members import identify, name, subject
-from indexer.reading import TOKENS, Held, Reading, Subject, observe
-from indexer.state import Shape, State
-from indexer.stretch import Stretch
+from indexer.counts.name_counts import Relatives
+from indexer.counts.state import Shape, State
+from indexer.dictionaries import identify, name, subject
+from indexer.text_pass.blocks import Block, blocks
+from indexer.text_pass.positions import Stretch
+from indexer.text_pass.text_pass import TOKENS, Held, Reading, Subject, observe
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import SparseCode

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from bench.machine import machine
 from bench.results import FOLDER
-from indexer.causal import STRENGTH, output_scores
+from indexer.rows.ablation import STRENGTH, output_scores
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model

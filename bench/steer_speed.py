@@ -25,14 +25,14 @@ import torch
 from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.live_records import Sampling
 from lexiscope.records import FeatureRef, Token
 from lexiscope.settings import Settings
 from server.live import Intervention, SteerJob, WorkerClient, spawn_worker
 from server.live.batches import Batches
 from server.live.interventions import Plan, plan
+from server.live.model_cache import Shelf
+from server.live.records import Sampling
 from server.live.sampling import Sampler
-from server.live.shelf import Shelf
 
 DEMO = Path(__file__).parent.parent / "data" / "demo" / "model"
 TOKENS = 48

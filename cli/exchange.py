@@ -85,7 +85,7 @@ def neuronpedia_out(
     explanations.
     """
     from indexer.exchange import export_neuronpedia
-    from indexer.exchange.neuronpedia import CREATOR
+    from indexer.exchange.neuronpedia.export import CREATOR
 
     model, _, own = source.partition("/")
     if not own:

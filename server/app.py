@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from lexiscope.settings import Settings
-from server import errors, pages, read, reference, static, steer
-from server.answers import Pages
+from server import api_reference, errors, pages, read, static_files, steer
+from server.responses import Pages
 from store import Store
 
 
@@ -41,8 +41,8 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     app.state.pages = Pages()
     app.state.worker = None  # the model worker, started by the first look at /steer
     errors.install(app)
-    app.include_router(reference.router)
-    static.install(app)
+    app.include_router(api_reference.router)
+    static_files.install(app)
     app.include_router(steer.router)
     app.include_router(read.router)
     app.include_router(pages.router)

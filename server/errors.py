@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
-from server.answers import Pages, as_json
+from server.responses import Pages, as_json
 from store import BadCursor, NotFound, StoreError
 
 STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}

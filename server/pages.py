@@ -17,7 +17,7 @@ from lexiscope.records import (
     TokenPage,
 )
 from server import charts
-from server.answers import Answerable, not_modified, respond
+from server.responses import Answerable, not_modified, respond
 from store import NotFound, Store
 
 RESERVED = frozenset(

@@ -11,16 +11,16 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from lexiscope.live_records import Followed, ReadAnswer, ReadRequest, ReadText
 from lexiscope.records import ErrorRecord
-from server import naming
-from server.answers import as_json
-from server.asking import GONE, open_worker, whole
+from server import attach_names
+from server.attach_names import Means
 from server.live import ReadJob, WorkerClient
-from server.live.wire import Event, RawRead, RawReading, RawTokens
-from server.naming import Means
-from server.resolving import Index
+from server.live.messages import Event, RawRead, RawReading, RawTokens
+from server.live.records import Followed, ReadAnswer, ReadRequest, ReadText
+from server.requests_to_jobs import Index
+from server.responses import as_json
 from server.steer import open_store
+from server.worker_requests import GONE, open_worker, whole
 from store import Place, Store
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -139,13 +139,13 @@ def _named(
     [tokens] = [event.texts for event in events if isinstance(event, RawTokens)]
     [last] = [event for event in events if isinstance(event, RawRead)]
     means = {key: Means(raw) for key, raw in readings.items()}
-    refs = naming.named(
+    refs = attach_names.named(
         store, [f"{job.model}/{source}/{index}" for (_, source), mean in means.items() for index in mean.mean]
     )
     texts = []
     for number, shown in enumerate(tokens):
         layers = [
-            naming.layer(
+            attach_names.layer(
                 readings[number, place.source],
                 place,
                 refs,
@@ -156,14 +156,14 @@ def _named(
             for place in places
         ]
         top = {
-            place.source: naming.summed(means[number, place.source], place, refs, asked.top)
+            place.source: attach_names.summed(means[number, place.source], place, refs, asked.top)
             for place in places
         }
         texts.append(ReadText(tokens=shown, layers=layers, top=top))
     apart = {}
     if len(tokens) > 1:
         apart = {
-            place.source: naming.contrasted(
+            place.source: attach_names.contrasted(
                 means[0, place.source], means[1, place.source], place, refs, asked.top
             )
             for place in places

@@ -10,7 +10,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 
-from lexiscope.live_records import (
+from lexiscope.records import ErrorRecord
+from server import attach_names
+from server.live import WorkerClient
+from server.live.messages import Event, RawMeasured
+from server.live.records import (
     OFF_MANIFOLD,
     TYPICAL,
     Meant,
@@ -21,12 +25,8 @@ from lexiscope.live_records import (
     SweepRequest,
     WorkerHealth,
 )
-from lexiscope.records import ErrorRecord
-from server import naming
-from server.asking import GONE, open_worker, stream, whole
-from server.live import WorkerClient
-from server.live.wire import Event, RawMeasured
-from server.resolving import steer_job, sweep_job
+from server.requests_to_jobs import steer_job, sweep_job
+from server.worker_requests import GONE, open_worker, stream, whole
 from store import Store
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -130,7 +130,7 @@ class Told:
 
     def __call__(self, event: Event) -> BaseModel:
         if isinstance(event, RawMeasured):
-            return naming.measured(self._store, event)
+            return attach_names.measured(self._store, event)
         if isinstance(event, SteerResolved):
             return event.model_copy(
                 update={"features": [one.feature for one in self._meant], "meant": self._meant}

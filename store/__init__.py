@@ -2,11 +2,11 @@
 `lexiscope.records`.
 """
 
-from store.builder import Builder, Kept
 from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
-from store.export import TABLES, Snapshot, arrow_schema, columns_document
-from store.reader import Place, Resolved, Store
+from store.read.export import TABLES, Snapshot, arrow_schema, columns_document
+from store.read.store import Place, Resolved, Store
 from store.schema import SCHEMA_VERSION
+from store.write.build_writer import Builder, Kept
 
 __all__ = [
     "SCHEMA_VERSION",

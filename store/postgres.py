@@ -9,7 +9,7 @@ import psycopg
 import sqlalchemy as sa
 
 from lexiscope.settings import Settings
-from store import builds
+from store import build_files
 from store.errors import NoIndex, StoreError, Unreachable
 
 CONNECT_SECONDS = 5
@@ -88,18 +88,22 @@ class Postgres:
                 with self._pointer.connect() as connection:
                     found = connection.exec_driver_sql(POINTER).scalar()
                 if found is None:
-                    raise NoIndex(f"there is no index in {where(self._url)}: {builds.MAKE_ONE}")
+                    raise NoIndex(f"there is no index in {where(self._url)}: {build_files.MAKE_ONE}")
                 return self._checked(str(found))
             except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
                 if isinstance(getattr(error, "orig", None), GONE):
-                    raise NoIndex(f"there is no index in {where(self._url)}: {builds.MAKE_ONE}") from error
+                    raise NoIndex(
+                        f"there is no index in {where(self._url)}: {build_files.MAKE_ONE}"
+                    ) from error
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self.failure(error, "") from error
         raise AssertionError
 
     def _checked(self, build: str) -> str:
-        if not builds.BUILD_ID.fullmatch(build):
-            raise NoIndex(f"lexiscope.current in {where(self._url)} does not name a build: {builds.MAKE_ONE}")
+        if not build_files.BUILD_ID.fullmatch(build):
+            raise NoIndex(
+                f"lexiscope.current in {where(self._url)} does not name a build: {build_files.MAKE_ONE}"
+            )
         return build
 
     def open(self, build: str) -> sa.Engine:
@@ -114,7 +118,7 @@ class Postgres:
         inner = getattr(error, "orig", None)
         if isinstance(inner, GONE):
             return NoIndex(
-                f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {builds.MAKE_ONE}"
+                f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {build_files.MAKE_ONE}"
             )
         if isinstance(inner, psycopg.errors.QueryCanceled):
             return Unreachable(

@@ -4,7 +4,7 @@
 Rows are loaded in the order (dictionary, feature) or (passage): DuckDB's zone maps then answer point look-ups
 without an index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as
 text and never queried; text sorts by its bytes. The tables marked derived are made from the others when a
-build is published (`store.derived`).
+build is published (`store.write.derived_tables`).
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-// Live steering: the form becomes a SteerRequest or a SweepRequest (lexiscope/live_records.py); answers are read as they arrive.
+// Live steering: the form becomes a SteerRequest or a SweepRequest (server/live/records.py); answers are read as they arrive.
 
 import { events } from "./stream.js";
 import { chip, effect, measured, meant, written } from "./steer_report.js";

@@ -1,9 +1,9 @@
 """Indexes in and out: Parquet, and the formats of Neuronpedia and SAEDashboard."""
 
-from indexer.exchange.folders import ExchangeError
-from indexer.exchange.merging import Merged
-from indexer.exchange.neuronpedia import Written, export_neuronpedia
-from indexer.exchange.neuronpedia_import import Imported, import_neuronpedia
+from indexer.exchange.export_folder import ExchangeError
+from indexer.exchange.merge_into_index import Merged
+from indexer.exchange.neuronpedia.export import Written, export_neuronpedia
+from indexer.exchange.neuronpedia.importing import Imported, import_neuronpedia
 from indexer.exchange.parquet import Exported, export_parquet, import_parquet
 
 __all__ = [

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.exchange.folders import UNCHANGED, ExchangeError, new_folder
-from indexer.exchange.merging import Merged, merging
+from indexer.exchange.export_folder import UNCHANGED, ExchangeError, new_folder
+from indexer.exchange.merge_into_index import Merged, merging
 from lexiscope.settings import Settings
 from store import SCHEMA_VERSION, TABLES, Builder, Snapshot, Store, arrow_schema, columns_document
 

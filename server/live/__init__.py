@@ -7,8 +7,8 @@ ends it; `WorkerClient` asks it.
 """
 
 from server.live.client import WorkerClient, WorkerRefused
+from server.live.messages import Health, Intervention, Located, ReadJob, Source, SteerJob, SweepJob
 from server.live.process import Worker, spawn_worker
-from server.live.wire import Health, Intervention, Located, ReadJob, Source, SteerJob, SweepJob
 
 __all__ = [
     "Health",

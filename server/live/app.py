@@ -1,5 +1,5 @@
 """The worker's HTTP face, on a local socket: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see
-`server.live.wire`).
+`server.live.messages`).
 """
 
 import asyncio
@@ -10,17 +10,17 @@ import torch
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lexiscope.live_records import SteerError
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server.live.disconnect import Gone, while_connected
 from server.live.engine import Engine, Run
 from server.live.generation import steer
+from server.live.messages import Event, Health, ReadJob, SteerJob, SweepJob
+from server.live.model_cache import Shelf
 from server.live.queue import QueueFull
 from server.live.reading import read
-from server.live.shelf import Shelf
+from server.live.records import SteerError
 from server.live.sweep import sweep
-from server.live.wire import Event, Health, ReadJob, SteerJob, SweepJob
 
 
 def create_worker_app(settings: Settings) -> FastAPI:

@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lexiscope.decoding import Batch
 from lexiscope.language_model import LanguageModel
+from server.live.decoding import Batch
 from server.live.interventions import Plan, patches
-from server.live.wire import Event
+from server.live.messages import Event
 
 R = TypeVar("R")
 

@@ -13,10 +13,10 @@ import httpx
 from pydantic import ValidationError
 
 from lexiscope.errors import LexiscopeError
-from lexiscope.live_records import SteerError
 from lexiscope.records import ErrorRecord
+from server.live.messages import EVENT, LAST, PATHS, Event, Health, Job
 from server.live.process import Worker, WorkerDown
-from server.live.wire import EVENT, LAST, PATHS, Event, Health, Job
+from server.live.records import SteerError
 
 TIMEOUT = httpx.Timeout(5, read=None)
 JSON = {"content-type": "application/json"}

@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from lexiscope.errors import LexiscopeError
-from lexiscope.live_records import SteerError
 from server.live.batches import Batches, Pause, Work
 from server.live.interventions import Cancelled
+from server.live.messages import LAST, Event
+from server.live.model_cache import NotLoadable
 from server.live.queue import FairQueue
-from server.live.shelf import NotLoadable
-from server.live.wire import LAST, Event
+from server.live.records import SteerError
 
 Run = Callable[[Batches, Callable[[], bool]], Work[None]]
 """Takes the batches and `cancelled`, and gives one job."""

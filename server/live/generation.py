@@ -15,15 +15,15 @@ from torch import Tensor
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
-from lexiscope.live_records import Generated, NamedEffect, SteerDone, SteerEffect, SteerResolved, SteerStep
 from lexiscope.records import ScoredToken
 from lexiscope.tokens import Vocabulary
 from server.live.batches import Batches, Pause, Work, Writer
 from server.live.interventions import Cancelled, Plan, plan
 from server.live.measure import against, measure, names
+from server.live.messages import Intervention, Located, SteerJob
+from server.live.model_cache import Shelf, Shelved
+from server.live.records import Generated, NamedEffect, SteerDone, SteerEffect, SteerResolved, SteerStep
 from server.live.sampling import Sampler
-from server.live.shelf import Shelf, Shelved
-from server.live.wire import Intervention, Located, SteerJob
 from server.live.writing import Row
 
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")

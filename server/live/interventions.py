@@ -24,7 +24,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel, Patch
-from server.live.wire import Intervention, Located
+from server.live.messages import Intervention, Located
 
 ENCODE_POSITIONS = 256
 """positions encoded at once: bounds the [positions, d_sae] pre-activations of a long prompt"""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel, Patch
-from lexiscope.live_records import ControlKind, ControlNamed, NamedRun
 from lexiscope.records import FeatureRef
 from server.live.batches import Pause, Work
 from server.live.interventions import Load, Plan, patches
-from server.live.wire import Controls, Intervention, RawControl, RawMeasured, RawMoved, Source
+from server.live.messages import Controls, Intervention, RawControl, RawMeasured, RawMoved, Source
+from server.live.records import ControlKind, ControlNamed, NamedRun
 
 LOGITS_AT_ONCE = 1 << 26
 """values; bounds the memory of a pass"""

@@ -11,8 +11,8 @@ from lexiscope.errors import ModelError
 from server.live.batches import Pause, Work
 from server.live.generation import loaded
 from server.live.interventions import ENCODE_POSITIONS, Cancelled, Loaded, feature
-from server.live.shelf import Shelf
-from server.live.wire import RawRead, RawReading, RawTokens, ReadJob, Source
+from server.live.messages import RawRead, RawReading, RawTokens, ReadJob, Source
+from server.live.model_cache import Shelf
 
 
 def read(job: ReadJob, shelf: Shelf, *, cancelled: Callable[[], bool] = lambda: False) -> Work[None]:

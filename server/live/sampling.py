@@ -7,7 +7,7 @@ Equal rows therefore stay equal, and rows that differ differ because of what was
 import torch
 from torch import Tensor
 
-from lexiscope.live_records import Sampling
+from server.live.records import Sampling
 
 SEEDS = 2**63
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lexiscope.live_records import SteerResolved, SteerSwept, SweepNamed, SweepPoint, Unit
 from server.live.batches import Batches, Pause, Work
 from server.live.generation import check, checkpoint_paths, finite, loaded, tokenised, writing
 from server.live.interventions import Cancelled, plan
 from server.live.measure import Against, Names, Told, against, hear, names, perplexity
+from server.live.messages import SweepJob
+from server.live.model_cache import Shelf
+from server.live.records import SteerResolved, SteerSwept, SweepNamed, SweepPoint, Unit
 from server.live.sampling import Sampler
-from server.live.shelf import Shelf
-from server.live.wire import SweepJob
 from server.live.writing import Row
 
 PERPLEXITY, DISTINCT = 2.0, 0.5

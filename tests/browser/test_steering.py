@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from lexiscope.live_records import (
+from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
+from server.live.records import (
     Control,
     ControlNamed,
     Generated,
@@ -24,7 +25,6 @@ from lexiscope.live_records import (
     SweepNamed,
     SweepPoint,
 )
-from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
 
 pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.exchange.spellings import SAEDASHBOARD, plain
+from indexer.exchange.neuronpedia.token_spellings import SAEDASHBOARD, plain
 from lexiscope.language_model import LanguageModel
 from lexiscope.tokens import raw_bytes
 from tests import tiny

@@ -16,10 +16,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.exchange import ExchangeError, Imported, export_neuronpedia, import_neuronpedia, json_stream
-from indexer.exchange.imported_rows import token_rows
-from indexer.exchange.json_stream import ListedObject
-from indexer.exchange.spellings import Spellings, plain
+from indexer.exchange import ExchangeError, Imported, export_neuronpedia, import_neuronpedia
+from indexer.exchange.neuronpedia import json_stream
+from indexer.exchange.neuronpedia.imported_rows import token_rows
+from indexer.exchange.neuronpedia.json_stream import ListedObject
+from indexer.exchange.neuronpedia.token_spellings import Spellings, plain
 from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel

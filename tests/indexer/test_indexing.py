@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer.contexts import rounded
+from indexer.rows.context_rows import rounded
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -172,7 +172,7 @@ def test_a_text_on_which_nothing_fires_publishes_nothing(
 ) -> None:
     from dataclasses import replace
 
-    from indexer import members
+    from indexer import dictionaries
 
     def silent(path: Path, *, anchors: bool = True) -> object:
         found = load_checkpoint(path, anchors=anchors)
@@ -180,7 +180,7 @@ def test_a_text_on_which_nothing_fires_publishes_nothing(
             dictionary=replace(found.dictionary, b_enc=torch.full_like(found.dictionary.b_enc, -1e6))
         )
 
-    monkeypatch.setattr(members, "load_checkpoint", silent)
+    monkeypatch.setattr(dictionaries, "load_checkpoint", silent)
     with pytest.raises(indexer.IndexingError, match="No feature of these dictionaries fires"):
         quick(Settings(index=tmp_path), model, runs[:1], text_file, tokens=500)
     assert not (tmp_path / "CURRENT").exists()
@@ -189,9 +189,9 @@ def test_a_text_on_which_nothing_fires_publishes_nothing(
 def test_a_full_disk_is_refused_before_the_text_is_read(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from indexer import indexing
+    from indexer import job
 
-    monkeypatch.setattr(indexing, "BYTES_A_FEATURE", 10**15)
+    monkeypatch.setattr(job, "BYTES_A_FEATURE", 10**15)
     with pytest.raises(indexer.IndexingError, match="GB free"):
         quick(Settings(index=tmp_path), model, runs[:1], text_file)
 

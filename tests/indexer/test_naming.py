@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from indexer import IndexingError, naming
-from indexer.naming import fit_anchors
+from indexer import IndexingError
+from indexer.fit_anchors import fit_anchors
 from lexiscope.anchor_sets import ANCHOR_SETS
 from lexiscope.anchors import TokenSums, class_mean_anchors
 from lexiscope.errors import ModelError
@@ -49,7 +49,7 @@ def test_batches_of_another_size_give_the_same_anchors(
     model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit_anchors(model, [1], stream(model, text_file))[1]
-    monkeypatch.setattr(naming, "TOKENS", 300)
+    monkeypatch.setattr(fit_anchors, "TOKENS", 300)
     parts = fit_anchors(model, [1], stream(model, text_file))[1]
     assert torch.equal(whole.counts, parts.counts)
     assert torch.allclose(whole.anchors, parts.anchors, atol=1e-3)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from indexer.rows import follows_more
+from indexer.rows.feature_rows import follows_more
 
 
 def test_only_a_token_that_follows_beats_the_name():

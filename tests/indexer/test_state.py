@@ -12,19 +12,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import coactivation, token_counts
-from indexer.blocks import Block, Shard, blocks, parse_shard
-from indexer.coactivation import SampledFirings, matches
-from indexer.contexts import Texts, context_table
-from indexer.exact import ExactSum
-from indexer.firings import Fired, Nearby, flat
-from indexer.hits import NameHits, Relatives
-from indexer.pools import Pool, draws
-from indexer.reading import Held, Subject, observe
-from indexer.state import IndexingError, Shape, State, merge
-from indexer.statistics import EDGES, Statistics, bins, position_edges
-from indexer.stretch import Stretch
-from indexer.token_counts import TokenCounts
+from indexer.counts import coactivation, token_counts
+from indexer.counts.activation_statistics import EDGES, Statistics, bins, position_edges
+from indexer.counts.coactivation import SampledFirings, matches
+from indexer.counts.context_pools import Pool, draws
+from indexer.counts.exact_sum import ExactSum
+from indexer.counts.name_counts import NameHits, Relatives
+from indexer.counts.state import IndexingError, Shape, State, merge
+from indexer.counts.token_counts import TokenCounts
+from indexer.rows.context_rows import Texts, context_table
+from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
+from indexer.text_pass.firings import Fired, Nearby, flat
+from indexer.text_pass.positions import Stretch
+from indexer.text_pass.text_pass import Held, Subject, observe
 from lexiscope.dictionary import SparseCode
 from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import EvidenceCounts, matched_controls, places

@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer import blocks, engines, indexing, work
-from indexer.blocks import Block
-from indexer.hits import Relatives
-from indexer.reading import Reading, Subject
-from indexer.state import Shape, State
-from indexer.work import Work
+from indexer import job, job_files
+from indexer.counts.name_counts import Relatives
+from indexer.counts.state import Shape, State
+from indexer.job_files import Work
+from indexer.text_pass import blocks, local_engine
+from indexer.text_pass.blocks import Block
+from indexer.text_pass.text_pass import Reading, Subject
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
@@ -40,15 +41,18 @@ import sys, time, torch
 from pathlib import Path
 from rich.console import Console
 import indexer
-from indexer import blocks, engines, indexing, reading
+from indexer.text_pass import blocks
+from indexer.text_pass import local_engine
+from indexer import job
+from indexer.text_pass import text_pass
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import load_language_model
 from lexiscope.settings import Settings
 torch.set_num_threads(2)
-blocks.BLOCK = indexing.BLOCK = 16
-engines.SAVE_EVERY = 0
-read = reading.Reading.read
-reading.Reading.read = lambda self, block: (time.sleep(0.2), read(self, block))
+blocks.BLOCK = job.BLOCK = 16
+local_engine.SAVE_EVERY = 0
+read = text_pass.Reading.read
+text_pass.Reading.read = lambda self, block: (time.sleep(0.2), read(self, block))
 model, text, index, *runs = sys.argv[1:]
 indexer.index([(load_language_model(model, model_id="tiny"), map(load_checkpoint, map(Path, runs)))], [text],
     settings=Settings(index=Path(index)), console=Console(), ask=indexer.Ask(length=48, ablate=0))
@@ -57,7 +61,7 @@ indexer.index([(load_language_model(model, model_id="tiny"), map(load_checkpoint
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (blocks, indexing):
+    for module in (blocks, job):
         monkeypatch.setattr(module, "BLOCK", 16)
 
 
@@ -90,7 +94,7 @@ def expected(
 ) -> dict[str, list[tuple[object, ...]]]:
     root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (blocks, indexing):
+        for module in (blocks, job):
             patch.setattr(module, "BLOCK", 16)
         build(root, model, runs, text_file)
     assert not list(root.glob("work-*"))
@@ -183,7 +187,7 @@ def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engines, "SAVE_EVERY", 0)
+    monkeypatch.setattr(local_engine, "SAVE_EVERY", 0)
     monkeypatch.setattr(Reading, "read", interrupted)
     with pytest.raises(indexer.IndexingError, match="--resume goes on"):
         build(tmp_path, model, runs[:1], text_file)
@@ -203,7 +207,7 @@ def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kep
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(work.np, "savez", full)
+    monkeypatch.setattr(job_files.np, "savez", full)
     with pytest.raises(indexer.IndexingError, match=r"No space left.*still there"):
         saved.save(state)
     assert len(saved.load().blocks) == 0

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lexiscope.decoding import Batch
 from lexiscope.language_model import load_language_model
+from server.live.decoding import Batch
 
 PROMPTS = ("Once upon a time", "A", "The little girl went to the garden and saw a big red")
 

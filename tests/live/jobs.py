@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lexiscope.records import FeatureRef, Token
 from server.live import Intervention, Located, Source, SteerJob
 from server.live.batches import Batches, Pause, Work
-from server.live.wire import Event
+from server.live.messages import Event
 
 D, WIDTH, VOCAB, CONTEXT, MEAN_NORM = 32, 48, 300, 512, 5.0
 SILENT = 7

@@ -9,11 +9,11 @@ import torch
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
-from lexiscope.live_records import SteerDone
 from server.live.batches import Batches, Pause
 from server.live.generation import steer
 from server.live.interventions import Cancelled
-from server.live.shelf import Shelf
+from server.live.model_cache import Shelf
+from server.live.records import SteerDone
 from tests.live.jobs import events_of
 
 PROMPTS = ("A", "Once upon a time", "The bird is on the roof of the house")

@@ -11,7 +11,7 @@ from lexiscope.language_model import hook_name
 from server.live.batches import Batches
 from server.live.generation import steer as steering
 from server.live.interventions import Cancelled, Loaded, patches, plan
-from server.live.shelf import NotLoadable, Shelf
+from server.live.model_cache import NotLoadable, Shelf
 from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of
 
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from lexiscope.live_records import SteerStep, SteerSwept, SweepNamed, SweepPoint
 from server.live.batches import Batches
 from server.live.generation import steer
 from server.live.interventions import patches, plan
 from server.live.measure import Names, names
-from server.live.shelf import Shelf
+from server.live.messages import Controls, RawMeasured, SweepJob
+from server.live.model_cache import Shelf
+from server.live.records import SteerStep, SteerSwept, SweepNamed, SweepPoint
 from server.live.sweep import sweep, sweet_spot
-from server.live.wire import Controls, RawMeasured, SweepJob
 from tests.live.jobs import events_of
 
 PROMPT = "Once upon a time"

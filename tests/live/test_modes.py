@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from server.live.interventions import Loaded, patches, plan
-from server.live.shelf import Shelf
+from server.live.model_cache import Shelf
 from tests.live.jobs import MEAN_NORM
 
 PROMPT = "Once upon a time there was"

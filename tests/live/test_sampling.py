@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lexiscope.live_records import Sampling
+from server.live.records import Sampling
 from server.live.sampling import Sampler, cut
 
 

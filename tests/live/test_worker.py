@@ -188,7 +188,7 @@ def test_a_request_that_takes_too_long_ends_with_words(tiny):
 
 
 def test_weights_of_a_dictionary_are_mapped_from_their_file_not_read(tiny):
-    from server.live.shelf import Shelf
+    from server.live.model_cache import Shelf
 
     loaded = Shelf().dictionary(tiny.checkpoints[0])
     maps = Path("/proc/self/maps").read_text()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lexiscope.records import Histogram, Moments, PositionHistogram
-from server.distributions import position_bins, quartiles, shape
+from server.histograms import position_bins, quartiles, shape
 
 
 def test_density_by_position_is_firings_over_positions_and_empty_bins_are_left_out() -> None:

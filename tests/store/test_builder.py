@@ -17,7 +17,7 @@ import pytest
 
 from lexiscope.records import Filters
 from lexiscope.settings import Settings
-from store import Builder, BuilderBusy, NoIndex, Store, StoreError, WrongVersion, builds
+from store import Builder, BuilderBusy, NoIndex, Store, StoreError, WrongVersion, build_files
 from store.postgres import schema_of
 from tests.store import synthetic
 from tests.store.postgres_server import Server
@@ -247,7 +247,7 @@ def test_an_index_of_another_version_is_refused_with_the_command_that_rebuilds(
         with server.connect(place.database_url.rpartition("/")[2]) as connection:
             connection.execute(f"UPDATE {schema_of(build)}.meta SET schema_version = 0")
     else:
-        with duckdb.connect(str(builds.build_path(place.index, build))) as writable:
+        with duckdb.connect(str(build_files.build_path(place.index, build))) as writable:
             writable.execute("UPDATE meta SET schema_version = 0")
     with pytest.raises(WrongVersion, match=r"version 0.*lexiscope index"):
         Store(place).home()
@@ -263,7 +263,7 @@ def test_an_empty_place_says_how_to_make_an_index(place: Settings) -> None:
 @pytest.mark.parametrize("damage", ["garbage in CURRENT", "no build", "truncated build"])
 def test_a_damaged_folder_says_how_to_make_an_index(tmp_path: Path, damage: str) -> None:
     build = synthetic.publish(tmp_path, SMALL)
-    path = builds.build_path(tmp_path, build)
+    path = build_files.build_path(tmp_path, build)
     if damage == "garbage in CURRENT":
         (tmp_path / "CURRENT").write_text("../../etc/passwd")
     elif damage == "no build":

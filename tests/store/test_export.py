@@ -7,7 +7,8 @@ import pytest
 
 from indexer.exchange import export_parquet, import_parquet
 from lexiscope.settings import Settings
-from store import TABLES, NotFound, Store, arrow_schema, export
+from store import TABLES, NotFound, Store, arrow_schema
+from store.read import export
 from tests.store import synthetic
 
 

@@ -1,0 +1,1 @@
+"""What the pass over the text counts for each feature: bounded memory, associative merge."""

@@ -1,0 +1,115 @@
+"""What is counted of every feature of one dictionary: firings, moments, where in the scale and where in a
+passage it fires.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from indexer.counts.exact_sum import ExactSum
+from indexer.text_pass.firings import Fired
+from indexer.text_pass.positions import Stretch
+
+EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
+"""31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to
+the end bins.
+"""
+BINS = len(EDGES) - 1
+POWERS = 4
+
+
+def position_edges(length: int) -> np.ndarray:
+    """1, 2, 4, … up to the first edge past the last position of a passage of `length` tokens."""
+    return 2 ** np.arange(max(1, int(np.ceil(np.log2(max(length, 2))))) + 1)
+
+
+_UPPER = np.concatenate([EDGES[1:-1], [np.inf]]).astype(np.float32)
+_STARTS = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+_COARSE = np.clip(
+    np.searchsorted(EDGES.astype(np.float32), np.nan_to_num(_STARTS), side="right") - 1, 0, BINS - 1
+)
+"""The bin of the smallest float32 that begins with each 16 bits: no edge but the next can lie before the
+largest.
+"""
+
+
+def bins(values: np.ndarray) -> np.ndarray:
+    """The histogram bin of each positive float32."""
+    coarse = _COARSE.take(values.view(np.uint32) >> np.uint32(16))
+    return coarse + (values >= _UPPER.take(coarse))
+
+
+def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How often each cell is met."""
+    return (
+        np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
+    )
+
+
+class Moments(NamedTuple):
+    """Of the activation over firings; meaningless where `known` is false (below two firings, or no spread)."""
+
+    std: np.ndarray
+    skewness: np.ndarray
+    kurtosis: np.ndarray
+    """excess: 0 for a normal distribution"""
+    known: np.ndarray
+
+
+class Statistics:
+    """Merge by addition (`max` by maximum)."""
+
+    PARTS = ("count", "max", "histogram", "positions", "logit_hits")
+
+    def __init__(self, d_sae: int, n_position_bins: int) -> None:
+        self.d_sae = d_sae
+        self.count = np.zeros(d_sae, np.int64)
+        self.powers = ExactSum(POWERS, d_sae)
+        self.max = np.zeros(d_sae, np.float32)
+        self.histogram = np.zeros((d_sae, BINS), np.int32)
+        self.positions = np.zeros((d_sae, n_position_bins), np.int32)
+        self.logit_hits = np.zeros(d_sae, np.int64)
+        """firings that the top token of the direction's logit effect follows"""
+
+    def add(self, found: Fired, stretch: Stretch, logit_tokens: np.ndarray) -> None:
+        feature, size = found.feature, self.d_sae
+        self.count += np.bincount(feature, minlength=size)
+        value = found.value.astype(np.float64)
+        power = value.copy()
+        sums = [np.bincount(feature, power, size)]
+        for _ in range(1, POWERS):
+            power *= value
+            sums.append(np.bincount(feature, power, size))
+        self.powers.add(np.stack(sums))
+        higher = np.flatnonzero(found.value > self.max.take(feature))
+        np.maximum.at(self.max, feature[higher], found.value[higher])
+        self.histogram += _table(feature, bins(found.value), self.histogram.shape)
+        self.positions += _table(feature, stretch.bin.take(found.at), self.positions.shape)
+        follows = stretch.following.take(found.at) == logit_tokens.take(feature)
+        self.logit_hits += np.bincount(feature[follows], minlength=size)
+
+    def absorb(self, other: "Statistics") -> None:
+        self.count += other.count
+        self.powers.limbs += other.powers.limbs
+        np.maximum(self.max, other.max, out=self.max)
+        self.histogram += other.histogram
+        self.positions += other.positions
+        self.logit_hits += other.logit_hits
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.powers.value()[0] / np.maximum(self.count, 1)
+
+    @property
+    def squares(self) -> np.ndarray:
+        """[d_sae] Σ z²; times ‖d‖² it is the energy."""
+        return self.powers.value()[1]
+
+    def moments(self) -> Moments:
+        mean, second, third, fourth = self.powers.value() / np.maximum(self.count, 1)
+        variance = second - mean**2
+        spread = (self.count > 1) & (variance > 1e-9 * second)
+        std = np.sqrt(np.where(spread, variance, 1))
+        skewness = (third - 3 * mean * second + 2 * mean**3) / std**3
+        kurtosis = (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / std**4 - 3
+        return Moments(std, skewness, kurtosis, spread)

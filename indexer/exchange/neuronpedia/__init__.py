@@ -1,0 +1,1 @@
+"""Neuronpedia's and SAEDashboard's files, out and in."""

@@ -1,0 +1,1 @@
+"""From counts and weights to the rows of the index."""

@@ -1,0 +1,39 @@
+"""Published builds in a folder, one DuckDB file each: the default."""
+
+import sqlalchemy as sa
+
+from lexiscope.settings import Settings
+from store import build_files, duckdb_connection
+from store.errors import NoIndex, StoreError
+
+
+class Folder:
+    """A `Source`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._root = settings.index
+
+    def current(self) -> str:
+        build = build_files.current_build(self._root)
+        if build is None:
+            raise NoIndex(f"there is no index in {self._root}: {build_files.MAKE_ONE}")
+        return build
+
+    def open(self, build: str) -> sa.Engine:
+        path = build_files.build_path(self._root, build)
+        if not path.is_file():
+            raise NoIndex(
+                f"{build_files.pointer(self._root)} names build {build}, whose file has gone: {build_files.MAKE_ONE}"
+            )
+        return duckdb_connection.reader(
+            path, threads=self._settings.reader_threads, memory=self._settings.reader_memory
+        )
+
+    def name(self, build: str) -> str:
+        return str(build_files.build_path(self._root, build))
+
+    def failure(self, error: Exception, build: str) -> StoreError:
+        return NoIndex(
+            f"{self.name(build)} cannot be read ({duckdb_connection.complaint(error)}): {build_files.MAKE_ONE}"
+        )

@@ -1,0 +1,1 @@
+"""Queries: one published build, opened for reading, and the record of each page."""

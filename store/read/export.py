@@ -1,0 +1,233 @@
+"""A published build, held open to be copied out: the rows of its tables as Arrow, in pieces that fit in
+memory.
+
+Every piece is one bounded query over a range of ids, so that the order and the memory are the same on DuckDB
+and on PostgreSQL, however large the index. `arrow_schema` is the one place where a column's SQL type meets
+its Arrow type.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+
+from store import schema
+from store.errors import NotFound
+from store.read.open_build import Build, Dictionary
+from store.schema import SCHEMA_VERSION
+
+TABLES = ("token", "dictionary", "layer_summary", "passage", "feature", "context")
+"""Each table after those its rows point at."""
+PIECE = {"feature": 4096, "context": 1024, "passage": 4096, "token": 32_768}
+"""Ids a query asks for: features, features again (some fifty contexts each), passages, tokens."""
+KINDS = {"top": 0, "quantile": 1, "near_miss": 2}
+
+
+def arrow_schema(name: str) -> pa.Schema:
+    """A table's columns as Arrow fields, each with its comment as metadata."""
+    table = schema.metadata.tables[name]
+    fields = [
+        pa.field(
+            column.name,
+            _arrow_type(column.type),
+            nullable=bool(column.nullable),
+            metadata={"comment": column.comment or ""},
+        )
+        for column in table.columns
+    ]
+    return pa.schema(
+        fields, metadata={"lexiscope.table": name, "lexiscope.schema_version": str(SCHEMA_VERSION)}
+    )
+
+
+def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
+    match kind:
+        case sa.ARRAY():
+            return pa.list_(_arrow_type(kind.item_type))
+        case sa.BigInteger():
+            return pa.int64()
+        case sa.Boolean():
+            return pa.bool_()
+        case sa.REAL():
+            return pa.float32()
+        case sa.Text():
+            return pa.string()
+        case sa.Integer():
+            return pa.int32()
+    raise TypeError(f"no Arrow type for {kind!r}")
+
+
+class Snapshot:
+    """What one build holds, or the part of it that `part` chose. Valid inside `Store.snapshot()` alone."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        self.id = build.id
+        self.dictionaries: list[Dictionary] = sorted(
+            build.dictionaries.values(), key=lambda entry: entry.dictionary_id
+        )
+        self._whole = True
+
+    def part(self, *, model: str | None, source: str | None) -> "Snapshot":
+        """The dictionaries of a model, or of one source in every model. Raises NotFound, saying what there
+        is.
+        """
+        chosen = [
+            entry
+            for entry in self.dictionaries
+            if (model is None or entry.model == model) and (source is None or entry.source == source)
+        ]
+        if not chosen:
+            if model is not None:
+                self._build.of_model(model)
+            there = ", ".join(entry.id for entry in self.dictionaries[:12]) or "no dictionary"
+            raise NotFound(f"the index holds no {model or '*'}/{source or '*'}: it holds {there}")
+        found = Snapshot(self._build)
+        found._whole = len(chosen) == len(self.dictionaries)
+        found.dictionaries = chosen
+        return found
+
+    def count(self, name: str) -> int:
+        """Rows that `rows` will give."""
+        table = schema.metadata.tables[name]
+        if table is schema.passage and not self._whole:
+            return len(self._passages)
+        where: list[sa.ColumnElement[bool]] = []
+        if table is schema.token:
+            where.append(table.c.model.in_(self._models))
+        elif table is not schema.passage:
+            where.append(table.c.dictionary_id.in_([entry.dictionary_id for entry in self.dictionaries]))
+        return int(self._build.rows(sa.select(sa.func.count()).select_from(table).where(*where))[0][0])
+
+    def rows(self, name: str) -> Iterator[pa.Table]:
+        """A table's rows, sorted as the schema says, in pieces. Links to dictionaries outside the part are
+        NULL.
+        """
+        if name == "passage":
+            yield from self._passage_rows()
+        elif name == "token":
+            for model in self._models:
+                yield from self._ranged(schema.token, schema.token.c.token_id, schema.token.c.model == model)
+        else:
+            for entry in self.dictionaries:
+                yield from self.of_dictionary(name, entry)
+
+    def of_dictionary(
+        self, name: str, entry: Dictionary, *, features: range | None = None
+    ) -> Iterator[pa.Table]:
+        """The rows of one dictionary in `dictionary`, `layer_summary`, `feature` or `context`; of the last
+        two, some features'.
+        """
+        table = schema.metadata.tables[name]
+        own = table.c.dictionary_id == entry.dictionary_id
+        if table is schema.feature:
+            yield from self._ranged(table, table.c.index, own, within=features)
+        elif table is schema.context:
+            kind = sa.case(KINDS, value=table.c.kind, else_=len(KINDS))
+            order = (table.c.feature, kind, table.c.rank, table.c.passage, table.c.position)
+            yield from self._ranged(table, table.c.feature, own, order=order, within=features)
+        else:
+            found = self._arrow(table, sa.select(table).where(own))
+            yield self._unlinked(found) if table is schema.dictionary else found
+
+    def passages(self, ids: Sequence[int]) -> dict[int, list[int]]:
+        """Token ids of the passages asked."""
+        column, found = schema.passage.c, {}
+        for start in range(0, len(ids), PIECE["passage"]):
+            some = [int(number) for number in ids[start : start + PIECE["passage"]]]
+            rows = self._build.rows(
+                sa.select(column.passage_id, column.tokens).where(column.passage_id.in_(some))
+            )
+            found.update({row[0]: list(row[1]) for row in rows})
+        return found
+
+    @property
+    def _models(self) -> list[str]:
+        return sorted({entry.model for entry in self.dictionaries})
+
+    @property
+    def _passages(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Ids of the passages that the part's contexts point at, ascending."""
+        context, ids = schema.context.c, np.zeros(0, np.int64)
+        for entry in self.dictionaries:
+            pointed = (
+                sa.select(context.passage).where(context.dictionary_id == entry.dictionary_id).distinct()
+            )
+            ids = np.union1d(ids, [row[0] for row in self._build.rows(pointed)]).astype(np.int64)
+        return ids
+
+    def _passage_rows(self) -> Iterator[pa.Table]:
+        table, column = schema.passage, schema.passage.c.passage_id
+        if self._whole:
+            yield from self._ranged(table, column)
+            return
+        ids = self._passages
+        for start in range(0, len(ids), PIECE["passage"]):
+            some = ids[start : start + PIECE["passage"]].tolist()
+            yield self._arrow(table, sa.select(table).where(column.in_(some)).order_by(column))
+
+    def _ranged(
+        self,
+        table: sa.Table,
+        key: sa.Column[Any],
+        *where: sa.ColumnElement[bool],
+        order: Sequence[sa.ColumnElement[Any]] = (),
+        within: range | None = None,
+    ) -> Iterator[pa.Table]:
+        if within is None:
+            low, high = self._build.rows(sa.select(sa.func.min(key), sa.func.max(key)).where(*where))[0]
+            if low is None:
+                return
+            within = range(low, high + 1)
+        for start in range(within.start, within.stop, PIECE[table.name]):
+            stop = min(start + PIECE[table.name], within.stop)
+            statement = sa.select(table).where(*where, key >= start, key < stop).order_by(*(order or (key,)))
+            found = self._arrow(table, statement)
+            if len(found):
+                yield found
+
+    def _unlinked(self, rows: pa.Table) -> pa.Table:
+        here = {entry.dictionary_id for entry in self.dictionaries}
+        for link in ("previous_dictionary", "next_dictionary"):
+            place = rows.column_names.index(link)
+            kept = [number if number in here else None for number in rows.column(link).to_pylist()]
+            rows = rows.set_column(place, rows.schema.field(link), pa.array(kept, pa.int32()))
+        return rows
+
+    def _arrow(self, table: sa.Table, statement: sa.Select[Any]) -> pa.Table:
+        wanted = arrow_schema(table.name)
+        with self._build.engine.connect() as connection:
+            result = connection.execute(statement)
+            if self._build.engine.dialect.name == "duckdb":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # the extra copy it warns of is one piece
+                    return result.cursor.to_arrow_table().cast(wanted)
+            columns = list(zip(*result.all(), strict=True)) or [()] * len(wanted)
+        return pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, wanted, strict=True)],
+            schema=wanted,
+        )
+
+
+def columns_document() -> str:
+    """docs/columns.md: every table and column with its type and the schema's own comment."""
+    lines = [
+        "# Columns of the index",
+        "",
+        f"Schema version {SCHEMA_VERSION}: the store's tables, and the Parquet files that `lexiscope export parquet` writes, one a table.",
+        "Made from the comments of `store/schema.py` by `lexiscope export columns`; a test keeps the two equal.",
+    ]
+    for name in TABLES:
+        table = schema.metadata.tables[name]
+        lines += ["", f"## {name}.parquet", ""]
+        if table.comment:
+            lines += [table.comment, ""]
+        lines += ["| column | type | null | meaning |", "|---|---|---|---|"]
+        for field in arrow_schema(name):
+            comment = (field.metadata or {}).get(b"comment", b"").decode().replace("|", "\\|")
+            kind = str(field.type).replace("list<item: ", "list of ").replace(">", "")
+            lines.append(f"| `{field.name}` | {kind} | {'yes' if field.nullable else ''} | {comment} |")
+    return "\n".join(lines) + "\n"

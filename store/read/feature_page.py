@@ -1,0 +1,258 @@
+"""Everything known about one feature, from three queries: its row, its contexts in their passages, its
+neighbours.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from lexiscope.records import (
+    VERDICT_WORDS,
+    Afterwards,
+    CausalEvidence,
+    Coactive,
+    Context,
+    FeaturePage,
+    FeatureRecord,
+    FeatureRef,
+    Histogram,
+    Moments,
+    NameEvidence,
+    Neighbour,
+    PositionHistogram,
+    Share,
+)
+from store import schema
+from store.errors import NotFound
+from store.read.open_build import REF_COLUMNS, Build, Dictionary, Row, number, scored
+from store.read.vocabulary import Vocabulary
+
+BEFORE, AFTER = 32, 16
+"""tokens of context shown on either side; 32 before is how far `reads_near` looks"""
+MAX_REFS = 64
+MAX_CONTEXTS = 1000
+KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
+CONTEXT, LISTING = schema.context.c, schema.listing.c
+
+ROW = sa.select(schema.feature).where(sa.bindparam("key", type_=sa.BigInteger) == schema.FEATURE_KEY)
+CONTEXTS = (
+    sa.select(
+        schema.context,
+        schema.passage.c.tokens[
+            sa.func.greatest(CONTEXT.position - BEFORE, 0) + 1 : CONTEXT.position + AFTER + 1
+        ].label("tokens"),
+    )
+    .join(schema.passage, schema.passage.c.passage_id == CONTEXT.passage)
+    .where(CONTEXT.dictionary_id == number("dictionary"), CONTEXT.feature == number("feature"))
+    .limit(MAX_CONTEXTS)
+)
+REFS = sa.select(*REF_COLUMNS).where(
+    LISTING.key.in_(sa.bindparam("keys", type_=sa.BigInteger, expanding=True))
+)
+
+
+def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
+    """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
+    entry = build.dictionary(model, source)
+    _check_index(entry, index)
+    rows = build.rows(ROW, key=schema.key_of(entry.dictionary_id, index))
+    if not rows:
+        raise NotFound(f"{entry.id} was indexed without feature {index}")
+    row, vocabulary = rows[0], build.vocabulary(model)
+    return FeaturePage(
+        build=build.id, dictionary=entry.summary, feature=_record(build, entry, row, vocabulary)
+    )
+
+
+def _check_index(entry: Dictionary, index: int) -> None:
+    if not 0 <= index < entry.d_sae:
+        raise NotFound(
+            f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}"
+        )
+
+
+def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -> FeatureRecord:
+    here, previous, following, previous_coactive, next_coactive = _related(
+        build,
+        (entry.dictionary_id, row.neighbour_index, row.neighbour_cosine),
+        (entry.previous_dictionary, row.previous_index, row.previous_cosine),
+        (entry.next_dictionary, row.next_index, row.next_cosine),
+        (entry.previous_dictionary, row.previous_coactive_index, row.previous_coactive_jaccard),
+        (entry.next_dictionary, row.next_coactive_index, row.next_coactive_jaccard),
+    )
+    return FeatureRecord(
+        id=f"{entry.id}/{row[1]}",
+        model=entry.model,
+        source=entry.source,
+        layer=entry.layer,
+        index=row[1],
+        d_sae=entry.d_sae,
+        recipe=entry.recipe,
+        name=vocabulary.get(row.name_token),
+        cosine=row.cosine,
+        cosine_embedding=row.cosine_embedding,
+        assigned=None if row.assigned_token is None else vocabulary.get(row.assigned_token),
+        cosine_assigned=row.cosine_assigned,
+        anchor_kind=row.anchor_kind,
+        bucket=row.bucket,
+        margin=row.margin,
+        next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
+        random_cosine=entry.random_cosine,
+        phrase=vocabulary.shown(row.phrase_tokens),
+        phrase_cosine=row.phrase_cosine,
+        n_same_name=row.n_same_name,
+        n_same_family=row.n_same_family,
+        live=row.live,
+        density=row.density,
+        n_firings=row.n_firings,
+        n_tokens=entry.n_tokens,
+        mean_activation=row.mean_activation,
+        max_activation=row.max_activation,
+        moments=_moments(row),
+        histogram=Histogram(
+            edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings
+        ),
+        positions=PositionHistogram(
+            edges=entry.position_edges, counts=row.positions, totals=entry.position_totals
+        ),
+        logits_positive=scored(vocabulary, row.pos_tokens, row.pos_values),
+        logits_negative=scored(vocabulary, row.neg_tokens, row.neg_values),
+        evidence=_evidence(row),
+        afterwards=_afterwards(row, vocabulary),
+        verdict=row.verdict,
+        verdict_words=VERDICT_WORDS[row.verdict],
+        contexts=_contexts(build, entry, row[1], vocabulary),
+        neighbours=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in here],
+        previous_layer=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in previous],
+        next_layer=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in following],
+        previous_coactive=[Coactive(**dict(ref), jaccard=jaccard) for ref, jaccard in previous_coactive],
+        next_coactive=[Coactive(**dict(ref), jaccard=jaccard) for ref, jaccard in next_coactive],
+    )
+
+
+def _moments(row: Row) -> Moments | None:
+    if row.std_activation is None or row.skewness is None or row.kurtosis is None:
+        return None
+    return Moments(
+        mean=row.mean_activation, std=row.std_activation, skewness=row.skewness, kurtosis=row.kurtosis
+    )
+
+
+def _evidence(row: Row) -> NameEvidence | None:
+    if row.reads_here is None:
+        return None
+    return NameEvidence(
+        n_firings=row.n_firings,
+        reads_here=Share(value=row.reads_here, null=row.reads_here_null),
+        reads_family=Share(value=row.reads_family, null=row.reads_family_null),
+        reads_near=Share(value=row.reads_near, null=row.reads_near_null),
+        recall=row.recall,
+        predicts=Share(value=row.predicts, null=row.predicts_null),
+        q_reads=row.q_reads,
+        q_predicts=row.q_predicts,
+        supported=row.supported,
+        name_rank=row.name_rank,
+        causal=_causal(row),
+        input_score=_share(row.input_score, row.input_score_null),
+        output_score=_share(row.output_score, row.output_score_null),
+    )
+
+
+def _causal(row: Row) -> CausalEvidence | None:
+    if not row.ablation_contexts:
+        return None
+    return CausalEvidence(
+        n_contexts=row.ablation_contexts,
+        top1=Share(value=row.ablation_top1, null=row.ablation_top1_null),
+        top5=Share(value=row.ablation_top5, null=row.ablation_top5_null),
+        median_rank=row.ablation_rank,
+        q=row.q_ablation,
+    )
+
+
+def _share(value: float | None, null: float | None) -> Share | None:
+    return None if value is None or null is None else Share(value=value, null=null)
+
+
+def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
+    if not row.pos_tokens:
+        return None
+    [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
+    lift = None if row.lift_token is None else scored(vocabulary, [row.lift_token], [row.lift_share])[0]
+    return Afterwards(
+        lift=lift,
+        logit=logit,
+        logit_share=row.logit_share,
+        beats_name=row.beats_name,
+        logit_beats_name=row.logit_beats_name,
+    )
+
+
+def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
+    found = build.rows(CONTEXTS, dictionary=entry.dictionary_id, feature=index)
+    rows = sorted(found, key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
+    return [_context(row, vocabulary) for row in rows]
+
+
+def _context(row: Row, vocabulary: Vocabulary) -> Context:
+    start = max(0, row.position - BEFORE)
+    values = [0.0] * len(row.tokens)
+    for position, value in zip(row.positions, row._mapping["values"], strict=True):
+        if 0 <= position - start < len(values):
+            values[position - start] = value
+    return Context(
+        kind=row.kind,
+        quantile=row.quantile,
+        passage=row.passage,
+        position=row.position - start,
+        value=row.value,
+        tokens=vocabulary.shown(row.tokens),
+        values=values,
+    )
+
+
+def _related(
+    build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]
+) -> list[list[tuple[FeatureRef, float]]]:
+    """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with
+    their scores, in order.
+    """
+    wanted = [
+        (dictionary_id, index)
+        for dictionary_id, indices, _ in lists
+        if dictionary_id is not None
+        for index in indices
+    ]
+    refs = _refs(build, wanted)
+    found: list[list[tuple[FeatureRef, float]]] = []
+    for dictionary_id, indices, scores in lists:
+        keys = [] if dictionary_id is None else [(dictionary_id, index) for index in indices]
+        found.append([(refs[key], score) for key, score in zip(keys, scores, strict=False) if key in refs])
+    return found
+
+
+def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
+    keys = {schema.key_of(*pair) for pair in wanted}
+    return {(row[0], row[1]): build.ref(row) for row in build.rows(REFS, keys=list(keys))} if keys else {}
+
+
+def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
+    """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that
+    does not exist.
+    """
+    if len(feature_ids) > MAX_REFS:
+        raise NotFound(f"{len(feature_ids)} features asked at once: at most {MAX_REFS}")
+    keys = [_parsed(build, feature_id) for feature_id in feature_ids]
+    refs = _refs(build, keys)
+    return [refs[key] for key in keys]
+
+
+def _parsed(build: Build, feature_id: str) -> tuple[int, int]:
+    parts = feature_id.split("/")
+    if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11):
+        raise NotFound(
+            f"{feature_id!r} is no feature: write model/source/index, for example gpt2-small/6-vasae/4242"
+        )
+    entry = build.dictionary(parts[0], parts[1])
+    _check_index(entry, int(parts[2]))
+    return entry.dictionary_id, int(parts[2])

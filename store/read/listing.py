@@ -1,0 +1,203 @@
+"""Lists of features: filtered, sorted, a page at a time. What search and dictionary pages share."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from lexiscope.records import FeatureRef, Filters
+from store import schema
+from store.read import cursors
+from store.read.cursors import Key, Value
+from store.read.open_build import REF_COLUMNS, Build, Dictionary
+from store.read.vocabulary import Entry
+
+LISTING = schema.listing.c
+FEW_TOKENS = 1000
+"""that a statement names one by one; more go as one array"""
+FEW_FEATURES = 2000
+"""that an index finds sooner than a scan of the table"""
+
+
+class Names:
+    """Names that features are to carry."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        """model → token ids; no model without any"""
+        self.n_features = 0
+        """that carry them"""
+
+    def add(self, model: str, entry: Entry) -> None:
+        """A token; one that names nothing is left out."""
+        if entry.n_features:
+            self.tokens.setdefault(model, []).append(entry.token.id)
+            self.n_features += entry.n_features
+
+
+class Listed(NamedTuple):
+    features: list[FeatureRef]
+    next: str | None
+    """cursor of the next page; None on the last"""
+
+
+def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
+    """The dictionaries that the filters leave in. Raises NotFound for a model or source that the index lacks."""
+    entries = list(build.dictionaries.values()) if filters.model is None else build.of_model(filters.model)
+    if filters.model is not None and filters.source is not None:
+        entries = [build.dictionary(filters.model, filters.source)]
+    return [
+        entry
+        for entry in entries
+        if (filters.source is None or entry.source == filters.source)
+        and (filters.layer is None or entry.layer == filters.layer)
+    ]
+
+
+def list_features(build: Build, filters: Filters, *, names: Names | None = None, query: str = "") -> Listed:
+    """One page of the features that pass `filters` and, where given, carry one of `names`.
+
+    `query` is what `names` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
+    """
+    entries = asked_dictionaries(build, filters)
+    keys = sorting(filters)
+    mark = list_mark(filters, query)
+    beyond = (
+        cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys])
+        if filters.cursor
+        else None
+    )
+    rows = rows_of(build, entries, filters, keys, beyond=beyond, names=names, limit=filters.limit + 1)
+    shown = rows[: filters.limit]
+    more = (
+        cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
+    )
+    return Listed([row.feature for row in shown], more)
+
+
+def list_mark(filters: Filters, query: str) -> str:
+    return cursors.list_mark(query, filters.model_copy(update={"cursor": None, "limit": 1}).model_dump_json())
+
+
+class Found(NamedTuple):
+    feature: FeatureRef
+    key: list[Value]
+    """its values in the order asked for"""
+
+
+def rows_of(
+    build: Build,
+    entries: Sequence[Dictionary],
+    filters: Filters,
+    keys: Sequence[Key],
+    *,
+    beyond: Sequence[Value] | None,
+    names: Names | None,
+    limit: int,
+) -> list[Found]:
+    """The first `limit` features after `beyond` in the order of `keys`."""
+    if not entries or (names is not None and not names.tokens):
+        return []
+    statement = sa.select(
+        *REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))
+    ).where(*conditions(filters))
+    if names is None:
+        statement = statement.where(*_within(build, entries))
+    else:
+        together = _among(
+            schema.by_name.c.name_token,
+            sorted({token_id for ids in names.tokens.values() for token_id in ids}),
+        )
+        found = (
+            carriers(together).prefix_with("MATERIALIZED")
+            if names.n_features <= FEW_FEATURES
+            else carriers(together)
+        )
+        statement = statement.where(*_carrying(build, entries, names.tokens)).add_cte(found)
+    if beyond is not None:
+        statement = statement.where(cursors.after(keys, beyond))
+    rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
+    return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
+
+
+def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
+    """What a statement over `listing` that this is added to reads instead: the rows of `by_name` that meet
+    `condition`.
+
+    Materialized, it keeps other conditions apart: DuckDB looks rows up only where one column alone is asked
+    about.
+    """
+    return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
+
+
+def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElement[bool]]:
+    """Nothing where it is all of them: a database plans thirty ids a millisecond long."""
+    return (
+        []
+        if len(entries) == len(build.dictionaries)
+        else [LISTING.dictionary_id.in_([entry.dictionary_id for entry in entries])]
+    )
+
+
+def _carrying(
+    build: Build, entries: Sequence[Dictionary], tokens: dict[str, list[int]]
+) -> list[sa.ColumnElement[bool]]:
+    """Token ids are a model's own: where there are several models, each wants its own."""
+    own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
+    if len(own) == 1:
+        return own.popitem()[1]
+    return [
+        sa.or_(
+            *(sa.and_(*within, _among(LISTING.name_token, tokens[model])) for model, within in own.items())
+        )
+    ]
+
+
+def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
+    """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them
+    a list.
+    """
+    if len(ids) <= FEW_TOKENS:
+        return column.in_([*ids, ids[-1]])
+    return column.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
+
+
+def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if filters.min_cosine is not None:
+        found.append(LISTING.cosine >= _real(filters.min_cosine))
+    if filters.live is not None:
+        found.append(LISTING.live == sa.literal(filters.live))
+    if filters.verdict is not None:
+        found.append(LISTING.verdict == filters.verdict)
+    if filters.min_density is not None:
+        found.append(LISTING.density >= _real(filters.min_density))
+    if filters.max_density is not None:
+        found.append(LISTING.density <= _real(filters.max_density))
+    return found
+
+
+def _real(value: float) -> sa.ColumnElement[float]:
+    """As the columns are, in 32 bits: what is shown as 0.7 is at least 0.7."""
+    return sa.cast(value, sa.REAL)
+
+
+UNIQUE = (Key(LISTING.dictionary_id), Key(LISTING.index))
+
+
+def sorting(filters: Filters) -> list[Key]:
+    """The order a sort asks for; `match`, which only a search has, is the index's own order."""
+    first: dict[str, list[sa.ColumnElement[Any]]] = {
+        "match": [],
+        "index": [LISTING.index],
+        "cosine": [LISTING.cosine],
+        "density": [LISTING.density],
+        "max_activation": [LISTING.max_activation],
+        "name": [LISTING.name_order],
+    }
+    return [*(Key(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
+
+
+def unsupported() -> sa.ColumnElement[int]:
+    """0 where the evidence supports the name, 1 where it does not: sorts the best-evidenced first."""
+    return sa.case((LISTING.supported, 0), else_=1)

@@ -1,0 +1,270 @@
+"""One published build, opened for reading: its connections, and the small tables that every page needs, held
+in memory.
+
+Held: `dictionary` and `layer_summary` (a row a dictionary), what is notable about each dictionary, and each
+model's vocabulary from the first request that shows a token of it. Everything else is asked of the database,
+page by page.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
+from store import build_files, schema
+from store.backend import Source
+from store.errors import NotFound, WrongVersion
+from store.read.vocabulary import Entry, Vocabulary
+
+SUMMARY_FROM_DICTIONARY = (
+    *("model", "source", "layer", "recipe", "origin", "architecture"),
+    *("d_in", "d_sae", "k", "l0", "anchor_kind", "random_cosine"),
+)
+NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "hub_tokens", "hub_counts"} | {
+    f"{quantity}_{part}" for quantity in ("cosine", "density") for part in ("counts", "edges")
+}
+
+Row = sa.Row[*tuple[Any, ...]]
+"""a result row of any width"""
+
+Made = TypeVar("Made")
+
+
+def number(name: str) -> sa.BindParameter[int]:
+    """A number given when a statement runs: a statement made once costs nothing to make again."""
+    return sa.bindparam(name, type_=sa.Integer)
+
+
+REF_COLUMNS = tuple(
+    schema.listing.c[name]
+    for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dictionary:
+    """A row of `dictionary`, its JSON parsed, with its summary and the two distributions of its page."""
+
+    dictionary_id: int
+    model: str
+    source: str
+    layer: int
+    recipe: str
+    origin: str
+    architecture: str
+    d_in: int
+    d_sae: int
+    k: int
+    hook_name: str
+    anchor_kind: str
+    model_path: str
+    checkpoint_path: str
+    corpus: str
+    n_tokens: int
+    n_passages: int
+    vocab_size: int
+    l0: float
+    random_cosine: float
+    histogram_edges: list[float]
+    position_edges: list[int]
+    position_totals: list[int]
+    training: dict[str, Any]
+    metrics: dict[str, Any]
+    causal: dict[str, Any] | None
+    mean_norm: float | None
+    previous_dictionary: int | None
+    next_dictionary: int | None
+    summary: LayerSummary
+    hubs: list[tuple[int, int]]
+    """(token id, live features near it), most first"""
+    cosine_histogram: Histogram
+    density_histogram: Histogram
+
+    @property
+    def id(self) -> str:
+        return f"{self.model}/{self.source}"
+
+
+class Build:
+    """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote
+    it, Unreachable.
+    """
+
+    def __init__(self, source: Source, build: str) -> None:
+        self.id = build
+        self._source = source
+        self.engine = source.open(build)
+        self.users = 0
+        self.retired = False
+        self._vocabularies: dict[str, Vocabulary] = {}
+        self._made: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+        try:
+            self._check_version()
+            self.dictionaries = {entry.dictionary_id: entry for entry in self._dictionaries()}
+        except BaseException:
+            self.engine.dispose()
+            raise
+        self.by_source = {(entry.model, entry.source): entry for entry in self.dictionaries.values()}
+        self.models = sorted({entry.model for entry in self.dictionaries.values()})
+
+    def _check_version(self) -> None:
+        [row] = self.rows(sa.select(schema.meta.c.schema_version))
+        if row.schema_version != schema.SCHEMA_VERSION:
+            raise WrongVersion(
+                f"{self._source.name(self.id)} has schema version {row.schema_version}, this program reads {schema.SCHEMA_VERSION}:"
+                f" rebuild it, {build_files.MAKE_ONE}",
+                kept="Checkpoints are untouched; only the index is made again.",
+            )
+
+    def _dictionaries(self) -> list[Dictionary]:
+        summaries = {row.dictionary_id: row for row in self.rows(sa.select(schema.layer_summary))}
+        order = (schema.dictionary.c.model, schema.dictionary.c.layer, schema.dictionary.c.source)
+        entries = []
+        for row in self.rows(sa.select(schema.dictionary).order_by(*order)):
+            own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
+            numbers = {name: value for name, value in sums.items() if name not in NOT_IN_SUMMARY}
+            from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
+            summary = LayerSummary(**from_dictionary, **numbers, verdicts=json.loads(sums["verdicts"]))
+            own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
+            own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
+            entries.append(
+                Dictionary(
+                    **own,
+                    summary=summary,
+                    hubs=list(zip(sums["hub_tokens"], sums["hub_counts"], strict=True)),
+                    cosine_histogram=Histogram(
+                        edges=sums["cosine_edges"],
+                        counts=sums["cosine_counts"],
+                        zeros=own["d_sae"] - sums["n_live"],
+                    ),
+                    density_histogram=Histogram(
+                        edges=sums["density_edges"],
+                        counts=sums["density_counts"],
+                        zeros=own["d_sae"] - sum(sums["density_counts"]),
+                    ),
+                )
+            )
+        return entries
+
+    def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
+        """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is
+        tried once more.
+        """
+        for last in (False, True):
+            try:
+                with self.engine.connect() as connection:
+                    return connection.execute(statement, values).all()
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                if last or not getattr(error, "connection_invalidated", False):
+                    raise self._source.failure(error, self.id) from error
+        raise AssertionError
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gave the first time; a build never changes."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def of_model(self, model: str) -> list[Dictionary]:
+        """A model's dictionaries in layer order. Raises NotFound."""
+        found = [entry for entry in self.dictionaries.values() if entry.model == model]
+        if not found:
+            raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
+        return found
+
+    def dictionary(self, model: str, source: str) -> Dictionary:
+        """Raises NotFound."""
+        if (model, source) not in self.by_source:
+            sources = _listed([entry.source for entry in self.of_model(model)])
+            raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
+        return self.by_source[model, source]
+
+    def vocabulary(self, model: str) -> Vocabulary:
+        with self._lock:
+            if model not in self._vocabularies:
+                own, named = schema.token.c, schema.carried.c
+                joined = schema.token.outerjoin(
+                    schema.carried, sa.and_(named.model == own.model, named.token_id == own.token_id)
+                )
+                columns = (
+                    own.token_id,
+                    own.shown,
+                    own.raw,
+                    own.folded,
+                    own.count,
+                    sa.func.coalesce(named.n_features, 0),
+                )
+                rows = self.rows(sa.select(*columns).select_from(joined).where(own.model == model))
+                entries = [
+                    Entry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5]) for row in rows
+                ]
+                self._vocabularies[model] = Vocabulary(model, entries)
+            return self._vocabularies[model]
+
+    def token(self, model: str, token_id: int) -> Token:
+        """Raises NotFound."""
+        self.of_model(model)
+        vocabulary = self.vocabulary(model)
+        if token_id not in vocabulary.place_of:
+            raise NotFound(
+                f"{model} has no token {token_id}: its ids go from {min(vocabulary.place_of)} to {max(vocabulary.place_of)}"
+            )
+        return vocabulary.get(token_id)
+
+    def ref(self, row: Row) -> FeatureRef:
+        """A row that begins with REF_COLUMNS, as a reference."""
+        dictionary_id, index, name, cosine, verdict, density = row[:6]
+        entry = self.dictionaries[dictionary_id]
+        return FeatureRef(
+            id=f"{entry.id}/{index}",
+            model=entry.model,
+            source=entry.source,
+            layer=entry.layer,
+            index=index,
+            name=self.vocabulary(entry.model).get(name),
+            cosine=cosine,
+            verdict=verdict,
+            density=density,
+        )
+
+    @cached_property
+    def example_tokens(self) -> list[Token]:
+        """Frequent tokens that name supported features in the most dictionaries, of the first model that has
+        some.
+        """
+        named, token = schema.carried.c, schema.token.c
+        for model in self.models:
+            statement = (
+                sa.select(token.token_id)
+                .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
+                .where(
+                    token.model == model,
+                    named.n_strong > 0,
+                    sa.func.length(token.folded) >= 4,
+                    token.count > 0,
+                )
+                .order_by(named.n_strong.desc(), token.count.desc(), token.token_id)
+                .limit(12)
+            )
+            found = [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]
+            if found:
+                return found
+        return []
+
+
+def scored(vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
+    tokens = vocabulary.shown(ids)
+    return [
+        ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """At most twelve names in a sentence."""
+    return (", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")) or "none"

@@ -1,0 +1,166 @@
+"""Search by name. A query finds tokens first, then the features those tokens name.
+
+A query is text as a person types it, its leading space included; marks (␣ ↵ ⇥) are read back as what they
+stand for. Tiers, best first: the spelling itself; the same but for case and outer space; a token id (`#123`,
+or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first, and within a
+token the features whose evidence supports the name.
+"""
+
+import heapq
+import re
+from collections.abc import Iterator
+from itertools import groupby, islice
+from typing import NamedTuple
+
+from lexiscope import tokens
+from lexiscope.records import Filters, SearchPage, Token, TokenHit
+from store.errors import NotFound
+from store.read import cursors
+from store.read.cursors import Key, Value
+from store.read.listing import (
+    LISTING,
+    UNIQUE,
+    Found,
+    Listed,
+    Names,
+    asked_dictionaries,
+    list_features,
+    list_mark,
+    rows_of,
+    unsupported,
+)
+from store.read.open_build import Build
+from store.read.vocabulary import MATCHES, Entry, parse, unmarked
+
+GROWTH = 8
+"""the first statement looks at as many features as the page has room for; each further one, where filters
+leave too few, at more
+"""
+
+
+class Match(NamedTuple):
+    tier: int
+    """index into MATCHES"""
+    place: int
+    """the token's rank by occurrences in its model"""
+    model: str
+    entry: Entry
+
+
+def search(build: Build, query: str, filters: Filters) -> SearchPage:
+    """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound,
+    BadCursor.
+    """
+    if filters.model is not None:
+        build.of_model(filters.model)
+    first = list(islice(matches(build, query, filters.model), filters.limit))
+    if not first:
+        return SearchPage(
+            build=build.id, query=query, match="none", filters=filters, tokens=[], features=[], next=None
+        )
+    if filters.sort == "match":
+        listed = _best_first(build, query, filters)
+    else:
+        names = Names()
+        for match in matches(build, query, filters.model):
+            names.add(match.model, match.entry)
+        listed = list_features(build, filters, names=names, query=query)
+    return SearchPage.model_validate(
+        {
+            "build": build.id,
+            "query": query,
+            "match": MATCHES[first[-1].tier],
+            "filters": filters,
+            "tokens": [hit(match.model, match.entry) for match in first],
+            "features": listed.features,
+            "next": listed.next,
+        }
+    )
+
+
+def matches(build: Build, query: str, model: str | None) -> Iterator[Match]:
+    """The tokens that match, best first, each once."""
+    asked = parse(query)
+    if asked is None:
+        return
+    vocabularies = {name: build.vocabulary(name) for name in (build.models if model is None else [model])}
+    tiers = {name: vocabulary.matches(asked) for name, vocabulary in vocabularies.items()}
+    seen: set[tuple[str, int]] = set()
+    for tier in range(len(MATCHES)):
+        for place, name in heapq.merge(*(_with(tiers[name][tier], name) for name in tiers)):
+            if (name, place) not in seen:
+                seen.add((name, place))
+                yield Match(tier, place, name, vocabularies[name].entries[place])
+
+
+def _with(places: Iterator[int], name: str) -> Iterator[tuple[int, str]]:
+    return ((place, name) for place in places)
+
+
+BEST_FIRST = (Key(LISTING.name_place), Key(unsupported()), Key(LISTING.cosine, descending=True), *UNIQUE)
+
+
+def _best_first(build: Build, query: str, filters: Filters) -> Listed:
+    """Features in the order of the tokens that name them, a few tokens at a time until the page is full."""
+    mark = list_mark(filters, query)
+    beyond: list[Value] | None = None
+    if filters.cursor:
+        kinds = [int, *(key.kind for key in BEST_FIRST)]
+        beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
+    entries = asked_dictionaries(build, filters)
+    wanted, found = filters.limit + 1, list[Found]()
+    for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
+        after = beyond[1:] if beyond is not None and tier == beyond[0] else None
+        rows = rows_of(
+            build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found)
+        )
+        found += [Found(row.feature, [tier, *row.key]) for row in rows]
+        if len(found) == wanted:
+            break
+    shown = found[: filters.limit]
+    more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(found) == wanted else None
+    return Listed([row.feature for row in shown], more)
+
+
+def _portions(
+    build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int
+) -> Iterator[tuple[int, Names]]:
+    """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each,
+    and never one place in two portions.
+    """
+    start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
+    naming = (
+        match
+        for match in matches(build, query, model)
+        if match.entry.n_features and (match.tier, match.place) >= start
+    )
+    for tier, of_tier in groupby(naming, key=lambda match: match.tier):
+        names = Names()
+        for _, of_place in groupby(of_tier, key=lambda match: match.place):
+            for match in of_place:
+                names.add(match.model, match.entry)
+            if names.n_features >= room:
+                yield tier, names
+                names, room = Names(), room * GROWTH
+        if names.tokens:
+            yield tier, names
+
+
+def hit(model: str, entry: Entry) -> TokenHit:
+    return TokenHit(model=model, token=entry.token, count=entry.occurrences, n_features=entry.n_features)
+
+
+def find_token(build: Build, model: str, wanted: str | int) -> Token:
+    """A token by id, by `#id`, or by its exact text (marks allowed). Raises NotFound, naming near spellings."""
+    build.of_model(model)
+    if isinstance(wanted, int):
+        return build.token(model, wanted)
+    vocabulary = build.vocabulary(model)
+    if re.fullmatch(r"#[0-9]{1,10}", wanted) and not vocabulary.spelled(wanted):
+        return build.token(model, int(wanted[1:]))
+    found = vocabulary.spelled(tokens.shown(unmarked(wanted).encode(errors="replace")))
+    if found:
+        return found[0]
+    near = [match.entry.token.shown for match in islice(matches(build, wanted, model), 5)]
+    hint = f": near it are {', '.join(near)}" if near else ": a token is spelled exactly, with its space"
+    raise NotFound(f"{wanted!r} is not one token of {model}{hint}")

@@ -1,0 +1,282 @@
+"""Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in
+PostgreSQL), or nothing.
+
+    with Builder(settings) as builder:
+        builder.keep_others(replacing=[("gpt2-small", "6-vasae")])
+        builder.add("dictionary", table)        # ids from builder.next_dictionary_id and builder.next_passage_id on
+        ...
+        builder.publish()
+
+Rows of `feature` and `context` come sorted by (dictionary, feature), those of `passage` by id; `add` keeps
+their order.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lexiscope.settings import Settings
+from store import build_files, duckdb_connection
+from store.errors import StoreError
+from store.read.vocabulary import storable
+from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
+from store.write import derived_tables
+from store.write.postgres_writer import Shipment
+
+OLD_SERVES = "The old index still serves."
+
+
+class Kept(NamedTuple):
+    """What `keep_others` took over."""
+
+    sources: list[tuple[str, str]]
+    """(model, source) of each dictionary copied"""
+    note: str = ""
+    """why nothing could be kept, where that is so"""
+
+
+class Builder:
+    """A build under construction. Leaving the block without `publish` deletes it. Raises BuilderBusy,
+    StoreError.
+    """
+
+    def __init__(self, where: Settings | Path) -> None:
+        self._settings = where if isinstance(where, Settings) and where.database_url else None
+        self._shipment: Shipment | None = None
+        self.root = where.index if isinstance(where, Settings) else where
+        self.build = build_files.new_build_id()
+        self.next_dictionary_id = 0
+        self.next_passage_id = 0
+        self._kept_models: set[str] = set()
+        self._kept_remotely: list[int] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        with _disk_errors(), ExitStack() as opening:
+            opening.enter_context(build_files.lock(self.root))
+            build_files.remove_leftovers(self.root)
+            opening.callback(build_files.remove_leftovers, self.root)
+            if self._settings is not None:
+                self._shipment = Shipment(self._settings, self.build)
+                opening.callback(self._shipment.close)
+            self._connection = duckdb_connection.writer(build_files.building_path(self.root, self.build))
+            opening.callback(self._connection.close)
+            for table in metadata.sorted_tables:
+                self._connection.execute(duckdb_connection.create_table(table))
+            self._sql("ALTER TABLE feature ADD COLUMN key BIGINT")
+            self._exit = opening.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> Kept:
+        """Copy every dictionary of the current build but those (model, source), with its passages and its
+        model's tokens.
+
+        Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Call it before
+        the first `add`. A kept neighbour of a replaced dictionary forgets the link: the feature indices
+        behind it would mean nothing.
+        """
+        if self._shipment is not None:
+            with _disk_errors():
+                return self._keep_remotely(self._shipment, set(replacing))
+        current = build_files.current_build(self.root)
+        if current is None:
+            return Kept([])
+        old = build_files.build_path(self.root, current)
+        if not old.exists():
+            return Kept([], f"{old} has gone: nothing of it could be kept")
+        with _disk_errors():
+            self._sql(f"ATTACH '{str(old).replace(chr(39), chr(39) * 2)}' AS old (READ_ONLY)")
+            try:
+                return self._copy(set(replacing))
+            finally:
+                self._sql("DETACH old")
+
+    def _copy(self, replacing: set[tuple[str, str]]) -> Kept:
+        [(version,)] = self._sql("SELECT schema_version FROM old.meta")
+        if version != SCHEMA_VERSION:
+            return Kept([], _too_old(version))
+        rows = self._sql("SELECT dictionary_id, model, source FROM old.dictionary ORDER BY dictionary_id")
+        kept = [row for row in rows if (row[1], row[2]) not in replacing]
+        if not kept:
+            return Kept([])
+        ids = ", ".join(str(row[0]) for row in kept)
+        self._kept_models = {row[1] for row in kept}
+        for name in ("dictionary", "layer_summary", "feature", "context"):
+            self._sql(f"INSERT INTO {name} BY NAME SELECT * FROM old.{name} WHERE dictionary_id IN ({ids})")
+        self._unlink(ids)
+        self._sql(
+            "INSERT INTO passage BY NAME SELECT * FROM old.passage WHERE passage_id IN (SELECT passage FROM context)"
+        )
+        self._sql(
+            "INSERT INTO token BY NAME SELECT * FROM old.token WHERE model IN (SELECT model FROM dictionary)"
+        )
+        [(self.next_dictionary_id,)] = self._sql("SELECT max(dictionary_id) + 1 FROM dictionary")
+        [(self.next_passage_id,)] = self._sql("SELECT coalesce(max(passage_id) + 1, 0) FROM passage")
+        return Kept([(row[1], row[2]) for row in kept])
+
+    def _unlink(self, ids: str) -> None:
+        for link in ("previous_dictionary", "next_dictionary"):
+            self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
+
+    def _keep_remotely(self, shipment: Shipment, replacing: set[tuple[str, str]]) -> Kept:
+        """The small tables are fetched, so that the whole build is checked; features, contexts and passages
+        are copied by the server.
+        """
+        if shipment.previous is None:
+            return Kept([])
+        version = shipment.previous_version()
+        if version is None:
+            return Kept(
+                [], f"build {shipment.previous} has gone from the database: nothing of it could be kept"
+            )
+        if version != SCHEMA_VERSION:
+            return Kept([], _too_old(version))
+        for name in ("dictionary", "layer_summary", "token"):
+            self._insert(name, shipment.previous_rows(name))
+        named = (
+            ", ".join(f"({_quoted(model)}, {_quoted(source)})" for model, source in sorted(replacing))
+            or "(NULL, NULL)"
+        )
+        self._sql(f"DELETE FROM dictionary WHERE (model, source) IN ({named})")
+        rows = self._sql("SELECT dictionary_id, model, source FROM dictionary ORDER BY dictionary_id")
+        self._kept_remotely = [row[0] for row in rows]
+        self._kept_models = {row[1] for row in rows}
+        ids = ", ".join(str(row[0]) for row in rows) or "NULL"
+        self._sql(
+            "DELETE FROM layer_summary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM dictionary)"
+        )
+        self._sql("DELETE FROM token WHERE model NOT IN (SELECT model FROM dictionary)")
+        self._unlink(ids)
+        if rows:
+            self.next_dictionary_id, self.next_passage_id = rows[-1][0] + 1, shipment.highest_passage() + 1
+        return Kept([(row[1], row[2]) for row in rows])
+
+    def add(self, table: str, rows: pa.Table) -> None:
+        """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError,
+        having added none.
+
+        Tokens of a model whose vocabulary was kept replace the kept ones. A table may be added to in several
+        calls.
+        """
+        if table not in LOADED:
+            raise StoreError(
+                f"the index is given no table {table!r}: it is given {', '.join(sorted(LOADED))}"
+            )
+        wanted, given = {column.name for column in LOADED[table].columns}, set(rows.column_names)
+        if wanted != given or len(rows.column_names) != len(given):
+            missing, unknown = ", ".join(sorted(wanted - given)), ", ".join(sorted(given - wanted))
+            raise StoreError(
+                f"rows for {table!r} do not have its columns; missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+            )
+        if rows.num_rows == 0:
+            return
+        with _disk_errors():
+            if table == "token":
+                self._forget_kept_tokens({str(model) for model in rows.column("model").unique().to_pylist()})
+            self._insert(table, _storable(rows))
+
+    def _insert(self, table: str, rows: pa.Table) -> None:
+        self._connection.register("added_rows", rows)
+        try:
+            key = f", {KEY_SQL} AS key" if table == "feature" else ""
+            self._sql(f"INSERT INTO {table} BY NAME SELECT *{key} FROM added_rows")
+        except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
+            raise StoreError(
+                f"rows for {table!r} do not fit it: {duckdb_connection.complaint(error)}", kept=OLD_SERVES
+            ) from error
+        finally:
+            self._connection.unregister("added_rows")
+
+    def _forget_kept_tokens(self, models: set[str]) -> None:
+        for model in models & self._kept_models:
+            self._connection.execute("DELETE FROM token WHERE model = ?", [model])
+        self._kept_models -= models
+
+    def publish(self) -> str:
+        """Check that the build is whole, make it the one that serves, delete builds older than the previous
+        one. Its id.
+        """
+        with _disk_errors():
+            self._check()
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [SCHEMA_VERSION, self.build, now])
+            if self._shipment is not None:
+                self._shipment.install(self._connection, kept=self._kept_remotely)
+                return self.build
+            for statement in derived_tables.statements():
+                self._sql(duckdb_connection.compiled(statement))
+            for table, columns in DUCKDB_INDEXES:
+                self._sql(f"CREATE INDEX {table}_{columns[0]} ON {table} ({', '.join(columns)})")
+            self._sql("CHECKPOINT")
+            self._connection.close()
+            previous = build_files.current_build(self.root)
+            build_files.install(self.root, self.build)
+            build_files.remove_builds(self.root, but={self.build, previous or self.build})
+        return self.build
+
+    def _check(self) -> None:
+        twice = self._sql("SELECT model, source FROM dictionary GROUP BY ALL HAVING count(*) > 1")
+        same_id = self._sql("SELECT dictionary_id FROM dictionary GROUP BY ALL HAVING count(*) > 1")
+        unsummed = self._sql(
+            "SELECT model, source FROM dictionary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM layer_summary)"
+        )
+        wordless = self._sql(
+            "SELECT DISTINCT model FROM dictionary WHERE model NOT IN (SELECT model FROM token)"
+        )
+        lost = self._sql(
+            "SELECT DISTINCT passage FROM context WHERE passage NOT IN (SELECT passage_id FROM passage) LIMIT 3"
+        )
+        for rows, complaint in (
+            (twice, "dictionaries are in the build twice (name them in keep_others(replacing=...))"),
+            (same_id, "dictionary ids are in the build twice (count from next_dictionary_id)"),
+            (unsummed, "dictionaries have no row in layer_summary"),
+            (wordless, "models have no tokens"),
+            (lost, "contexts point at passages that are not in the build"),
+        ):
+            if rows:
+                named = ", ".join("/".join(str(value) for value in row) for row in rows[:3])
+                raise StoreError(f"the build is not whole: {complaint}: {named}", kept=OLD_SERVES)
+
+    def _sql(self, statement: str) -> list[Any]:
+        return self._connection.execute(statement).fetchall()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A full disk, a folder that cannot be written, memory that ran out: one line, and what is safe."""
+    try:
+        yield
+    except (OSError, duckdb.Error) as error:
+        raise StoreError(
+            f"the index could not be written: {duckdb_connection.complaint(error)}", kept=OLD_SERVES
+        ) from error
+
+
+def _storable(rows: pa.Table) -> pa.Table:
+    """Text without NUL, which PostgreSQL cannot hold."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            column = rows.column(place)
+            if pc.any(pc.match_substring(column, "\0")).as_py():
+                rows = rows.set_column(place, field, pc.replace_substring(column, "\0", storable("\0")))
+    return rows
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _too_old(version: int) -> str:
+    return f"the old index has schema version {version}, not {SCHEMA_VERSION}: its dictionaries must be indexed again"
