@@ -77,7 +77,7 @@ def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, le
             taken.append(torch.from_numpy(passage.astype(np.int64))[None])
     found = []
     for tokens in taken[:: max(1, len(taken) // n)][:n]:
-        reading = model.read_on(tokens, [layer])
+        reading = model.read_with_logits(tokens, [layer])
         found.append(
             Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0].float().log_softmax(-1))
         )

@@ -1,6 +1,4 @@
-"""How a token is shown: so that " Paris" and "Paris" differ, and a partial character is hex instead of
-mojibake.
-"""
+"""The bytes that each token of a vocabulary stands for, and the form in which it is shown."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +9,7 @@ MARKS = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 def _byte_of() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte (`bytes_to_unicode`), turned around."""
+    """The inverse of GPT-2's `bytes_to_unicode`, which writes each byte as a printable character."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
     table.update({chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if b not in printable)})
@@ -22,7 +20,7 @@ BYTE_OF = _byte_of()
 
 
 def raw_bytes(piece: str, *, byte_level: bool) -> bytes:
-    """The bytes a vocabulary piece stands for: byte-level BPE ('Ġthe'), or SentencePiece ('▁the', '<0x0A>')."""
+    """The bytes that a piece stands for: byte-level BPE ('Ġthe') or SentencePiece ('▁the', '<0x0A>')."""
     if byte_level:
         if all(char in BYTE_OF for char in piece):
             return bytes(BYTE_OF[char] for char in piece)
@@ -33,7 +31,7 @@ def raw_bytes(piece: str, *, byte_level: bool) -> bytes:
 
 
 def shown(raw: bytes) -> str:
-    """An unambiguous one-line form: ␣ ↵ ⇥ for white space, ⟨hex⟩ for bytes that are no whole character."""
+    """One line that differs for different bytes: ␣ ↵ ⇥ for white space, ⟨hex⟩ for parts of a character."""
     parts: list[str] = []
     rest = raw
     while rest:
@@ -52,14 +50,12 @@ def _visible(text: str) -> str:
 
 
 def folded(raw: bytes) -> str:
-    """The spelling that case and leading space do not change; what search without exact case compares."""
+    """The spelling without case and surrounding space, which search without exact case compares."""
     return raw.decode(errors="replace").strip().casefold()
 
 
 class Vocabulary:
-    """Every token of a tokenizer, ready to show. Ids the tokenizer does not know (padding rows of W_E) read
-    ⟨unused id⟩.
-    """
+    """Bytes and shown form of every row of W_E. Rows without a token (padding) are shown as ⟨unused id⟩."""
 
     def __init__(self, tokenizer: Any, size: int) -> None:
         pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
@@ -90,6 +86,6 @@ class Vocabulary:
 
 
 def is_byte_level(pieces: Iterable[str | None]) -> bool:
-    """Byte-level BPE writes a leading space as Ġ; SentencePiece writes it as ▁."""
+    """Whether pieces are byte-level BPE, which writes a leading space as Ġ; SentencePiece: ▁."""
     known = [piece for piece in pieces if piece]
     return sum(piece.startswith("Ġ") for piece in known) >= sum(piece.startswith("▁") for piece in known)

@@ -298,7 +298,7 @@ def measure(
     n_scored = _passages_of(passages, ce_tokens)
     size = max(256, min(2048, BATCH_LOGITS // model.vocab_size))
     for text in _texts(passages[:n_scored], size, model.device):
-        residuals, logits = model.read_on(text.tokens, layers)
+        residuals, logits = model.read_with_logits(text.tokens, layers)
         default = baseline.add(model, text, residuals, logits)
         where = evidence.places(text.tokens, text.following, text.mask)
         for s in sums:

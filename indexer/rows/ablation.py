@@ -340,7 +340,7 @@ def output_scores(
     ten times the strongest activation there.
     """
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]], device=model.device)
-    reading = model.read_on(tokens, [layer])
+    reading = model.read_with_logits(tokens, [layer])
     stream = reading.residuals[layer]
     last = tokens.shape[1] - 1
     found = torch.full((2, len(names)), float("nan"))

@@ -1,4 +1,4 @@
-"""The language model reads, patches and generates as its Hugging Face original does, and forgets every patch."""
+"""The language model reads, patches and generates as its Hugging Face original does."""
 
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def test_a_patch_changes_what_follows_and_is_gone_afterwards(model: LanguageMode
 def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path, kind: str) -> None:
     model = load_language_model(str(tiny.make_model(tmp_path / kind, kind=kind)))
     tokens = prompt(model, rows=2)
-    before = model.read_on(tokens, [0, 1])
+    before = model.read_with_logits(tokens, [0, 1])
     assert torch.equal(before.logits, model.logits(tokens))
     assert torch.equal(before.residuals[0], model.read(tokens, [0])[0])
-    assert model._can_leave_blocks_out  # or the saving is not tested here
+    assert model._resumed.skips_blocks  # or the saving is not tested here
     for layer in (0, 1):
         changed = before.residuals[layer] * 0.5
         assert torch.allclose(
@@ -67,14 +67,14 @@ def test_changing_one_position_gives_the_logits_of_a_patch_there_alone(
     stream = model.read(tokens, [layer])[layer]
     positions = torch.tensor([3, 29, 3, 0, 17])
     residuals = stream[0, positions] + torch.randn(5, model.d_model)
-    assert model._can_append(30, 5, layer)  # or the fast way is not tested here
+    assert model._resumed.appends(30, 5)  # or the fast way is not tested here
     found = model.logits_at(tokens, layer, stream, positions, residuals)
     for row, (position, residual) in enumerate(zip(positions.tolist(), residuals, strict=True)):
         patched = stream.clone()
         patched[0, position] = residual
         expected = model.logits(tokens, {layer: lambda _, x=patched: x})[0, position]
         assert torch.allclose(found[row], expected, atol=1e-4)
-    slowly = model._one_by_one(tokens, layer, stream, positions, residuals)
+    slowly = model._resumed._one_by_one(tokens, layer, stream, positions, residuals)
     assert torch.allclose(found, slowly, atol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_a_model_that_looks_back_only_so_far_changes_positions_one_by_one(tmp_pa
     tokens = torch.randint(model.vocab_size, (1, 40))
     stream = model.read(tokens, [0])[0]
     positions, residuals = torch.tensor([5, 38]), torch.randn(2, model.d_model)
-    assert not model._can_append(40, 2, 0)
+    assert not model._resumed.appends(40, 2)
     found = model.logits_at(tokens, 0, stream, positions, residuals)
     for row, position in enumerate(positions.tolist()):
         patched = stream.clone()

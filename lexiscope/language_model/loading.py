@@ -1,0 +1,75 @@
+"""Load a language model from a Hugging Face folder, a `.gguf` file or the hub."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from lexiscope.errors import ModelError
+from lexiscope.language_model.model import LanguageModel
+
+RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs"})
+"""The first part of the site's own URLs; a model id stands in the same place."""
+
+
+def model_slug(name: str) -> str:
+    """A model id made from a folder, a GGUF file or a hub's `owner/name`: lower-case letters, digits, '-',
+    '_' and '.'. Raises ModelError: the id is empty or reserved.
+    """
+    stem = Path(name).name.removesuffix(".gguf") or Path(name).resolve().name
+    slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.")
+    if not slug or slug in RESERVED:
+        raise ModelError(
+            f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id."
+        )
+    return slug
+
+
+def load_language_model(
+    name: str, *, model_id: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """Load a model with weights in `dtype`. A hub's name is fetched by transformers.
+
+    Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown
+    architecture.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    slug = model_slug(model_id or name)
+    path = Path(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_files(name)
+    try:
+        if path.suffix == ".gguf":
+            location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        else:
+            location = {"pretrained_model_name_or_path": name}
+        tokenizer = AutoTokenizer.from_pretrained(**location)
+        weights = AutoModelForCausalLM.from_pretrained(**location, dtype=dtype, use_safetensors=True)
+        bridge = TransformerBridge.boot_transformers(
+            name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+    except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
+        raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
+    bridge.eval().requires_grad_(False)
+    return LanguageModel(bridge, str(path.resolve()) if path.exists() else name, slug)
+
+
+def _check_files(name: str) -> None:
+    """Raises ModelError where `name` is a local path that holds no model."""
+    path = Path(name)
+    is_local = path.exists() or name.startswith((".", "/", "~")) or path.suffix == ".gguf"
+    if is_local and not path.exists():
+        raise ModelError(f"There is no model at {name}.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{name} is no Hugging Face model folder: it has no config.json.")
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ModelError(f"{name} has no weights: no *.safetensors file lies beside its config.json.")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

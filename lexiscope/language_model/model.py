@@ -1,0 +1,242 @@
+"""A loaded language model: token ids in, residual streams and logits out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lexiscope.errors import ModelError
+from lexiscope.language_model.patching import Patch, captured, hook_name, patched, unembed_from
+from lexiscope.language_model.resume import ResumedPasses
+
+__all__ = ["GeneratedTokens", "LanguageModel", "LogitsAndCache", "StreamsAndLogits", "hook_name"]
+
+
+class StreamsAndLogits(NamedTuple):
+    """What one unpatched forward pass computed."""
+
+    residuals: dict[int, Tensor]
+    """{layer: [batch, positions, d_model]}"""
+    logits: Tensor
+    """[batch, positions, vocab]"""
+
+
+class GeneratedTokens(NamedTuple):
+    """One generated token a row."""
+
+    tokens: Tensor
+    """[batch] token ids drawn"""
+    logits: Tensor
+    """[batch, vocab] they were drawn from, before temperature"""
+
+
+class LogitsAndCache(NamedTuple):
+    """What one forward pass on a key-value cache computed."""
+
+    logits: Tensor
+    """[batch, positions, vocab]"""
+    cache: Any
+    """transformers' cache, with this pass's positions"""
+
+
+class LanguageModel:
+    """A decoder-only transformer with its tokenizer.
+
+    `embedding` is raw W_E [vocab, d_model]. `bos` opens every passage and stands at position 0, which is
+    never encoded. The residual stream of layer L is the one after block L.
+    """
+
+    def __init__(self, bridge: Any, path: str, model_id: str) -> None:
+        self._bridge = bridge
+        self.path = path
+        self.id = model_id
+        config = bridge.cfg
+        self.n_layers: int = config.n_layers
+        self.d_model: int = config.d_model
+        self.context_length: int = config.n_ctx
+        self.tokenizer = bridge.tokenizer
+        self.embedding: Tensor = bridge.W_E.detach().float()
+        self.vocab_size: int = self.embedding.shape[0]
+        bos = self.tokenizer.bos_token_id
+        self.bos: int = bos if bos is not None else self.tokenizer.eos_token_id
+        if self.bos is None:
+            raise ModelError(
+                f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with."
+            )
+        self._resumed = ResumedPasses(bridge, bos=self.bos, device=self.device, vocab_size=self.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the weights take."""
+        return sum(weights.nbytes for weights in self._bridge.parameters())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short id of the weights: the sums of their bits, exact on any device."""
+        digest = sha256()
+        for name, weights in self._bridge.named_parameters():
+            total = weights.view(torch.int32).sum(dtype=torch.int64).item()
+            digest.update(f"{name} {tuple(weights.shape)} {total}".encode())
+        return digest.hexdigest()[:12]
+
+    # --- tokens ---
+
+    def tokenise(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS. Special tokens spelled out in the text are read as characters."""
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text that `tokens` decode to."""
+        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+
+    # --- reading and patching ---
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raises ModelError for a layer that the model does not have."""
+        wrong = [layer for layer in layers if not 0 <= layer < self.n_layers]
+        if wrong:
+            raise ModelError(f"{self.id} has layers 0 to {self.n_layers - 1}; there is no layer {wrong[0]}.")
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """{layer: residual stream [batch, positions, d_model]}, in one pass that stops at the last layer."""
+        self.check_layers(layers)
+        with captured(self._bridge, layers) as streams:
+            self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
+        return streams
+
+    @torch.inference_mode()
+    def read_with_logits(self, tokens: Tensor, layers: Sequence[int]) -> StreamsAndLogits:
+        """As `read`, in a pass that goes on to the logits."""
+        self.check_layers(layers)
+        with captured(self._bridge, layers) as streams:
+            logits = self._bridge(tokens, return_type="logits")
+        return StreamsAndLogits(streams, logits)
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None, *, first: int = 0) -> Tensor:
+        """Logits [batch, positions, vocab] of the positions from `first` on, with the residual stream patched
+        at the layers of `patches`.
+        """
+        with patched(self._bridge, patches or {}), unembed_from(self._bridge, first):
+            return self._bridge(tokens, return_type="logits")
+
+    @torch.inference_mode()
+    def advance(
+        self,
+        tokens: Tensor,
+        *,
+        cache: Any = None,
+        mask: Tensor | None = None,
+        patches: Mapping[int, Patch] | None = None,
+    ) -> LogitsAndCache:
+        """Logits of `tokens` [batch, positions] that follow the positions in `cache`.
+
+        `mask` [batch, cached + positions] is 0 on the padding to the left of a row; such a row counts its
+        positions from its own first token. Without a mask there is no padding.
+        """
+        options: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        if mask is not None:
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+            options |= {"attention_mask": mask, "position_ids": positions}
+        with patched(self._bridge, patches or {}):
+            return LogitsAndCache(*self._bridge(tokens, return_type="logits_and_cache", **options))
+
+    @torch.inference_mode()
+    def logits_from(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
+        """Logits [batch, positions, vocab] with the residual stream after block `layer` replaced by
+        `residual` [batch, positions, d_model]: what a patch gives, without the blocks up to `layer` where the
+        architecture allows it.
+        """
+        return self._resumed.logits(tokens, layer, residual)
+
+    @torch.inference_mode()
+    def logits_at(
+        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
+    ) -> Tensor:
+        """Logits [m, vocab] at each of `positions` [m] of one passage, tokens [1, n], when the residual
+        stream after block `layer` is residuals [m, d_model] at that position alone; `stream` [1, n, d_model]
+        is the unchanged one (`read`). A few hundred positions a call are best.
+        """
+        if layer == self.n_layers - 1:
+            return self.unembed_residual(residuals)
+        return self._resumed.logits_at(tokens, layer, stream, positions, residuals)
+
+    # --- directions ---
+
+    @torch.inference_mode()
+    def unembed_residual(self, residual: Tensor) -> Tensor:
+        """Logits [..., vocab] of a residual stream [..., d_model] through the final norm (the logit lens)."""
+        return self._bridge.unembed(self._bridge.ln_final(residual))
+
+    @torch.inference_mode()
+    def read_out(self, directions: Tensor) -> Tensor:
+        """Logit effect [n, vocab] of unit directions [n, d_model] at unit norm scale.
+
+        The final norm's gain is folded into the unembedding; a LayerNorm also removes the direction's mean;
+        logits are centred over the vocabulary (a shift changes no probability).
+        """
+        norm = self._bridge.ln_final
+        if getattr(norm, "bias", None) is not None:  # LayerNorm; RMSNorm has no bias and does not centre
+            directions = directions - directions.mean(-1, keepdim=True)
+        effect = (directions * norm.weight.float()) @ self._bridge.W_U.float()
+        return effect - effect.mean(-1, keepdim=True)
+
+    @torch.inference_mode()
+    def unembedding(self) -> Tensor:
+        """Rows [vocab, d_model] whose product with a normalised residual stream is each token's logit; the
+        final norm's gain is folded in.
+        """
+        return (self._bridge.W_U.float() * self._bridge.ln_final.weight.float()[:, None]).T.contiguous()
+
+    def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
+        """[vocab, d_model] the residual stream on each token alone after BOS."""
+        tokens = torch.arange(self.vocab_size, device=self.device)
+        rows = torch.stack([torch.full_like(tokens, self.bos), tokens], 1)
+        return torch.cat([self.read(part, [layer])[layer][:, 1] for part in rows.split(batch)]).clone()
+
+    # --- generation ---
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompt: Tensor,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        patches: Mapping[int, Patch] | None = None,
+        shared_noise: bool = True,
+    ) -> Iterator[GeneratedTokens]:
+        """Draw tokens after `prompt` [batch, positions], one a step and row, by Gumbel noise.
+
+        Rows share the noise of each step, so that rows with equal logits stay equal; with
+        `shared_noise=False` each row has its own. `patches` are given the positions of one forward pass: the
+        whole prompt first, then one new position a step. Temperature 0 is greedy. No row stops by itself.
+        Raises ModelError where the result would overrun the context.
+        """
+        if prompt.shape[1] + max_tokens > self.context_length:
+            raise ModelError(
+                f"The prompt is {prompt.shape[1]:,} tokens; with {max_tokens} new ones it passes {self.id}'s"
+                f" context of {self.context_length:,}. Shorten the prompt or ask for fewer tokens."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        new, cache = prompt, None
+        for _ in range(max_tokens):
+            logits, cache = self.advance(new, cache=cache, patches=patches)
+            last = logits[:, -1].float()
+            noisy = last
+            if temperature > 0:
+                shape = last.shape[-1:] if shared_noise else last.shape
+                uniform = torch.rand(shape, generator=generator).clamp_min(1e-20)
+                noisy = last / temperature - (-uniform.log()).log().to(last.device)
+            tokens = noisy.argmax(-1)
+            yield GeneratedTokens(tokens, last)
+            new = tokens[:, None]
