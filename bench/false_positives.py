@@ -35,7 +35,6 @@ from indexer.text_pass.firings import Firings, firings
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
-from lexiscope.dictionary import SparseCode
 from lexiscope.evidence import (
     FDR,
     Evidence,
@@ -49,6 +48,7 @@ from lexiscope.evidence import (
 )
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import FiringSums
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches, passages
 from lexiscope.tokens import Vocabulary
 

@@ -34,10 +34,10 @@ from indexer.text_pass.positions import Stretch
 from indexer.text_pass.text_pass import TOKENS, Held, Reading, Subject, observe
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.dictionary import SparseCode
 from lexiscope.evidence import families, matched_controls
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 from lexiscope.tokens import Vocabulary
 

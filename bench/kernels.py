@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
-from lexiscope.dictionary import SparseCode
+from lexiscope.sparse_code import SparseCode
 from trainer import kernels
 
 FLOPS, BYTES = 989e12, 4.8e12

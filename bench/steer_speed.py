@@ -26,6 +26,7 @@ from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.records import FeatureRef, Token
+from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from server.live import Intervention, SteerJob, WorkerClient, spawn_worker
 from server.live.batches import Batches
@@ -54,7 +55,7 @@ def setting(name: str, path: str, folder: Path, *, k: int = 32) -> Setting:
     torch.manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(model.vocab_size, model.d_model), dim=-1)
     dictionary = Dictionary(
-        rows.T.contiguous(), torch.zeros(model.vocab_size), rows, torch.zeros(model.d_model), k=k
+        rows.T.contiguous(), torch.zeros(model.vocab_size), rows, torch.zeros(model.d_model), TopK(k)
     )
     checkpoint = folder / f"{name}-dictionary"
     checkpoint.mkdir()

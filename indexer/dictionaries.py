@@ -74,15 +74,16 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> Member:
     nothing = torch.empty(0)
     light = replace(
         dictionary,
-        W_enc=nothing,
+        W_enc=torch.empty(1, 1).expand(dictionary.W_enc.shape),
         b_enc=nothing,
         b_dec=nothing,
         W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
+        selection=dictionary.selection.map(lambda _: nothing),
+        dense_in=None,
+        dense_out=None,
     )
     return Member(
-        checkpoint=checkpoint._replace(
-            dictionary=replace(light, dense_in=None, dense_out=None, threshold=None), fit=None
-        ),
+        checkpoint=checkpoint._replace(dictionary=light, fit=None),
         source=f"{layer}-{set_name}",
         layer=layer,
         set_name=set_name,
@@ -110,9 +111,8 @@ def identify_all(
 
 
 def _fingerprint(dictionary: Dictionary, fit: AnchorFit | None) -> str:
-    tensors = [value for value in vars(dictionary).values() if isinstance(value, Tensor)]
-    digest = sha256(f"{dictionary.k} {dictionary.normalise}".encode())
-    for tensor in [*tensors, *([] if fit is None else [fit.anchors, fit.counts])]:
+    digest = sha256(f"{dictionary.selection.max_active or 0} {dictionary.normalise}".encode())
+    for tensor in [*dictionary.tensors().values(), *([] if fit is None else [fit.anchors, fit.counts])]:
         bits = tensor.float().contiguous().view(torch.int32)
         digest.update(
             f"{tuple(bits.shape)} {bits.sum(dtype=torch.int64).item()} {bits[::7].sum(dtype=torch.int64).item()}".encode()
@@ -139,13 +139,15 @@ def name(model: LanguageModel, member: Member, fit: AnchorFit) -> Named:
 def subject(model: LanguageModel, member: Member, named: Named) -> Subject:
     """Its encoder alone, on the model's device."""
     whole = member.dictionary()
-    weights = {part: getattr(whole, part) for part in ("W_enc", "b_enc", "threshold")}
-    on_device: dict[str, Tensor | None] = {
-        part: None if t is None else t.clone().to(model.device) for part, t in weights.items()
-    }
+
+    def on_device(tensor: Tensor) -> Tensor:
+        return tensor.clone().to(model.device)
+
     encoder = replace(
         whole,
-        **on_device,
+        W_enc=on_device(whole.W_enc),
+        b_enc=on_device(whole.b_enc),
+        selection=whole.selection.map(on_device),
         W_dec=torch.empty(1, 1).expand(whole.W_dec.shape),
         b_dec=torch.empty(0),
         dense_in=None,

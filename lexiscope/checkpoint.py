@@ -6,8 +6,8 @@
     metrics.json              held-out, METHOD.md §5
     train.jsonl               one line a log step
 
-A plain dictionary loads in SAELens as it is. One with a dense path names an architecture of its own, so that
-SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries'
+A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path names an
+architecture of its own, so that SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries'
 dictionaries too (`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never executed.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.foreign import SPARSIFY_WEIGHTS, VASAE_FILE, read_sparsify, read_vasae, sparsify_folder
-from lexiscope.saelens import CONFIG, DENSE_ARCHITECTURE, WEIGHTS, read_saelens
+from lexiscope.saelens import CONFIG, OWN, WEIGHTS, read_saelens, saelens_layout
 from lexiscope.weights import PICKLES, Foreign, read_json, read_tensors
 
 ANCHORS, METRICS, LOG = "anchors.safetensors", "metrics.json", "train.jsonl"
@@ -72,6 +72,8 @@ class Checkpoint(NamedTuple):
     """the hook point it reads, as its own library writes it; empty where that is not recorded"""
     model: str = ""
     """the language model it was trained on, as recorded: a folder or a hub's name; empty where it is not"""
+    hook_out: str = ""
+    """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
     chosen_layer: int | None = None
     """where a person said which layer it reads"""
     chosen_set: str | None = None
@@ -86,8 +88,9 @@ class Checkpoint(NamedTuple):
     @property
     def layer(self) -> int:
         """The block after which it reads the residual stream. Raises CheckpointError where it reads something
-        else, or none is known.
+        else, is a transcoder, or no layer is known.
         """
+        self.refuse_transcoder()
         if not self.hook:
             known = self.details.get("layer", self.chosen_layer)
             if known is None:
@@ -99,6 +102,14 @@ class Checkpoint(NamedTuple):
                 f"{self.path} reads {self.hook}, which is layer {found}, not {self.chosen_layer}."
             )
         return found
+
+    def refuse_transcoder(self) -> None:
+        """Raises CheckpointError for a dictionary that writes another hook point than it reads."""
+        if self.hook_out:
+            raise CheckpointError(
+                f"{self.path} is a transcoder: it reads {self.hook or 'one hook point'} and writes {self.hook_out}. Only "
+                "dictionaries that reconstruct what they read can be named, indexed and steered here."
+            )
 
     @property
     def set_name(self) -> str:
@@ -184,16 +195,14 @@ def save_weights(
     hook: str,
     context: int,
     details: dict[str, Any],
+    hook_out: str = "",
 ) -> None:
-    """Write weights, anchors and cfg.json into `folder`."""
-    tensors = {
-        name: getattr(dictionary, name)
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out")
-    }
-    save_file(
-        {name: tensor.contiguous().float() for name, tensor in tensors.items() if tensor is not None},
-        folder / WEIGHTS,
-    )
+    """Write weights, anchors and cfg.json into `folder`; `hook_out` is the hook point that a transcoder writes.
+
+    The architecture follows from the selection, the dense path and `hook_out`.
+    """
+    layout = saelens_layout(dictionary, transcoder=bool(hook_out))
+    save_file(layout.tensors, folder / WEIGHTS)
     if fit is not None:
         found = {
             "anchors": fit.anchors.half().contiguous(),
@@ -202,86 +211,58 @@ def save_weights(
             "assigned": fit.assigned,
         }
         save_file(found | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
-    dense = dictionary.dense_in is not None
-    config = {
-        "architecture": DENSE_ARCHITECTURE if dense else "topk",
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "k": dictionary.k,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": False,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "rescale_acts_by_decoder_norm": False,
-        "metadata": {
-            "model_name": model,
-            "hook_name": hook,
-            "hook_head_index": None,
-            "context_size": context,
-            "prepend_bos": True,
-            "neuronpedia_id": None,
-            "lexiscope": details,
-        },
+    metadata = {
+        "model_name": model,
+        "hook_name": hook,
+        "hook_head_index": None,
+        "context_size": context,
+        "prepend_bos": True,
+        "neuronpedia_id": None,
+        "lexiscope": details,
     }
-    write_json(folder / CONFIG, config)
+    if hook_out:
+        metadata["hook_name_out"] = hook_out
+    write_json(folder / CONFIG, layout.config | {"metadata": metadata})
 
 
 def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
-    """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu or
-    standard.
+    """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu,
+    standard, transcoder or jumprelu_transcoder.
 
-    Raises CheckpointError: a dense path, which no architecture of SAELens has; `out` holds something already.
+    Raises CheckpointError: a dense path or another combination that no architecture of SAELens has; `out` holds
+    something already.
     """
-    dictionary = checkpoint.dictionary
-    if dictionary.dense_in is not None:
-        raise CheckpointError(
-            f"{checkpoint.path} has a dense path beside its features (or reads a centred residual stream): SAELens has no architecture "
-            "with one, and would reconstruct wrongly without it. Nothing was written."
+    layout = saelens_layout(checkpoint.dictionary, transcoder=bool(checkpoint.hook_out))
+    if layout.own:
+        has = (
+            "has a dense path beside its features (or reads a centred residual stream)"
+            if checkpoint.dictionary.dense_in is not None
+            else "is a transcoder that selects by TopK"
         )
-    tensors = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    if dictionary.threshold is None:
-        architecture: dict[str, Any] = {
-            "architecture": "topk",
-            "k": dictionary.k,
-            "rescale_acts_by_decoder_norm": False,
-        }
-    elif (dictionary.threshold == 0).all():
-        architecture = {"architecture": "standard"}
-    else:
-        architecture, tensors["threshold"] = {"architecture": "jumprelu"}, dictionary.threshold
+        raise CheckpointError(
+            f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would reconstruct wrongly. "
+            "Nothing was written."
+        )
     recorded = checkpoint.config.get("metadata") or {}
-    config = (
-        architecture
-        | {
-            "d_in": dictionary.d_in,
-            "d_sae": dictionary.d_sae,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": False,
-            "normalize_activations": "constant_norm_rescale"
-            if dictionary.normalise == "constant_norm"
-            else dictionary.normalise,
-            "reshape_activations": "none",
-            "metadata": {
-                "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
-                "model_name": checkpoint.model,
-                "hook_name": f"blocks.{checkpoint.layer}.hook_resid_post",
-                "hook_head_index": None,
-                "context_size": recorded.get("context_size"),
-                "prepend_bos": recorded.get("prepend_bos", True),
-                "neuronpedia_id": recorded.get("neuronpedia_id"),
-                "exported_from": {
-                    "origin": checkpoint.origin,
-                    "architecture": checkpoint.architecture,
-                    "hook": checkpoint.hook,
-                },
-            },
-        }
-    )
+    metadata = {
+        "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
+        "model_name": checkpoint.model,
+        "hook_name": checkpoint.hook if checkpoint.hook_out else f"blocks.{checkpoint.layer}.hook_resid_post",
+        "hook_head_index": None,
+        "context_size": recorded.get("context_size"),
+        "prepend_bos": recorded.get("prepend_bos", True),
+        "neuronpedia_id": recorded.get("neuronpedia_id"),
+        "exported_from": {
+            "origin": checkpoint.origin,
+            "architecture": checkpoint.architecture,
+            "hook": checkpoint.hook,
+        },
+    }
+    if checkpoint.hook_out:
+        metadata["hook_name_out"] = checkpoint.hook_out
     with new_checkpoint(out) as folder:
-        save_file({name: tensor.contiguous().float() for name, tensor in tensors.items()}, folder / WEIGHTS)
-        write_json(folder / CONFIG, config)
+        save_file(layout.tensors, folder / WEIGHTS)
+        write_json(folder / CONFIG, layout.config | {"metadata": metadata})
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -301,7 +282,7 @@ def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
     found = _read(path)
     own = (
         found.config.get("metadata", {}).get("lexiscope") is not None
-        or found.architecture == DENSE_ARCHITECTURE
+        or OWN.fullmatch(found.architecture) is not None
     )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
     metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
@@ -316,6 +297,7 @@ def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
         found.architecture,
         found.hook,
         found.model,
+        found.hook_out,
     )
 
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexiscope.dictionary import SparseCode
 from lexiscope.errors import LexiscopeError
+from lexiscope.sparse_code import SparseCode
 
 NEAR = 32
 """`reads_near` looks this many tokens back."""

@@ -10,6 +10,7 @@ import torch
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.selection import TopK
 from lexiscope.weights import (
     Foreign,
     check_widths,
@@ -77,7 +78,7 @@ def read_sparsify(folder: Path) -> Foreign:
         b_enc,
         w["W_dec"],
         b_dec,
-        whole_k(folder, config, b_enc),
+        TopK(whole_k(folder, config, b_enc)),
         dense_in=None if skip is None else skip.T,
         dense_out=None if skip is None else torch.eye(len(b_dec)),
     )
@@ -114,7 +115,7 @@ def read_vasae(path: Path) -> Foreign:
     directions = w["decoder.weight"].T.contiguous()
     bias = w.get("decoder.bias", torch.zeros(directions.shape[1]))
     encoder, b_enc = w["encoder.fc.weight"], w["encoder.fc.bias"]
-    dictionary = Dictionary(encoder.T, b_enc, directions, bias, whole_k(path, settings, b_enc))
+    dictionary = Dictionary(encoder.T, b_enc, directions, bias, TopK(whole_k(path, settings, b_enc)))
     check_widths(path, dictionary, settings.get("dim_input"), settings.get("dim_sparse"))
     config: dict[str, Any] = {key: value for key, value in found.items() if key != "model_state_dict"}
     run = re.fullmatch(r"(?P<model>.+)_L(?P<layer>\d+)_.+", path.resolve().parent.name)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import ALIGNED
-from lexiscope.dictionary import SparseCode
 from lexiscope.errors import LexiscopeError
+from lexiscope.sparse_code import SparseCode
 
 LIVE_RATE = 1e-5
 """A feature is live when it fires on at least this share of the tokens."""

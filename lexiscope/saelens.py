@@ -9,31 +9,39 @@ would be read wrongly in silence.
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.selection import Threshold, TopK
 from lexiscope.weights import Foreign, check_widths, named, read_json, read_tensors, whole_k
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-DENSE_ARCHITECTURE = "lexiscope_topk_dense"
-
 TRAINED_AS_THRESHOLD = ("batchtopk", "matryoshka_batchtopk")
 """SAELens saves these as `jumprelu` when training ends; its training checkpoints keep the name, and one
 threshold for all features.
 """
+GATED = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
+THRESHOLDS = ("threshold", "topk_threshold", "log_threshold")
+"""Where an architecture keeps its thresholds; one for all features in a training checkpoint of BatchTopK."""
 REFUSED = {
     "abstopk": "its features fire on negative pre-activations too",
     "matching_pursuit": "its code is found by iteration",
     "temporal": "its code depends on the tokens before",
-    **dict.fromkeys(
-        ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
-        "it writes another hook point than the one it reads",
-    ),
 }
+TRANSCODERS = {
+    "transcoder": "standard",
+    "skip_transcoder": "standard",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+"""SAELens's transcoders, and how each selects."""
+OWN = re.compile(r"lexiscope_(topk|standard|jumprelu)(_dense)?(_transcoder)?")
+"""Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_transcoder` writes another
+hook point."""
 CENTRED_MODELS = re.compile(
     r"(^|/)(gpt2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|tiny-stories|stanford-gpt2|gelu-|solu-|attn-only)",
     re.IGNORECASE,
@@ -58,14 +66,92 @@ def read_saelens(folder: Path) -> Foreign:
         )
     tensors = read_tensors(folder / WEIGHTS)
     _drop_unit_scaling(tensors, folder)
+    transcoder = architecture in TRANSCODERS or architecture.endswith("_transcoder")
+    if transcoder:
+        settings["apply_b_dec_to_input"] = False
     dictionary = _saelens_dictionary(folder, architecture, settings, tensors)
-    check_widths(folder, dictionary, settings.get("d_in"), settings.get("d_sae"))
+    check_widths(
+        folder,
+        dictionary,
+        settings.get("d_in"),
+        settings.get("d_sae"),
+        settings.get("d_out") if transcoder else None,
+    )
     metadata = settings["metadata"]
     dictionary = _as_trained(folder, dictionary, settings)
+    if transcoder and dictionary.normalise != "none":
+        raise CheckpointError(f"{folder}: a transcoder that normalises its input is not read here.")
     hook = str(metadata.get("hook_name") or "")
     if metadata.get("hook_head_index") is not None:
         hook = f"{hook} head {metadata['hook_head_index']}"
-    return Foreign(dictionary, "saelens", architecture, hook, str(metadata.get("model_name") or ""), config)
+    return Foreign(
+        dictionary,
+        "saelens",
+        architecture,
+        hook,
+        str(metadata.get("model_name") or ""),
+        config,
+        str(metadata.get("hook_name_out") or "another hook point") if transcoder else "",
+    )
+
+
+class Layout(NamedTuple):
+    """A dictionary as SAELens 6 stores it."""
+
+    config: dict[str, Any]
+    """cfg.json without metadata"""
+    tensors: dict[str, Tensor]
+
+    @property
+    def own(self) -> bool:
+        """Is its architecture one that SAELens lacks?"""
+        return OWN.fullmatch(self.config["architecture"]) is not None
+
+
+def saelens_layout(dictionary: Dictionary, *, transcoder: bool) -> Layout:
+    """The inverse of `read_saelens`. A combination that SAELens lacks gets an architecture of its own
+    (`lexiscope_…`), so that SAELens refuses it instead of reconstructing wrongly.
+
+    Raises CheckpointError for a selection that has no spelling here.
+    """
+    selection = dictionary.selection
+    config: dict[str, Any] = {}
+    match selection:
+        case TopK():
+            kind, config["k"] = "topk", selection.k
+        case Threshold() if bool((selection.threshold == 0).all()):
+            kind = "standard"
+        case Threshold():
+            kind = "jumprelu"
+        case _:
+            raise CheckpointError(
+                f"A selection by {type(selection).__name__} has no place in a checkpoint yet."
+            )
+    dense = dictionary.dense_in is not None
+    architecture = kind
+    if transcoder and kind != "topk" and not dense:
+        architecture = "transcoder" if kind == "standard" else "jumprelu_transcoder"
+    elif dense or transcoder:
+        architecture = f"lexiscope_{kind}{'_dense' if dense else ''}{'_transcoder' if transcoder else ''}"
+    normalise = dictionary.normalise
+    config |= {
+        "architecture": architecture,
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "constant_norm_rescale" if normalise == "constant_norm" else normalise,
+        "reshape_activations": "none",
+    }
+    if transcoder:
+        config["d_out"] = dictionary.d_out
+    if kind == "topk":
+        config["rescale_acts_by_decoder_norm"] = False
+    tensors = dictionary.tensors()
+    if kind == "standard":
+        del tensors["threshold"]
+    return Layout(config, {name: tensor.contiguous().float() for name, tensor in tensors.items()})
 
 
 def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
@@ -126,65 +212,46 @@ def _saelens_dictionary(
         raise CheckpointError(
             f"{folder}: activation_fn is '{settings['activation_fn']}'; relu and topk are read here."
         )
-    base = ("W_enc", "b_enc", "W_dec", "b_dec")
-    match architecture:
-        case "standard":
-            w = named(tensors, base, where=folder, what=what)
-            found = Dictionary(
-                w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], 0, threshold=torch.zeros_like(w["b_enc"])
-            )
-        case "topk":
-            w = named(tensors, base, where=folder, what=what)
-            found = Dictionary(
-                w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], whole_k(folder, settings, w["b_enc"])
-            )
-        case "lexiscope_topk_dense":
-            w = named(
-                tensors, (*base, "dense_in", "dense_out"), where=folder, what="a dictionary with a dense path"
-            )
-            k = whole_k(folder, settings, w["b_enc"])
-            found = Dictionary(
-                w["W_enc"],
-                w["b_enc"],
-                w["W_dec"],
-                w["b_dec"],
-                k,
-                dense_in=w["dense_in"],
-                dense_out=w["dense_out"],
-            )
-        case "jumprelu" | "batchtopk" | "matryoshka_batchtopk":
-            given = next(
-                (name for name in ("threshold", "topk_threshold", "log_threshold") if name in tensors),
-                "threshold",
-            )
-            w = named(tensors, (*base, given), where=folder, what=what)
-            threshold = w[given].exp() if given == "log_threshold" else w[given]
-            if threshold.ndim == 0:
-                threshold = threshold.expand(len(w["b_enc"])).clone()
-            found = Dictionary(w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], 0, threshold=threshold)
-        case "gated":
-            w = named(
-                tensors, ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag"), where=folder, what=what
-            )
-            gain = w["r_mag"].exp()
-            # it fires where x W + b_gate > 0, which is where its magnitude x W e^r + b_mag is above b_mag −
-            # b_gate e^r
-            found = Dictionary(
-                w["W_enc"] * gain,
-                w["b_mag"],
-                w["W_dec"],
-                w["b_dec"],
-                0,
-                threshold=w["b_mag"] - w["b_gate"] * gain,
-            )
-        case _:
-            known = (
-                f"standard, topk, jumprelu, gated, {', '.join(TRAINED_AS_THRESHOLD)}, {DENSE_ARCHITECTURE}"
-            )
-            raise CheckpointError(
-                f"{folder}: architecture '{architecture}' is not one that can be read here ({known})."
-            )
-    return found
+    if architecture == "gated":
+        return _gated(named(tensors, GATED, where=folder, what=what))
+    own = OWN.fullmatch(architecture)
+    kind = own[1] if own else TRANSCODERS.get(architecture, architecture)
+    beside: tuple[str, ...] = ()
+    if own and own[2]:
+        beside = ("dense_in", "dense_out")
+    elif architecture in TRANSCODERS and "skip" in architecture:
+        beside = ("W_skip",)
+    threshold = ""
+    if kind in ("jumprelu", *TRAINED_AS_THRESHOLD):
+        threshold = next((name for name in THRESHOLDS if name in tensors), "threshold")
+        beside = (*beside, threshold)
+    elif kind not in ("standard", "topk"):
+        known = ", ".join(("standard", "topk", "jumprelu", "gated", *TRAINED_AS_THRESHOLD, *TRANSCODERS))
+        raise CheckpointError(
+            f"{folder}: architecture '{architecture}' is not one that can be read here ({known})."
+        )
+    w = named(tensors, ("W_enc", "b_enc", "W_dec", "b_dec", *beside), where=folder, what=what)
+    selection: TopK | Threshold
+    if kind == "topk":
+        selection = TopK(whole_k(folder, settings, w["b_enc"]))
+    elif threshold:
+        level = w[threshold].exp() if threshold == "log_threshold" else w[threshold]
+        selection = Threshold(level.expand(len(w["b_enc"])).clone() if level.ndim == 0 else level)
+    else:
+        selection = Threshold(torch.zeros_like(w["b_enc"]))
+    dense_in, dense_out = w.get("dense_in"), w.get("dense_out")
+    if "W_skip" in w:
+        dense_in, dense_out = w["W_skip"].T, torch.eye(len(w["W_skip"]))
+    return Dictionary(w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], selection, dense_in, dense_out)
+
+
+def _gated(w: dict[str, Tensor]) -> Dictionary:
+    """A feature fires where x W + b_gate > 0, which is where its magnitude x W e^r + b_mag is above b_mag − b_gate
+    e^r.
+    """
+    gain = w["r_mag"].exp()
+    selection = Threshold(w["b_mag"] - w["b_gate"] * gain)
+    return Dictionary(w["W_enc"] * gain, w["b_mag"], w["W_dec"], w["b_dec"], selection)
 
 
 def _as_trained(folder: Path, found: Dictionary, settings: dict[str, Any]) -> Dictionary:

@@ -31,6 +31,8 @@ class Foreign(NamedTuple):
     """the language model it was trained on; empty where it is not recorded"""
     config: dict[str, Any]
     """its settings as they stand"""
+    hook_out: str = ""
+    """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -109,20 +111,25 @@ def whole_k(path: Path, settings: dict[str, Any], b_enc: Tensor) -> int:
     return int(k)
 
 
-def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any) -> None:
+def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any, d_out: Any = None) -> None:
     """Raises CheckpointError: tensors that disagree in their widths, or with the recorded ones (None: not
-    recorded); NaN, Inf.
+    recorded; d_out is d_in except for a transcoder); NaN, Inf.
     """
-    d_in, d_sae = d_in or dictionary.d_in, d_sae or dictionary.d_sae
-    expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-    if dictionary.threshold is not None:
-        expected["threshold"] = (d_sae,)
-    for name, shape in expected.items():
-        found = getattr(dictionary, name)
+    if dictionary.W_dec.ndim != 2:
+        raise CheckpointError(
+            f"{path}: W_dec has shape {tuple(dictionary.W_dec.shape)}; two axes are expected."
+        )
+    d_out = d_out or d_in or dictionary.d_out
+    d_in, d_sae = d_in or d_out, d_sae or dictionary.d_sae
+    expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    tensors = dictionary.tensors()
+    for name, shape in (expected | dict.fromkeys(dictionary.selection.tensors(), (d_sae,))).items():
+        found = tensors[name]
         if tuple(found.shape) != shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {tuple(found.shape)}; d_in {d_in} and d_sae {d_sae} ask for {shape}."
+                f"{path}: {name} has shape {tuple(found.shape)}; d_in {d_in} and d_sae {d_sae} need {shape}."
             )
+    for found in tensors.values():
         if not all(
             bool(torch.isfinite(part).all()) for part in found.split(4096)
         ):  # parts: no copy of the whole

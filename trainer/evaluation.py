@@ -20,9 +20,10 @@ from torch import Tensor
 from lexiscope import evidence, metrics
 from lexiscope.anchors import ALIGNED, nearest_tokens
 from lexiscope.checkpoint import METRICS, AnchorFit, write_json
-from lexiscope.dictionary import Dictionary, SparseCode
+from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
 from lexiscope.language_model import LanguageModel
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 from lexiscope.tokens import Vocabulary
 

@@ -16,8 +16,10 @@ from torch import Tensor
 from lexiscope.anchor_sets import ANCHOR_SETS, DESCRIPTIONS, Material
 from lexiscope.anchors import into_cones, stay_in_cones
 from lexiscope.checkpoint import AnchorFit
-from lexiscope.dictionary import Dictionary, SparseCode, gather_sum, top_k
+from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import lift_names
+from lexiscope.selection import TopK
+from lexiscope.sparse_code import SparseCode, gather_sum, top_k
 from trainer import kernels
 from trainer.recipes import Recipe, RecipeError
 from trainer.start import (
@@ -329,7 +331,7 @@ class Fit:
             b_enc=w.b_enc.cpu(),
             W_dec=w.decoder.cpu(),
             b_dec=w.b_dec.cpu(),
-            k=self.recipe.k,
+            selection=TopK(self.recipe.k),
             dense_in=w.dense_in.cpu() if dense else None,
             dense_out=w.dense_out.cpu() if dense else None,
         )

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import into_cones
-from lexiscope.dictionary import FiringOrder, SparseCode, gather_sum, top_k
+from lexiscope.sparse_code import FiringOrder, SparseCode, gather_sum, top_k
 
 try:
     import triton

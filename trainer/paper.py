@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
+from lexiscope.selection import TopK
 from trainer.recipes import RecipeError
 
 AnchorMode = Literal["nearest", "logsumexp", "softmax"]
@@ -347,7 +348,7 @@ def _dictionary(sae: PaperSAE) -> Dictionary:
         b_enc=sae.encoder.bias.detach().cpu(),
         W_dec=sae.directions.detach().cpu().contiguous(),
         b_dec=torch.zeros(sae.decoder.out_features) if bias is None else bias.detach().cpu(),
-        k=sae.k,
+        selection=TopK(sae.k),
     )
 
 

@@ -61,7 +61,7 @@ def dictionary_row(
         "architecture": member.checkpoint.architecture,
         "d_in": found.dictionary.d_in,
         "d_sae": found.dictionary.d_sae,
-        "k": found.dictionary.k,
+        "k": found.dictionary.selection.max_active or 0,
         "hook_name": member.checkpoint.hook or hook_name(member.layer),
         "anchor_kind": member.anchor_kind,
         "model_path": model.path,

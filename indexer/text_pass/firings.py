@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from indexer.text_pass.positions import Stretch
-from lexiscope.dictionary import SparseCode
+from lexiscope.sparse_code import SparseCode
 
 BEFORE, AFTER = 32, 16
 """Tokens of context kept on either side of a position; BEFORE is no more than the gap between passages."""

@@ -61,9 +61,11 @@ def _aligned(dictionary: Dictionary) -> Dictionary:
     """Its encoder in memory of torch's own: a matrix product's last bits depend on how its operands are
     aligned.
     """
-    parts = {name: getattr(dictionary, name) for name in ("W_enc", "b_enc", "threshold")}
     return replace(
-        dictionary, **{name: tensor.clone() for name, tensor in parts.items() if tensor is not None}
+        dictionary,
+        W_enc=dictionary.W_enc.clone(),
+        b_enc=dictionary.b_enc.clone(),
+        selection=dictionary.selection.map(torch.clone),
     )
 
 

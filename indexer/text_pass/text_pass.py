@@ -18,8 +18,9 @@ from indexer.counts.state import IndexingError, Learned, Shape, State
 from indexer.text_pass.blocks import Block
 from indexer.text_pass.firings import Fired, Nearby, flat
 from indexer.text_pass.positions import Stretch
-from lexiscope.dictionary import Dictionary, SparseCode
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import Batch, batches
 
 TOKENS = 4096
@@ -95,7 +96,7 @@ class Reading:
 
     def _look_at(self, held: list[Held], streams: dict[int, Tensor]) -> None:
         for subject, part in zip(self.subjects, held, strict=True):
-            code, lost = subject.dictionary.select(streams[subject.layer], lost=LOSERS)
+            code, lost = subject.dictionary.select(streams[subject.layer], runners_up=LOSERS)
             highest = code.values.amax() if code.values.numel() else code.values.new_zeros(())
             if not highest <= LARGEST:
                 raise IndexingError(

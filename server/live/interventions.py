@@ -58,7 +58,7 @@ class Feature:
         """[n] the activation in the code of each x [n, d_model]; the whole code is made only where the
         feature could be in it.
         """
-        if self.dictionary.threshold is not None:
+        if self.dictionary.selection.independent:
             code = self.alone.encode(x)
             return code.values.sum(-1)
         activation = torch.zeros(len(x), device=x.device)
@@ -195,15 +195,7 @@ def feature(asked: Located, load: Load, model: LanguageModel) -> Feature:
         raise CheckpointError(
             f"{asked.feature.id}: {asked.checkpoint_path} has {dictionary.d_sae:,} features; index the run again."
         )
-    alone = replace(
-        dictionary,
-        W_enc=dictionary.W_enc[:, index : index + 1].contiguous(),
-        b_enc=dictionary.b_enc[index : index + 1],
-        W_dec=dictionary.W_dec[index : index + 1],
-        k=min(dictionary.k, 1),
-        threshold=None if dictionary.threshold is None else dictionary.threshold[index : index + 1],
-    )
-    return Feature(dictionary, index, alone)
+    return Feature(dictionary, index, dictionary.of_feature(index))
 
 
 def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) -> tuple[Push, ...]:

@@ -9,7 +9,6 @@ after it has left the shelf.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.tokens import Vocabulary
 from server.live.interventions import Loaded
 
-TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "dense_in", "dense_out", "threshold")
 Key = tuple[str, ...]
 
 
@@ -117,8 +115,9 @@ class Shelf:
 
     def _load_dictionary(self, path: str) -> tuple[Loaded, int]:
         checkpoint = load_checkpoint(Path(path), anchors=False)
+        checkpoint.refuse_transcoder()
         norm = checkpoint.details.get("mean_norm")
-        dictionary = _on(checkpoint.dictionary, self.device)
+        dictionary = checkpoint.dictionary.map(lambda tensor: tensor.to(self.device))
         return Loaded(dictionary, None if norm is None else float(norm)), _size(dictionary)
 
 
@@ -142,13 +141,4 @@ def _stamp(path: Path) -> str:
 
 
 def _size(dictionary: Dictionary) -> int:
-    return sum(
-        tensor.nbytes for tensor in (getattr(dictionary, name) for name in TENSORS) if tensor is not None
-    )
-
-
-def _on(dictionary: Dictionary, device: torch.device) -> Dictionary:
-    tensors = {name: getattr(dictionary, name) for name in TENSORS}
-    return replace(
-        dictionary, **{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None}
-    )
+    return sum(tensor.nbytes for tensor in dictionary.tensors().values())

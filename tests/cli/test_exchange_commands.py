@@ -9,6 +9,7 @@ import torch
 from lexiscope.checkpoint import load_checkpoint, save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
+from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from store import columns_document
 from tests.cli.test_commands import lexiscope
@@ -47,7 +48,7 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(
 
 
 def test_a_dictionary_goes_out_for_saelens_and_encodes_the_same(tmp_path: Path) -> None:
-    dictionary = Dictionary(torch.randn(8, 20), torch.randn(20), torch.randn(20, 8), torch.randn(8), k=3)
+    dictionary = Dictionary(torch.randn(8, 20), torch.randn(20), torch.randn(20, 8), torch.randn(8), TopK(3))
     (tmp_path / "run").mkdir()
     details = {"layer": 1, "set": "plain", "recipe": "plain"}
     hook = "blocks.1.hook_resid_post"

@@ -11,6 +11,7 @@ from indexer.text_pass.firings import Firings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import FDR, matched_controls
 from lexiscope.language_model import LanguageModel
+from lexiscope.selection import TopK
 
 FEATURES, PASSAGES, LENGTH, LAYER = 60, 12, 24, 0
 
@@ -19,7 +20,7 @@ FEATURES, PASSAGES, LENGTH, LAYER = 60, 12, 24, 0
 def dictionary(model: LanguageModel) -> Dictionary:
     draw = torch.Generator().manual_seed(0)
     W_dec = torch.nn.functional.normalize(torch.randn(FEATURES, model.d_model, generator=draw), dim=-1)
-    return Dictionary(W_dec.T.contiguous(), torch.zeros(FEATURES), W_dec, torch.zeros(model.d_model), k=4)
+    return Dictionary(W_dec.T.contiguous(), torch.zeros(FEATURES), W_dec, torch.zeros(model.d_model), TopK(4))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import VERDICT_WORDS, Context, FeatureRecord, Filters
+from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
 from store import Builder, NotFound, Store
@@ -576,7 +577,7 @@ def test_a_checkpoint_brings_the_decoder_rows_and_must_be_the_same_dictionary(
 
     def checkpoint(directions: torch.Tensor) -> Checkpoint:
         n, width = directions.shape
-        dictionary = Dictionary(directions.T, torch.zeros(n), directions, torch.zeros(width), k=1)
+        dictionary = Dictionary(directions.T, torch.zeros(n), directions, torch.zeros(width), TopK(1))
         return Checkpoint(tmp_path / "theirs", dictionary, {}, fit, {})
 
     folder = dashboards.write(tmp_path / "run", model, features)

@@ -25,9 +25,9 @@ from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
 from indexer.text_pass.firings import Fired, Nearby, flat
 from indexer.text_pass.positions import Stretch
 from indexer.text_pass.text_pass import Held, Subject, observe
-from lexiscope.dictionary import SparseCode
 from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import EvidenceCounts, matched_controls, places
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 
 VOCAB, D_SAE, LENGTH, K = 12, 8, 24, 3

@@ -228,7 +228,7 @@ def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: 
     state = reading.take()
     state.settle()
     assert (state.n_tokens, state.n_passages, state.blocks.tolist()) == (1, 3, [0, 1])
-    assert state.learned[0].statistics.count.sum() == dictionary.k
+    assert state.learned[0].statistics.count.sum() == dictionary.selection.k
 
 
 @pytest.mark.timeout(280)

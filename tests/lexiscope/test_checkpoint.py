@@ -21,10 +21,21 @@ from lexiscope.checkpoint import (
 )
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.selection import Selection, Threshold, TopK
+from lexiscope.sparse_code import SparseCode
 from tests.lexiscope.test_dictionary import random_dictionary
 
 
-def write(folder: Path, dictionary: Dictionary) -> Path:
+class Signed(Selection):
+    """A selection that checkpoints do not know."""
+
+    def encode(self, pre_activations: torch.Tensor) -> SparseCode:
+        raise NotImplementedError
+
+    select = of_feature = encode
+
+
+def write(folder: Path, dictionary: Dictionary, *, hook_out: str = "") -> Path:
     fit = AnchorFit(torch.randn(9, 6).half().float(), torch.arange(9.0), torch.randn(6), torch.arange(20) - 1)
     with new_checkpoint(folder) as partial:
         save_weights(
@@ -35,6 +46,7 @@ def write(folder: Path, dictionary: Dictionary) -> Path:
             hook="blocks.1.hook_resid_post",
             context=64,
             details={"layer": 1},
+            hook_out=hook_out,
         )
     return folder
 
@@ -135,19 +147,64 @@ def test_anchors_can_stay_on_disk(folder: Path) -> None:
         load_checkpoint(folder)
 
 
+SELECTIONS = {
+    "topk": TopK(4),
+    "standard": Threshold(torch.zeros(20)),
+    "jumprelu": Threshold(torch.linspace(-0.5, 1, 20)),
+}
+
+
+@pytest.mark.parametrize("hook_out", ["", "blocks.1.hook_mlp_out"])
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("kind", SELECTIONS)
+def test_every_selection_round_trips(kind: str, dense: bool, hook_out: str, tmp_path: Path) -> None:
+    dictionary = replace(random_dictionary(dense=dense), selection=SELECTIONS[kind])
+    if hook_out:
+        out = {"W_dec": torch.randn(20, 5), "b_dec": torch.randn(5)}
+        dictionary = replace(dictionary, **out, dense_out=torch.randn(2, 5) if dense else None)
+    found = load_checkpoint(write(tmp_path / "run", dictionary, hook_out=hook_out))
+    assert type(found.dictionary.selection) is type(dictionary.selection)
+    assert list(found.dictionary.tensors()) == list(dictionary.tensors())
+    assert all(torch.equal(t, found.dictionary.tensors()[name]) for name, t in dictionary.tensors().items())
+    x = torch.randn(40, 6)
+    assert torch.equal(found.dictionary.encode(x).values, dictionary.encode(x).values)
+    assert torch.equal(found.dictionary.reconstruct(x), dictionary.reconstruct(x))
+    own = dense or (hook_out and kind == "topk")
+    assert found.architecture.startswith("lexiscope_") == bool(own)
+    assert (found.hook_out, found.origin) == (hook_out, "lexiscope")
+
+
+@pytest.mark.parametrize("normalise", ["constant_norm", "layer_norm"])
+def test_the_normalisation_of_inputs_round_trips(normalise: str, tmp_path: Path) -> None:
+    dictionary = replace(random_dictionary(), normalise=normalise)
+    x = torch.randn(7, 6)
+    found = load_checkpoint(write(tmp_path / "run", dictionary)).dictionary
+    assert torch.equal(found.reconstruct(x), dictionary.reconstruct(x))
+
+
+def test_a_selection_without_a_spelling_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Signed"):
+        write(tmp_path / "run", replace(random_dictionary(), selection=Signed()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_transcoder_is_refused_where_a_dictionary_must_reconstruct_what_it_reads(tmp_path: Path) -> None:
+    found = load_checkpoint(write(tmp_path / "run", random_dictionary(), hook_out="blocks.1.hook_mlp_out"))
+    with pytest.raises(
+        CheckpointError, match=r"transcoder: it reads blocks\.1\.hook_resid_post and writes .*mlp_out"
+    ):
+        _ = found.layer
+
+
 @pytest.mark.parametrize(
-    ("threshold", "normalise", "architecture"),
-    [
-        (None, "none", "topk"),
-        (torch.zeros(20), "layer_norm", "standard"),
-        (torch.full((20,), 0.2), "constant_norm", "jumprelu"),
-    ],
+    ("architecture", "normalise"),
+    [("topk", "none"), ("standard", "layer_norm"), ("jumprelu", "constant_norm")],
 )
 def test_an_export_for_saelens_encodes_as_the_dictionary_does(
-    threshold: torch.Tensor | None, normalise: str, architecture: str, folder: Path, tmp_path: Path
+    architecture: str, normalise: str, folder: Path, tmp_path: Path
 ) -> None:
     """That SAELens itself agrees is checked by `make check-foreign`."""
-    dictionary = replace(random_dictionary(), threshold=threshold, normalise=normalise)
+    dictionary = replace(random_dictionary(), selection=SELECTIONS[architecture], normalise=normalise)
     export_saelens(load_checkpoint(folder)._replace(dictionary=dictionary), tmp_path / "out")
     found = load_checkpoint(tmp_path / "out")
     assert (found.origin, found.architecture, found.layer) == ("saelens", architecture, 1)

@@ -1,11 +1,15 @@
 """The dictionary's sparse arithmetic equals the dense arithmetic it stands for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lexiscope.dictionary import Dictionary, SparseCode, firing_order, gather_sum
+from lexiscope.dictionary import Dictionary
+from lexiscope.selection import Selection, Threshold, TopK
+from lexiscope.sparse_code import SparseCode, firing_order, gather_sum
 
 
 def random_dictionary(
@@ -17,7 +21,7 @@ def random_dictionary(
         return torch.randn(*shape, generator=draw)
 
     path = {"dense_in": normal(d_in, 2), "dense_out": normal(2, d_in)} if dense else {}
-    return Dictionary(normal(d_in, d_sae), normal(d_sae), normal(d_sae, d_in), normal(d_in), k, **path)
+    return Dictionary(normal(d_in, d_sae), normal(d_sae), normal(d_sae, d_in), normal(d_in), TopK(k), **path)
 
 
 def dense_code(code: SparseCode, d_sae: int) -> torch.Tensor:
@@ -72,5 +76,45 @@ def test_folding_centring_and_scale_changes_no_code_and_no_reconstruction(dense:
 
 def test_an_empty_code_decodes_to_the_bias() -> None:
     d = random_dictionary()
-    silent = Dictionary(d.W_enc * 0, torch.full((20,), -1.0), d.W_dec, d.b_dec, d.k)
+    silent = Dictionary(d.W_enc * 0, torch.full((20,), -1.0), d.W_dec, d.b_dec, d.selection)
     assert torch.allclose(silent.reconstruct(torch.randn(3, 6)), d.b_dec.expand(3, 6))
+
+
+@given(seed=st.integers(0, 1000), level=st.floats(-1, 2))
+def test_a_threshold_keeps_every_positive_pre_activation_above_it(seed: int, level: float) -> None:
+    d = replace(random_dictionary(seed=seed), selection=Threshold(torch.full((20,), level)))
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed + 1))
+    pre = x @ d.W_enc + d.b_enc
+    expected = torch.where((pre > level) & (pre > 0), pre, 0)
+    assert torch.allclose(dense_code(d.encode(x), 20), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("selection", [TopK(4), Threshold(torch.full((20,), 0.8))])
+def test_runners_up_are_the_highest_that_were_not_selected(selection: Selection) -> None:
+    d = replace(random_dictionary(), selection=selection)
+    x = torch.randn(9, 6)
+    code, runners_up = d.select(x, runners_up=3)
+    assert torch.equal(dense_code(code, 20), dense_code(d.encode(x), 20))
+    rest = d.pre_activations(x).masked_fill(dense_code(code, 20) > 0, 0).relu()
+    assert torch.allclose(runners_up.values, rest.topk(3).values)
+
+
+@pytest.mark.parametrize("selection", [TopK(4), Threshold(torch.full((20,), 0.8))])
+def test_a_dictionary_of_one_feature_has_its_pre_activation_and_selection(selection: Selection) -> None:
+    d = replace(random_dictionary(), selection=selection)
+    x = torch.randn(9, 6)
+    alone = d.of_feature(7).encode(x).values[:, 0]
+    pre = d.pre_activations(x)[:, 7]
+    level = 0.8 if selection.independent else 0.0
+    assert torch.allclose(alone, torch.where(pre > level, pre, 0))
+
+
+def test_a_transcoder_is_folded_on_both_sides() -> None:
+    d = random_dictionary(dense=True)
+    d = replace(d, W_dec=torch.randn(20, 5), b_dec=torch.randn(5), dense_out=torch.randn(2, 5))
+    mean, target_mean = torch.randn(6), torch.randn(5)
+    raw = d.fold(mean, 0.37, target_mean=target_mean, target_scale=2.5)
+    x = torch.randn(11, 6) * 4
+    expected = (d.reconstruct(x * 0.37 - mean) + target_mean) / 2.5
+    assert raw.reconstruct(x).shape == (11, 5)
+    assert torch.allclose(raw.reconstruct(x), expected, atol=1e-3)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from lexiscope.dictionary import SparseCode
 from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import (
     FDR,
@@ -22,6 +21,7 @@ from lexiscope.evidence import (
     places,
     poisson_tail,
 )
+from lexiscope.sparse_code import SparseCode
 
 VOCAB, FEATURES = 50, 30
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
-from lexiscope.dictionary import SparseCode
 from lexiscope.errors import CheckpointError
+from lexiscope.sparse_code import SparseCode
 
 CASES = Path(os.environ.get("LEXISCOPE_FOREIGN_CASES", Path(__file__).parent / "foreign" / "cases"))
 EVERY = sorted(path.name for path in CASES.iterdir())
@@ -77,7 +77,7 @@ def test_codes_and_reconstructions_are_the_librarys_own(name: str) -> None:
     assert (wanted["codes"] > 0).any(dim=1).all()
     assert torch.allclose(dense(code, dictionary.d_sae), wanted["codes"], rtol=1e-5, atol=1e-5)
     assert torch.allclose(dictionary.decode(code, wanted["x"]), wanted["rebuilt"], rtol=1e-5, atol=1e-5)
-    again = dictionary.select(wanted["x"], lost=3)
+    again = dictionary.select(wanted["x"], runners_up=3)
     assert torch.equal(dense(again.code, dictionary.d_sae), dense(code, dictionary.d_sae))
 
 
@@ -243,7 +243,6 @@ def test_a_sparsify_run_stands_for_its_only_hook_point(tmp_path: Path) -> None:
         ("sparsify-plain", {"signed": True}, "signed"),
         ("sparsify-plain", {"k": 65}, "k is 65"),
         ("sparsify-plain", {"d_in": 17}, "d_in 17"),
-        ("saelens-topk-none", {"architecture": "transcoder"}, "another hook point"),
         ("saelens-topk-none", {"architecture": "temporal"}, "tokens before"),
         ("saelens-topk-none", {"architecture": "of-tomorrow"}, "of-tomorrow"),
         ("saelens-topk-none", {"architecture": "gated"}, "b_gate, b_mag, r_mag is missing"),

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from server import create_app
 from server.live import WorkerClient, spawn_worker
@@ -45,7 +46,7 @@ def tiny(tmp_path_factory) -> Tiny:
     for layer in (0, 1):
         bias = torch.zeros(WIDTH)
         bias[SILENT] = -1e6
-        dictionary = Dictionary(torch.randn(D, WIDTH), bias, torch.randn(WIDTH, D), torch.zeros(D), k=16)
+        dictionary = Dictionary(torch.randn(D, WIDTH), bias, torch.randn(WIDTH, D), torch.zeros(D), TopK(16))
         path = folder / f"dictionary-{layer}"
         path.mkdir()
         hook = f"blocks.{layer}.hook_resid_post"

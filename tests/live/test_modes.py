@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
+from lexiscope.selection import Threshold
 from server.live.interventions import Loaded, patches, plan
 from server.live.model_cache import Shelf
 from tests.live.jobs import MEAN_NORM
@@ -149,8 +150,7 @@ def test_a_threshold_dictionary_is_read_without_its_whole_code(tiny, model, dict
         dictionary.b_enc,
         dictionary.W_dec,
         dictionary.b_dec,
-        k=0,
-        threshold=torch.full((dictionary.d_sae,), 0.7),
+        Threshold(torch.full((dictionary.d_sae,), 0.7)),
     )
     moved = change(tiny.does(0, 3, "ablate"), load=lambda _: Loaded(jump, MEAN_NORM))
     pre = jump.pre_activations(x[1])[:, 3:4]

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from lexiscope import metrics
 from lexiscope.checkpoint import AnchorFit
-from lexiscope.dictionary import Dictionary, SparseCode
+from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
 from lexiscope.evidence import matched_controls, places
 from lexiscope.language_model import LanguageModel
+from lexiscope.selection import TopK
+from lexiscope.sparse_code import SparseCode
 from lexiscope.text import passages as passages_of
 from trainer import evaluation
 from trainer.evaluation import Candidate, Measured, check_candidates, measure
@@ -39,7 +41,7 @@ def candidate(
         if dense
         else {}
     )
-    dictionary = Dictionary(rows.T * 0.3, torch.zeros(d_sae), rows.clone(), torch.zeros(d), 5, **path)
+    dictionary = Dictionary(rows.T * 0.3, torch.zeros(d_sae), rows.clone(), torch.zeros(d), TopK(5), **path)
     anchors = torch.randn(model.vocab_size, d, generator=draw)
     anchors[:30] = rows[:30] + 0.3 * torch.randn(30, d, generator=draw) / d**0.5
     assigned = torch.randint(-1, model.vocab_size, (d_sae,), generator=draw)
@@ -316,7 +318,7 @@ def test_what_cannot_be_evaluated_is_refused_before_any_time_is_spent(
             [
                 c._replace(
                     dictionary=Dictionary(
-                        torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), 2
+                        torch.zeros(7, 4), torch.zeros(4), torch.zeros(4, 7), torch.zeros(7), TopK(2)
                     )
                 )
             ],

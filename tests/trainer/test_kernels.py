@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lexiscope.dictionary import SparseCode
+from lexiscope.sparse_code import SparseCode
 from trainer import kernels
 
 INTERPRETED = kernels.has_kernels(torch.empty(0))

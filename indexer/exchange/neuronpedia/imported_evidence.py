@@ -14,7 +14,6 @@ from torch import Tensor
 
 from indexer.exchange.neuronpedia.choose_contexts import Chosen, Texts
 from indexer.exchange.neuronpedia.contents import Dashboards
-from lexiscope.dictionary import SparseCode
 from lexiscope.evidence import (
     NEAR,
     Evidence,
@@ -27,6 +26,7 @@ from lexiscope.evidence import (
     matched_controls,
 )
 from lexiscope.language_model import LanguageModel
+from lexiscope.sparse_code import SparseCode
 from lexiscope.tokens import Vocabulary
 
 CHUNK = 65_536

@@ -24,6 +24,7 @@ from lexiscope.anchors import bucket
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
+from lexiscope.selection import Threshold
 
 FIT_TOKENS = 200_000
 """Tokens of the imported texts that anchors are fitted on, at most: the model has to read them."""
@@ -56,7 +57,7 @@ def name_by_direction(
     rows, width = directions.shape
     alive = torch.from_numpy(live)
     nothing = torch.zeros(rows)
-    dictionary = Dictionary(directions.T, nothing, directions, torch.zeros(width), 0, threshold=nothing)
+    dictionary = Dictionary(directions.T, nothing, directions, torch.zeros(width), Threshold(nothing))
     fit = own or fit_anchors(model, [layer], _passages(texts, model))[layer]
     fit = fit._replace(assigned=torch.full((rows,), -1))
     names = name_features(dictionary, fit)
