@@ -3,11 +3,15 @@
 A job joins with its prompt, draws from the logits it is given, puts its tokens, and waits for the next step;
 it leaves when it is done or is thrown out. Hooks are set and removed within each pass, so that nothing of one
 job outlives it or meets another's rows.
+
+What rows a batch has changes the last bits of a row's logits: a matrix product may treat the last rows of a
+block differently, on some CPUs and at some thread counts. So rows of one job that nothing changes are computed
+once, as one row of the batch, and are equal in every bit. Rows of two batches are equal up to rounding.
 """
 
 from collections.abc import Callable, Generator, Sequence
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,12 +37,15 @@ Work = Generator[Event | Pause, None, R]
 
 
 class Writer:
-    """The rows of one job in a batch."""
+    """The rows of one job in a batch. `plans` has a plan for each row of the batch, `places` the batch's row of
+    each row of the job.
+    """
 
     def __init__(
-        self, group: "_Group", logits: Tensor, plans: Sequence[Plan | None], cancelled: Callable[[], bool]
+        self, group: "_Group", logits: Tensor, rows: "_SharedRows", cancelled: Callable[[], bool]
     ) -> None:
-        self.plans = plans
+        self.plans, self._places = rows
+        self._first = [self._places.index(row) for row in range(len(self.plans))]
         self.cancelled = cancelled
         self.tokens: Tensor | None = None
         self._group = group
@@ -50,11 +57,11 @@ class Writer:
         """[rows, vocab] after the last step. Raises what that step raised."""
         if self._error is not None:
             raise self._error
-        return self._logits
+        return self._logits[self._places]
 
     def put(self, tokens: Tensor) -> None:
         """The next token of each row, to be read by the next step."""
-        self.tokens = tokens
+        self.tokens = tokens[self._first]
 
     def take(self, logits: Tensor) -> None:
         self._logits, self.tokens = logits, None
@@ -67,6 +74,31 @@ class Writer:
         self._group.drop(self)
 
 
+class _SharedRows(NamedTuple):
+    """Rows of a job, those that nothing changes computed once."""
+
+    plans: list[Plan | None]
+    """one a row of the batch"""
+    places: list[int]
+    """one a row of the job: its row among `plans`"""
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan | None]) -> "_SharedRows":
+        rows: list[Plan | None] = []
+        places: list[int] = []
+        unsteered: int | None = None
+        for plan in plans:
+            steers = plan is not None and plan.steers
+            if not steers and unsteered is not None:
+                places.append(unsteered)
+                continue
+            if not steers:
+                unsteered = len(rows)
+            places.append(len(rows))
+            rows.append(plan if steers else None)
+        return cls(rows, places)
+
+
 class _Group:
     """The writers of one batch, in the order of its rows."""
 
@@ -74,9 +106,10 @@ class _Group:
         self.batch = Batch(model)
         self.writers: list[Writer] = []
 
-    def add(self, prompt: Tensor, plans: Sequence[Plan | None], cancelled: Callable[[], bool]) -> Writer:
-        logits = self.batch.join(prompt, patches(plans, [0] * len(plans), cancelled=cancelled))
-        writer = Writer(self, logits, plans, cancelled)
+    def add(self, prompt: Sequence[int], rows: _SharedRows, cancelled: Callable[[], bool]) -> Writer:
+        tokens = torch.tensor([prompt] * len(rows.plans), device=self.batch.model.device)
+        patched = patches(rows.plans, [0] * len(rows.plans), cancelled=cancelled)
+        writer = Writer(self, self.batch.join(tokens, patched), rows, cancelled)
         self.writers.append(writer)
         return writer
 
@@ -128,12 +161,12 @@ class Batches:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Writer:
         """A row a plan, each of which goes on from BOS and `prompt`. Raises Cancelled."""
-        rows = torch.tensor([[model.bos, *prompt]] * len(plans), device=model.device)
+        tokens, rows = [model.bos, *prompt], _SharedRows.of(plans)
         for group in self._groups:
             if group.batch.model is model and group.batch.joinable:
-                return group.add(rows, plans, cancelled)
+                return group.add(tokens, rows, cancelled)
         group = _Group(model)
-        writer = group.add(rows, plans, cancelled)
+        writer = group.add(tokens, rows, cancelled)
         self._groups.append(group)
         return writer
 

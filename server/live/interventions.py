@@ -10,7 +10,8 @@ in the code of x:
     ablate      −z(x) · w(x)
     swap A → B  −z_A(x) · w_A(x), and strength · z_A(x) · w_B(x)
 All interventions of one layer read the same x, so their order does not matter; those of a later layer read
-what earlier ones left. A control is the same plan with other directions pushed, at the same lengths.
+what earlier ones left. A control is the same plan with other directions pushed, at the same lengths. A length
+of 0 (strength 0, or factor 1 of a scale) is no change at all: a plan without changes is the unsteered model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -129,6 +130,11 @@ class Plan:
     layers: Mapping[int, Sequence[Change]] = field(default_factory=dict)
     prompt: int = 0
 
+    @property
+    def steers(self) -> bool:
+        """False where the row is the unsteered one: no intervention can change anything."""
+        return bool(self.layers)
+
     def watched(self) -> set[int]:
         """The layers that must be patched: changed there, or read there for a condition."""
         return {
@@ -174,13 +180,11 @@ def plan(interventions: Sequence[Intervention], load: Load, model: LanguageModel
                 f"{asked.feature.layer}. Take a condition of the same or an earlier layer."
             )
         when = None if asked.when is None else (asked.when.feature.layer, feature(asked.when, load, model))
-        change = Change(
-            _pushes(asked, number, load, model),
-            asked.where,
-            None if asked.positions is None else frozenset(asked.positions),
-            when,
-        )
-        layers.setdefault(asked.feature.layer, []).append(change)
+        pushes = _pushes(asked, number, load, model)
+        positions = None if asked.positions is None else frozenset(asked.positions)
+        if pushes:
+            change = Change(pushes, asked.where, positions, when)
+            layers.setdefault(asked.feature.layer, []).append(change)
     return Plan(layers, prompt)
 
 
@@ -199,6 +203,7 @@ def feature(asked: Located, load: Load, model: LanguageModel) -> Feature:
 
 
 def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) -> tuple[Push, ...]:
+    """The pushes of one intervention; those whose length is 0 everywhere are left out."""
     own = feature(asked, load, model)
     strength = asked.strength
 
@@ -208,13 +213,14 @@ def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) 
     match asked.mode:
         case "add" | "orthogonal":
             length = strength * _mean_norm(asked, load)
-            return (
-                Push(own.direction, lambda x: length, keep_norm=asked.mode == "orthogonal", named=number),
-            )
+            keep_norm = asked.mode == "orthogonal"
+            return (Push(own.direction, lambda x: length, keep_norm, number),) if length else ()
         case "clamp":
             target = _target(asked)
             return (Push(own.direction, along(lambda x: target - own.activation(x), own), named=number),)
         case "scale":
+            if strength == 1:
+                return ()
             return (
                 Push(own.direction, along(lambda x: (strength - 1) * own.activation(x), own), named=number),
             )
@@ -227,10 +233,8 @@ def _pushes(asked: Intervention, number: int, load: Load, model: LanguageModel) 
                 )
             other = feature(asked.to, load, model)
             taken = Push(own.direction, along(lambda x: -own.activation(x), own))
-            return (
-                taken,
-                Push(other.direction, along(lambda x: strength * own.activation(x), other), named=number),
-            )
+            given = Push(other.direction, along(lambda x: strength * own.activation(x), other), named=number)
+            return (taken, given) if strength else (taken,)
 
 
 def _mean_norm(asked: Intervention, load: Load) -> float:

@@ -24,6 +24,15 @@ LOGITS_AT_ONCE = 1 << 26
 """values; bounds the memory of a pass"""
 MOVED = 8
 """features listed on either side"""
+ROUNDING = 1e-5
+"""share of the larger of two figures below which their difference is taken for rounding: rows of one batch that
+hold the same values agree to about 1e-6, not in every bit
+"""
+
+
+def above(figure: float, other: float) -> bool:
+    """True where `figure` is larger than `other` by more than rounding."""
+    return figure - other > ROUNDING * max(abs(figure), abs(other))
 
 
 class Names(NamedTuple):
@@ -88,7 +97,27 @@ def hear(
     keep: int | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Work[list[Heard]]:
-    """Each row's reading of its text after the prompt, in passes that fit the memory. Raises Cancelled."""
+    """Each row's reading of its text after the prompt, in passes that fit the memory. Rows of one text that
+    nothing changes are read once. Raises Cancelled.
+    """
+    places: dict[tuple[tuple[int, ...], int], int] = {}
+    keys = [
+        (tuple(one.text), id(one.plan) if one.plan is not None and one.plan.steers else 0) for one in told
+    ]
+    for key in keys:
+        places.setdefault(key, len(places))
+    distinct = [told[keys.index(key)] for key in places]
+    heard = yield from _heard(model, prompt, distinct, keep, cancelled)
+    return [heard[places[key]] for key in keys]
+
+
+def _heard(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    told: Sequence[Told],
+    keep: int | None,
+    cancelled: Callable[[], bool],
+) -> Work[list[Heard]]:
     heard: list[Heard] = []
     written, first = max(len(row.text) for row in told), len(prompt)
     length = 1 + first + written
@@ -208,7 +237,7 @@ def _run(
 ) -> NamedRun:
     before, now, *controls = [row.probability[:, place].mean().item() for row in (base, after, *others)]
     wanted = named.wanted[place]
-    beats = all(wanted * (now - other) > 0 for other in (before, *controls))
+    beats = all(above(wanted * now, wanted * other) for other in (before, *controls))
     return NamedRun(
         feature=named.features[place],
         probability_default=before,
@@ -283,6 +312,7 @@ def _moved(
             / len(x)
         )
     change = means[1] - means[0]
+    change[change.abs() <= ROUNDING * torch.maximum(*means).max()] = 0
     for feature_id in exclude:
         name, _, index = feature_id.rpartition("/")
         if name == f"{model_id}/{source.source}":

@@ -9,7 +9,7 @@ from torch import Tensor
 from server.live.batches import Batches, Pause, Work
 from server.live.generation import check, checkpoint_paths, finite, loaded, tokenised, writing
 from server.live.interventions import Cancelled, plan
-from server.live.measure import Against, Names, Told, against, hear, names, perplexity
+from server.live.measure import Against, Names, Told, above, against, hear, names, perplexity
 from server.live.messages import SweepJob
 from server.live.model_cache import Shelf
 from server.live.records import SteerResolved, SteerSwept, SweepNamed, SweepPoint, Unit
@@ -59,8 +59,11 @@ def sweep(
                 raise Cancelled
     default = rows[0].tokens
     [base] = yield from hear(model, prompt, [Told(default, None)], cancelled=cancelled)
-    points = []
+    points: list[SweepPoint] = []
     for place, (row, done) in enumerate(zip(rows, [None, *plans], strict=True)):
+        if done is not None and not done.steers:
+            points.append(points[0].model_copy(update={"strength": job.strengths[place - 1]}))
+            continue
         told = [Told(row.tokens, None), Told(row.tokens, done), Told(default, done)]
         unsteered, own, ground = yield from hear(model, prompt, told, cancelled=cancelled)
         point = SweepPoint(
@@ -93,20 +96,17 @@ def sweet_spot(
 ) -> float | None:
     """`RULE`; `wanted` gives each point's direction for each named token (lexiscope's `measure.Names`)."""
 
-    def gain(point: SweepPoint, ways: Sequence[int]) -> float:
-        return sum(
-            way * (now.probability - before.probability)
-            for way, now, before in zip(ways, point.named, default.named, strict=True)
-        )
+    def reached(point: SweepPoint, ways: Sequence[int]) -> float:
+        return sum(way * name.probability for way, name in zip(ways, point.named, strict=True))
 
-    readable = [
-        (gain(point, ways), -abs(point.strength), point.strength)
+    candidates = [
+        (reached(point, ways) - reached(default, ways), -abs(point.strength), point.strength)
         for point, ways in zip(points, wanted, strict=True)
-        if point.perplexity <= PERPLEXITY * default.perplexity
+        if above(reached(point, ways), reached(default, ways))
+        and point.perplexity <= PERPLEXITY * default.perplexity
         and point.distinct >= DISTINCT * default.distinct
     ]
-    best = max(readable, default=None)
-    return best[2] if best is not None and best[0] > 0 else None
+    return max(candidates)[2] if candidates else None
 
 
 def _named(named: Names, first: Against, run: Against) -> list[SweepNamed]:

@@ -5,6 +5,8 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from lexiscope.records import FeatureRef, Token
 from server.live import Intervention, Located, Source, SteerJob
 from server.live.batches import Batches, Pause, Work
@@ -55,6 +57,13 @@ class Tiny(NamedTuple):
         interventions = [one if isinstance(one, Intervention) else self.does(*one) for one in features]
         asked = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.0, "seed": 1} | given
         return SteerJob(model="tiny", model_path=self.model_path, interventions=interventions, **asked)
+
+
+def within_rounding(found: Tensor, expected: Tensor) -> bool:
+    """Logits that differ by at most 1e-5 of the largest: what holds between rows of other batch shapes, other
+    places in a batch, or other thread counts.
+    """
+    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
 
 
 def events_of(work: Work, batches: Batches | None = None) -> Iterator[Event]:

@@ -8,11 +8,11 @@ import torch
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
-from server.live.batches import Batches
+from server.live.batches import Batches, Pause
 from server.live.generation import steer as steering
 from server.live.interventions import Cancelled, Loaded, patches, plan
 from server.live.model_cache import NotLoadable, Shelf
-from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of, within_rounding
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,41 @@ def steps(events, kind="step"):
     return [event for event in events if event.event == kind]
 
 
+NO_CHANGE = [(0, 3, "add", 0.0), (1, 5, "orthogonal", 0.0), (0, 4, "scale", 1.0)]
+
+
 @pytest.mark.parametrize("text", ["a", "Once upon a time there was", "é" * 150])
-def test_strength_0_leaves_both_rows_equal_bit_for_bit(tiny, model, shelf, text):
-    patch = patched(tiny, model, shelf, (0, 3, "add", 0.0), (1, 5, "add", 0.0))
-    for step in model.stream(batch(model, text), max_tokens=20, temperature=1, seed=3, patches=patch):
-        assert torch.equal(step.logits[0], step.logits[1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strength_0_is_exactly_the_default_because_both_are_one_row(tiny, text, dtype):
+    job = tiny.job(*NO_CHANGE, prompt=text, max_tokens=20, frequency_penalty=0.5)
+    batches, events, rows = Batches(), [], []
+    for found in steering(job, Shelf(dtype=dtype), batches):
+        if found is Pause.STEP:
+            rows.append(batches.step())
+        elif not isinstance(found, Pause):
+            events.append(found)
+    assert rows == [1] * 19
+    assert all(step.default == step.steered for step in steps(events))
+    [effect], [measured] = steps(events, "effect"), steps(events, "measured")
+    assert effect.kl_first == 0 and all(
+        one.probability_default == one.probability_steered and one.rank_default == one.rank_steered
+        for one in effect.effects
+    )
+    assert set(measured.kl) == {0} and measured.perplexity_default == measured.perplexity_steered
 
 
-def test_the_default_row_is_the_unpatched_model_bit_for_bit(tiny, model, shelf):
+@pytest.mark.parametrize("change", NO_CHANGE)
+def test_one_intervention_without_strength_leaves_the_others_as_they_are(tiny, model, shelf, change):
+    both, alone = (
+        patched(tiny, model, shelf, *features)
+        for features in (((0, 9, "add", 1.0), change), ((0, 9, "add", 1.0),))
+    )
+    x = model.read(batch(model), [0])[0]
+    assert both.keys() == {0} and torch.equal(both[0](x), alone[0](x))
+
+
+def test_what_is_done_to_one_row_changes_no_bit_of_another(tiny, model, shelf):
+    """The batch has the same shape in both runs; only the second row is steered in one of them."""
     plain = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3))
     patch = patched(tiny, model, shelf, (0, 3, "add", 2.0), (1, 4, "ablate", 0.0))
     steered = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch))
@@ -70,7 +97,8 @@ def test_the_default_row_is_the_unpatched_model_bit_for_bit(tiny, model, shelf):
 def test_ablating_a_silent_feature_changes_nothing(tiny, model, shelf):
     patch = patched(tiny, model, shelf, (0, SILENT, "ablate", 0.0))
     for step in model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch):
-        assert torch.equal(step.logits[0], step.logits[1])
+        assert torch.equal(step.tokens[0], step.tokens[1])
+        assert within_rounding(step.logits[1], step.logits[0])
 
 
 def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, shelf):

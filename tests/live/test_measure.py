@@ -11,7 +11,7 @@ from server.live.messages import Controls, RawMeasured, SweepJob
 from server.live.model_cache import Shelf
 from server.live.records import SteerStep, SteerSwept, SweepNamed, SweepPoint
 from server.live.sweep import sweep, sweet_spot
-from tests.live.jobs import events_of
+from tests.live.jobs import SILENT, events_of
 
 PROMPT = "Once upon a time"
 
@@ -104,6 +104,14 @@ def test_strength_0_moves_nothing_anywhere(tiny, shelf):
     got = one(events, RawMeasured)
     assert max(got.kl) == 0 and got.kl_default_text == 0 and not got.rose and not got.fell
     assert got.named[0].beats_controls is False and all(control.kl == 0 for control in got.controls)
+
+
+def test_a_change_that_is_only_rounding_is_no_effect(tiny, shelf):
+    """The feature never fires, so that its ablation changes nothing; the steered row is still computed."""
+    job = tiny.job((0, SILENT, "ablate", 0.0), max_tokens=12, moved=tiny.source(1), controls=Controls())
+    got = one(run(job, shelf), RawMeasured)
+    assert max(got.kl) < 1e-9 and not got.rose and not got.fell
+    assert got.named[0].beats_controls is False
 
 
 def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tiny, model, shelf):
