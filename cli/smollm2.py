@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cli.demo import Amounts, build
+from lexiscope.files import replace_file
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import WORK, Settings
 from lexiscope.text import END
@@ -74,9 +75,8 @@ def write_text(model: LanguageModel, target: Path, *, documents: int = 2000, len
         for row in torch.stack(drawn, 1).tolist():
             end = row.index(model.tokenizer.eos_token_id) if model.tokenizer.eos_token_id in row else len(row)
             texts.append(model.text(row[:end]).strip())
-    partial = target.with_suffix(".partial")
-    partial.write_text(f"\n{END}\n".join(texts), encoding="utf-8")
-    partial.replace(target)
+    with replace_file(target) as partial:
+        partial.write_text(f"\n{END}\n".join(texts), encoding="utf-8")
 
 
 def main(texts: list[str]) -> None:

@@ -12,9 +12,7 @@ dictionaries too (`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never exe
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.files import new_folder
 from lexiscope.foreign import SPARSIFY_WEIGHTS, VASAE_FILE, read_sparsify, read_vasae, sparsify_folder
 from lexiscope.saelens import CONFIG, OWN, WEIGHTS, read_saelens, saelens_layout
 from lexiscope.weights import PICKLES, Foreign, read_json, read_tensors
@@ -166,17 +165,13 @@ def new_checkpoint(path: Path) -> Iterator[Path]:
     Raises CheckpointError where `path` already holds something: an existing run is never overwritten.
     """
     refuse_existing(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        os.replace(partial, path)
+        with new_folder(path) as partial:
+            yield partial
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written: {error.strerror or error}. Nothing that was there has changed."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(path: Path) -> None:

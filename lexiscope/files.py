@@ -1,0 +1,100 @@
+"""Files and folders that appear whole or not at all, locks that end with their process, and room on a disk.
+
+Nothing here knows what is written. Errors of the disk stay `OSError`; the caller turns them into its own and says
+what was kept.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class Locked(Exception):
+    """Another process, or another part of this one, holds the lock."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"held by process {owner or 'unknown'}")
+        self.owner = owner
+        """its process id; empty where the file does not say"""
+
+
+@contextmanager
+def lock(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock `file`, whose folder must exist. The file stays afterwards; the kernel releases the lock when
+    the process dies.
+
+    Raises Locked where another holds it; with `wait=True` waits until it is free.
+    """
+    held = FileLock(file, thread_local=False)
+    try:
+        held.acquire(blocking=wait)
+    except Timeout:
+        owner = file.read_text(encoding="ascii", errors="replace").strip()
+        raise Locked(owner) from None
+    try:
+        file.write_text(str(os.getpid()), encoding="ascii")
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def replace_file(file: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `file` in one step when the block ends well and is removed when it does not.
+
+    The content is on the disk before the name changes, so a crash leaves the old file or the new one. The path is
+    the same for every writer: two at once need a lock. What a killed writer left is written over.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        yield partial
+        fsync(partial)
+        os.replace(partial, file)
+        fsync(file.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder to fill, renamed to `path` when the block ends well and removed when it does not.
+
+    `path` must not exist, or be an empty folder: the rename raises OSError otherwise, and what is there stays. The
+    caller checks that first, to say so in its own words.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for inside in partial.rglob("*"):
+            if inside.is_file():
+                fsync(inside)
+        os.replace(partial, path)
+        fsync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def fsync(path: Path) -> None:
+    """Force the content of a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lack_of_space(folder: Path, needed: int) -> str:
+    """What is wrong, in words without a full stop, where `needed` bytes do not fit under `folder` (which need not
+    exist yet); empty where they do.
+    """
+    absolute = folder.absolute()
+    free = shutil.disk_usage(next(part for part in (absolute, *absolute.parents) if part.exists())).free
+    if needed <= free:
+        return ""
+    return f"{needed / 1e9:,.1f} GB do not fit under {folder}, which has {free / 1e9:,.1f} GB free"

@@ -1,0 +1,78 @@
+"""Files appear whole or not at all, and a lock holds against every other process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lexiscope.files import Locked, lack_of_space, lock, new_folder, replace_file
+
+
+def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with replace_file(file) as partial:
+        partial.write_text("first")
+        assert not file.exists()
+    with pytest.raises(RuntimeError), replace_file(file) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with replace_file(file) as partial:
+        left = partial
+        partial.write_text("x")
+    left.write_text("left by a killed process")
+    with replace_file(file) as partial:
+        partial.write_text("new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_appears_when_it_is_whole_and_never_over_another(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a" / "b") as partial:
+        (partial / "inside").mkdir()
+        (partial / "inside" / "file").write_text("x")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "inside" / "file").read_text() == "x"
+    with pytest.raises(OSError), new_folder(tmp_path / "a" / "b") as partial:
+        (partial / "other").write_text("y")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["inside"]
+
+
+HOLD = """
+import sys; from pathlib import Path; from lexiscope.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_holds_against_another_process_and_ends_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "LOCK"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with pytest.raises(Locked) as refused, lock(file):
+        pass
+    assert refused.value.owner == str(other.pid)
+    other.kill()
+    other.wait()
+    with lock(file, wait=True):
+        assert file.read_text() == str(os.getpid())
+        with pytest.raises(Locked), lock(file):
+            pass
+    with lock(file):
+        pass
+
+
+def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:
+    assert lack_of_space(tmp_path / "not" / "yet", 1) == ""
+    assert lack_of_space(tmp_path / "not" / "yet", 10**18).startswith("1,000,000,000.0 GB do not fit under")
