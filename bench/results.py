@@ -215,7 +215,6 @@ TABLES: dict[str, dict[str, Cell]] = {
         "mean": share("ce_recovered_mean"),
         "logit lens": share("logit_lens_agreement"),
         "dense": share("dense_share"),
-        "look-up": share("lookup_share"),
     },
     "Alignment, dead features, coverage": {
         "dead": share("dead_share"),

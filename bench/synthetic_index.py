@@ -265,10 +265,8 @@ def dictionary_row(shape: Shape, layer: int) -> pa.Table:
             "n_tokens": PASSAGES * LENGTH,
             "n_passages": PASSAGES,
             "vocab_size": shape.vocab,
-            "l0": 32.0,
         },
         **{
-            "random_cosine": 0.2,
             "histogram_edges": edges.tolist(),
             "position_edges": [1, 2, 4, 8, 16, 32, 64, 128, 256],
         },
@@ -303,7 +301,6 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         "fve",
         "delta_ce",
         "dense_share",
-        "lookup_share",
         "ablation_top1",
         "ablation_top5",
     )
@@ -311,6 +308,8 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         **{
             "dictionary_id": layer,
             "n_live": n_live,
+            "l0": 32.0,
+            "random_cosine": 0.2,
             "dead_share": 1 - n_live / shape.vocab,
             **dict.fromkeys(shares, 0.5),
         },

@@ -211,7 +211,7 @@ def _column(m: dict[str, Any]) -> dict[str, str]:
         "ΔCE (95 %)": f"{m['delta_ce']:.4f} ({low:.4f}, {high:.4f})",
         "KL": f"{m['kl']:.4f}",
         "L0": f"{m['l0']:.1f}",
-        "dense, look-up": shares("dense_share", "lookup_share"),
+        "dense": shares("dense_share"),
         "dead, of seen tokens": shares("dead_share", "dead_share_seen"),
         "aligned live / firing / energy": shares("aligned_live", "aligned_firing", "aligned_energy"),
         "reads (null)": f"{m['reads_precision']:.3f} ({m['reads_null']:.3f})",

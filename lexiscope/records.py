@@ -9,14 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lexiscope.measures import DICTIONARY, FEATURE, Measure
+
 Verdict = Literal["reads", "predicts", "both", "unsupported", "dead"]
 Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
     "reads": "Fires on its name (or its family) more often than chance allows.",
-    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often than chance allows.",
-    "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more often than chance allows.",
+    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often than "
+    "chance allows.",
+    "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more "
+    "often than chance allows.",
     "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
@@ -24,6 +28,24 @@ VERDICT_WORDS: dict[str, str] = {
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+def measured(measure: Measure, default: Any = ...) -> Any:
+    """A field that holds a measure, or a `Share` of the measure and its chance; described by the measure."""
+    meaning = measure.meaning if default is ... else measure.comment
+    field = Field(default, description=meaning, json_schema_extra={"x-unit": measure.unit})
+    field.metadata.append(measure)
+    return field
+
+
+def measures_of(record: type[Record]) -> dict[str, Measure]:
+    """{field: the measure it holds}, for the fields made by `measured`."""
+    return {
+        name: measure
+        for name, field in record.model_fields.items()
+        for measure in field.metadata
+        if isinstance(measure, Measure)
+    }
 
 
 class Token(Record):
@@ -51,11 +73,9 @@ class FeatureRef(Record):
     layer: int
     index: int
     name: Token
-    cosine: float = Field(
-        description="cosine of the direction to its nearest anchor in the dictionary's own set"
-    )
+    cosine: float = measured(FEATURE["cosine"])
     verdict: Verdict
-    density: float = Field(description="share of corpus tokens on which it fires")
+    density: float = measured(FEATURE["density"])
 
 
 class Neighbour(FeatureRef):
@@ -64,7 +84,7 @@ class Neighbour(FeatureRef):
 
 class Coactive(FeatureRef):
     jaccard: float = Field(
-        description="positions on which both fire, over positions on which either does, in a sample of the text"
+        description="positions on which both fire, over those on which either does, in a sample of the text"
     )
 
 
@@ -97,10 +117,10 @@ class Moments(Record):
     spread.
     """
 
-    mean: float
-    std: float
-    skewness: float
-    kurtosis: float = Field(description="excess kurtosis: 0 for a normal distribution")
+    mean: float = measured(FEATURE["mean_activation"])
+    std: float = measured(FEATURE["std_activation"])
+    skewness: float = measured(FEATURE["skewness"])
+    kurtosis: float = measured(FEATURE["kurtosis"])
 
 
 class PositionHistogram(Record):
@@ -116,7 +136,7 @@ class PositionHistogram(Record):
 
 
 class Share(Record):
-    """A measured share with what chance gives (METHOD.md §5: frequency-matched random tokens)."""
+    """A measured share and what chance gives: the same for frequency-matched random tokens."""
 
     value: float
     null: float
@@ -125,44 +145,31 @@ class Share(Record):
 class CausalEvidence(Record):
     """What taking the feature away does to the next-token logits, at a sample of its own firings."""
 
-    n_contexts: int
-    top1: Share = Field(description="share of contexts where the name's logit falls most of all tokens'")
-    top5: Share
-    median_rank: float = Field(
-        description="median rank of the name among the logits that fall, 0 = falls most"
-    )
-    q: float = Field(description="false-discovery-rate q-value of top5 over the features tested")
+    n_contexts: int = measured(FEATURE["ablation_contexts"])
+    top1: Share = measured(FEATURE["ablation_top1"])
+    top5: Share = measured(FEATURE["ablation_top5"])
+    median_rank: float = measured(FEATURE["ablation_rank"])
+    q: float = measured(FEATURE["q_ablation"])
 
 
 class NameEvidence(Record):
-    """Does the feature do what its name says? Shares over its firings, drawn from all activation quantiles."""
+    """Does the feature do what its name says? Shares of its firings, drawn from all activation quantiles."""
 
-    n_firings: int = Field(description="firings the shares are taken over")
-    reads_here: Share
-    reads_family: Share
-    reads_near: Share
-    recall: float = Field(description="share of the name's occurrences on which it fires")
-    predicts: Share
-    q_reads: float = Field(
-        description="false-discovery-rate q-value of reads_here or reads_family, over live features"
-    )
-    q_predicts: float = Field(
-        description="the same for the next token, and for the ablation test where it was run"
-    )
-    supported: bool
-    name_rank: int | None = Field(
-        description="rank of the name (0 = top) when the direction is read through norm and unembedding; null where it is unknown"
-    )
+    n_firings: int = measured(FEATURE["n_firings"])
+    reads_here: Share = measured(FEATURE["reads_here"])
+    reads_family: Share = measured(FEATURE["reads_family"])
+    reads_near: Share = measured(FEATURE["reads_near"])
+    recall: float = measured(FEATURE["recall"])
+    predicts: Share = measured(FEATURE["predicts"])
+    q_reads: float = measured(FEATURE["q_reads"])
+    q_predicts: float = measured(FEATURE["q_predicts"])
+    supported: bool = measured(FEATURE["supported"])
+    name_rank: int | None = measured(FEATURE["name_rank"])
     causal: CausalEvidence | None = Field(
         None, description="absent where the ablation pass was not run or had no firing to use"
     )
-    input_score: Share | None = Field(
-        None, description="Arad et al. 2025: share of its top contexts whose strongest token is the name"
-    )
-    output_score: Share | None = Field(
-        None,
-        description="Arad et al. 2025: rise of the name's rank-weighted probability when the feature is amplified on a neutral prompt",
-    )
+    input_score: Share | None = measured(FEATURE["input_score"], None)
+    output_score: Share | None = measured(FEATURE["output_score"], None)
 
 
 class Afterwards(Record):
@@ -174,16 +181,9 @@ class Afterwards(Record):
     logit: ScoredToken = Field(
         description="the top token of the direction through norm and unembedding; score = logit"
     )
-    logit_share: float | None = Field(
-        None, description="share of its firings that the top logit token follows"
-    )
-    beats_name: bool = Field(
-        description="the lift token takes more of its firings than the name does, by more than chance"
-    )
-    logit_beats_name: bool = Field(
-        False,
-        description="the top logit token follows more of its firings than the name does, by more than chance",
-    )
+    logit_share: float | None = measured(FEATURE["logit_share"], None)
+    beats_name: bool = measured(FEATURE["beats_name"])
+    logit_beats_name: bool = measured(FEATURE["logit_beats_name"], False)
 
 
 class FeatureRecord(Record):
@@ -194,34 +194,30 @@ class FeatureRecord(Record):
     source: str
     layer: int
     index: int
-    d_sae: int = Field(description="features of its dictionary")
+    d_sae: int = measured(DICTIONARY["d_sae"])
     recipe: str
     name: Token
-    cosine: float
-    cosine_embedding: float = Field(description="cosine of the direction to the name's row of raw W_E")
+    cosine: float = measured(FEATURE["cosine"])
+    cosine_embedding: float = measured(FEATURE["cosine_embedding"])
     assigned: Token | None = Field(
         None, description="the anchor it was trained towards; the name is the nearest anchor"
     )
-    cosine_assigned: float | None = None
+    cosine_assigned: float | None = measured(FEATURE["cosine_assigned"], None)
     anchor_kind: str
     bucket: Bucket
-    margin: float = Field(description="cosine of the name minus cosine of the second name")
+    margin: float = measured(FEATURE["margin"])
     next_names: list[ScoredToken]
-    random_cosine: float = Field(
-        description="mean nearest-anchor cosine of random directions of equal covariance"
-    )
+    random_cosine: float = measured(DICTIONARY["random_cosine"])
     phrase: list[Token] = Field(description="up to three tokens, by non-negative orthogonal matching pursuit")
-    phrase_cosine: float
-    n_same_name: int = Field(description="features of this dictionary with the same name, itself included")
-    n_same_family: int = Field(
-        description="features whose name is this one but for case and outer space, itself included"
-    )
-    live: bool
-    density: float
-    n_firings: int
+    phrase_cosine: float = measured(FEATURE["phrase_cosine"])
+    n_same_name: int = measured(FEATURE["n_same_name"])
+    n_same_family: int = measured(FEATURE["n_same_family"])
+    live: bool = measured(FEATURE["live"])
+    density: float = measured(FEATURE["density"])
+    n_firings: int = measured(FEATURE["n_firings"])
     n_tokens: int = Field(description="corpus tokens the counts are over")
-    mean_activation: float
-    max_activation: float
+    mean_activation: float = measured(FEATURE["mean_activation"])
+    max_activation: float = measured(FEATURE["max_activation"])
     moments: Moments | None = None
     histogram: Histogram
     positions: PositionHistogram
@@ -246,47 +242,43 @@ class FeatureRecord(Record):
 
 
 class LayerSummary(Record):
-    """One dictionary in one line: what the layer plots and tables need. Shares by METHOD.md §5."""
+    """One dictionary in one line: what the layer plots and tables need."""
 
     model: str
     source: str
     layer: int
     recipe: str
     origin: str = Field(
-        description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)"
+        description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or neuronpedia "
+        "(imported)"
     )
     architecture: str = Field(
         description="as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
     )
     d_in: int
-    d_sae: int
+    d_sae: int = measured(DICTIONARY["d_sae"])
     k: int = Field(description="active features a token; 0 where no fixed number is selected (see l0)")
-    l0: float = Field(description="mean active features a token on the indexed text")
+    l0: float = measured(DICTIONARY["l0"])
     anchor_kind: str
-    n_live: int
-    dead_share: float
-    aligned_all: float
-    aligned_live: float
-    aligned_firing: float
-    aligned_energy: float
-    aligned_live_embedding: float
-    supported_live: float
-    supported_firing: float
-    half_live: float = Field(
-        description="share of live features with at least half of their firings on the name's family"
-    )
-    coverage: float
-    ablation_top1: float | None = Field(
-        None, description="mean over the live features tested; absent where the ablation pass was not run"
-    )
-    ablation_top5: float | None = None
+    n_live: int = measured(DICTIONARY["n_live"])
+    dead_share: float = measured(DICTIONARY["dead_share"])
+    aligned_all: float = measured(DICTIONARY["aligned_all"])
+    aligned_live: float = measured(DICTIONARY["aligned_live"])
+    aligned_firing: float = measured(DICTIONARY["aligned_firing"])
+    aligned_energy: float = measured(DICTIONARY["aligned_energy"])
+    aligned_live_embedding: float = measured(DICTIONARY["aligned_live_embedding"])
+    supported_live: float = measured(DICTIONARY["supported_live"])
+    supported_firing: float = measured(DICTIONARY["supported_firing"])
+    half_live: float = measured(DICTIONARY["half_live"])
+    coverage: float = measured(DICTIONARY["coverage"])
+    ablation_top1: float | None = measured(DICTIONARY["ablation_top1"], None)
+    ablation_top5: float | None = measured(DICTIONARY["ablation_top5"], None)
     verdicts: dict[str, int] = Field(description="features by verdict")
-    random_cosine: float
-    fve: float | None = None
-    delta_ce: float | None = None
-    dense_share: float | None = None
-    lookup_share: float | None = None
-    index_tokens: int = Field(description="corpus tokens indexed")
+    random_cosine: float = measured(DICTIONARY["random_cosine"])
+    fve: float | None = measured(DICTIONARY["fve"], None)
+    delta_ce: float | None = measured(DICTIONARY["delta_ce"], None)
+    dense_share: float | None = measured(DICTIONARY["dense_share"], None)
+    index_tokens: int = measured(DICTIONARY["index_tokens"])
 
 
 class ModelSummary(Record):
@@ -336,7 +328,7 @@ class Filters(Record):
 
 
 class SearchPage(Record):
-    """`/search?q=`: `tokens` first (exact, then prefix, then substring), then the features those tokens name."""
+    """`/search?q=`: `tokens` (exact, then prefix, then substring), then the features those tokens name."""
 
     build: str
     query: str
@@ -397,7 +389,7 @@ class DictionaryPage(Record):
     metrics: dict[str, Any] = Field(description="the checkpoint's metrics.json")
     causal: dict[str, Any] | None = Field(
         None,
-        description="how the ablation pass was run: contexts a feature, prompt, strength; absent where it was not",
+        description="how the ablation pass was run: contexts a feature, prompt, strength; null where it was not",
     )
     cosine_histogram: Histogram = Field(
         description="nearest-anchor cosine of live features, linear bins; zeros = dead features"

@@ -7,12 +7,15 @@ text and never queried; text sorts by its bytes. The tables marked derived are m
 build is published (`store.write.derived_tables`).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION = 2
+from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
+
+SCHEMA_VERSION = 3
 
 metadata = sa.MetaData()
 
@@ -30,6 +33,25 @@ def _column(name: str, kind: Kind, comment: str) -> sa.Column[Any]:
 
 def _nullable(name: str, kind: Kind, comment: str) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=True, comment=comment)
+
+
+MEASURE_KINDS: dict[Unit, Kind] = {
+    **{"tokens": sa.BigInteger, "features": sa.Integer, "contexts": sa.Integer, "rank": sa.Integer},
+    "flag": sa.Boolean,
+}
+"""column types of measures; REAL for the other units"""
+
+
+def _measures(measures: Iterable[Measure]) -> list[sa.Column[Any]]:
+    """The column of each measure, and of its chance where it has one."""
+    columns = []
+    for measure in measures:
+        kind = MEASURE_KINDS.get(measure.unit, sa.REAL)
+        add = _nullable if measure.absent else _column
+        columns.append(add(measure.name, kind, measure.comment))
+        if measure.chance:
+            columns.append(add(measure.chance, kind, CHANCE))
+    return columns
 
 
 meta = sa.Table(
@@ -52,13 +74,13 @@ dictionary = sa.Table(
     _column(
         "origin",
         TEXT,
-        "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), or neuronpedia (imported)",
+        "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or neuronpedia (imported)",
     ),
     _column(
         "architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
     ),
     _column("d_in", sa.Integer, "width of the residual stream"),
-    _column("d_sae", sa.Integer, "features"),
+    *_measures([DICTIONARY["d_sae"]]),
     _column("k", sa.Integer, "active features a token; 0 where thresholds select"),
     _column("hook_name", TEXT, "hook point it reads, in TransformerLens's words"),
     _column("anchor_kind", TEXT, "how the anchors that name its features were made"),
@@ -68,8 +90,6 @@ dictionary = sa.Table(
     _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),
     _column("n_passages", sa.BigInteger, "corpus passages"),
     _column("vocab_size", sa.Integer, "tokens of the model"),
-    _column("l0", sa.REAL, "mean active features a token on the indexed text"),
-    _column("random_cosine", sa.REAL, "mean nearest-anchor cosine of random directions of equal covariance"),
     _column("histogram_edges", REALS, "edges of feature.histogram, activation in the dictionary's own scale"),
     _column(
         "position_edges",
@@ -83,7 +103,7 @@ dictionary = sa.Table(
     _nullable(
         "mean_norm",
         sa.REAL,
-        "mean residual norm at the hook point, position 0 excluded: the unit of steering; null where not measured",
+        "mean residual norm at the hook point, position 0 excluded: the unit of steering; null where unknown",
     ),
     _nullable("previous_dictionary", sa.Integer, "dictionary_id of the same set one layer before"),
     _nullable("next_dictionary", sa.Integer, "dictionary_id of the same set one layer after"),
@@ -94,46 +114,15 @@ layer_summary = sa.Table(
     "layer_summary",
     metadata,
     _column("dictionary_id", sa.Integer, "the dictionary"),
-    _column("n_live", sa.Integer, "live features (firing on at least one token in 100,000)"),
-    _column("dead_share", sa.REAL, "share of features that are dead"),
-    _column("aligned_all", sa.REAL, "share of all features whose nearest-anchor cosine is at least 0.8"),
-    _column("aligned_live", sa.REAL, "the same share over live features"),
-    _column("aligned_firing", sa.REAL, "the same share over firings"),
-    _column("aligned_energy", sa.REAL, "the same share over squared activations"),
-    _column(
-        "aligned_live_embedding", sa.REAL, "share of live features whose cosine to raw W_E is at least 0.8"
-    ),
-    _column("supported_live", sa.REAL, "share of live features whose name the evidence supports"),
-    _column("supported_firing", sa.REAL, "the same share over firings"),
-    _column(
-        "half_live",
-        sa.REAL,
-        "share of live features with at least half of their firings on the name's family",
-    ),
-    _column("coverage", sa.REAL, "share of the tokens that occur which name a live feature"),
+    *_measures(measure for name, measure in DICTIONARY.items() if name not in dictionary.c),
     _column("verdicts", TEXT, "JSON: features by verdict"),
-    _nullable("fve", sa.REAL, "fraction of variance explained on held-out text"),
-    _nullable("delta_ce", sa.REAL, "rise of cross-entropy with the reconstruction patched in, nats a token"),
-    _nullable("dense_share", sa.REAL, "share of the reconstruction that a dense path carries"),
-    _nullable("lookup_share", sa.REAL, "share of the reconstruction that a look-up of the token carries"),
-    _nullable(
-        "ablation_top1",
-        sa.REAL,
-        "mean of feature.ablation_top1 over the live features tested; null where the pass was not run",
-    ),
-    _nullable(
-        "ablation_top5",
-        sa.REAL,
-        "mean of feature.ablation_top5 over the live features tested; null where the pass was not run",
-    ),
     _column("hub_tokens", INTS, "tokens among the nearest names of the most live features, most first"),
     _column("hub_counts", INTS, "live features with that token among their six nearest names"),
-    _column("index_tokens", sa.BigInteger, "corpus tokens indexed"),
     _column("cosine_counts", INTS, "live features by nearest-anchor cosine"),
     _column("cosine_edges", REALS, "edges of cosine_counts"),
     _column("density_counts", INTS, "features that fired, by density"),
     _column("density_edges", REALS, "edges of density_counts"),
-    comment="one row a dictionary: what layer plots and tables need; shares by METHOD.md §5",
+    comment="one row a dictionary: what layer plots and tables need; shares as docs/method.md defines them",
 )
 
 feature = sa.Table(
@@ -148,38 +137,11 @@ feature = sa.Table(
         "token id of the anchor it was trained towards; null where training gave none",
     ),
     _column("anchor_kind", TEXT, "kind of the anchor that names it"),
-    _column("cosine", sa.REAL, "cosine of its direction to its name's anchor"),
-    _nullable("cosine_assigned", sa.REAL, "cosine of its direction to its assigned anchor"),
-    _column("cosine_embedding", sa.REAL, "cosine of its direction to the name's row of raw W_E, centred"),
-    _column("margin", sa.REAL, "cosine of the name minus cosine of the second name"),
     _column("bucket", TEXT, "strong (cosine at least 0.8), medium (0.5), weak (0.3) or none"),
     _column("next_tokens", INTS, "token ids of the five next names"),
     _column("next_cosines", REALS, "their cosines"),
     _column("phrase_tokens", INTS, "up to three tokens, by non-negative orthogonal matching pursuit"),
-    _column("phrase_cosine", sa.REAL, "cosine of the direction to that combination"),
-    _column("n_same_name", sa.Integer, "features of this dictionary with the same name, itself included"),
-    _column(
-        "n_same_family",
-        sa.Integer,
-        "features of this dictionary whose name is this one but for case and outer space, itself included",
-    ),
-    _column("live", sa.Boolean, "fires on at least one token in 100,000"),
     _column("verdict", TEXT, "reads, predicts, both, unsupported or dead"),
-    _column("density", sa.REAL, "share of corpus tokens on which it fires"),
-    _column("n_firings", sa.BigInteger, "corpus tokens on which it fires"),
-    _column("mean_activation", sa.REAL, "mean activation where it fires; 0 where it never does"),
-    _column("max_activation", sa.REAL, "greatest activation"),
-    _nullable(
-        "std_activation",
-        sa.REAL,
-        "standard deviation of the activation where it fires; null below two firings",
-    ),
-    _nullable("skewness", sa.REAL, "skewness of the activation where it fires; null without spread"),
-    _nullable(
-        "kurtosis",
-        sa.REAL,
-        "excess kurtosis of the activation where it fires (0 for a normal distribution); null without spread",
-    ),
     _column("histogram", INTS, "firings by activation, in the bins of dictionary.histogram_edges"),
     _column(
         "positions", INTS, "firings by position in the passage, in the bins of dictionary.position_edges"
@@ -192,67 +154,7 @@ feature = sa.Table(
     _column("pos_values", REALS, "their logits"),
     _column("neg_tokens", INTS, "tokens whose logits its direction lowers most"),
     _column("neg_values", REALS, "their logits"),
-    _nullable(
-        "name_rank",
-        sa.Integer,
-        "rank of the name among those logits, 0 = raised most; null where only the top ones are known",
-    ),
-    _nullable(
-        "reads_here",
-        sa.REAL,
-        "share of firings on the name itself; this and the next fourteen are null where it never fired",
-    ),
-    _nullable("reads_here_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("reads_family", sa.REAL, "share of firings on the name or its family"),
-    _nullable("reads_family_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("reads_near", sa.REAL, "share of firings with the name within 32 tokens before, or there"),
-    _nullable("reads_near_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("recall", sa.REAL, "share of the name's occurrences on which it fires"),
-    _nullable("predicts", sa.REAL, "share of firings that the name follows"),
-    _nullable("predicts_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable(
-        "q_reads", sa.REAL, "q-value (false discovery rate) of reads_here or reads_family, over live features"
-    ),
-    _nullable("q_predicts", sa.REAL, "q-value of predicts, over live features"),
-    _nullable(
-        "ablation_rank",
-        sa.REAL,
-        "median rank of the name among the logits that fall when it is taken away, 0 = falls most; null where not tested",
-    ),
-    _nullable("ablation_top1", sa.REAL, "share of contexts where the name's logit falls most of all tokens'"),
-    _nullable("ablation_top1_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable(
-        "ablation_top5", sa.REAL, "share of contexts where the name's logit is among the five that fall most"
-    ),
-    _nullable("ablation_top5_null", sa.REAL, "the same share for frequency-matched random tokens"),
-    _nullable("q_ablation", sa.REAL, "q-value of ablation_top5, over the features tested"),
-    _nullable(
-        "input_score",
-        sa.REAL,
-        "share of its top contexts whose strongest token is the name (Arad et al. 2025)",
-    ),
-    _nullable("input_score_null", sa.REAL, "the same for frequency-matched random tokens"),
-    _nullable(
-        "output_score",
-        sa.REAL,
-        "rise of the name's rank-weighted probability when amplified on a neutral prompt (Arad et al. 2025)",
-    ),
-    _nullable("output_score_null", sa.REAL, "the same for frequency-matched random tokens"),
-    _nullable("ablation_contexts", sa.Integer, "contexts the ablation was tested on; null where not tested"),
-    _column("supported", sa.Boolean, "the evidence supports the name, at a false discovery rate of 5 %"),
     _nullable("lift_token", sa.Integer, "the token that contributes most to KL(firing positions ‖ text)"),
-    _nullable("lift_share", sa.REAL, "share of firings on it"),
-    _nullable("logit_share", sa.REAL, "share of firings that the top logit token follows"),
-    _column(
-        "beats_name",
-        sa.Boolean,
-        "the lift token takes more of its firings than the name does, by more than chance",
-    ),
-    _column(
-        "logit_beats_name",
-        sa.Boolean,
-        "the top logit token follows more of its firings than the name does, by more than chance",
-    ),
     _column("neighbour_index", INTS, "nearest live features of this dictionary by decoder cosine"),
     _column("neighbour_cosine", REALS, "their cosines"),
     _column("previous_index", INTS, "nearest live features of previous_dictionary by decoder cosine"),
@@ -273,6 +175,7 @@ feature = sa.Table(
         REALS,
         "positions where both fire, over positions where either does, in a sample of the text",
     ),
+    *_measures(FEATURE.values()),
     comment="one row a feature, in the order (dictionary_id, index)",
 )
 
@@ -336,18 +239,15 @@ listing = sa.Table(
         sa.Integer,
         "place of the name among its model's tokens by occurrences, most frequent first",
     ),
-    _column("cosine", sa.REAL, "as feature.cosine"),
-    _column("density", sa.REAL, "as feature.density"),
-    _column("max_activation", sa.REAL, "as feature.max_activation"),
+    *_measures(FEATURE[name] for name in ("cosine", "density", "max_activation")),
     _column(
         "excess",
         sa.REAL,
         "reads_family and predicts beyond their nulls, added: what orders the features that carry one name",
     ),
-    _column("live", sa.Boolean, "as feature.live"),
-    _column("supported", sa.Boolean, "as feature.supported"),
+    *_measures(FEATURE[name] for name in ("live", "supported")),
     _column("verdict", TEXT, "as feature.verdict"),
-    comment="derived: the few columns of feature that lists sort, filter and show, with the places of each name",
+    comment="derived: the columns of feature that lists sort, filter and show, with the places of each name",
 )
 
 by_name = listing.to_metadata(metadata, name="by_name")
@@ -386,7 +286,7 @@ disagreement = sa.Table(
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("place", sa.Integer, "0 for the densest"),
     _column("index", sa.Integer, "the feature"),
-    comment="derived: each dictionary's densest live features whose strong name the evidence does not support",
+    comment="derived: each dictionary's densest live features of bucket strong whose name is not supported",
 )
 
 META = ("meta",)

@@ -398,7 +398,6 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
         "vocab_seen": seen.double().mean().item(),
         "dead_share_seen": metrics.weighted_share(~live, seen[own]),
         "dense_share": s.reconstruction.dense_share,
-        "lookup_share": 0.0,
         "aligned_all": aligned.all,
         "aligned_live": aligned.live,
         "aligned_firing": aligned.firing,

@@ -97,7 +97,7 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
         bucket=row.bucket,
         margin=row.margin,
         next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
-        random_cosine=entry.random_cosine,
+        random_cosine=entry.summary.random_cosine,
         phrase=vocabulary.shown(row.phrase_tokens),
         phrase_cosine=row.phrase_cosine,
         n_same_name=row.n_same_name,

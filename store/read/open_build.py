@@ -23,7 +23,7 @@ from store.read.vocabulary import Entry, Vocabulary
 
 SUMMARY_FROM_DICTIONARY = (
     *("model", "source", "layer", "recipe", "origin", "architecture"),
-    *("d_in", "d_sae", "k", "l0", "anchor_kind", "random_cosine"),
+    *("d_in", "d_sae", "k", "anchor_kind"),
 )
 NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "hub_tokens", "hub_counts"} | {
     f"{quantity}_{part}" for quantity in ("cosine", "density") for part in ("counts", "edges")
@@ -68,8 +68,6 @@ class Dictionary:
     n_tokens: int
     n_passages: int
     vocab_size: int
-    l0: float
-    random_cosine: float
     histogram_edges: list[float]
     position_edges: list[int]
     position_totals: list[int]

@@ -12,7 +12,7 @@ import pytest
 from bench.results import STABILITY, aims, collect, load, mean, page, ratio, rounded
 
 SHARES = (
-    "fve nmse kl ce_recovered_zero ce_recovered_mean logit_lens_agreement dead_share dead_share_seen vocab_seen dense_share lookup_share "
+    "fve nmse kl ce_recovered_zero ce_recovered_mean logit_lens_agreement dead_share dead_share_seen vocab_seen dense_share "
     "aligned_all aligned_live aligned_firing aligned_energy aligned_live_embedding coverage name_is_assigned reads_precision reads_null "
     "reads_family reads_family_null predicts_precision predicts_null supported_live supported_firing supported_permuted "
     "supported_permuted_firing"

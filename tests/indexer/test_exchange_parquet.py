@@ -179,7 +179,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json does not lie in it"),
     "a broken manifest": (lambda folder: (folder / "manifest.json").write_text("{"), "not readable JSON"),
     "an empty manifest": (
-        lambda folder: (folder / "manifest.json").write_text('{"schema_version": 2}'),
+        lambda folder: (folder / "manifest.json").write_text(f'{{"schema_version": {SCHEMA_VERSION}}}'),
         "no manifest",
     ),
     "a missing file": (lambda folder: (folder / "context.parquet").unlink(), "context.parquet is missing"),

@@ -135,14 +135,13 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
             without(
                 dictionary,
                 origin="neuronpedia",
-                random_cosine=0.0,
                 k=0,
                 anchor_kind="imported: peak token",
                 position_edges=[],
                 position_totals=[],
             ),
         )
-        builder.add("layer_summary", synthetic.summary_table(0, entry))
+        builder.add("layer_summary", without(synthetic.summary_table(0, entry), random_cosine=0.0))
         features = synthetic.feature_table(0, entry, seed=0, links=(False, False))
         builder.add(
             "feature",

@@ -279,8 +279,6 @@ def dictionary_table(
         "n_tokens": 1000 * entry.d_sae,
         "n_passages": 40,
         "vocab_size": vocabulary,
-        "l0": 7.5,
-        "random_cosine": 0.25,
         "histogram_edges": HISTOGRAM_EDGES,
         "position_edges": POSITION_EDGES,
         "position_totals": [40, 80, 480, 1920],
@@ -313,6 +311,8 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
     row = {
         "dictionary_id": dictionary_id,
         "n_live": live,
+        "l0": 7.5,
+        "random_cosine": 0.25,
         "dead_share": 1 - live / entry.d_sae,
         **dict.fromkeys((*shares, "supported_firing", "half_live", "coverage"), 0.5),
         "verdicts": json.dumps(
@@ -321,7 +321,6 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "fve": 0.75,
         "delta_ce": 0.125,
         "dense_share": None,
-        "lookup_share": 0.25,
         **dict.fromkeys(("ablation_top1", "ablation_top5"), None if entry.model == UNTESTED else 0.25),
         "hub_tokens": [0, 3],
         "hub_counts": [50, 20],

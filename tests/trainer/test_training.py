@@ -110,7 +110,7 @@ def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
 def test_metrics_hold_every_key_of_the_definition_and_shares_are_shares(runs: list[Path]) -> None:
     keys = (
         "protocol tokens seed l0 fve nmse ce ce_sae delta_ce delta_ce_ci kl ce_recovered_zero ce_recovered_mean logit_lens_agreement "
-        "d_sae n_live dead_share vocab_seen dense_share lookup_share aligned_all aligned_live aligned_firing aligned_energy "
+        "d_sae n_live dead_share vocab_seen dense_share aligned_all aligned_live aligned_firing aligned_energy "
         "aligned_live_embedding coverage reads_precision reads_null reads_family reads_family_null predicts_precision predicts_null "
         "supported_live supported_firing"
     ).split()

@@ -229,7 +229,6 @@ def dictionary_row(
     corpus: str,
     kind: str,
     training: dict[str, Any],
-    names: Names,
 ) -> pa.Table:
     run = found.run
     columns = {
@@ -249,8 +248,6 @@ def dictionary_row(
         "n_tokens": run.n_prompts * run.n_tokens_in_prompt,
         "n_passages": run.n_prompts,
         "vocab_size": model.vocab_size,
-        "l0": sum(feature.density for feature in found.features.values()),
-        "random_cosine": names.geometry.random_cosine if names.geometry is not None else 0.0,
         "histogram_edges": EDGES.tolist(),
         "training": json.dumps(training, ensure_ascii=False),
         "metrics": "{}",
@@ -259,7 +256,14 @@ def dictionary_row(
 
 
 def summary_row(
-    dictionary_id: int, rows: pa.Table, d_sae: int, seen: Behaviour, judged: Judged, index_tokens: int
+    dictionary_id: int,
+    rows: pa.Table,
+    d_sae: int,
+    seen: Behaviour,
+    judged: Judged,
+    *,
+    index_tokens: int,
+    random_cosine: float,
 ) -> pa.Table:
     live = torch.from_numpy(rows.column("live").to_numpy())
     cosine, density, to_embedding = (
@@ -273,6 +277,8 @@ def summary_row(
     densities = density[density > 0].numpy()
     columns: dict[str, Any] = {
         "dictionary_id": dictionary_id,
+        "l0": float(density.double().sum()),
+        "random_cosine": random_cosine,
         "n_live": int(live.sum()),
         "dead_share": 1 - int(live.sum()) / d_sae,
         "aligned_all": aligned.float().mean().item(),

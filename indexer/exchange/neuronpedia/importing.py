@@ -141,10 +141,12 @@ def import_neuronpedia(
         )
         builder.add(
             "dictionary",
-            dictionary_row(key, model, source, where, found, d_sae, corpus, kind, training, names),
+            dictionary_row(key, model, source, where, found, d_sae, corpus, kind, training),
         )
         n_tokens = found.run.n_prompts * found.run.n_tokens_in_prompt
-        builder.add("layer_summary", summary_row(key, rows, d_sae, seen, judged, n_tokens))
+        chance = 0.0 if named is None else named.random_cosine
+        summary = summary_row(key, rows, d_sae, seen, judged, index_tokens=n_tokens, random_cosine=chance)
+        builder.add("layer_summary", summary)
         builder.add("passage", passage_rows(first, texts, chosen, corpus))
         builder.add("feature", rows)
         builder.add("context", context_rows(key, first, found, chosen))

@@ -1,0 +1,13 @@
+"""Every number that the product reports, defined once: columns of the index, fields of the records, keys of
+`metrics.json`, headings on pages and in terminals, `docs/columns.md` and the tables of `docs/method.md`.
+
+To add a measure: an entry in the table of its level, the code that computes it, and the field of the record
+that holds it.
+"""
+
+from lexiscope.measures.dictionary import DICTIONARY
+from lexiscope.measures.feature import FEATURE
+from lexiscope.measures.measure import CHANCE, Measure, Place, Unit, as_text, placed
+from lexiscope.measures.run import RUN
+
+__all__ = ["CHANCE", "DICTIONARY", "FEATURE", "RUN", "Measure", "Place", "Unit", "as_text", "placed"]

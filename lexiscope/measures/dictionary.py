@@ -1,0 +1,163 @@
+"""Measures of a dictionary on the indexed text. FVE, ΔCE and the dense share are those that its checkpoint
+records, on held-out text.
+"""
+
+from lexiscope.measures.measure import Measure, by_name
+
+_NO_PASS = "where the ablation pass was not run"
+_NOT_RECORDED = "where the checkpoint does not record it"
+
+DICTIONARY = by_name(
+    [
+        Measure(
+            "d_sae",
+            "features",
+            "features",
+            "features of the dictionary; one a name where it is as wide as the vocabulary",
+            places=("table",),
+        ),
+        Measure("n_live", "live", "features", "features that fire on at least one token in 100,000"),
+        Measure(
+            "l0",
+            "active",
+            "per token",
+            "L0: features that fire on a token, on average",
+            places=("table", "eval"),
+        ),
+        Measure(
+            "dead_share",
+            "dead",
+            "share",
+            "share of features that fire on fewer than one token in 100,000. A perfect detector of a token "
+            "that never occurs is dead, and rightly so",
+            places=("tiles", "table", "eval"),
+        ),
+        Measure(
+            "aligned_all",
+            "aligned, all",
+            "share",
+            "share of all features whose cosine to the nearest anchor of the dictionary's own set is at "
+            "least 0.8. Dead features count, which makes it a headline to distrust",
+            places=("tiles", "table", "plot"),
+            better="more",
+        ),
+        Measure(
+            "aligned_live",
+            "aligned, live",
+            "share",
+            "the aligned share of live features",
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "aligned_firing",
+            "aligned, firings",
+            "share",
+            "the aligned share with every live feature counted once a firing: the chance that a feature "
+            "that fires in a text is aligned",
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "aligned_energy",
+            "aligned, energy",
+            "share",
+            "the aligned share with every live feature weighted by the squared length of what it adds",
+            places=("tiles", "eval"),
+        ),
+        Measure(
+            "aligned_live_embedding",
+            "aligned, W_E",
+            "share",
+            "share of live features whose cosine to the raw embedding row of their name is at least 0.8",
+            places=("tiles",),
+        ),
+        Measure(
+            "supported_live",
+            "supported",
+            "share",
+            "share of live features whose firings support the name (they read it or predict it) beyond "
+            "chance, at a false discovery rate of 5 %",
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "supported_firing",
+            "supported, firings",
+            "share",
+            "the supported share with every live feature counted once a firing",
+            places=("tiles", "eval"),
+        ),
+        Measure(
+            "half_live",
+            "half on the name",
+            "share",
+            "share of live features with at least half of their firings on the name or its family: a "
+            "stricter test than supported",
+            places=("tiles", "table", "plot"),
+            better="more",
+        ),
+        Measure(
+            "coverage",
+            "coverage",
+            "share",
+            "share of the tokens that occur in the text which name a live, aligned feature",
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "ablation_top1",
+            "ablation, top 1",
+            "share",
+            "mean over the live features tested of the share of contexts where, without the feature, the "
+            "name's logit falls most of all tokens'",
+            absent=_NO_PASS,
+            places=("tiles",),
+        ),
+        Measure(
+            "ablation_top5",
+            "ablation, top 5",
+            "share",
+            "the same for the five logits that fall most",
+            absent=_NO_PASS,
+            places=("tiles",),
+        ),
+        Measure(
+            "random_cosine",
+            "random cosine",
+            "cosine",
+            "mean nearest-anchor cosine of random directions of equal covariance: what a name is worth by "
+            "chance",
+            places=("tiles",),
+        ),
+        Measure(
+            "fve",
+            "FVE",
+            "fraction",
+            "fraction of variance explained: 1 − Σ‖x − x̂‖² / Σ‖x − μ‖² on held-out tokens",
+            absent=_NOT_RECORDED,
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "delta_ce",
+            "ΔCE",
+            "nats",
+            "rise of the model's cross-entropy with the reconstruction in place of the residual stream, nats "
+            "a token, on held-out tokens",
+            interval="delta_ce_ci",
+            absent=_NOT_RECORDED,
+            places=("tiles", "table", "plot", "eval"),
+            better="less",
+        ),
+        Measure(
+            "dense_share",
+            "dense share",
+            "share",
+            "part of the explained energy that goes through the dense path, and so through no named feature",
+            absent=_NOT_RECORDED,
+            places=("tiles", "eval"),
+        ),
+        Measure("index_tokens", "tokens indexed", "tokens", "corpus tokens indexed"),
+    ]
+)

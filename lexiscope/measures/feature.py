@@ -1,0 +1,220 @@
+"""Measures of one feature, on the indexed text."""
+
+from lexiscope.measures.measure import Measure, Place, by_name
+
+_SILENT = "where the feature never fired"
+_NOT_ABLATED = "where the ablation pass did not test it"
+
+
+def _tested(name: str, label: str, meaning: str, absent: str, place: Place) -> Measure:
+    """A share that is measured for the name and, beside it, for chance."""
+    return Measure(name, label, "share", meaning, chance=f"{name}_null", absent=absent, places=(place,))
+
+
+FEATURE = by_name(
+    [
+        Measure("cosine", "cosine", "cosine", "cosine of the direction to the anchor of its name"),
+        Measure(
+            "cosine_assigned",
+            "cosine to the assigned anchor",
+            "cosine",
+            "cosine of the direction to the anchor it was trained towards",
+            absent="where training assigned none",
+        ),
+        Measure(
+            "cosine_embedding",
+            "cosine to W_E",
+            "cosine",
+            "cosine of the direction to the name's row of raw W_E, centred",
+        ),
+        Measure("margin", "margin", "cosine", "cosine of the name minus cosine of the second name"),
+        Measure(
+            "phrase_cosine",
+            "phrase cosine",
+            "cosine",
+            "cosine of the direction to the combination of up to three anchors in its phrase",
+        ),
+        Measure(
+            "n_same_name",
+            "same name",
+            "features",
+            "features of this dictionary with the same name, itself included",
+        ),
+        Measure(
+            "n_same_family",
+            "same spelling",
+            "features",
+            "features of this dictionary whose name differs from it in case and outer space at most, itself "
+            "included",
+        ),
+        Measure("live", "live", "flag", "fires on at least one token in 100,000"),
+        Measure(
+            "density", "fires on", "share", "share of corpus tokens on which it fires", places=("activity",)
+        ),
+        Measure("n_firings", "firings", "tokens", "corpus tokens on which it fires", places=("activity",)),
+        Measure(
+            "mean_activation",
+            "mean",
+            "activation",
+            "mean activation where it fires; 0 where it never does",
+            places=("activity",),
+        ),
+        Measure("max_activation", "max", "activation", "greatest activation", places=("activity",)),
+        Measure(
+            "std_activation",
+            "std",
+            "activation",
+            "standard deviation of the activation over its firings",
+            absent="below two firings",
+            places=("activity",),
+        ),
+        Measure(
+            "skewness",
+            "skewness",
+            "number",
+            "third standardised moment of the activation over its firings: 0 where strong and weak firings "
+            "balance, positive with a tail of strong ones",
+            absent="without spread",
+            places=("activity",),
+        ),
+        Measure(
+            "kurtosis",
+            "kurtosis",
+            "number",
+            "excess kurtosis of the activation over its firings: 0 for a normal distribution, positive where "
+            "extreme values are common",
+            absent="without spread",
+            places=("activity",),
+        ),
+        _tested("reads_here", "on the name", "share of firings on the name itself", _SILENT, "evidence"),
+        _tested(
+            "reads_family",
+            "on its family",
+            "share of firings on the name or its family: case, space and inflection variants, and the 20 "
+            "nearest tokens by raw W_E",
+            _SILENT,
+            "evidence",
+        ),
+        _tested(
+            "reads_near",
+            "near the name",
+            "share of firings with the name among the 32 tokens before, or there",
+            _SILENT,
+            "evidence",
+        ),
+        _tested("predicts", "before the name", "share of firings that the name follows", _SILENT, "evidence"),
+        Measure(
+            "recall",
+            "recall",
+            "share",
+            "share of the name's occurrences on which the feature fires",
+            absent=_SILENT,
+            places=("evidence",),
+        ),
+        Measure(
+            "q_reads",
+            "q, reading",
+            "q-value",
+            "false-discovery-rate q-value of reads_here or reads_family, over live features",
+            absent=_SILENT,
+        ),
+        Measure(
+            "q_predicts",
+            "q, predicting",
+            "q-value",
+            "false-discovery-rate q-value of predicts, and of the ablation test where it was run, over live "
+            "features",
+            absent=_SILENT,
+        ),
+        Measure(
+            "supported",
+            "supported",
+            "flag",
+            "the evidence supports the name, at a false discovery rate of 5 %",
+        ),
+        Measure(
+            "name_rank",
+            "rank of the name",
+            "rank",
+            "rank of the name among the logits that the direction raises, through the final norm and the "
+            "unembedding; 0 = raised most",
+            absent="where only the top ones are known",
+        ),
+        Measure(
+            "ablation_contexts",
+            "contexts",
+            "contexts",
+            "contexts in which the feature was taken away",
+            absent=_NOT_ABLATED,
+        ),
+        _tested(
+            "ablation_top1",
+            "top 1",
+            "share of contexts where, without the feature, the name's logit falls most of all tokens'",
+            _NOT_ABLATED,
+            "ablation",
+        ),
+        _tested(
+            "ablation_top5",
+            "top 5",
+            "share of contexts where, without the feature, the name's logit is among the five that fall most",
+            _NOT_ABLATED,
+            "ablation",
+        ),
+        Measure(
+            "ablation_rank",
+            "median rank",
+            "median rank",
+            "median rank of the name among the logits that fall without the feature; 0 = falls most",
+            absent=_NOT_ABLATED,
+        ),
+        Measure(
+            "q_ablation",
+            "q, ablation",
+            "q-value",
+            "false-discovery-rate q-value of ablation_top5, over the features tested",
+            absent=_NOT_ABLATED,
+        ),
+        _tested(
+            "input_score",
+            "input score",
+            "share of its top contexts whose strongest token is the name (Arad et al. 2025)",
+            _NOT_ABLATED,
+            "scores",
+        ),
+        _tested(
+            "output_score",
+            "output score",
+            "rise of the name's rank-weighted probability when the feature is amplified on a neutral prompt "
+            "(Arad et al. 2025)",
+            _NOT_ABLATED,
+            "scores",
+        ),
+        Measure(
+            "lift_share",
+            "fires on the lift token",
+            "share",
+            "share of firings on the token of highest lift",
+            absent=_SILENT,
+        ),
+        Measure(
+            "logit_share",
+            "the top logit token comes next",
+            "share",
+            "share of firings that the top token of the direction through norm and unembedding follows",
+            absent=_SILENT,
+        ),
+        Measure(
+            "beats_name",
+            "the lift token beats the name",
+            "flag",
+            "the lift token takes more of its firings than the name does, by more than chance",
+        ),
+        Measure(
+            "logit_beats_name",
+            "the logit token beats the name",
+            "flag",
+            "the top logit token follows more of its firings than the name does, by more than chance",
+        ),
+    ]
+)

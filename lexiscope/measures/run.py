@@ -1,0 +1,136 @@
+"""Measures of a dictionary on held-out text: the keys of `metrics.json`."""
+
+from lexiscope.measures.dictionary import DICTIONARY
+from lexiscope.measures.measure import Measure, by_name
+
+RUN = by_name(
+    [
+        Measure("protocol", "protocol", "text", "which positions are encoded and patched"),
+        Measure("tokens", "tokens", "tokens", "held-out tokens encoded", places=("eval",)),
+        Measure(
+            "ce_tokens",
+            "tokens scored",
+            "tokens",
+            "held-out tokens on which the model was run with the reconstruction patched in",
+            places=("eval",),
+        ),
+        Measure("passages", "passages", "text", "fingerprint of the passages scored"),
+        Measure("seed", "seed", "number", "seed of the training run"),
+        DICTIONARY["l0"],
+        DICTIONARY["fve"],
+        Measure("nmse", "NMSE", "fraction", "normalised mean squared error, 1 − FVE"),
+        Measure("ce", "CE", "nats", "cross-entropy of the model, nats a token"),
+        Measure("ce_sae", "CE, patched", "nats", "cross-entropy with the reconstruction patched in"),
+        DICTIONARY["delta_ce"],
+        Measure(
+            "delta_ce_ci",
+            "ΔCE, 95 % interval",
+            "list",
+            "[low, high] of delta_ce: bootstrap over passages",
+        ),
+        Measure(
+            "kl",
+            "KL",
+            "nats",
+            "KL(default ‖ patched) of the next-token distributions, nats a token",
+            places=("eval",),
+        ),
+        Measure(
+            "ce_recovered_zero",
+            "CE recovered, zero",
+            "fraction",
+            "(CE of zero ablation − CE patched) / (CE of zero ablation − CE)",
+        ),
+        Measure(
+            "ce_recovered_mean",
+            "CE recovered, mean",
+            "fraction",
+            "(CE of mean ablation − CE patched) / (CE of mean ablation − CE)",
+        ),
+        Measure(
+            "logit_lens_agreement",
+            "logit-lens agreement",
+            "share",
+            "share of positions where the top token of unembed(norm(x̂)) is that of unembed(norm(x))",
+        ),
+        DICTIONARY["d_sae"],
+        DICTIONARY["n_live"],
+        DICTIONARY["dead_share"],
+        Measure(
+            "vocab_seen",
+            "vocabulary seen",
+            "share",
+            "share of the vocabulary that occurs in the training text at least once in 100,000 tokens",
+        ),
+        Measure(
+            "dead_share_seen",
+            "dead, of seen tokens",
+            "share",
+            "the dead share of the features of tokens that occur at that rate",
+            places=("eval",),
+        ),
+        DICTIONARY["dense_share"],
+        DICTIONARY["aligned_all"],
+        DICTIONARY["aligned_live"],
+        DICTIONARY["aligned_firing"],
+        DICTIONARY["aligned_energy"],
+        DICTIONARY["aligned_live_embedding"],
+        DICTIONARY["coverage"],
+        Measure(
+            "name_is_assigned",
+            "name is assigned",
+            "share",
+            "share of the live features with an assigned token that are named by it",
+        ),
+        Measure(
+            "reads_precision",
+            "reads",
+            "share",
+            "share of firings on the name, over all live features",
+            chance="reads_null",
+            places=("eval",),
+        ),
+        Measure(
+            "reads_family",
+            "reads its family",
+            "share",
+            "share of firings on the name or its family, over all live features",
+            chance="reads_family_null",
+            places=("eval",),
+        ),
+        Measure(
+            "predicts_precision",
+            "predicts",
+            "share",
+            "share of firings that the name follows, over all live features",
+            chance="predicts_null",
+            places=("eval",),
+        ),
+        DICTIONARY["supported_live"],
+        DICTIONARY["supported_firing"],
+        Measure(
+            "supported_permuted",
+            "supported, permuted",
+            "share",
+            "the supported share when names are permuted among the live features: at most 5 % if the test "
+            "is right",
+            places=("eval",),
+        ),
+        Measure(
+            "supported_permuted_firing",
+            "supported, permuted, firings",
+            "share",
+            "the same with every live feature counted once a firing",
+            places=("eval",),
+        ),
+        Measure(
+            "passage_delta_ce",
+            "ΔCE by passage",
+            "list",
+            "[rise of cross-entropy in nats, tokens] of each passage, in order: what paired intervals need",
+        ),
+    ]
+)
+"""`metrics.json` holds beside them a block `named_<kind>` for each way to name the features: some of the same
+measures for those names.
+"""
