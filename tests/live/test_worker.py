@@ -153,19 +153,20 @@ def test_one_client_cannot_fill_the_queue_for_the_others(tiny, narrow):
     async def crowd():
         client, done = WorkerClient(narrow), []
 
-        async def steer(who):
-            async with client.ask(tiny.job((0, 3, "add", 1.0), max_tokens=40), client=who) as events:
+        async def steer(who, max_tokens=20):
+            async with client.ask(tiny.job((0, 3, "add", 1.0), max_tokens=max_tokens), client=who) as events:
                 async for _ in events:
                     pass
             done.append(who)
 
-        async def waiting(number):
-            return (await client.health()).waiting == number
+        async def holds(running, waiting):
+            health = await client.health()
+            return (health.running, health.waiting) == (running, waiting)
 
         greedy = []
         for number in range(3):
-            greedy.append(asyncio.create_task(steer("greedy")))
-            await until(lambda number=number: waiting(number))
+            greedy.append(asyncio.create_task(steer("greedy", 20 if number else 256)))
+            await until(lambda number=number: holds(1, number))
         with pytest.raises(WorkerRefused):
             await steer("greedy")
         await asyncio.gather(steer("modest"), *greedy)
