@@ -5,13 +5,14 @@ something is wrong.
 import atexit
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from cli.exchange import export_commands, import_commands
+from cli.exchange_commands import export_commands, import_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
@@ -33,6 +34,14 @@ Text = Annotated[
 ]
 ModelId = Annotated[
     str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(min=0, help="the layer that the dictionaries read, where their files do not record it"),
+]
+SetName = Annotated[
+    str | None,
+    typer.Option("--set", help="the name of the dictionaries' set, where their folder's name will not do"),
 ]
 Length = Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")]
 
@@ -88,6 +97,7 @@ def evaluate(
         str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
     ] = None,
     model_id: ModelId = None,
+    layer: Layer = None,
     out: Annotated[Path | None, typer.Option(help="write all figures to this JSON file")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")
@@ -102,12 +112,12 @@ def evaluate(
     Figures that cannot be a checkpoint's own (another model, an FVE far from the recorded one) are shown with
     a warning, written nowhere, and the exit code is 1, unless --force.
     """
-    from cli import evaluation
+    from cli.evaluate_command import EvaluationRequest, evaluate_runs, table
+    from cli.evaluate_command import write as write_figures
 
-    found = evaluation.evaluate_runs(
-        runs, evaluation.Ask(text, tokens, ce_tokens, length, model, model_id), console=console
-    )
-    console.print(evaluation.table(found))
+    request = EvaluationRequest(text, tokens, ce_tokens, length, model, model_id, layer)
+    found = evaluate_runs(runs, request, console=console)
+    console.print(table(found))
     for each in found:
         for warning in each.warnings:
             print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
@@ -115,7 +125,7 @@ def evaluate(
         raise LexiscopeError(
             "These figures are not to be trusted; nothing was written. --force accepts them."
         )
-    evaluation.write(found, out=out, into_runs=write)
+    write_figures(found, out=out, into_runs=write)
 
 
 @app.command()
@@ -132,7 +142,7 @@ def anchors(
     """Compare anchor sets on each layer by what they name of a briefly trained plain dictionary: the bake-off
     of --anchors auto.
     """
-    from cli.anchors import show, survey_layers
+    from cli.anchors_command import show, survey_layers
     from lexiscope.language_model import load_language_model
     from trainer.__main__ import parse_layers
 
@@ -156,6 +166,8 @@ def index(
         str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
     ] = None,
     model_id: ModelId = None,
+    layer: Layer = None,
+    set_name: SetName = None,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])"),
@@ -186,15 +198,16 @@ def index(
     shard = indexer.parse_shard(shards) if shards else None
     groups: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
-        checkpoint = load_checkpoint(run, anchors=False)
+        checkpoint = load_checkpoint(run, anchors=False, layer=layer)
         path = model or checkpoint.model
         if not path:
             raise LexiscopeError(
                 f"{run} does not say which language model it was trained on; give it with --model."
             )
         groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(run)
+    load = partial(load_checkpoint, layer=layer, set_name=set_name)
     loaded = [
-        (load_language_model(path, model_id=name or None), map(load_checkpoint, found))
+        (load_language_model(path, model_id=name or None), map(load, found))
         for (path, name), found in groups.items()
     ]
     ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate)
@@ -217,13 +230,8 @@ def name(
         str | None,
         typer.Option(help="the language model, where the dictionaries do not say or it lies elsewhere"),
     ] = None,
-    layer: Annotated[
-        int | None, typer.Option(min=0, help="the layer they read, where they do not say")
-    ] = None,
-    set_name: Annotated[
-        str | None,
-        typer.Option("--set", help="what their set is called, where their folder's name will not do"),
-    ] = None,
+    layer: Layer = None,
+    set_name: SetName = None,
     anchors: Annotated[
         str | None,
         typer.Option(
@@ -240,10 +248,10 @@ def name(
     """Name the features of any dictionary by the tokens their directions are nearest to, and show the
     evidence for each name.
     """
-    from cli import naming
+    from cli.name_command import NamingRequest, name_dictionaries
 
-    ask = naming.Ask(model, model_id, layer, set_name, anchors, tokens, length, ablate)
-    naming.name(dictionaries, text or [], ask, settings=Settings(), console=console)
+    request = NamingRequest(model, model_id, layer, set_name, anchors, tokens, length, ablate)
+    name_dictionaries(dictionaries, text or [], request, settings=Settings(), console=console)
 
 
 @app.command()
@@ -281,7 +289,7 @@ def demo(
     build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
 ) -> None:
     """Train, index and serve the bundled model; what is already built is skipped."""
-    from cli.demo import build_demo
+    from cli.demo_command import build_demo
 
     settings = Settings()
     build_demo(settings, console)

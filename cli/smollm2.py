@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from cli.demo import Amounts, build
+from cli.demo_command import Amounts, build
 from lexiscope.files import replace_file
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import WORK, Settings

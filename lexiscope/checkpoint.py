@@ -74,9 +74,9 @@ class Checkpoint(NamedTuple):
     hook_out: str = ""
     """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
     chosen_layer: int | None = None
-    """where a person said which layer it reads"""
+    """the layer given by --layer"""
     chosen_set: str | None = None
-    """where a person said what its set is called"""
+    """the set's name given by --set"""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -90,17 +90,24 @@ class Checkpoint(NamedTuple):
         else, is a transcoder, or no layer is known.
         """
         self.refuse_transcoder()
+        recorded = self.details.get("layer")
         if not self.hook:
-            known = self.details.get("layer", self.chosen_layer)
+            known = self.chosen_layer if recorded is None else recorded
             if known is None:
-                raise CheckpointError(f"{self.path} does not say which layer it reads; give it with --layer.")
+                raise CheckpointError(
+                    f"{self.path} does not record which layer it reads; give it with --layer."
+                )
             return int(known)
-        found = layer_of(self.hook, self.path)
-        if self.chosen_layer not in (None, found):
+        layer = layer_of(self.hook, self.path)
+        if self.chosen_layer not in (None, layer):
             raise CheckpointError(
-                f"{self.path} reads {self.hook}, which is layer {found}, not {self.chosen_layer}."
+                f"{self.path} reads {self.hook}, which is layer {layer}, not {self.chosen_layer}."
             )
-        return found
+        if recorded not in (None, layer):
+            raise CheckpointError(
+                f"{self.path}/{CONFIG} disagrees with itself: metadata.lexiscope.layer is {recorded}, but hook_name is {self.hook}."
+            )
+        return layer
 
     def refuse_transcoder(self) -> None:
         """Raises CheckpointError for a dictionary that writes another hook point than it reads."""
@@ -264,11 +271,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, anchors: bool = True, layer: int | None = None, set_name: str | None = None
+) -> Checkpoint:
     """Read a dictionary: one of ours, a SAELens folder, a sparsify folder (or a run's that holds one), the
     authors' `checkpoint.pt`.
 
-    With `anchors=False` the anchors' fit stays on disk. Raises CheckpointError: nothing there, a missing or
+    With `anchors=False` the anchors' fit stays on disk. `layer` and `set_name` are what a person says of a dictionary
+    that does not record them. Raises CheckpointError: nothing there, a missing or
     truncated file, a pickle that would run, widths that disagree, an unknown architecture, a convention of
     another library that would be read wrongly.
     """
@@ -293,6 +303,8 @@ def load_checkpoint(path: Path, *, anchors: bool = True) -> Checkpoint:
         found.hook,
         found.model,
         found.hook_out,
+        layer,
+        set_name,
     )
 
 

@@ -5,12 +5,13 @@ model or hook point.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from cli.evaluation import Ask, differences, evaluate_runs, layer_of, table, write
+from cli.evaluate_command import EvaluationRequest, differences, evaluate_runs, table, write
 from lexiscope.checkpoint import METRICS, load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
@@ -22,7 +23,7 @@ QUIET = Console(quiet=True)
 def test_runs_evaluated_on_their_training_text_reproduce_their_metrics(
     runs: list[Path], text_file: Path
 ) -> None:
-    found = evaluate_runs(runs, Ask([str(text_file)]), console=QUIET)
+    found = evaluate_runs(runs, EvaluationRequest([str(text_file)]), console=QUIET)
     assert [each.checkpoint.path for each in found] == runs
     for each in found:
         assert each.warnings == []
@@ -90,7 +91,7 @@ def test_a_checkpoint_at_the_wrong_scale_is_flagged(copy: Path, text_file: Path)
     tensors = load_file(copy / "sae_weights.safetensors")
     tensors["W_dec"] = tensors["W_dec"] * 3
     save_file(tensors, copy / "sae_weights.safetensors")
-    (found,) = evaluate_runs([copy], Ask([str(text_file)]), console=QUIET)
+    (found,) = evaluate_runs([copy], EvaluationRequest([str(text_file)]), console=QUIET)
     assert any("FVE" in warning for warning in found.warnings)
 
 
@@ -107,10 +108,10 @@ def test_another_model_is_flagged_by_its_id_or_its_weights(model: LanguageModel,
 def test_a_hook_point_or_a_convention_that_is_not_read_here_is_refused(copy: Path) -> None:
     edit(copy / "cfg.json", lambda c: c["metadata"].update(hook_name="blocks.1.hook_mlp_out"))
     with pytest.raises(CheckpointError, match="hook_mlp_out"):
-        layer_of(load_checkpoint(copy))
+        _ = load_checkpoint(copy).layer
     edit(copy / "cfg.json", lambda c: c["metadata"].update(hook_name="blocks.1.hook_resid_post"))
-    with pytest.raises(CheckpointError, match="says layer 0"):
-        layer_of(load_checkpoint(copy))
+    with pytest.raises(CheckpointError, match=r"lexiscope\.layer is 0"):
+        _ = load_checkpoint(copy).layer
     edit(copy / "cfg.json", lambda c: c.update(normalize_activations="expected_average_only_in"))
     with pytest.raises(CheckpointError, match="normalize_activations"):
         load_checkpoint(copy)
@@ -120,18 +121,39 @@ def test_a_dictionary_without_anchors_is_named_by_the_raw_embedding(
     copy: Path, model: LanguageModel, text_file: Path
 ) -> None:
     (copy / "anchors.safetensors").unlink()
-    (found,) = evaluate_runs([copy], Ask([str(text_file)], tokens=300), console=QUIET)
+    (found,) = evaluate_runs([copy], EvaluationRequest([str(text_file)], tokens=300), console=QUIET)
     directions = found.checkpoint.dictionary.directions
     unit = torch.nn.functional.normalize(model.embedding, dim=-1)
     assert torch.equal(found.measured.features["names"], (directions @ unit.T).argmax(-1))
     assert found.measured.metrics["fve"] == pytest.approx(found.checkpoint.metrics["fve"], abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("hook", "layer"), [("blocks.1.hook_resid_pre", None), ("transformer.h.0", None), ("", 0)]
+)
+def test_a_foreign_dictionary_is_evaluated_at_the_layer_that_it_is_indexed_at(
+    hook: str, layer: int | None, copy: Path, text_file: Path
+) -> None:
+    def foreign(config: dict[str, Any]) -> None:
+        del config["metadata"]["lexiscope"]
+        config["metadata"]["hook_name"] = hook
+
+    own = load_checkpoint(copy)
+    edit(copy / "cfg.json", foreign)
+    request = EvaluationRequest([str(text_file)], tokens=300, layer=layer)
+    (found,) = evaluate_runs([copy], request, console=QUIET)
+    assert own.layer == found.checkpoint.layer == 0
+    assert found.checkpoint.details == {}
+    assert found.measured.metrics["fve"] == pytest.approx(own.metrics["fve"], abs=0.1)
+
+
 def test_the_table_shows_every_run_and_writing_goes_only_where_asked(
     runs: list[Path], text_file: Path, tmp_path: Path
 ) -> None:
     before = (runs[0] / METRICS).read_text()
-    found = evaluate_runs(runs[:2], Ask([str(text_file)], tokens=200, ce_tokens=50), console=QUIET)
+    found = evaluate_runs(
+        runs[:2], EvaluationRequest([str(text_file)], tokens=200, ce_tokens=50), console=QUIET
+    )
     console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table(found))
     shown = console.export_text()

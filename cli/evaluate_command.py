@@ -5,7 +5,6 @@ Peers have loaded dictionaries at the wrong hook point, scale or activation func
 checkpoint records of its model, hook point and reconstruction is compared with what it meets here.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,11 @@ TOKENS = 100_000
 """Held-out tokens where neither the command nor the run says how many."""
 FAR = 0.1
 """An FVE this far from the recorded one is no matter of another text."""
-HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 MEAN_PASSAGES = 64
 """Passages that the mean of a layer is taken from, for a dictionary that brings none."""
 
 
-class Ask(NamedTuple):
+class EvaluationRequest(NamedTuple):
     """What to evaluate on; `None` is what the run itself records, or else a default."""
 
     text: Sequence[str]
@@ -40,6 +38,7 @@ class Ask(NamedTuple):
     length: int | None = None
     model: str | None = None
     model_id: str | None = None
+    layer: int | None = None
 
 
 class Evaluated(NamedTuple):
@@ -52,26 +51,26 @@ class Evaluated(NamedTuple):
         return f"{self.checkpoint.path.resolve().parent.name}/{self.checkpoint.path.resolve().name}"
 
 
-def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[Evaluated]:
+def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: Console) -> list[Evaluated]:
     """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for what
     cannot be evaluated at all.
     """
-    checkpoints = [load_checkpoint(run) for run in runs]
+    checkpoints = [load_checkpoint(run, layer=request.layer) for run in runs]
     for checkpoint in checkpoints:
-        layer_of(checkpoint)
-    text = fingerprint(ask.text)
+        _ = checkpoint.layer  # refused before the model is loaded
+    text = fingerprint(request.text)
     groups: dict[tuple[Any, ...], list[Checkpoint]] = {}
     for checkpoint in checkpoints:
-        groups.setdefault((_model_of(checkpoint, ask), *_selection(checkpoint, ask, text)), []).append(
-            checkpoint
-        )
+        groups.setdefault(
+            (_model_of(checkpoint, request), *_selection(checkpoint, request, text)), []
+        ).append(checkpoint)
     models: dict[tuple[str, str | None], LanguageModel] = {}
     found: dict[Path, Evaluated] = {}
     for (source, own_split, length, tokens, ce_tokens), group in groups.items():
         if source not in models:
             models[source] = load_language_model(source[0], model_id=source[1])
         model = models[source]
-        chosen = _passages(model, ask.text, own_split=own_split, length=length, tokens=tokens)
+        chosen = _passages(model, request.text, own_split=own_split, length=length, tokens=tokens)
         candidates = [_candidate(model, checkpoint, chosen) for checkpoint in group]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"evaluating on {model.id}", total=sum(len(p) - 1 for p in chosen))
@@ -87,25 +86,6 @@ def evaluate_runs(runs: Sequence[Path], ask: Ask, *, console: Console) -> list[E
 
 def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
     return lambda n: progress.advance(task, n)
-
-
-def layer_of(checkpoint: Checkpoint) -> int:
-    """The layer whose residual stream the dictionary reads. Raises CheckpointError for another hook point, or
-    two that disagree.
-    """
-    recorded = checkpoint.config.get("metadata", {}).get("hook_name") or checkpoint.config.get("hook_name")
-    match = HOOK.fullmatch(str(recorded))
-    if not match:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained at hook point '{recorded}'; only the residual stream after a block "
-            "(blocks.L.hook_resid_post) can be evaluated here."
-        )
-    layer = int(match[1])
-    if checkpoint.details.get("layer", layer) != layer:
-        raise CheckpointError(
-            f"{checkpoint.path} says layer {checkpoint.details['layer']} in one place and {recorded} in another."
-        )
-    return layer
 
 
 def differences(checkpoint: Checkpoint, model: LanguageModel, measured: dict[str, Any]) -> list[str]:
@@ -129,28 +109,30 @@ def differences(checkpoint: Checkpoint, model: LanguageModel, measured: dict[str
     return found
 
 
-def _model_of(checkpoint: Checkpoint, ask: Ask) -> tuple[str, str | None]:
-    path = ask.model or checkpoint.config.get("metadata", {}).get("model_name")
+def _model_of(checkpoint: Checkpoint, request: EvaluationRequest) -> tuple[str, str | None]:
+    path = request.model or checkpoint.model
     if not path:
         raise CheckpointError(
             f"{checkpoint.path} does not say which language model it reads; give it with --model."
         )
-    given = ask.model_id if ask.model else ask.model_id or checkpoint.details.get("model_id")
+    given = request.model_id if request.model else request.model_id or checkpoint.details.get("model_id")
     return str(path), given
 
 
-def _selection(checkpoint: Checkpoint, ask: Ask, text: str) -> tuple[bool, int, int, int | None]:
+def _selection(
+    checkpoint: Checkpoint, request: EvaluationRequest, text: str
+) -> tuple[bool, int, int, int | None]:
     """(the run's own held-out passages of its training text?, passage length, tokens, tokens scored)."""
     details, before = checkpoint.details, checkpoint.metrics
     own_split = (
         details.get("text_fingerprint") == text and details.get("plan", {}).get("held_out") != "other text"
     )
-    context = checkpoint.config.get("metadata", {}).get("context_size") or 256
-    tokens = ask.tokens or (own_split and before.get("tokens")) or TOKENS
-    ce_tokens = ask.ce_tokens
-    if ce_tokens is None and own_split and ask.tokens is None:
+    context = (checkpoint.config.get("metadata") or {}).get("context_size") or 256
+    tokens = request.tokens or (own_split and before.get("tokens")) or TOKENS
+    ce_tokens = request.ce_tokens
+    if ce_tokens is None and own_split and request.tokens is None:
         ce_tokens = before.get("ce_tokens")
-    return own_split, ask.length or int(context), int(tokens), ce_tokens
+    return own_split, request.length or int(context), int(tokens), ce_tokens
 
 
 def _passages(
@@ -164,7 +146,7 @@ def _passages(
 
 
 def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np.ndarray]) -> Candidate:
-    layer, dictionary = layer_of(checkpoint), checkpoint.dictionary
+    layer, dictionary = checkpoint.layer, checkpoint.dictionary
     fit = checkpoint.fit or AnchorFit(
         model.embedding, torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.empty(0)
     )

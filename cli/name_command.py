@@ -31,7 +31,7 @@ ENOUGH = 10
 """Firings below which a feature is not shown as one of the best."""
 
 
-class Ask(NamedTuple):
+class NamingRequest(NamedTuple):
     """What is asked, beside dictionaries and text."""
 
     model: str | None
@@ -54,14 +54,13 @@ class AgainstEmbedding(NamedTuple):
     """the same of random directions with the layer's covariance"""
 
 
-def chosen(path: Path, ask: Ask) -> Checkpoint:
-    """The dictionary at `path` with what was said of it. Raises CheckpointError."""
-    found = load_checkpoint(path, anchors=ask.anchors is None)
-    return found._replace(chosen_layer=ask.layer, chosen_set=ask.set_name)
-
-
-def name(
-    paths: Sequence[Path], sources: Sequence[str], ask: Ask, *, settings: Settings, console: Console
+def name_dictionaries(
+    paths: Sequence[Path],
+    sources: Sequence[str],
+    request: NamingRequest,
+    *,
+    settings: Settings,
+    console: Console,
 ) -> None:
     """Index the dictionaries over the text under their nearest anchors, publish, and show a table a
     dictionary.
@@ -71,8 +70,11 @@ def name(
             "Names need a text to be judged on: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the kind the model was "
             "trained on; 40,000 tokens tell something of frequent features, a million of most."
         )
-    checkpoints = [chosen(path, ask) for path in paths]
-    models = {ask.model or checkpoint.model for checkpoint in checkpoints}
+    checkpoints = [
+        load_checkpoint(path, anchors=request.anchors is None, layer=request.layer, set_name=request.set_name)
+        for path in paths
+    ]
+    models = {request.model or checkpoint.model for checkpoint in checkpoints}
     if "" in models:
         silent = next(checkpoint.path for checkpoint in checkpoints if not checkpoint.model)
         raise LexiscopeError(
@@ -85,9 +87,14 @@ def name(
     own = {
         str(checkpoint.details["model_id"]) for checkpoint in checkpoints if "model_id" in checkpoint.details
     }
-    model = load_language_model(models.pop(), model_id=ask.model_id or (own.pop() if len(own) == 1 else None))
+    model = load_language_model(
+        models.pop(), model_id=request.model_id or (own.pop() if len(own) == 1 else None)
+    )
     wanted = indexer.Ask(
-        tokens=ask.tokens, length=ask.length, ablate=ask.ablate, anchors=ask.anchors or "current"
+        tokens=request.tokens,
+        length=request.length,
+        ablate=request.ablate,
+        anchors=request.anchors or "current",
     )
     indexer.index([(model, checkpoints)], sources, settings=settings, console=console, ask=wanted)
     store = Store(settings)
@@ -95,7 +102,7 @@ def name(
         for checkpoint in checkpoints:
             source = f"{checkpoint.layer}-{checkpoint.set_name}"
             page = store.dictionary_page(model.id, source, Filters(limit=1))
-            raw = against_embedding(model, checkpoint, sources, length=ask.length)
+            raw = against_embedding(model, checkpoint, sources, length=request.length)
             show(store, page, checkpoint, raw, console)
     finally:
         store.close()
