@@ -32,10 +32,8 @@ def text(n_words: int, *, seed: int = 0) -> str:
     return f"\n{END}\n".join(documents) + "\n"
 
 
-def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
-    """Write a Hugging Face folder with random weights; "gpt2", "llama", or "gpt-neo", every second layer of
-    which sees 8 tokens back.
-    """
+def save_tokenizer(folder: Path) -> int:
+    """Write a byte-level BPE tokenizer whose token 0, END, is BOS and EOS. Returns its number of tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -43,7 +41,16 @@ def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
     tokenizer.train_from_iterator(
         [text(2000)], trainers.BpeTrainer(vocab_size=400, special_tokens=[END], initial_alphabet=alphabet)
     )
-    size = tokenizer.get_vocab_size()
+    ends = {"bos_token": END, "eos_token": END, "unk_token": END}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends).save_pretrained(folder)
+    return int(tokenizer.get_vocab_size())
+
+
+def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
+    """Write a Hugging Face folder with random weights; "gpt2", "llama", or "gpt-neo", every second layer of
+    which attends to the last 8 tokens alone.
+    """
+    size = save_tokenizer(folder)
     torch.manual_seed(seed)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if kind == "gpt2":
@@ -77,7 +84,4 @@ def make_model(folder: Path, *, kind: str = "gpt2", seed: int = 0) -> Path:
     for parameter in model.parameters():
         parameter.data.mul_(3 if parameter.ndim == 2 else 1)  # so that states differ enough to be told apart
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END
-    ).save_pretrained(folder)
     return folder

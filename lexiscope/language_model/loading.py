@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,6 +57,7 @@ def load_language_model(
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
         raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
     bridge.eval().requires_grad_(False)
+    _return_tuples(bridge)
     return LanguageModel(bridge, str(path.resolve()) if path.exists() else name, slug)
 
 
@@ -69,6 +71,14 @@ def _check_files(name: str) -> None:
         raise ModelError(f"{name} is no Hugging Face model folder: it has no config.json.")
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise ModelError(f"{name} has no weights: no *.safetensors file lies beside its config.json.")
+
+
+def _return_tuples(bridge: Any) -> None:
+    """GPT-1's blocks return a list, whose first entry transformer-lens does not hook; a tuple's it does."""
+    for block in bridge.blocks:
+        block.original_component.register_forward_hook(
+            lambda module, inputs, output: tuple(output) if isinstance(output, list) else None
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model.patching import Patch, captured, hook_name, patched, unembed_from
+from lexiscope.language_model.readout import measure_readout
 from lexiscope.language_model.resume import ResumedPasses
 
 __all__ = ["GeneratedTokens", "LanguageModel", "LogitsAndCache", "StreamsAndLogits", "hook_name"]
@@ -66,6 +67,13 @@ class LanguageModel:
             raise ModelError(
                 f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with."
             )
+        try:
+            self._readout = measure_readout(bridge, self.bos)
+        except ModelError as error:
+            raise ModelError(
+                f"{path} is not supported: the effect of its residual stream on the logits cannot be"
+                f" determined, because {error}."
+            ) from error
         self._resumed = ResumedPasses(bridge, bos=self.bos, device=self.device, vocab_size=self.vocab_size)
 
     @property
@@ -173,28 +181,23 @@ class LanguageModel:
 
     @torch.inference_mode()
     def unembed_residual(self, residual: Tensor) -> Tensor:
-        """Logits [..., vocab] of a residual stream [..., d_model] through the final norm (the logit lens)."""
-        return self._bridge.unembed(self._bridge.ln_final(residual))
+        """Logits [..., vocab] of a residual stream [..., d_model] as if it came out of the last block (the
+        logit lens).
+        """
+        return self._readout.logits(residual)
 
     @torch.inference_mode()
     def read_out(self, directions: Tensor) -> Tensor:
-        """Logit effect [n, vocab] of unit directions [n, d_model] at unit norm scale.
-
-        The final norm's gain is folded into the unembedding; a LayerNorm also removes the direction's mean;
-        logits are centred over the vocabulary (a shift changes no probability).
+        """Logit effect [n, vocab] of unit directions [n, d_model] where the final norm divides by 1; centred
+        over the vocabulary (a shift changes no probability).
         """
-        norm = self._bridge.ln_final
-        if getattr(norm, "bias", None) is not None:  # LayerNorm; RMSNorm has no bias and does not centre
-            directions = directions - directions.mean(-1, keepdim=True)
-        effect = (directions * norm.weight.float()) @ self._bridge.W_U.float()
+        effect = self._readout.effect(directions.float())
         return effect - effect.mean(-1, keepdim=True)
 
     @torch.inference_mode()
     def unembedding(self) -> Tensor:
-        """Rows [vocab, d_model] whose product with a normalised residual stream is each token's logit; the
-        final norm's gain is folded in.
-        """
-        return (self._bridge.W_U.float() * self._bridge.ln_final.weight.float()[:, None]).T.contiguous()
+        """Rows [vocab, d_model] whose product with a direction is its logit effect, not centred."""
+        return self._readout.rows()
 
     def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
         """[vocab, d_model] the residual stream on each token alone after BOS."""
