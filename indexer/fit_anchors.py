@@ -18,9 +18,9 @@ from lexiscope.checkpoint import AnchorFit
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import Batch, batches
 
-TOKENS = 4096
-"""Positions of a batch; the first one's norms say what an outlier is, and its mean is taken off before
-summing (for precision).
+BATCH_TOKENS = 4096
+"""Padded tokens of a batch. The first batch sets the norm above which a position is an outlier, and its mean
+is subtracted before summing, for precision.
 """
 AROUND = ("following", "previous")
 
@@ -33,6 +33,7 @@ def fit_anchors(
     *,
     anchors: str = "current",
     seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> dict[int, AnchorFit]:
     """The anchors of each layer, of one of ANCHOR_SETS; `seed` is the controls'. No row is assigned an
     anchor.
@@ -49,7 +50,7 @@ def fit_anchors(
         )
     model.check_layers(layers)
     gathered = {layer: _Layer(model.vocab_size, model.d_model, anchors) for layer in layers}
-    for batch in batches(passages, tokens=TOKENS):
+    for batch in batches(passages, tokens=batch_tokens):
         residuals = model.read(batch.tokens.to(model.device), list(layers))
         for layer in layers:
             x = residuals[layer].cpu()[batch.mask].float()

@@ -5,7 +5,9 @@ dictionary, or say what is wrong.
 import gzip
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.exchange import ExchangeError, Imported, export_neuronpedia, import_neuronpedia
-from indexer.exchange.neuronpedia import json_stream
+from indexer.exchange.neuronpedia import dashboard_files
 from indexer.exchange.neuronpedia.imported_rows import token_rows
-from indexer.exchange.neuronpedia.json_stream import ListedObject
 from indexer.exchange.neuronpedia.token_spellings import Spellings, plain
 from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.dictionary import Dictionary
@@ -455,7 +456,10 @@ SPOILT: dict[str, tuple[Callable[[Path, LanguageModel], object], str]] = {
         changed(lambda features: features.append(features[0])),
         "feature 0: the feature is in batch-0.json already",
     ),
-    "NaN": (changed(set_value(float("nan"))), "batch-1.json, feature 2: 'values' holds nan"),
+    "NaN": (
+        changed(set_value(float("nan"))),
+        "batch-1.json is no whole JSON.* after 0 whole features.*NaN and Infinity",
+    ),
     "null": (changed(set_value(None)), "feature 2: 'values' holds None"),
     "a word": (changed(set_value("high")), "feature 2: 'values' holds"),
     "a value less": (
@@ -608,29 +612,33 @@ def test_every_token_is_read_back_from_its_plain_spelling(model: LanguageModel) 
     assert spellings.ids(spelled) == list(range(model.vocab_size))
 
 
+NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
 ITEMS = st.recursive(
-    st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none() | NUMBERS | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=8,
 )
 
 
-@given(
-    items=st.lists(ITEMS, max_size=6),
-    chunk=st.integers(1, 40),
-    indent=st.sampled_from([None, 2]),
-    last=st.booleans(),
-)
-def test_a_list_is_streamed_whatever_the_blocks_it_is_read_in(
-    items: list[Any], chunk: int, indent: int | None, last: bool, tmp_path_factory: pytest.TempPathFactory
+@given(items=st.lists(ITEMS, max_size=6), indent=st.sampled_from([None, 2]), last=st.booleans())
+def test_features_and_header_are_read_wherever_the_header_stands(
+    items: list[Any], indent: int | None, last: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "stream.json"
     rest = {"model_id": "é\n", "layer": 12}
     whole = {**rest, "features": items} if last else {"features": items, **rest}
     path.write_text(json.dumps(whole, indent=indent, ensure_ascii=False), encoding="utf-8")
-    before, json_stream.CHUNK = json_stream.CHUNK, chunk
-    try:
-        stream = ListedObject(path, "features")
-        assert list(stream) == items and stream.rest == rest
-    finally:
-        json_stream.CHUNK = before
+    assert list(dashboard_files._stream_features(path)) == items
+    header = [dashboard_files._header_field(path, name) for name in ("model_id", "layer", "sae_set")]
+    assert header == ["é\n", 12, None]
+
+
+def test_memory_is_bounded_by_a_feature_and_not_by_the_file(tmp_path: Path) -> None:
+    one, path = {"values": [0.5] * 5000}, tmp_path / "batch-0.json"
+    path.write_text(json.dumps({"features": [one] * 400}))
+    list(islice(dashboard_files._stream_features(path), 2))
+    tracemalloc.start()
+    n = sum(1 for _ in dashboard_files._stream_features(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 400 and peak < path.stat().st_size / 2

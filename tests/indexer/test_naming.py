@@ -45,12 +45,9 @@ def test_anchors_are_the_mean_states_shrunk_to_the_transported_embedding(
         assert len(fit.assigned) == 0
 
 
-def test_batches_of_another_size_give_the_same_anchors(
-    model: LanguageModel, text_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_another_size_give_the_same_anchors(model: LanguageModel, text_file: Path) -> None:
     whole = fit_anchors(model, [1], stream(model, text_file))[1]
-    monkeypatch.setattr(fit_anchors, "TOKENS", 300)
-    parts = fit_anchors(model, [1], stream(model, text_file))[1]
+    parts = fit_anchors(model, [1], stream(model, text_file), batch_tokens=300)[1]
     assert torch.equal(whole.counts, parts.counts)
     assert torch.allclose(whole.anchors, parts.anchors, atol=1e-3)
 

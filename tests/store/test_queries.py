@@ -2,11 +2,10 @@
 
 import base64
 import json
-import random
-import statistics
-import time
+from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -278,18 +277,24 @@ def test_a_random_feature_is_live(store: Store) -> None:
     assert all(store.random_feature().verdict != "dead" for _ in range(20))
 
 
-def test_latency_is_printed(store: Store) -> None:
-    """Prints medians; asserts nothing about time."""
-    asks = {
-        "feature": lambda: store.feature("tiny", "1-vasae", random.randrange(200)),
-        "token": lambda: store.token_page("tiny", random.randrange(300)),
-        "search": lambda: store.search("word", Filters()),
-        "dictionary": lambda: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")),
-    }
-    for name, ask in asks.items():
-        times = []
-        for _ in range(20):
-            start = time.perf_counter()
-            ask()
-            times.append(1000 * (time.perf_counter() - start))
-        print(f"{name}: {statistics.median(times):.1f} ms")
+@pytest.mark.parametrize(
+    ("page", "most"),
+    [
+        (lambda store: store.feature("tiny", "1-vasae", 6), 3),
+        (lambda store: store.token_page("tiny", 0), 1),
+        (lambda store: store.search("word", Filters()), 1),
+        (lambda store: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")), 1),
+    ],
+    ids=["feature", "token", "search", "dictionary"],
+)
+def test_a_page_costs_a_bounded_number_of_statements(
+    store: Store, page: Callable[[Store], object], most: int
+) -> None:
+    """Counted the second time: what a build keeps in memory (vocabulary, collisions) is then there."""
+    page(store)
+    with store.snapshot() as snapshot:
+        statements: list[str] = []
+        engine = snapshot._build.engine
+        sa.event.listen(engine, "before_cursor_execute", lambda *event: statements.append(event[2]))
+        page(store)
+    assert 0 < len(statements) <= most, statements

@@ -1,5 +1,7 @@
-"""SAEDashboard's `batch-N.json` files, or Neuronpedia's JSONL.gz export, read one feature at a time, whatever
-their order.
+"""Reads SAEDashboard's `batch-N.json` files or Neuronpedia's JSONL.gz export into `Dashboards`.
+
+One feature is decoded at a time: a batch file holds thousands of features of 60 to 90 kB each. Files and
+features may come in any order.
 """
 
 import gzip
@@ -9,6 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import ijson
 
 from indexer.exchange.export_folder import UNCHANGED, ExchangeError
 from indexer.exchange.neuronpedia.contents import (
@@ -23,9 +27,10 @@ from indexer.exchange.neuronpedia.contents import (
     parsed_origin,
     whole,
 )
-from indexer.exchange.neuronpedia.json_stream import ListedObject
 
 BATCH = re.compile(r"batch-(\d+)\.(json|jsonl|jsonl\.gz)")
+HEADER = ("model_id", "layer", "sae_set", "sae_id_suffix")
+READ_BYTES = 1 << 16
 
 
 def read_dashboards(
@@ -65,22 +70,43 @@ def _batches(folder: Path, suffix: str) -> list[Path]:
 def _read_batches(folder: Path, batches: list[Path], advance: Callable[[int, int], None]) -> Dashboards:
     found = Dashboards("SAEDashboard batches", n_files=len(batches))
     for done, path in enumerate(batches):
-        batch = ListedObject(path, "features")
-        for row in batch:
+        for row in _stream_features(path):
             _add_dashboard(found, row, path)
-        said = batch.rest
-        layer, set_name = (needed(said, name, str(path)) for name in ("layer", "sae_set"))
-        found.is_of(
-            parsed_origin(
-                path, needed(said, "model_id", str(path)), layer, set_name, said.get("sae_id_suffix")
-            ),
-            path,
-        )
+        header = {name: _header_field(path, name) for name in HEADER}
+        model, layer, set_name = (needed(header, name, str(path)) for name in HEADER[:3])
+        found.is_of(parsed_origin(path, model, layer, set_name, header["sae_id_suffix"]), path)
         advance(done + 1, len(batches))
     skipped = folder / "skipped_indexes.json"
     if skipped.is_file():
         _read_skipped(found, skipped)
     return found
+
+
+def _stream_features(path: Path) -> Iterator[Any]:
+    """The items of a batch file's list `features`, decoded one after another. Raises ExchangeError where the
+    file is not valid JSON up to its end.
+    """
+    n = 0
+    try:
+        with open(path, "rb") as file:
+            for row in ijson.items(file, "features.item", use_float=True, buf_size=READ_BYTES):
+                yield row
+                n += 1
+    except ijson.JSONError as error:
+        reason = str(error).splitlines()[0]
+        hint = " (NaN and Infinity are not JSON)" if "invalid char" in reason else ""
+        raise ExchangeError(
+            f"{path} is no whole JSON file: it breaks off after {n} whole features: {reason}{hint}",
+            kept=UNCHANGED,
+        ) from error
+
+
+def _header_field(path: Path, name: str) -> Any:
+    """A field of a batch file beside `features`, None where it is missing. SAEDashboard writes these fields
+    before the list, so the search stops early.
+    """
+    with open(path, "rb") as file:
+        return next(ijson.items(file, name, use_float=True, buf_size=READ_BYTES), None)
 
 
 def _read_skipped(found: Dashboards, path: Path) -> None:
