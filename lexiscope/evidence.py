@@ -24,7 +24,8 @@ FDR = 0.05
 CHUNK = 4096
 TABLE = 1 << 21
 """Cells of the table that names are looked up in: bytes that stay in a processor's cache."""
-KINDS = ("here", "family", "near", "predicts")
+KINDS = ("reads_here", "reads_family", "reads_near", "predicts")
+"""Relations of a firing to a name, each a measure of that name: the row of each in `EvidenceCounts.hits`."""
 
 
 def families(embedding: Tensor, folded: list[str], *, nearest: int = 20, variants: int = 6) -> Tensor:
@@ -169,12 +170,26 @@ class Evidence(NamedTuple):
             for r, p, alive in zip(reads, predicts, live, strict=True)
         ]
 
+    def measures(self) -> dict[str, Tensor]:
+        """Those of `lexiscope.measures.FEATURE` by name, each [d_sae]; NaN where a feature never fired."""
+        found = {
+            **self.share,
+            **{f"{kind}_null": null for kind, null in self.null.items()},
+            "recall": self.recall,
+            "q_reads": self.q_reads,
+            "q_predicts": self.q_predicts,
+        }
+        fired = self.firings > 0
+        return {name: values.where(fired, float("nan")) for name, values in found.items()} | {
+            "supported": self.supported
+        }
+
     @property
     def half(self) -> Tensor:
         """[d_sae] bool: at least half of the firings are on the name's family (`half_live` is their share of
         the live features).
         """
-        return self.share["family"] >= 0.5
+        return self.share["reads_family"] >= 0.5
 
 
 class _Marks:
@@ -330,10 +345,10 @@ class EvidenceCounts:
         for row, kind in enumerate(KINDS):
             pooled = _pooled(self.control_hits[row].double(), n, frequency_bins(occurrences))
             floor = torch.maximum(null[kind], pooled)
-            if kind != "near":
-                floor = torch.maximum(floor, family_rate if kind == "family" else rate)
+            if kind != "reads_near":
+                floor = torch.maximum(floor, family_rate if kind == "reads_family" else rate)
             p[kind] = poisson_tail(self.hits[row].double(), n * floor)
-        reads, predicts = _best_of(p["here"], p["family"]), p["predicts"]
+        reads, predicts = _best_of(p["reads_here"], p["reads_family"]), p["predicts"]
         if p_ablation is not None:
             predicts = torch.where(
                 p_ablation.isnan(), predicts, _best_of(predicts, p_ablation.nan_to_num(1).to(predicts))

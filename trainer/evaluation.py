@@ -80,8 +80,8 @@ class _Naming:
         return {
             "supported_live": metrics.weighted_share(found.supported, live),
             "supported_firing": metrics.weighted_share(found.supported, weight),
-            "reads_precision": metrics.weighted_share(found.share["here"] * named, weight),
-            "reads_family": metrics.weighted_share(found.share["family"] * named, weight),
+            "reads_precision": metrics.weighted_share(found.share["reads_here"] * named, weight),
+            "reads_family": metrics.weighted_share(found.share["reads_family"] * named, weight),
             "predicts_precision": metrics.weighted_share(found.share["predicts"] * named, weight),
             "coverage_supported": metrics.coverage(
                 kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences
@@ -405,10 +405,10 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
         "aligned_live_embedding": (embedding >= ALIGNED).double().mean().item() if len(embedding) else 0.0,
         "coverage": metrics.coverage(names, live & (s.cosines >= ALIGNED), occurrences),
         "name_is_assigned": metrics.weighted_share(names == fit.assigned, (fit.assigned >= 0) & live),
-        "reads_precision": metrics.weighted_share(found.share["here"], weight),
-        "reads_null": metrics.weighted_share(found.null["here"], weight),
-        "reads_family": metrics.weighted_share(found.share["family"], weight),
-        "reads_family_null": metrics.weighted_share(found.null["family"], weight),
+        "reads_precision": metrics.weighted_share(found.share["reads_here"], weight),
+        "reads_null": metrics.weighted_share(found.null["reads_here"], weight),
+        "reads_family": metrics.weighted_share(found.share["reads_family"], weight),
+        "reads_family_null": metrics.weighted_share(found.null["reads_family"], weight),
         "predicts_precision": metrics.weighted_share(found.share["predicts"], weight),
         "predicts_null": metrics.weighted_share(found.null["predicts"], weight),
         "supported_live": metrics.weighted_share(found.supported, live),

@@ -2,8 +2,6 @@
 passage it fires.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from indexer.counts.exact_sum import ExactSum
@@ -44,16 +42,6 @@ def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.
     return (
         np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
     )
-
-
-class Moments(NamedTuple):
-    """Of the activation over firings; meaningless where `known` is false (below two firings, or no spread)."""
-
-    std: np.ndarray
-    skewness: np.ndarray
-    kurtosis: np.ndarray
-    """excess: 0 for a normal distribution"""
-    known: np.ndarray
 
 
 class Statistics:
@@ -97,19 +85,24 @@ class Statistics:
         self.logit_hits += other.logit_hits
 
     @property
-    def mean(self) -> np.ndarray:
-        return self.powers.value()[0] / np.maximum(self.count, 1)
-
-    @property
     def squares(self) -> np.ndarray:
         """[d_sae] Σ z²; times ‖d‖² it is the energy."""
         return self.powers.value()[1]
 
-    def moments(self) -> Moments:
+    def measures(self, n_tokens: int) -> dict[str, np.ndarray]:
+        """Those of `lexiscope.measures.FEATURE` by name, each [d_sae]; NaN where the moments need more
+        firings, or spread. `n_tokens`: positions of the text.
+        """
         mean, second, third, fourth = self.powers.value() / np.maximum(self.count, 1)
         variance = second - mean**2
         spread = (self.count > 1) & (variance > 1e-9 * second)
-        std = np.sqrt(np.where(spread, variance, 1))
-        skewness = (third - 3 * mean * second + 2 * mean**3) / std**3
-        kurtosis = (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / std**4 - 3
-        return Moments(std, skewness, kurtosis, spread)
+        std = np.sqrt(np.where(spread, variance, np.nan))
+        return {
+            "density": self.count / max(n_tokens, 1),
+            "n_firings": self.count,
+            "mean_activation": mean,
+            "max_activation": self.max,
+            "std_activation": std,
+            "skewness": (third - 3 * mean * second + 2 * mean**3) / std**3,
+            "kurtosis": (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / std**4 - 3,
+        }

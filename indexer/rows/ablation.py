@@ -89,6 +89,12 @@ class Causal(NamedTuple):
     parameters: dict[str, Any]
     """how the pass was run, as the dictionary's `causal` JSON"""
 
+    def measures(self) -> dict[str, Tensor]:
+        """Those of `lexiscope.measures.FEATURE`, by name."""
+        return {
+            name: value for name, value in self._asdict().items() if name not in ("p_ablation", "parameters")
+        }
+
 
 @torch.inference_mode()
 def causal_effects(

@@ -32,6 +32,8 @@ class Indexed(NamedTuple):
     learned: Learned
     live: torch.Tensor
     """[d_sae] bool"""
+    assigned: torch.Tensor
+    """[d_sae] the anchors of training, −1 for none"""
     evidence: Evidence
     shape: Geometry
     causal: Causal | None

@@ -1,7 +1,6 @@
-"""From what was learned of a dictionary to the rows of its features, as an Arrow table in the store's columns
-(store/schema.py).
-"""
+"""The rows of `feature`: what was learned of each feature of a dictionary."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,120 +8,74 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from indexer.counts.state import Learned
-from indexer.counts.token_counts import Lift
-from indexer.rows.ablation import Causal
-from indexer.rows.geometry import Geometry, LogitEffect
-from lexiscope.anchors import Names, bucket
-from lexiscope.evidence import Evidence
+from indexer.rows.columns import rows
+from indexer.rows.dictionary_rows import Indexed
+from lexiscope.anchors import Names
 
-CAUSAL_COLUMNS = tuple(column for column in Causal._fields if column not in ("p_ablation", "parameters"))
 NO_NEIGHBOURS = Names(torch.zeros(0, 0), torch.zeros(0, 0))
 BEATS = 2.6
 """Standard errors by which another token must take more firings than the name."""
 
+Pairs = list[tuple[list[int], list[float]]]
+"""(indices, scores) of each feature"""
+
 
 def feature_table(
-    *,
-    dictionary_id: int,
-    anchor_kind: str,
-    seen: Learned,
-    geometry: Geometry,
-    assigned: Tensor,
-    logits: LogitEffect,
-    evidence: Evidence,
-    lift: Lift,
-    live: Tensor,
-    relations: dict[str, list[tuple[list[int], list[float]]]],
-    causal: Causal | None,
-    folded: list[str],
-    occurrences: np.ndarray,
+    found: Indexed, relations: Mapping[str, Pairs], *, folded: list[str], occurrences: np.ndarray
 ) -> pa.Table:
-    """One row a feature; `relations` holds by column stem (neighbour, previous_coactive, …) an (indices,
-    scores) pair a feature.
+    """One row a feature; `relations` by the beginning of their columns' names (neighbour, previous_coactive,
+    …). `folded` and `occurrences` are of the vocabulary.
 
-    `folded` and `occurrences` are of the vocabulary. Without `causal` the ablation pass was not run.
+    Measures come by name from what computed them, and columns from there on are those of
+    `lexiscope.measures.FEATURE`.
     """
-    s = seen.statistics
-    names, cosines = geometry.names.tokens, geometry.names.cosines
-    fired = s.count > 0
-    n = np.maximum(s.count, 1)
-    same = torch.bincount(names[:, 0])[names[:, 0]]
-    beats = lift.hits - lift.name_hits > noise(lift.hits, lift.name_hits)
-    beats &= lift.token != names[:, 0].numpy()
-    moments = s.moments()
-    family = np.unique(np.array(folded, dtype=object), return_inverse=True)[1][names[:, 0].numpy()]
-    follows = s.logit_hits
-    n_tokens = max(int(occurrences.sum()), 1)
+    statistics, first = found.learned.statistics, found.named.names.tokens[:, 0].numpy()
+    n = len(first)
     columns: dict[str, Any] = {
-        "dictionary_id": np.full(len(fired), dictionary_id),
-        "index": np.arange(len(fired)),
-        "name_token": names[:, 0].numpy(),
-        "assigned_token": _maybe(assigned.numpy(), assigned.numpy() >= 0),
-        "anchor_kind": [anchor_kind] * len(fired),
-        "cosine": cosines[:, 0].numpy(),
-        "cosine_assigned": _maybe(geometry.cosine_assigned.numpy(), assigned.numpy() >= 0),
-        "cosine_embedding": geometry.cosine_embedding.numpy(),
-        "margin": (cosines[:, 0] - cosines[:, 1]).numpy(),
-        "bucket": [bucket(cosine) for cosine in cosines[:, 0].tolist()],
-        "next_tokens": _lists(names[:, 1:]),
-        "next_cosines": _lists(cosines[:, 1:]),
-        "phrase_tokens": [[token for token in row if token >= 0] for row in geometry.phrases.tokens.tolist()],
-        "phrase_cosine": geometry.phrases.cosines.numpy(),
-        "n_same_name": same.numpy(),
-        "n_same_family": np.bincount(family)[family],
-        "live": live.numpy(),
-        "verdict": evidence.verdict(live),
-        "density": s.count / n_tokens,
-        "n_firings": s.count,
-        "mean_activation": s.mean,
-        "max_activation": s.max,
-        "std_activation": _maybe(moments.std, moments.known),
-        "skewness": _maybe(moments.skewness, moments.known),
-        "kurtosis": _maybe(moments.kurtosis, moments.known),
-        "histogram": _lists(s.histogram),
-        "positions": _lists(s.positions),
-        "pos_tokens": _lists(logits.positive.tokens),
-        "pos_values": _lists(logits.positive.cosines),
-        "neg_tokens": _lists(logits.negative.tokens),
-        "neg_values": _lists(logits.negative.cosines),
-        "name_rank": logits.rank.numpy(),
-        "recall": _maybe(evidence.recall.numpy(), fired),
-        "q_reads": _maybe(evidence.q_reads.numpy(), fired),
-        "q_predicts": _maybe(evidence.q_predicts.numpy(), fired),
-        "supported": evidence.supported.numpy(),
-        "lift_token": _maybe(lift.token, fired),
-        "lift_share": _maybe(lift.hits / np.maximum(lift.counted, 1), fired),
-        "beats_name": beats & fired,
-        "logit_share": _maybe(follows / n, fired),
-        "logit_beats_name": fired
-        & follows_more(
-            follows,
-            evidence.share["predicts"].numpy() * n,
-            logits.positive.tokens[:, 0],
-            names[:, 0],
-            n,
-            occurrences,
-        ),
+        "dictionary_id": np.full(n, found.dictionary_id),
+        "index": np.arange(n),
+        "anchor_kind": [found.member.anchor_kind] * n,
+        "name_token": first,
+        "assigned_token": found.assigned,
+        "live": found.live,
+        "verdict": found.evidence.verdict(found.live),
+        "histogram": statistics.histogram,
+        "positions": statistics.positions,
+        **found.shape.columns(),
+        **found.named.effect.columns(),
+        **_shared_names(first, folded),
+        **statistics.measures(int(occurrences.sum())),
+        **found.evidence.measures(),
+        **_rival_names(found, occurrences),
+        **({} if found.causal is None else found.causal.measures()),
     }
-    for column in CAUSAL_COLUMNS:
-        kind = pa.int32() if column == "ablation_contexts" else pa.float32()
-        columns[column] = (
-            pa.nulls(len(fired), kind) if causal is None else _measured(getattr(causal, column), kind)
-        )
-    for column, kind in (
-        ("reads_here", "here"),
-        ("reads_family", "family"),
-        ("reads_near", "near"),
-        ("predicts", "predicts"),
-    ):
-        columns[column] = _maybe(evidence.share[kind].numpy(), fired)
-        columns[column + "_null"] = _maybe(evidence.null[kind].numpy(), fired)
     for relation, pairs in relations.items():
-        columns[relation + "_index"] = pa.array([indices for indices, _ in pairs], pa.list_(pa.int32()))
-        score = "_jaccard" if relation.endswith("coactive") else "_cosine"
-        columns[relation + score] = pa.array([values for _, values in pairs], pa.list_(pa.float32()))
-    return pa.table(columns)
+        score = "jaccard" if relation.endswith("coactive") else "cosine"
+        columns[f"{relation}_index"] = pa.array([indices for indices, _ in pairs], pa.list_(pa.int32()))
+        columns[f"{relation}_{score}"] = pa.array([values for _, values in pairs], pa.list_(pa.float32()))
+    return rows("feature", columns)
+
+
+def _shared_names(names: np.ndarray, folded: list[str]) -> dict[str, np.ndarray]:
+    family = np.unique(np.array(folded, dtype=object), return_inverse=True)[1][names]
+    return {"n_same_name": np.bincount(names)[names], "n_same_family": np.bincount(family)[family]}
+
+
+def _rival_names(found: Indexed, occurrences: np.ndarray) -> dict[str, np.ndarray]:
+    """The names that firings and logits would give, and whether they do better than the feature's own."""
+    statistics, evidence, names = found.learned.statistics, found.evidence, found.named.names.tokens[:, 0]
+    fired, n = statistics.count > 0, np.maximum(statistics.count, 1)
+    lift = found.learned.tokens.lift(names.numpy(), occurrences)
+    beats = lift.hits - lift.name_hits > noise(lift.hits, lift.name_hits)
+    named, follows = evidence.share["predicts"].numpy() * n, statistics.logit_hits
+    top = found.named.effect.positive.tokens[:, 0]
+    return {
+        "lift_token": np.where(fired, lift.token, -1),
+        "lift_share": np.where(fired, lift.hits / np.maximum(lift.counted, 1), np.nan),
+        "beats_name": beats & (lift.token != names.numpy()) & fired,
+        "logit_share": np.where(fired, follows / n, np.nan),
+        "logit_beats_name": fired & follows_more(follows, named, top, names, n, occurrences),
+    }
 
 
 def follows_more(
@@ -148,30 +101,11 @@ def noise(hits: np.ndarray, others: np.ndarray) -> np.ndarray:
     return BEATS * np.sqrt(np.maximum(hits + others, 1))
 
 
-def _lists(matrix: np.ndarray | Tensor) -> pa.ListArray:
-    """[n, m] as n lists."""
-    values = matrix.numpy() if isinstance(matrix, Tensor) else matrix
-    n, m = values.shape
-    return pa.ListArray.from_arrays(
-        np.arange(0, n * m + 1, max(m, 1), dtype=np.int32), np.ascontiguousarray(values).reshape(-1)
-    )
-
-
-def _measured(values: Tensor, kind: pa.DataType) -> pa.Array:
-    """NaN, or −1 among whole numbers, is absent."""
-    absent = values.isnan() if values.is_floating_point() else values < 0
-    return pa.array(values.numpy(), mask=absent.numpy()).cast(kind)
-
-
-def _maybe(values: np.ndarray, known: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=~known)
-
-
-def relation_pairs(found: Names, features: Tensor, d_sae: int) -> list[tuple[list[int], list[float]]]:
-    """Neighbours found for `features`, spread over all d_sae (empty elsewhere)."""
-    pairs: list[tuple[list[int], list[float]]] = [([], [])] * d_sae
+def relation_pairs(near: Names, features: Tensor, d_sae: int) -> Pairs:
+    """The neighbours of `features`, spread over all d_sae (empty elsewhere)."""
+    pairs: Pairs = [([], [])] * d_sae
     for feature, indices, cosines in zip(
-        features.tolist(), found.tokens.tolist(), found.cosines.tolist(), strict=True
+        features.tolist(), near.tokens.tolist(), near.cosines.tolist(), strict=True
     ):
         pairs[feature] = (indices, [round(cosine, 4) for cosine in cosines])
     return pairs

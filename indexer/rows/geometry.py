@@ -2,12 +2,12 @@
 here.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lexiscope.anchors import Names, Phrases, nearest_tokens, own_cosine, phrases, random_directions
+from lexiscope.anchors import Names, Phrases, bucket, nearest_tokens, own_cosine, phrases, random_directions
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
@@ -26,6 +26,21 @@ class Geometry(NamedTuple):
     cosine_assigned: Tensor
     """[d_sae] NaN where no anchor was assigned"""
 
+    def columns(self) -> dict[str, Any]:
+        """Those of `feature` that these hold, by name."""
+        tokens, cosines = self.names.tokens, self.names.cosines
+        return {
+            "cosine": cosines[:, 0],
+            "cosine_assigned": self.cosine_assigned,
+            "cosine_embedding": self.cosine_embedding,
+            "margin": cosines[:, 0] - cosines[:, 1],
+            "bucket": [bucket(cosine) for cosine in cosines[:, 0].tolist()],
+            "next_tokens": tokens[:, 1:],
+            "next_cosines": cosines[:, 1:],
+            "phrase_tokens": [[token for token in row if token >= 0] for row in self.phrases.tokens.tolist()],
+            "phrase_cosine": self.phrases.cosines,
+        }
+
 
 class LogitEffect(NamedTuple):
     positive: Names
@@ -34,6 +49,16 @@ class LogitEffect(NamedTuple):
     """[n, LOGITS] lowest first"""
     rank: Tensor
     """[n] rank of the name, 0 = top"""
+
+    def columns(self) -> dict[str, Tensor]:
+        """Those of `feature` that these hold, by name."""
+        return {
+            "pos_tokens": self.positive.tokens,
+            "pos_values": self.positive.cosines,
+            "neg_tokens": self.negative.tokens,
+            "neg_values": self.negative.cosines,
+            "name_rank": self.rank,
+        }
 
 
 def name_features(dictionary: Dictionary, fit: AnchorFit) -> Names:

@@ -102,21 +102,7 @@ def write_model(
                     state.learned[at].coactive, state.learned[other].coactive, member.d_sae
                 )
         whole = _indexed(model, member, found, at, live[at], first_dictionary + at, streams, ablate=ablate)
-        table = feature_table(
-            dictionary_id=whole.dictionary_id,
-            anchor_kind=member.anchor_kind,
-            seen=whole.learned,
-            geometry=whole.shape,
-            assigned=found.fits(at).assigned,
-            logits=whole.named.effect,
-            evidence=whole.evidence,
-            lift=whole.learned.tokens.lift(whole.named.names.tokens[:, 0].numpy(), state.occurrences),
-            live=whole.live,
-            relations=relations,
-            causal=whole.causal,
-            folded=folded,
-            occurrences=state.occurrences,
-        )
+        table = feature_table(whole, relations, folded=folded, occurrences=state.occurrences)
         contexts, points_at = context_table(
             whole.learned, texts, dictionary_id=whole.dictionary_id, first_passage=first_passage
         )
@@ -179,6 +165,7 @@ def _indexed(
         named=named,
         learned=learned,
         live=live,
+        assigned=fit.assigned,
         evidence=counts.result(live, None if effects is None else effects.p_ablation),
         shape=geometry(dictionary, fit, named.names, embedding=model.embedding, live=live),
         causal=effects,

@@ -165,7 +165,7 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
         where,
     )
     found = counts.result(torch.ones(50, dtype=torch.bool))
-    assert found.share["family"][0] > 0.15
+    assert found.share["reads_family"][0] > 0.15
     assert found.verdict(torch.ones(50, dtype=torch.bool))[0] == "unsupported"
 
 

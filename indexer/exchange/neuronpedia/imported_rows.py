@@ -18,13 +18,13 @@ from indexer.exchange.neuronpedia.choose_contexts import Chosen, Texts
 from indexer.exchange.neuronpedia.contents import Dashboards, Feature
 from indexer.exchange.neuronpedia.imported_evidence import Behaviour, Judged
 from indexer.exchange.neuronpedia.name_by_direction import Named
+from indexer.rows.columns import filled
 from indexer.rows.dictionary_rows import COSINE_EDGES, DENSITY_EDGES
 from indexer.rows.feature_rows import noise
 from lexiscope.anchors import ALIGNED, bucket
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.metrics import coverage, weighted_share
 from lexiscope.tokens import Vocabulary
-from store import arrow_schema
 
 LIVE = 1e-5
 """Density from which a feature is live (METHOD.md §5)."""
@@ -37,25 +37,6 @@ class Names(NamedTuple):
     kinds: list[str]
     """where each name is from, in words"""
     geometry: Named | None
-
-
-def filled(table: str, columns: dict[str, Any], n: int) -> pa.Table:
-    """n rows of a table: the columns given, the others NULL, empty or zero."""
-    arrays = []
-    for field in arrow_schema(table):
-        if field.name in columns:
-            given = columns[field.name]
-            arrays.append(
-                (given if isinstance(given, pa.Array) else pa.array(given)).cast(field.type)
-                if n
-                else pa.array([], field.type)
-            )
-        elif field.nullable:
-            arrays.append(pa.nulls(n, field.type))
-        else:
-            nothing: Any = [] if pa.types.is_list(field.type) else "" if pa.types.is_string(field.type) else 0
-            arrays.append(pa.array([nothing] * n).cast(field.type))
-    return pa.table(arrays, schema=arrow_schema(table))
 
 
 def feature_rows(
@@ -74,7 +55,7 @@ def feature_rows(
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     family = [vocabulary.folded()[token] if token >= 0 else "" for token in names.tokens] if n else []
     name_counts, family_counts = Counter(names.tokens.tolist()), Counter(family)
-    here = evidence.share["here"].numpy() * evidence.firings.numpy()
+    here = evidence.share["reads_here"].numpy() * evidence.firings.numpy()
     next_hits = evidence.share["predicts"].numpy() * evidence.firings.numpy()
     lift_hits, logit_hits = judged.lift.hits.numpy(), judged.logit_share * evidence.firings.numpy()
     lifted = judged.lift.tokens.numpy()
@@ -93,7 +74,6 @@ def feature_rows(
         "phrase_tokens": [[token] for token in names.tokens.tolist()],
         "live": live,
         "verdict": evidence.verdict(torch.from_numpy(live)),
-        "supported": evidence.supported.numpy(),
         "density": [feature.density for feature in features],
         "n_firings": evidence.firings.numpy(),
         "max_activation": maxima,
@@ -110,19 +90,8 @@ def feature_rows(
         "logit_share": _known(judged.logit_share, fired),
         "beats_name": fired & (lifted != names.tokens) & (lift_hits - here > noise(lift_hits, here)),
         "logit_beats_name": fired & (logit_hits - next_hits > noise(logit_hits, next_hits)),
-        **{
-            name: _known(getattr(evidence, name).numpy(), fired)
-            for name in ("recall", "q_reads", "q_predicts")
-        },
+        **evidence.measures(),
     }
-    for column, kind in (
-        ("reads_here", "here"),
-        ("reads_family", "family"),
-        ("reads_near", "near"),
-        ("predicts", "predicts"),
-    ):
-        columns[column] = _known(evidence.share[kind].numpy(), fired)
-        columns[column + "_null"] = _known(evidence.null[kind].numpy(), fired)
     if names.geometry is not None:
         columns |= names.geometry.columns
     return filled("feature", columns, n)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -20,7 +19,6 @@ from indexer.rows.geometry import (
     neighbours,
     random_cosine,
 )
-from lexiscope.anchors import bucket
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
@@ -67,17 +65,9 @@ def name_by_direction(
     near = relation_pairs(
         neighbours(dictionary.directions[who], dictionary.directions, among=who, itself=True), who, rows
     )
-    cosines = names.cosines[:, 0]
     columns = {
-        "cosine": cosines.numpy(),
-        "cosine_embedding": shape.cosine_embedding.numpy(),
-        "margin": (cosines - names.cosines[:, 1]).numpy(),
-        "bucket": [bucket(cosine) for cosine in cosines.tolist()],
-        "next_tokens": names.tokens[:, 1:].tolist(),
-        "next_cosines": names.cosines[:, 1:].tolist(),
-        "phrase_tokens": [[token for token in row if token >= 0] for row in shape.phrases.tokens.tolist()],
-        "phrase_cosine": shape.phrases.cosines.numpy(),
-        "name_rank": pa.array(logits.rank.numpy(), pa.int32()),
+        **shape.columns(),
+        "name_rank": logits.rank,
         "neighbour_index": [[int(index[row]) for row in found] for found, _ in near],
         "neighbour_cosine": [cosine for _, cosine in near],
     }
