@@ -13,7 +13,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy lexiscope store server && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 smoke: .venv/installed
 	$(BIN)/python bench/smoke.py

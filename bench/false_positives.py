@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from indexer.counts.firings import Firings, firings
 from indexer.rows.ablation import (
     CONTEXTS,
     STRENGTH,
@@ -31,7 +32,6 @@ from indexer.rows.ablation import (
     output_scores,
     spread,
 )
-from indexer.text_pass.firings import Firings, firings
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
 from lexiscope.checkpoint import Checkpoint, load_checkpoint

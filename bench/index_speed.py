@@ -27,10 +27,10 @@ from rich.console import Console
 
 import indexer
 from indexer.counts.name_counts import Relatives
+from indexer.counts.positions import Stretch
 from indexer.counts.state import Shape, State
 from indexer.dictionaries import identify, name, subject
 from indexer.text_pass.blocks import Block, blocks
-from indexer.text_pass.positions import Stretch
 from indexer.text_pass.text_pass import TOKENS, Held, Reading, Subject, observe
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint

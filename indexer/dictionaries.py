@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from indexer.counts.state import IndexingError
-from indexer.rows.geometry import LogitEffect, logit_effect, name_features
+from indexer.geometry import LogitEffect, logit_effect, name_features
 from indexer.text_pass.text_pass import Subject
 from lexiscope.anchors import Names
 from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint

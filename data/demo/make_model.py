@@ -18,9 +18,10 @@ import lzma
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ END = "<|endoftext|>"
 
 
 def read_text(path: Path) -> str:
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8") as file:
+    openers: dict[str, Callable[..., TextIO]] = {".xz": lzma.open, ".gz": gzip.open}
+    with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
         return file.read()
 
 
@@ -92,7 +93,7 @@ def windows(ids: np.ndarray, at: np.ndarray, length: int, bos: int) -> torch.Ten
     return torch.from_numpy(np.concatenate([np.full((len(at), 1), bos), body], axis=1))
 
 
-def loss_of(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+def loss_of(model: Callable[..., Any], batch: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy, nats a token, of positions 1.. given those before."""
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), batch[:, 1:].reshape(-1))
@@ -139,7 +140,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # closures are not supported
         for group in self.param_groups:
             for parameter in group["params"]:
                 state = self.state[parameter]
@@ -168,26 +169,28 @@ def make_optimisers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, vocab: int) -> GPT2LMHeadModel:
+def fresh(text: str, vocab: int) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel, dict[str, int]]:
+    """A tokenizer trained on the text, a model with random weights, and no tokens and steps so far."""
+    tokenizer = make_tokenizer(text, vocab)
     config = GPT2Config(
         vocab_size=vocab, n_positions=256, n_embd=256, n_layer=6, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
         attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    return GPT2LMHeadModel(config)
+    return tokenizer, GPT2LMHeadModel(config), {"tokens_seen": 0, "steps": 0}
+
+
+def resumed(folder: Path) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel, dict[str, int]]:
+    """The tokenizer, the model, and the tokens and steps of the runs so far."""
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    record = json.loads((folder / "training.json").read_text())
+    return PreTrainedTokenizerFast.from_pretrained(folder), model, record
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     text = "\n\n".join(read_text(path) for path in args.text)
-    if args.resume:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
-        model = GPT2LMHeadModel.from_pretrained(args.out, dtype=torch.float32)
-        before = json.loads((args.out / "training.json").read_text())
-    else:
-        before = {"tokens_seen": 0, "steps": 0}
-        tokenizer = make_tokenizer(text, args.vocab)
-        model = new_model(tokenizer, args.vocab)
+    tokenizer, model, before = resumed(args.out) if args.resume else fresh(text, args.vocab)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     bos = tokenizer.bos_token_id
@@ -206,11 +209,8 @@ def train(args: argparse.Namespace) -> None:
     compiled = torch.compile(model)
     begun, step, seen, losses, kept = time.monotonic(), 0, 0, [], 0
     while (spent := (time.monotonic() - begun) / (60 * args.minutes)) < 1:
-        scale = min(
-            1.0, (step + 1) / 100, (1 - spent) / 0.5
-        )  # warm-up, plateau, linear decay over the second half
         for optimiser, lr in zip(optimisers, peak, strict=True):
-            optimiser.param_groups[0]["lr"] = lr * scale
+            optimiser.param_groups[0]["lr"] = lr * schedule(step, spent)
         batch = windows(ids, rng.choice(starts, args.batch), 256, bos).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
             loss = loss_of(compiled, batch)
@@ -230,22 +230,29 @@ def train(args: argparse.Namespace) -> None:
             kept += 1
             folder = args.keep / f"{kept}-of-{args.checkpoints}"
             save(model, tokenizer, folder)
-            record = measure(
-                GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval(), n_windows=200
-            )
-            write_record(
-                folder,
-                record | {"tokens_seen": before["tokens_seen"] + seen, "steps": before["steps"] + step},
-            )
-    model.cpu().eval()
-    save(model, tokenizer, args.out)
-    model = GPT2LMHeadModel.from_pretrained(
-        args.out, dtype=torch.float32
-    ).eval()  # what is measured is what is shipped
-    total = {"tokens_seen": before["tokens_seen"] + seen, "steps": before["steps"] + step, "seed": args.seed}
-    record = measure(model) | total
+            record = measure(reloaded(folder), n_windows=200) | progress(before, seen, step)
+            write_record(folder, record)
+    save(model.cpu(), tokenizer, args.out)
+    record = measure(reloaded(args.out)) | progress(before, seen, step) | {"seed": args.seed}
     write_record(args.out, record)
     (args.out / "README.md").write_text(model_card(record, args))
+
+
+def schedule(step: int, spent: float) -> float:
+    """Share of the peak learning rate: warm-up over 100 steps, a plateau, linear decay over the second half
+    of the time.
+    """
+    return min(1.0, (step + 1) / 100, (1 - spent) / 0.5)
+
+
+def reloaded(folder: Path) -> GPT2LMHeadModel:
+    """The saved model, so that what is measured is what is shipped."""
+    return GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def progress(before: dict[str, int], seen: int, steps: int) -> dict[str, int]:
+    """Tokens and steps of all runs: those before this one, and this one."""
+    return {"tokens_seen": before["tokens_seen"] + seen, "steps": before["steps"] + steps}
 
 
 def write_record(folder: Path, record: dict) -> None:

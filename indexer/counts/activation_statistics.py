@@ -5,8 +5,8 @@ passage it fires.
 import numpy as np
 
 from indexer.counts.exact_sum import ExactSum
-from indexer.text_pass.firings import Fired
-from indexer.text_pass.positions import Stretch
+from indexer.counts.firings import Fired
+from indexer.counts.positions import Stretch
 
 EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
 """31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to

@@ -6,8 +6,8 @@ its parts, so any split of a text ends with the same ones.
 
 import numpy as np
 
-from indexer.text_pass.firings import Fired
-from indexer.text_pass.positions import Stretch
+from indexer.counts.firings import Fired
+from indexer.counts.positions import Stretch
 
 POSITIONS = 16_384
 LEAST = 3

@@ -7,8 +7,8 @@ entries (ties are settled by passage and position).
 
 import numpy as np
 
-from indexer.text_pass.firings import Fired, Firings, Nearby, Windows
-from indexer.text_pass.positions import Stretch, mix
+from indexer.counts.firings import Fired, Firings, Nearby, Windows
+from indexer.counts.positions import Stretch, mix
 
 COLUMNS = {
     "feature": np.int32,

@@ -8,8 +8,8 @@ before; here two Bloom filters first say for most firings that there is nothing 
 import numpy as np
 import torch
 
-from indexer.text_pass.firings import Fired
-from indexer.text_pass.positions import WORDS, Stretch, bits
+from indexer.counts.firings import Fired
+from indexer.counts.positions import WORDS, Stretch, bits
 from lexiscope.evidence import KINDS, NEAR, EvidenceCounts
 
 

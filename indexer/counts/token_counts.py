@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from indexer.text_pass.firings import Fired
-from indexer.text_pass.positions import Stretch
+from indexer.counts.firings import Fired
+from indexer.counts.positions import Stretch
 from lexiscope.evidence import highest_lift
 
 MOST = 512

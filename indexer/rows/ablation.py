@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.text_pass.firings import Firings
+from indexer.counts.firings import Firings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import AblationCounts, ablation_p, benjamini_hochberg
 from lexiscope.language_model import LanguageModel

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.counts.context_pools import Pool
+from indexer.counts.firings import Windows
+from indexer.counts.positions import mix
 from indexer.counts.state import NEAR_MISSES, SAMPLED, TOP, Learned
-from indexer.text_pass.firings import Windows
-from indexer.text_pass.positions import mix
 
 QUANTILES = 5
 TEXT_BEFORE, TEXT_AFTER = 8, 4

@@ -10,8 +10,8 @@ import torch
 from indexer.counts.activation_statistics import EDGES, position_edges
 from indexer.counts.state import Learned, State
 from indexer.dictionaries import Member, Named
+from indexer.geometry import Geometry
 from indexer.rows.ablation import Causal
-from indexer.rows.geometry import Geometry
 from lexiscope import metrics
 from lexiscope.anchors import ALIGNED
 from lexiscope.dictionary import Dictionary

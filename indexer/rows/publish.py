@@ -15,11 +15,11 @@ from indexer.counts.coactivation import matches
 from indexer.counts.name_counts import Relatives
 from indexer.counts.state import State
 from indexer.dictionaries import Member, Named, neighbouring
+from indexer.geometry import geometry, neighbours, random_cosine
 from indexer.rows.ablation import Causal, Streams, causal_effects
 from indexer.rows.context_rows import Texts, context_table, passage_table
 from indexer.rows.dictionary_rows import Indexed, dictionary_row, summary_row
 from indexer.rows.feature_rows import NO_NEIGHBOURS, feature_table, relation_pairs
-from indexer.rows.geometry import geometry, neighbours, random_cosine
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import LIVE_RATE

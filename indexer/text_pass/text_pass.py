@@ -13,11 +13,11 @@ from torch import Tensor
 
 from indexer.counts.activation_statistics import position_edges
 from indexer.counts.context_pools import draws
+from indexer.counts.firings import Fired, Nearby, flat
 from indexer.counts.name_counts import Relatives
+from indexer.counts.positions import Stretch
 from indexer.counts.state import IndexingError, Learned, Shape, State
 from indexer.text_pass.blocks import Block
-from indexer.text_pass.firings import Fired, Nearby, flat
-from indexer.text_pass.positions import Stretch
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode

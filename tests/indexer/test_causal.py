@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from indexer.counts.firings import Firings
 from indexer.rows.ablation import PROMPT, STRENGTH, Causal, causal_effects, spread
-from indexer.text_pass.firings import Firings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import FDR, matched_controls
 from lexiscope.language_model import LanguageModel

@@ -17,13 +17,13 @@ from indexer.counts.activation_statistics import EDGES, Statistics, bins, positi
 from indexer.counts.coactivation import SampledFirings, matches
 from indexer.counts.context_pools import Pool, draws
 from indexer.counts.exact_sum import ExactSum
+from indexer.counts.firings import Fired, Nearby, flat
 from indexer.counts.name_counts import NameHits, Relatives
+from indexer.counts.positions import Stretch
 from indexer.counts.state import IndexingError, Shape, State, merge
 from indexer.counts.token_counts import TokenCounts
 from indexer.rows.context_rows import Texts, context_table
 from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
-from indexer.text_pass.firings import Fired, Nearby, flat
-from indexer.text_pass.positions import Stretch
 from indexer.text_pass.text_pass import Held, Subject, observe
 from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import EvidenceCounts, matched_controls, places

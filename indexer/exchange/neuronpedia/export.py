@@ -21,9 +21,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from indexer.counts.firings import AFTER, BEFORE
 from indexer.exchange.export_folder import new_folder
 from indexer.exchange.neuronpedia.token_spellings import plain
-from indexer.text_pass.firings import AFTER, BEFORE
 from lexiscope.records import VERDICT_WORDS
 from lexiscope.settings import Settings
 from store import Snapshot, Store

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from indexer.exchange.neuronpedia.choose_contexts import Texts
 from indexer.fit_anchors import fit_anchors
-from indexer.rows.feature_rows import relation_pairs
-from indexer.rows.geometry import (
+from indexer.geometry import (
     geometry,
     logit_effect,
     name_features,

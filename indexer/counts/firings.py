@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from indexer.text_pass.positions import Stretch
+from indexer.counts.positions import Stretch
 from lexiscope.sparse_code import SparseCode
 
 BEFORE, AFTER = 32, 16
