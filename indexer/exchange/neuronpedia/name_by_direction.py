@@ -18,6 +18,7 @@ from indexer.geometry import (
     neighbours,
     random_cosine,
 )
+from indexer.rows.feature_rows import relation_pairs
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
