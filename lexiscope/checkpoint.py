@@ -8,7 +8,7 @@
 
 A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path names an
 architecture of its own, so that SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries'
-dictionaries too (`lexiscope.saelens`, `lexiscope.foreign`). Pickle is never executed.
+dictionaries too (`lexiscope.formats`). Pickle is never executed.
 """
 
 import json
@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lexiscope import formats
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.files import new_folder
-from lexiscope.foreign import SPARSIFY_WEIGHTS, VASAE_FILE, read_sparsify, read_vasae, sparsify_folder
-from lexiscope.saelens import CONFIG, OWN, WEIGHTS, read_saelens, saelens_layout
-from lexiscope.weights import PICKLES, Foreign, read_json, read_tensors
+from lexiscope.formats import saelens
+from lexiscope.formats.saelens import CONFIG, WEIGHTS
+from lexiscope.formats.stored import read_json, read_tensors
 
 ANCHORS, METRICS, LOG = "anchors.safetensors", "metrics.json", "train.jsonl"
 HOOK_FOLDER = re.compile(
@@ -203,7 +204,7 @@ def save_weights(
 
     The architecture follows from the selection, the dense path and `hook_out`.
     """
-    layout = saelens_layout(dictionary, transcoder=bool(hook_out))
+    layout = saelens.layout(dictionary, transcoder=bool(hook_out))
     save_file(layout.tensors, folder / WEIGHTS)
     if fit is not None:
         found = {
@@ -234,7 +235,7 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
     Raises CheckpointError: a dense path or another combination that no architecture of SAELens has; `out` holds
     something already.
     """
-    layout = saelens_layout(checkpoint.dictionary, transcoder=bool(checkpoint.hook_out))
+    layout = saelens.layout(checkpoint.dictionary, transcoder=bool(checkpoint.hook_out))
     if layout.own:
         has = (
             "has a dense path beside its features (or reads a centred residual stream)"
@@ -282,12 +283,11 @@ def load_checkpoint(
     truncated file, a pickle that would run, widths that disagree, an unknown architecture, a convention of
     another library that would be read wrongly.
     """
-    if path.is_file() and path.name in (CONFIG, WEIGHTS, SPARSIFY_WEIGHTS):
-        path = path.parent
-    found = _read(path)
+    found = formats.load(path)
+    path = found.place
     own = (
         found.config.get("metadata", {}).get("lexiscope") is not None
-        or OWN.fullmatch(found.architecture) is not None
+        or saelens.OWN.fullmatch(found.architecture) is not None
     )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
     metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
@@ -305,26 +305,6 @@ def load_checkpoint(
         found.hook_out,
         layer,
         set_name,
-    )
-
-
-def _read(path: Path) -> Foreign:
-    if path.is_file() and path.suffix == ".pt":
-        return read_vasae(path)
-    if not path.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder at {path}.")
-    if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
-        return read_saelens(path)
-    if (path / VASAE_FILE).is_file():
-        return read_vasae(path / VASAE_FILE)
-    hook_point = sparsify_folder(path)
-    if hook_point is not None:
-        return read_sparsify(hook_point)
-    pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]
-    hint = f" It holds {pickles[0]}, a pickle of another kind, which is never executed." if pickles else ""
-    raise CheckpointError(
-        f"{path} is no checkpoint: {CONFIG} and {WEIGHTS} (lexiscope, SAELens), {CONFIG} and {SPARSIFY_WEIGHTS} (sparsify) or {VASAE_FILE} "
-        f"(VASAE) must lie in it.{hint}"
     )
 
 

@@ -168,7 +168,7 @@ def test_the_table_shows_every_run_and_writing_goes_only_where_asked(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["{work}/none", "--text", "{text}"], 1, "no checkpoint folder"),
+        (["{work}/none", "--text", "{text}"], 1, "no file or folder"),
         (["{run}", "--text", "{work}/none.txt"], 1, "no text at"),
         (["{run}", "--text", "{work}/empty.txt"], 1, "is empty"),
         (["{run}", "--text", "{text}", "--ce-tokens", "0"], 2, "ce-tokens"),

@@ -136,7 +136,7 @@ def test_nan_weights_a_missing_tensor_and_no_folder_are_refused(folder: Path, tm
     save_file({name: tensor for name, tensor in tensors.items() if name != "b_enc"}, folder / WEIGHTS)
     with pytest.raises(CheckpointError, match="b_enc"):
         load_checkpoint(folder)
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="no file or folder"):
         load_checkpoint(tmp_path / "none")
 
 

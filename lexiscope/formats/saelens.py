@@ -16,8 +16,16 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.formats.stored import (
+    Format,
+    StoredDictionary,
+    check_widths,
+    named,
+    read_json,
+    read_tensors,
+    whole_k,
+)
 from lexiscope.selection import Threshold, TopK
-from lexiscope.weights import Foreign, check_widths, named, read_json, read_tensors, whole_k
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 TRAINED_AS_THRESHOLD = ("batchtopk", "matryoshka_batchtopk")
@@ -49,7 +57,13 @@ CENTRED_MODELS = re.compile(
 """Models with LayerNorm, which TransformerLens loaded with a centred residual stream unless told not to."""
 
 
-def read_saelens(folder: Path) -> Foreign:
+def at(path: Path) -> list[Path]:
+    """The dictionary's folder that `path` is, or that holds the file `path`."""
+    folder = path.parent if path.name in (CONFIG, WEIGHTS) else path
+    return [folder] if (folder / WEIGHTS).is_file() else []
+
+
+def read(folder: Path) -> StoredDictionary:
     """A SAELens folder of any version, and lexiscope's own, which has the same layout. Raises
     CheckpointError.
     """
@@ -84,7 +98,7 @@ def read_saelens(folder: Path) -> Foreign:
     hook = str(metadata.get("hook_name") or "")
     if metadata.get("hook_head_index") is not None:
         hook = f"{hook} head {metadata['hook_head_index']}"
-    return Foreign(
+    return StoredDictionary(
         dictionary,
         "saelens",
         architecture,
@@ -108,8 +122,8 @@ class Layout(NamedTuple):
         return OWN.fullmatch(self.config["architecture"]) is not None
 
 
-def saelens_layout(dictionary: Dictionary, *, transcoder: bool) -> Layout:
-    """The inverse of `read_saelens`. A combination that SAELens lacks gets an architecture of its own
+def layout(dictionary: Dictionary, *, transcoder: bool) -> Layout:
+    """The inverse of `read`. A combination that SAELens lacks gets an architecture of its own
     (`lexiscope_…`), so that SAELens refuses it instead of reconstructing wrongly.
 
     Raises CheckpointError for a selection that has no spelling here.
@@ -314,3 +328,6 @@ def _reads_centred_stream(settings: dict[str, Any]) -> bool:
         and "hook_point_layer" in settings
         and bool(CENTRED_MODELS.search(str(settings.get("model_name"))))
     )
+
+
+FORMAT = Format("Lexiscope, SAELens", f"{CONFIG} and {WEIGHTS}", at, read)

@@ -1,8 +1,11 @@
-"""Files of weights, opened without executing anything in them and without copying what can stay on disk."""
+"""What every format shares: the result of reading one, and files of weights opened without executing anything in
+them.
+"""
 
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +20,8 @@ from lexiscope.errors import CheckpointError
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
 
 
-class Foreign(NamedTuple):
-    """A dictionary of another library, and what that library says of it."""
+class StoredDictionary(NamedTuple):
+    """A dictionary as a library stored it, with what its files record."""
 
     dictionary: Dictionary
     origin: str
@@ -33,6 +36,20 @@ class Foreign(NamedTuple):
     """its settings as they stand"""
     hook_out: str = ""
     """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
+    place: Path = Path()
+    """the file or folder that it was read from"""
+
+
+class Format(NamedTuple):
+    """One library's layout on disk."""
+
+    library: str
+    files: str
+    """the files that make it up, in words"""
+    at: Callable[[Path], list[Path]]
+    """the dictionaries that a file or folder is, or directly holds; empty where it is none of this format"""
+    read: Callable[[Path], StoredDictionary]
+    """one of those; raises CheckpointError"""
 
 
 def read_json(path: Path) -> dict[str, Any]:
