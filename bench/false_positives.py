@@ -39,12 +39,12 @@ from lexiscope.evidence import (
     FDR,
     Evidence,
     EvidenceCounts,
-    Place,
+    PositionTokens,
     ablation_p,
     benjamini_hochberg,
     families,
     matched_controls,
-    places,
+    position_tokens,
 )
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import FiringSums
@@ -58,7 +58,7 @@ BEGIN, END = "<!-- bench/false_positives.py writes from here -->", "<!-- to here
 class Observed(NamedTuple):
     """What one pass over the text keeps of one dictionary."""
 
-    codes: list[tuple[SparseCode, Place]]
+    codes: list[tuple[SparseCode, PositionTokens]]
     fired: Firings
     live: Tensor
     material: Material
@@ -83,7 +83,9 @@ def observe(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> O
         x = model.read(batch.tokens, [layer])[layer][mask]
         code = run.dictionary.encode(x)
         row, position = mask.nonzero(as_tuple=True)
-        codes.append((SparseCode(code.values, code.indices), places(batch.tokens, batch.next_tokens, mask)))
+        codes.append(
+            (SparseCode(code.values, code.indices), position_tokens(batch.tokens, batch.next_tokens, mask))
+        )
         found.append(firings(code, torch.tensor(batch.passages)[row], position))
         firing.add(code)
         centred = x - run.fit.mean

@@ -99,11 +99,11 @@ class _Permuted:
 
     def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
         self.names, self.families, self.controls = names, families, controls
-        self.head: list[tuple[SparseCode, evidence.Place]] = []
+        self.head: list[tuple[SparseCode, evidence.PositionTokens]] = []
         self.firing = metrics.FiringSums(len(names), names.device)
         self.counts: evidence.EvidenceCounts | None = None
 
-    def add(self, code: SparseCode, where: evidence.Place) -> None:
+    def add(self, code: SparseCode, where: evidence.PositionTokens) -> None:
         if self.counts is not None:
             self.counts.add(code, where)
             return
@@ -151,7 +151,7 @@ class _Sums:
         """{passage: (Σ CE(with x̂) − CE, next tokens scored)}"""
         self.ce = self.kl = self.agree = 0.0
 
-    def add_code(self, x: Tensor, where: evidence.Place) -> Tensor:
+    def add_code(self, x: Tensor, where: evidence.PositionTokens) -> Tensor:
         """Count one batch's positions x [n, d_in]; returns x̂ [n, d_in]."""
         dictionary = self.candidate.dictionary
         code = dictionary.encode(x)
@@ -301,7 +301,7 @@ def measure(
     for text in _texts(passages[:n_scored], size, model.device):
         residuals, logits = model.read_with_logits(text.tokens, layers)
         default = baseline.add(model, text, residuals, logits)
-        where = evidence.places(text.tokens, text.following, text.mask)
+        where = evidence.position_tokens(text.tokens, text.following, text.mask)
         for s in sums:
             residual = residuals[s.candidate.layer]
             s.add_patched(model, text, s.add_code(residual[text.mask], where), residual, default)
@@ -309,7 +309,7 @@ def measure(
     scored_tokens = sums[0].reconstruction.n
     for text in _texts(passages[n_scored:], size, model.device):
         residuals = model.read(text.tokens, layers)
-        where = evidence.places(text.tokens, text.following, text.mask)
+        where = evidence.position_tokens(text.tokens, text.following, text.mask)
         for s in sums:
             s.add_code(residuals[s.candidate.layer][text.mask], where)
         advance(int(text.mask.sum()))

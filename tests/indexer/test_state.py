@@ -26,7 +26,7 @@ from indexer.rows.context_rows import Texts, context_table
 from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
 from indexer.text_pass.text_pass import Held, Subject, observe
 from lexiscope.errors import LexiscopeError
-from lexiscope.evidence import EvidenceCounts, matched_controls, places
+from lexiscope.evidence import EvidenceCounts, matched_controls, position_tokens
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 
@@ -167,7 +167,7 @@ def test_name_hits_equal_the_definition_of_name_evidence(seed: int) -> None:
     hits = NameHits(D_SAE)
     hits.add(flat([fired]), stretch, names, RELATIVES)
     expected = EvidenceCounts(torch.from_numpy(names), RELATIVES.families, RELATIVES.controls)
-    expected.add(fired, places(batch.tokens, batch.next_tokens, batch.mask))
+    expected.add(fired, position_tokens(batch.tokens, batch.next_tokens, batch.mask))
     assert np.array_equal(hits.hits, expected.hits.numpy())
     assert np.array_equal(hits.control_hits, expected.control_hits.numpy())
 

@@ -12,14 +12,14 @@ from lexiscope.evidence import (
     AblationCounts,
     Evidence,
     EvidenceCounts,
-    Place,
+    PositionTokens,
     ablation_p,
     benjamini_hochberg,
     families,
     lift_names,
     matched_controls,
-    places,
     poisson_tail,
+    position_tokens,
 )
 from lexiscope.sparse_code import SparseCode
 
@@ -53,7 +53,7 @@ def test_counts_equal_a_loop_over_firings() -> None:
     tokens, following, mask = random_text()
     code = random_code(int(mask.sum()))
     counts = EvidenceCounts(names, kin, controls)
-    counts.add(code, places(tokens, following, mask))
+    counts.add(code, position_tokens(tokens, following, mask))
     slow = {kind: [0] * FEATURES for kind in ("here", "family", "near", "predicts", "firings")}
     at = 0
     for passage in range(len(tokens)):
@@ -77,11 +77,13 @@ def test_counts_equal_a_loop_over_firings() -> None:
 def test_any_split_of_the_text_counts_the_same() -> None:
     names, kin, controls = setup()
     tokens, following, mask = random_text()
-    code, whole = random_code(int(mask.sum())), places(tokens, following, mask)
+    code, whole = random_code(int(mask.sum())), position_tokens(tokens, following, mask)
     once, parts = EvidenceCounts(names, kin, controls), EvidenceCounts(names, kin, controls)
     once.add(code, whole)
     for rows in reversed(torch.arange(len(whole.current)).split(57)):
-        parts.add(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in whole)))
+        parts.add(
+            SparseCode(code.values[rows], code.indices[rows]), PositionTokens(*(part[rows] for part in whole))
+        )
     assert torch.equal(once.hits, parts.hits)
     assert torch.equal(once.control_hits, parts.control_hits)
     assert torch.equal(once.occurrences, parts.occurrences)
@@ -90,11 +92,13 @@ def test_any_split_of_the_text_counts_the_same() -> None:
 def test_counts_of_two_texts_add_up_to_those_of_both_and_other_names_are_refused() -> None:
     names, kin, controls = setup()
     tokens, following, mask = random_text()
-    code, whole = random_code(int(mask.sum())), places(tokens, following, mask)
+    code, whole = random_code(int(mask.sum())), position_tokens(tokens, following, mask)
     once, first, second = (EvidenceCounts(names, kin, controls) for _ in range(3))
     once.add(code, whole)
     for counts, rows in ((first, slice(0, 100)), (second, slice(100, None))):
-        counts.add(SparseCode(code.values[rows], code.indices[rows]), Place(*(part[rows] for part in whole)))
+        counts.add(
+            SparseCode(code.values[rows], code.indices[rows]), PositionTokens(*(part[rows] for part in whole))
+        )
     first.merge(second)
     assert all(torch.equal(found, first.state()[name]) for name, found in once.state().items())
     with pytest.raises(LexiscopeError, match="other names"):
@@ -109,7 +113,7 @@ def planted(
     tokens = torch.randint(0, vocab, (n // 100, 100), generator=draw)
     following = torch.cat([tokens[:, 1:], torch.full((n // 100, 1), -1)], 1)
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    where = places(tokens, following, mask)
+    where = position_tokens(tokens, following, mask)
     anywhere = torch.randint(0, features, (len(where.current),), generator=draw)
     on = where.current if rule != "predicts" else where.following
     on = torch.where((on >= 0) & (on < features), on, anywhere)
@@ -150,7 +154,7 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
     tokens = torch.randint(10, 400, (200, 100), generator=draw)
     tokens[torch.rand(tokens.shape, generator=draw) < 0.2] = 1
     mask = torch.ones_like(tokens, dtype=torch.bool)
-    where = places(tokens, torch.cat([tokens[:, 1:], tokens[:, :1]], 1), mask)
+    where = position_tokens(tokens, torch.cat([tokens[:, 1:], tokens[:, :1]], 1), mask)
     kin = torch.cat([torch.arange(400)[:, None], torch.full((400, 1), -1)], 1).int()
     kin[399, 1] = 1
     names = torch.full((50,), 399)
@@ -196,7 +200,7 @@ def test_the_ablation_test_makes_a_name_predicted_and_costs_the_next_token_test_
     names, kin, controls = setup()
     tokens, following, mask = random_text()
     counts = EvidenceCounts(names, kin, controls)
-    counts.add(random_code(int(mask.sum())), places(tokens, following, mask))
+    counts.add(random_code(int(mask.sum())), position_tokens(tokens, following, mask))
     live = counts.firings > 0
     plain, p = counts.result(live), torch.full((FEATURES,), float("nan"), dtype=torch.float64)
     assert torch.equal(counts.result(live, p).q_predicts, plain.q_predicts)  # no feature was tested

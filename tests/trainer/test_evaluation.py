@@ -15,7 +15,7 @@ from lexiscope import metrics
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
-from lexiscope.evidence import matched_controls, places
+from lexiscope.evidence import matched_controls, position_tokens
 from lexiscope.language_model import LanguageModel
 from lexiscope.selection import TopK
 from lexiscope.sparse_code import SparseCode
@@ -234,7 +234,7 @@ def naming_of(model: LanguageModel, names: torch.Tensor) -> evaluation._Naming:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 50, (40, 60), generator=draw)
     following = torch.cat([tokens[:, 1:], torch.full((40, 1), -1)], 1)
-    where = places(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
+    where = position_tokens(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
     naming = evaluation._Naming(
         names, torch.arange(50)[:, None].int(), matched_controls(torch.bincount(tokens.flatten()))
     )
@@ -259,7 +259,7 @@ def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 200, (100, 60), generator=draw)
     following = torch.cat([tokens[:, 1:], torch.full((100, 1), -1)], 1)
-    where = places(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
+    where = position_tokens(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
     code = SparseCode(torch.ones(len(where.current), 1), where.current[:, None])
     controls = matched_controls(torch.bincount(tokens.flatten()))
     live = torch.ones(200, dtype=torch.bool)

@@ -18,8 +18,8 @@ from lexiscope.evidence import (
     NEAR,
     Evidence,
     EvidenceCounts,
-    Lift,
-    Place,
+    HighestLift,
+    PositionTokens,
     families,
     highest_lift,
     lift_names,
@@ -54,7 +54,7 @@ class Behaviour(NamedTuple):
 
 class Judged(NamedTuple):
     evidence: Evidence
-    lift: Lift
+    lift: HighestLift
     logit_share: np.ndarray
     """[rows] share of the firings that its top logit token follows"""
 
@@ -136,7 +136,7 @@ def _firings(
     return Firings(row[first], at[first], values[entries][first])
 
 
-def _places(firings: Firings, texts: Texts) -> Iterator[tuple[np.ndarray, np.ndarray, Place]]:
+def _places(firings: Firings, texts: Texts) -> Iterator[tuple[np.ndarray, np.ndarray, PositionTokens]]:
     tokens = texts.tokens
     text = np.searchsorted(texts.starts, firings.at, side="right") - 1
     start, end = texts.starts[text], texts.starts[text + 1]
@@ -146,7 +146,7 @@ def _places(firings: Firings, texts: Texts) -> Iterator[tuple[np.ndarray, np.nda
         following = np.where(at + 1 < end[part], tokens[np.minimum(at + 1, len(tokens) - 1)], -1)
         before = at[:, None] - np.arange(NEAR, 0, -1)
         near = np.where(before >= start[part, None], tokens[np.maximum(before, 0)], -1)
-        place = Place(
+        place = PositionTokens(
             *(torch.from_numpy(column.astype(np.int64)) for column in (tokens[at], following, near))
         )
         yield firings.row[part], firings.value[part], place
