@@ -5,8 +5,9 @@ what was kept.
 """
 
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,3 +99,19 @@ def lack_of_space(folder: Path, needed: int) -> str:
     if needed <= free:
         return ""
     return f"{needed / 1e9:,.1f} GB do not fit under {folder}, which has {free / 1e9:,.1f} GB free"
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """A command line to keep with what it made, without paths of this machine: an absolute path, also as
+    `--option=PATH`, becomes relative to the working folder where it lies under it, and its last name elsewhere.
+    """
+    folder = Path.cwd()
+
+    def portable(argument: str) -> str:
+        option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+        path = Path(value)
+        if not path.is_absolute():
+            return argument
+        return f"{option}{equals}{path.relative_to(folder) if path.is_relative_to(folder) else path.name}"
+
+    return shlex.join(map(portable, arguments))

@@ -3,7 +3,6 @@ passages.
 """
 
 import importlib.metadata
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lexiscope.errors import TextError
+from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import fingerprint, passages
 from trainer.distributed import Ranks
@@ -125,7 +125,7 @@ def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict
             name: importlib.metadata.version(name) for name in ("torch", "transformers", "transformer-lens")
         },
         "plan": identified,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": portable_command([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

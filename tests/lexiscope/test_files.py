@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lexiscope.files import Locked, lack_of_space, lock, new_folder, replace_file
+from lexiscope.files import Locked, lack_of_space, lock, new_folder, portable_command, replace_file
 
 
 def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -76,3 +76,13 @@ def test_a_lock_holds_against_another_process_and_ends_with_it(tmp_path: Path) -
 def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:
     assert lack_of_space(tmp_path / "not" / "yet", 1) == ""
     assert lack_of_space(tmp_path / "not" / "yet", 10**18).startswith("1,000,000,000.0 GB do not fit under")
+
+
+def test_a_command_is_kept_without_the_paths_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["lexiscope", "train", "/elsewhere/gpt2", f"--out={tmp_path}/data/runs", "--cache", str(tmp_path)]
+    given += ["--text", "/mnt/corpus/a b.txt.xz", "data/c.txt", "--lambda=1e-4", "--layers", "0,3"]
+    kept = "lexiscope train gpt2 --out=data/runs --cache . --text 'a b.txt.xz' data/c.txt --lambda=1e-4"
+    assert portable_command(given) == f"{kept} --layers 0,3"
