@@ -5,6 +5,8 @@ holds only plain values: no tensors, no rows. Units: cosines in [-1, 1], shares 
 nats a token, activations in the dictionary's own scale (residual stream scaled to mean-square norm d).
 """
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,13 +40,24 @@ def measured(measure: Measure, default: Any = ...) -> Any:
     return field
 
 
-def measures_of(record: type[Record]) -> dict[str, Measure]:
+@cache
+def measures_of(record: type[Record]) -> Mapping[str, Measure]:
     """{field: the measure it holds}, for the fields made by `measured`."""
     return {
         name: measure
         for name, field in record.model_fields.items()
         for measure in field.metadata
         if isinstance(measure, Measure)
+    }
+
+
+def measured_values(*records: Record | None) -> dict[str, Any]:
+    """{name of a measure: its value, or its `Share`} of all measures that the records hold; None is skipped."""
+    return {
+        measure.name: getattr(record, field)
+        for record in records
+        if record is not None
+        for field, measure in measures_of(type(record)).items()
     }
 
 

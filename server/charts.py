@@ -8,21 +8,13 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from lexiscope.measures import DICTIONARY, Measure, placed
 from lexiscope.records import Histogram, LayerSummary
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """Plotly's own <sup> would be smaller than the 14 px that text has at least."""
-PANELS = (
-    "aligned_all",
-    "aligned_live",
-    "aligned_firing",
-    "supported_live",
-    "half_live",
-    "coverage",
-    "fve",
-    "delta_ce",
-)
-"""fields of LayerSummary, a plot each: the paper's headline first, then what it hides, then what it costs"""
+PANELS = placed(DICTIONARY, "plot")
+"""measures of LayerSummary, a plot each"""
 COLOURS = ("#2f6fde", "#d9730d", "#2a9d5c", "#a855c7", "#8a8f98", "#c2417a", "#0e9aa7", "#a58200")
 """readable on light and on dark; who cannot tell two apart has the marks"""
 SHAPES = (
@@ -69,30 +61,30 @@ def marks(layers: Sequence[LayerSummary]) -> list[Mark]:
 
 
 def panels(layers: Sequence[LayerSummary]) -> dict[str, str]:
-    """Field of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was
+    """Name of a measure of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was
     measured.
     """
     if len({entry.layer for entry in layers}) < 2:
         return {}
     found = {}
-    for field in PANELS:
+    for measure in PANELS:
         lines = []
         for mark in marks(layers):
             own = sorted(
                 (e for e in layers if (set_of(e), e.origin) == (mark.label, mark.origin)),
                 key=lambda entry: entry.layer,
             )
-            points = tuple(_Point(entry.layer, getattr(entry, field), entry.source) for entry in own)
+            points = tuple(_Point(entry.layer, getattr(entry, measure.name), entry.source) for entry in own)
             if any(point.value is not None for point in points):
                 lines.append((mark, points))
         if lines:
-            found[field] = _panel(field, tuple(lines))
+            found[measure.name] = _panel(measure, tuple(lines))
     return found
 
 
 @lru_cache(maxsize=256)
-def _panel(field: str, lines: tuple[tuple[Mark, tuple[_Point, ...]], ...]) -> str:
-    share = field not in ("fve", "delta_ce")
+def _panel(measure: Measure, lines: tuple[tuple[Mark, tuple[_Point, ...]], ...]) -> str:
+    share = measure.unit == "share"
     figure = go.Figure()
     for mark, points in lines:
         figure.add_trace(

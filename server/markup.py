@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from markupsafe import Markup, escape
 
+from lexiscope.measures import DIGITS, Measure
 from lexiscope.records import VERDICT_WORDS, Context, Token
 
 REMEMBERED = 1 << 16
@@ -70,6 +71,20 @@ def percent(value: float | None) -> Markup:
     digits = 0 if size in (0, 1) else 5 if size < 1e-4 else 3 if size < 0.01 else 1
     shown = f"{sign}{size * 100:.{digits}f}" if size == 0 or size >= 1e-7 else "&lt; 0.00001"
     return Markup(f'<data value="{value}">{shown} %</data>')
+
+
+def measured(measure: Measure, value: float | None) -> Markup:
+    """A value of a measure, as its unit is written."""
+    if measure.unit == "share":
+        return percent(value)
+    if value is None or measure.unit in DIGITS:
+        return number(value, DIGITS.get(measure.unit, 0))
+    return count(int(value))
+
+
+def term(measure: Measure) -> Markup:
+    """A measure's label, its meaning on hover."""
+    return Markup(f'<abbr title="{escape(measure.sentence)}">{escape(measure.label)}</abbr>')
 
 
 def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = "") -> Markup:

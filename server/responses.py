@@ -16,7 +16,8 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader
 from pydantic import BaseModel
 
-from lexiscope.records import VERDICT_WORDS
+from lexiscope.measures import DICTIONARY, FEATURE, placed
+from lexiscope.records import VERDICT_WORDS, measured_values
 from server import histograms, markup
 from store import Store
 
@@ -45,6 +46,10 @@ class Pages:
         self.environment.globals |= {
             "verdict_words": VERDICT_WORDS,
             "markup": markup,
+            "FEATURE": FEATURE,
+            "DICTIONARY": DICTIONARY,
+            "placed": placed,
+            "measured_values": measured_values,
             "position_bins": histograms.position_bins,
             "quartiles": histograms.quartiles,
             "shape": histograms.shape,

@@ -7,7 +7,18 @@ that holds it.
 
 from lexiscope.measures.dictionary import DICTIONARY
 from lexiscope.measures.feature import FEATURE
-from lexiscope.measures.measure import CHANCE, Measure, Place, Unit, as_text, placed
+from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
 
-__all__ = ["CHANCE", "DICTIONARY", "FEATURE", "RUN", "Measure", "Place", "Unit", "as_text", "placed"]
+__all__ = [
+    "CHANCE",
+    "DICTIONARY",
+    "DIGITS",
+    "FEATURE",
+    "RUN",
+    "Measure",
+    "Place",
+    "Unit",
+    "as_text",
+    "placed",
+]

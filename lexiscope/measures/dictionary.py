@@ -16,7 +16,13 @@ DICTIONARY = by_name(
             "features of the dictionary; one a name where it is as wide as the vocabulary",
             places=("table",),
         ),
-        Measure("n_live", "live", "features", "features that fire on at least one token in 100,000"),
+        Measure(
+            "n_live",
+            "live",
+            "features",
+            "features that fire on at least one token in 100,000",
+            places=("tiles",),
+        ),
         Measure(
             "l0",
             "active",

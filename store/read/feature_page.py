@@ -3,9 +3,11 @@ neighbours.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
+from lexiscope.measures import FEATURE
 from lexiscope.records import (
     VERDICT_WORDS,
     Afterwards,
@@ -20,7 +22,9 @@ from lexiscope.records import (
     NameEvidence,
     Neighbour,
     PositionHistogram,
+    Record,
     Share,
+    measures_of,
 )
 from store import schema
 from store.errors import NotFound
@@ -49,6 +53,28 @@ CONTEXTS = (
 REFS = sa.select(*REF_COLUMNS).where(
     LISTING.key.in_(sa.bindparam("keys", type_=sa.BigInteger, expanding=True))
 )
+
+
+class _Measured:
+    """Reads the measured fields of a record from a row of `feature`, by place."""
+
+    def __init__(self, record: type[Record]) -> None:
+        places = {column.name: place for place, column in enumerate(schema.feature.columns)}
+        held = [(field, m) for field, m in measures_of(record).items() if m is FEATURE.get(m.name)]
+        self._values = [(field, places[m.name]) for field, m in held if not m.chance]
+        self._shares = [(field, places[m.name], places[m.chance]) for field, m in held if m.chance]
+
+    def __call__(self, row: Row) -> dict[str, Any]:
+        """{field: value}; a share is None where it or its chance is."""
+        found: dict[str, Any] = {field: row[place] for field, place in self._values}
+        for field, place, chance in self._shares:
+            value, null = row[place], row[chance]
+            found[field] = None if value is None or null is None else Share(value=value, null=null)
+        return found
+
+
+FEATURE_MEASURES, MOMENTS = _Measured(FeatureRecord), _Measured(Moments)
+EVIDENCE, CAUSAL, AFTERWARDS = _Measured(NameEvidence), _Measured(CausalEvidence), _Measured(Afterwards)
 
 
 def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
@@ -81,6 +107,7 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
         (entry.next_dictionary, row.next_coactive_index, row.next_coactive_jaccard),
     )
     return FeatureRecord(
+        **FEATURE_MEASURES(row),
         id=f"{entry.id}/{row[1]}",
         model=entry.model,
         source=entry.source,
@@ -89,25 +116,13 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
         d_sae=entry.d_sae,
         recipe=entry.recipe,
         name=vocabulary.get(row.name_token),
-        cosine=row.cosine,
-        cosine_embedding=row.cosine_embedding,
         assigned=None if row.assigned_token is None else vocabulary.get(row.assigned_token),
-        cosine_assigned=row.cosine_assigned,
         anchor_kind=row.anchor_kind,
         bucket=row.bucket,
-        margin=row.margin,
         next_names=scored(vocabulary, row.next_tokens, row.next_cosines),
         random_cosine=entry.summary.random_cosine,
         phrase=vocabulary.shown(row.phrase_tokens),
-        phrase_cosine=row.phrase_cosine,
-        n_same_name=row.n_same_name,
-        n_same_family=row.n_same_family,
-        live=row.live,
-        density=row.density,
-        n_firings=row.n_firings,
         n_tokens=entry.n_tokens,
-        mean_activation=row.mean_activation,
-        max_activation=row.max_activation,
         moments=_moments(row),
         histogram=Histogram(
             edges=entry.histogram_edges, counts=row.histogram, zeros=entry.n_tokens - row.n_firings
@@ -131,47 +146,16 @@ def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -
 
 
 def _moments(row: Row) -> Moments | None:
-    if row.std_activation is None or row.skewness is None or row.kurtosis is None:
-        return None
-    return Moments(
-        mean=row.mean_activation, std=row.std_activation, skewness=row.skewness, kurtosis=row.kurtosis
-    )
+    values = MOMENTS(row)
+    return None if None in values.values() else Moments(**values)
 
 
 def _evidence(row: Row) -> NameEvidence | None:
-    if row.reads_here is None:
-        return None
-    return NameEvidence(
-        n_firings=row.n_firings,
-        reads_here=Share(value=row.reads_here, null=row.reads_here_null),
-        reads_family=Share(value=row.reads_family, null=row.reads_family_null),
-        reads_near=Share(value=row.reads_near, null=row.reads_near_null),
-        recall=row.recall,
-        predicts=Share(value=row.predicts, null=row.predicts_null),
-        q_reads=row.q_reads,
-        q_predicts=row.q_predicts,
-        supported=row.supported,
-        name_rank=row.name_rank,
-        causal=_causal(row),
-        input_score=_share(row.input_score, row.input_score_null),
-        output_score=_share(row.output_score, row.output_score_null),
-    )
+    return None if row.reads_here is None else NameEvidence(**EVIDENCE(row), causal=_causal(row))
 
 
 def _causal(row: Row) -> CausalEvidence | None:
-    if not row.ablation_contexts:
-        return None
-    return CausalEvidence(
-        n_contexts=row.ablation_contexts,
-        top1=Share(value=row.ablation_top1, null=row.ablation_top1_null),
-        top5=Share(value=row.ablation_top5, null=row.ablation_top5_null),
-        median_rank=row.ablation_rank,
-        q=row.q_ablation,
-    )
-
-
-def _share(value: float | None, null: float | None) -> Share | None:
-    return None if value is None or null is None else Share(value=value, null=null)
+    return CausalEvidence(**CAUSAL(row)) if row.ablation_contexts else None
 
 
 def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
@@ -179,13 +163,7 @@ def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
         return None
     [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
     lift = None if row.lift_token is None else scored(vocabulary, [row.lift_token], [row.lift_share])[0]
-    return Afterwards(
-        lift=lift,
-        logit=logit,
-        logit_share=row.logit_share,
-        beats_name=row.beats_name,
-        logit_beats_name=row.logit_beats_name,
-    )
+    return Afterwards(**AFTERWARDS(row), lift=lift, logit=logit)
 
 
 def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:

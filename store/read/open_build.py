@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from lexiscope.measures import DICTIONARY
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
 from store import build_files, schema
 from store.backend import Source
@@ -25,9 +26,7 @@ SUMMARY_FROM_DICTIONARY = (
     *("model", "source", "layer", "recipe", "origin", "architecture"),
     *("d_in", "d_sae", "k", "anchor_kind"),
 )
-NOT_IN_SUMMARY = {"dictionary_id", "verdicts", "hub_tokens", "hub_counts"} | {
-    f"{quantity}_{part}" for quantity in ("cosine", "density") for part in ("counts", "edges")
-}
+SUMMED = tuple(name for name in DICTIONARY if name in schema.layer_summary.c)
 
 Row = sa.Row[*tuple[Any, ...]]
 """a result row of any width"""
@@ -126,7 +125,7 @@ class Build:
         entries = []
         for row in self.rows(sa.select(schema.dictionary).order_by(*order)):
             own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
-            numbers = {name: value for name, value in sums.items() if name not in NOT_IN_SUMMARY}
+            numbers = {name: sums[name] for name in SUMMED}
             from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
             summary = LayerSummary(**from_dictionary, **numbers, verdicts=json.loads(sums["verdicts"]))
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
