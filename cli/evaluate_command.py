@@ -18,6 +18,7 @@ from rich.table import Table
 from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint, write_json
 from lexiscope.errors import CheckpointError, LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.measures import RUN, Measure, as_text, placed
 from lexiscope.text import fingerprint, passages
 from trainer import Candidate, Measured, Plan, check_candidates, held_out_passages, measure
 
@@ -173,36 +174,21 @@ def _foreign_fit(model: LanguageModel, layer: int, d_sae: int, chosen: Sequence[
 
 
 def table(found: Sequence[Evaluated]) -> Table:
-    """A column a run; shares as in METHOD.md §5, nulls in brackets."""
-    columns = [_column(each.measured.metrics) for each in found]
+    """A column a run, a row a measure; the interval, or what chance gives, in brackets."""
     shown = Table("", *(each.name for each in found))
-    for row in columns[0]:
-        shown.add_row(row, *(column[row] for column in columns))
+    for row in placed(RUN, "eval"):
+        shown.add_row(row.label, *(_cell(row, each.measured.metrics) for each in found))
     return shown
 
 
-def _column(m: dict[str, Any]) -> dict[str, str]:
-    low, high = m["delta_ce_ci"]
-
-    def shares(*keys: str) -> str:
-        return " / ".join(f"{m[key]:.3f}" for key in keys)
-
-    return {
-        "tokens (scored)": f"{m['tokens']:,} ({m['ce_tokens']:,})",
-        "FVE": f"{m['fve']:.4f}",
-        "ΔCE (95 %)": f"{m['delta_ce']:.4f} ({low:.4f}, {high:.4f})",
-        "KL": f"{m['kl']:.4f}",
-        "L0": f"{m['l0']:.1f}",
-        "dense": shares("dense_share"),
-        "dead, of seen tokens": shares("dead_share", "dead_share_seen"),
-        "aligned live / firing / energy": shares("aligned_live", "aligned_firing", "aligned_energy"),
-        "reads (null)": f"{m['reads_precision']:.3f} ({m['reads_null']:.3f})",
-        "reads family (null)": f"{m['reads_family']:.3f} ({m['reads_family_null']:.3f})",
-        "predicts (null)": f"{m['predicts_precision']:.3f} ({m['predicts_null']:.3f})",
-        "supported live / firing": shares("supported_live", "supported_firing"),
-        "the same, names permuted": shares("supported_permuted", "supported_permuted_firing"),
-        "coverage": shares("coverage"),
-    }
+def _cell(row: Measure, metrics: dict[str, Any]) -> str:
+    value = as_text(row, metrics[row.name])
+    if row.interval:
+        low, high = (as_text(row, end) for end in metrics[row.interval])
+        return f"{value} ({low} to {high})"
+    if row.chance:
+        return f"{value} ({as_text(row, metrics[row.chance])})"
+    return value
 
 
 def write(found: Sequence[Evaluated], *, out: Path | None, into_runs: bool) -> None:

@@ -16,7 +16,8 @@ from lexiscope.anchors import nearest_tokens, random_directions
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram
+from lexiscope.measures import DICTIONARY, as_text, placed
+from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram, measured_values
 from lexiscope.settings import Settings
 from lexiscope.text import batches, passages
 from store import Store
@@ -148,31 +149,22 @@ def show(
         f"{checkpoint.path}: {found.origin}, {found.architecture}, reads {checkpoint.hook or 'a layer that was given'}"
     )
     figures = Table(show_header=False)
+    values = measured_values(found)
+    verdicts = sorted(found.verdicts.items(), key=lambda item: -item[1])
     for row in (
-        ("features, live", f"{found.d_sae:,}, {found.n_live:,}"),
-        ("active a token", f"{found.l0:.1f}"),
         ("anchors", found.anchor_kind),
-        (
-            "cosine to the nearest anchor, live features",
-            f"{mean_of(page.cosine_histogram):.2f} (random directions {found.random_cosine:.2f})",
+        ("features", f"{found.d_sae:,}"),
+        *(
+            (measure.label, as_text(measure, values[measure.name]))
+            for measure in placed(DICTIONARY, "tiles")
+            if values[measure.name] is not None
         ),
+        ("cosine to the nearest anchor, live features", f"{mean_of(page.cosine_histogram):.2f}"),
         (
             "cosine to the nearest row of raw W_E",
             "other width" if raw is None else f"{raw.features:.2f} (random directions {raw.random:.2f})",
         ),
-        (
-            "names supported: live features, firings",
-            f"{found.supported_live:.0%}, {found.supported_firing:.0%}",
-        ),
-        ("half of the firings on the name's family, live", f"{found.half_live:.0%}"),
-        ("coverage (aligned ≥ 0.8)", f"{found.coverage:.1%} of the tokens that occur"),
-        (
-            "verdicts",
-            ", ".join(
-                f"{verdict} {count:,}"
-                for verdict, count in sorted(found.verdicts.items(), key=lambda item: -item[1])
-            ),
-        ),
+        ("verdicts", ", ".join(f"{verdict} {count:,}" for verdict, count in verdicts)),
         ("tokens indexed", f"{found.index_tokens:,}"),
     ):
         figures.add_row(*row)

@@ -86,7 +86,7 @@ def as_text(measure: Measure, value: float | None) -> str:
     if value is None:
         return "–"
     if measure.unit == "share":
-        return f"{value:.1%}"
+        return f"{value * 100:.1f} %"
     if measure.unit in DIGITS:
         return f"{value:.{DIGITS[measure.unit]}f}"
     return f"{value:,}"

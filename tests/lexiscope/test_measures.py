@@ -1,8 +1,11 @@
-"""The tables of measures are complete and well formed, and records hold what they say."""
+"""The tables of measures are complete and well formed, and records and docs hold what they say."""
+
+from pathlib import Path
 
 import pytest
 
 from lexiscope.measures import DICTIONARY, FEATURE, RUN, Measure, as_text, placed
+from lexiscope.measures.document import with_tables
 from lexiscope.records import FeatureRecord, LayerSummary, NameEvidence, measures_of
 
 TABLES = {"feature": FEATURE, "dictionary": DICTIONARY, "run": RUN}
@@ -32,7 +35,7 @@ def test_a_dictionary_s_line_holds_every_dictionary_measure_under_its_own_name()
 
 
 def test_values_read_as_their_unit() -> None:
-    assert as_text(DICTIONARY["coverage"], 0.1234) == "12.3%"
+    assert as_text(DICTIONARY["coverage"], 0.1234) == "12.3 %"
     assert as_text(DICTIONARY["l0"], 31.96) == "32.0"
     assert as_text(DICTIONARY["n_live"], 12345) == "12,345"
     assert as_text(DICTIONARY["fve"], None) == "–"
@@ -40,3 +43,13 @@ def test_values_read_as_their_unit() -> None:
 
 def test_places_keep_the_order_of_the_table() -> None:
     assert [measure.name for measure in placed(FEATURE, "ablation")] == ["ablation_top1", "ablation_top5"]
+
+
+def test_the_tables_of_the_method_page_are_those_of_the_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    assert with_tables(page) == page, "run python -m lexiscope.measures.document docs/method.md"
+
+
+def test_a_page_without_the_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="<!-- measures -->"):
+        with_tables("# No tables here\n")

@@ -12,6 +12,7 @@ import trainer
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
 from lexiscope.language_model import LanguageModel
+from lexiscope.measures import RUN
 from lexiscope.text import passages
 from tests import tiny
 from trainer.evaluation import Candidate, measure
@@ -107,18 +108,13 @@ def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
             assert again[key] == pytest.approx(value, rel=1e-3, abs=2e-3), key
 
 
-def test_metrics_hold_every_key_of_the_definition_and_shares_are_shares(runs: list[Path]) -> None:
-    keys = (
-        "protocol tokens seed l0 fve nmse ce ce_sae delta_ce delta_ce_ci kl ce_recovered_zero ce_recovered_mean logit_lens_agreement "
-        "d_sae n_live dead_share vocab_seen dense_share aligned_all aligned_live aligned_firing aligned_energy "
-        "aligned_live_embedding coverage reads_precision reads_null reads_family reads_family_null predicts_precision predicts_null "
-        "supported_live supported_firing"
-    ).split()
+def test_metrics_hold_the_measures_of_a_run_and_shares_are_shares(runs: list[Path]) -> None:
+    chances = {measure.chance for measure in RUN.values() if measure.chance}
     for path in runs:
         metrics = json.loads((path / "metrics.json").read_text())
-        assert set(keys) <= set(metrics)
-        for key in keys[keys.index("dead_share") :]:
-            assert 0 <= metrics[key] <= 1, key
+        assert {key for key in metrics if not key.startswith("named_")} == {*RUN, *chances}
+        for measure in RUN.values():
+            assert measure.unit != "share" or 0 <= metrics[measure.name] <= 1, measure.name
         assert metrics["delta_ce_ci"][0] <= metrics["delta_ce"] <= metrics["delta_ce_ci"][1]
     anchored = json.loads((runs[0] / "metrics.json").read_text())
     assert anchored["aligned_live"] > 0.99
