@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from bench.results import FOLDER, STABILITY, rounded
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.metrics import Named, name_stability
+from lexiscope.metrics import NamedRun, name_stability
 
 
-def named(run: Path) -> dict[str, Named]:
+def named(run: Path) -> dict[str, NamedRun]:
     """The run under each way of naming."""
     evidence = run / "evidence.safetensors"
     if not evidence.is_file():
@@ -33,7 +33,9 @@ def named(run: Path) -> dict[str, Named]:
     if checkpoint.fit is not None and checkpoint.fit.lift is not None:
         names["lift"] = checkpoint.fit.lift
     directions = checkpoint.dictionary.directions
-    return {way: Named(tokens, directions, found["firings"], found["live"]) for way, tokens in names.items()}
+    return {
+        way: NamedRun(tokens, directions, found["firings"], found["live"]) for way, tokens in names.items()
+    }
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""`lexiscope anchors`: how well each anchor set names what a briefly trained plain dictionary holds, layer by
+"""`lexiscope anchors`: how well each anchor set names the features of a briefly trained plain dictionary, by
 layer.
 """
 
@@ -26,16 +26,16 @@ def survey_layers(
     `trainer.harvest.harvest`.
     """
     model.check_layers(layers)
-    with harvest(model, list(passages(model, sources, tokens=tokens)), layers=layers) as found:
+    with harvest(model, list(passages(model, sources, tokens=tokens)), layers=layers) as harvested:
         width = width or model.vocab_size
         return {
-            layer: survey(model, found, layer, surroundings(model, found, layer), k=k, width=width)
+            layer: survey(model, harvested, layer, surroundings(model, harvested, layer), k=k, width=width)
             for layer in layers
         }
 
 
-def show(found: dict[int, Survey], console: Console) -> None:
-    for layer, result in found.items():
+def show(surveys: dict[int, Survey], console: Console) -> None:
+    for layer, result in surveys.items():
         table = Table(
             "anchors",
             "cosine, live",

@@ -1,4 +1,4 @@
-"""What the demos build: a model's dictionaries and their index, each step skipped where it is already done."""
+"""What the demos build: a model's dictionaries and their index; steps that are already done are skipped."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,11 +58,11 @@ def build(
     settings: Settings,
     console: Console,
 ) -> None:
-    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless they are indexed
-    already.
+    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless the index holds
+    them.
 
-    What is slow to import (torch, the model) is met only when there is something to build: a second start
-    takes seconds.
+    Slow imports (torch, the model) happen only when there is something to build, so that a second start takes
+    seconds.
     """
     runs = {(name, layer): settings.runs / model_id / f"{layer}-{name}" for name, layer in wanted}
     missing = [key for key, path in runs.items() if not (path / "cfg.json").is_file()]
@@ -74,10 +74,10 @@ def build(
 
     model = load()
     if missing:
-        asked = [(trainer.recipe(name), [layer]) for name, layer in missing]
+        missing_runs = [(trainer.recipe(name), [layer]) for name, layer in missing]
         plan = trainer.Plan(
             sources=texts,
-            runs=asked,
+            runs=missing_runs,
             out=settings.runs,
             tokens=amounts.harvested,
             seen=amounts.seen,
@@ -93,8 +93,8 @@ def build(
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:
     store = Store(settings)
     try:
-        there = {(layer.model, layer.source) for summary in store.home().models for layer in summary.layers}
-        return all((model, source) in there for source in sources)
+        present = {(layer.model, layer.source) for summary in store.home().models for layer in summary.layers}
+        return all((model, source) in present for source in sources)
     except (NoIndex, WrongVersion):
         return False
     finally:

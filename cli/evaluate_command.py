@@ -1,8 +1,8 @@
-"""`lexiscope eval`: checkpoints and a text in, their held-out figures out, and a warning where they are not
-what they should be.
+"""`lexiscope eval`: checkpoints and a text in, held-out figures out, with a warning where they contradict the
+checkpoint.
 
-Peers have loaded dictionaries at the wrong hook point, scale or activation function without a word. So what a
-checkpoint records of its model, hook point and reconstruction is compared with what it meets here.
+A dictionary read at the wrong hook point, scale or activation function still gives figures. So the model,
+hook point and reconstruction that a checkpoint records are compared with those of the evaluation.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +23,15 @@ from lexiscope.text import fingerprint, passages
 from trainer import Candidate, Measured, Plan, check_candidates, held_out_passages, measure
 
 TOKENS = 100_000
-"""Held-out tokens where neither the command nor the run says how many."""
+"""Default number of held-out tokens."""
 FAR = 0.1
-"""An FVE this far from the recorded one is no matter of another text."""
+"""A difference of FVE from the recorded one that another text does not explain."""
 MEAN_PASSAGES = 64
-"""Passages that the mean of a layer is taken from, for a dictionary that brings none."""
+"""Passages behind the mean of a layer, for a dictionary without one."""
 
 
 class EvaluationRequest(NamedTuple):
-    """What to evaluate on; `None` is what the run itself records, or else a default."""
+    """Text and amounts of an evaluation; `None` is what the run itself records, or else a default."""
 
     text: Sequence[str]
     tokens: int | None = None
@@ -53,8 +53,8 @@ class Evaluated(NamedTuple):
 
 
 def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: Console) -> list[Evaluated]:
-    """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for what
-    cannot be evaluated at all.
+    """Evaluate checkpoints; those of one model and text share its passes. Raises LexiscopeError for one
+    that cannot be evaluated.
     """
     checkpoints = [load_checkpoint(run, layer=request.layer) for run in runs]
     for checkpoint in checkpoints:
@@ -62,11 +62,11 @@ def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: 
     text = fingerprint(request.text)
     groups: dict[tuple[Any, ...], list[Checkpoint]] = {}
     for checkpoint in checkpoints:
-        groups.setdefault(
-            (_model_of(checkpoint, request), *_selection(checkpoint, request, text)), []
-        ).append(checkpoint)
+        groups.setdefault((_model_of(checkpoint, request), *_amounts(checkpoint, request, text)), []).append(
+            checkpoint
+        )
     models: dict[tuple[str, str | None], LanguageModel] = {}
-    found: dict[Path, Evaluated] = {}
+    evaluated: dict[Path, Evaluated] = {}
     for (source, own_split, length, tokens, ce_tokens), group in groups.items():
         if source not in models:
             models[source] = load_language_model(source[0], model_id=source[1])
@@ -79,10 +79,10 @@ def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: 
                 model, candidates, chosen, ce_tokens=ce_tokens, advance=_advance(progress, task)
             )
         for checkpoint, measured in zip(group, results, strict=True):
-            found[checkpoint.path] = Evaluated(
+            evaluated[checkpoint.path] = Evaluated(
                 checkpoint, measured, differences(checkpoint, model, measured.metrics)
             )
-    return [found[checkpoint.path] for checkpoint in checkpoints]
+    return [evaluated[checkpoint.path] for checkpoint in checkpoints]
 
 
 def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
@@ -90,7 +90,7 @@ def _advance(progress: Progress, task: Any) -> Callable[[int], None]:
 
 
 def differences(checkpoint: Checkpoint, model: LanguageModel, measured: dict[str, Any]) -> list[str]:
-    """What speaks against these figures being this checkpoint's own, in words."""
+    """What contradicts the checkpoint's own records, in words."""
     found = []
     recorded_id, weights = (
         checkpoint.details.get("model_id"),
@@ -105,7 +105,8 @@ def differences(checkpoint: Checkpoint, model: LanguageModel, measured: dict[str
     before = checkpoint.metrics.get("fve")
     if before is not None and abs(before - measured["fve"]) > FAR:
         found.append(
-            f"FVE is {measured['fve']:.3f}, it recorded {before:.3f}: another hook point, scale or model, or very different text"
+            f"FVE is {measured['fve']:.3f}, but {before:.3f} is recorded: another hook point, scale or "
+            "model, or a very different text"
         )
     return found
 
@@ -114,13 +115,13 @@ def _model_of(checkpoint: Checkpoint, request: EvaluationRequest) -> tuple[str, 
     path = request.model or checkpoint.model
     if not path:
         raise CheckpointError(
-            f"{checkpoint.path} does not say which language model it reads; give it with --model."
+            f"{checkpoint.path} does not record which language model it reads; give it with --model."
         )
     given = request.model_id if request.model else request.model_id or checkpoint.details.get("model_id")
     return str(path), given
 
 
-def _selection(
+def _amounts(
     checkpoint: Checkpoint, request: EvaluationRequest, text: str
 ) -> tuple[bool, int, int, int | None]:
     """(the run's own held-out passages of its training text?, passage length, tokens, tokens scored)."""
@@ -139,7 +140,7 @@ def _selection(
 def _passages(
     model: LanguageModel, text: Sequence[str], *, own_split: bool, length: int, tokens: int
 ) -> list[np.ndarray]:
-    if own_split:  # this is the text it was trained on: only what was held out of it may be evaluated
+    if own_split:  # the text it was trained on: only its held-out passages may be evaluated
         return held_out_passages(
             model, Plan(text, [], Path(), tokens=0, seen=0, eval_tokens=tokens, length=length)
         )
@@ -173,11 +174,11 @@ def _foreign_fit(model: LanguageModel, layer: int, d_sae: int, chosen: Sequence[
     return AnchorFit(model.embedding, counts.float(), mean, torch.full((d_sae,), -1))
 
 
-def table(found: Sequence[Evaluated]) -> Table:
+def table(runs: Sequence[Evaluated]) -> Table:
     """A column a run, a row a measure; the interval, or what chance gives, in brackets."""
-    shown = Table("", *(each.name for each in found))
+    shown = Table("", *(each.name for each in runs))
     for row in placed(RUN, "eval"):
-        shown.add_row(row.label, *(_cell(row, each.measured.metrics) for each in found))
+        shown.add_row(row.label, *(_cell(row, each.measured.metrics) for each in runs))
     return shown
 
 
@@ -191,14 +192,14 @@ def _cell(row: Measure, metrics: dict[str, Any]) -> str:
     return value
 
 
-def write(found: Sequence[Evaluated], *, out: Path | None, into_runs: bool) -> None:
-    """All metrics into one JSON file, or each into its run's folder. Raises CheckpointError where a disk will
-    not have it.
+def write(runs: Sequence[Evaluated], *, out: Path | None, into_runs: bool) -> None:
+    """Write all metrics to one JSON file, or each run's to its folder. Raises CheckpointError where that
+    fails.
     """
     try:
         if out:
-            write_json(out, {each.name: each.measured.metrics for each in found})
-        for each in found if into_runs else ():
+            write_json(out, {each.name: each.measured.metrics for each in runs})
+        for each in runs if into_runs else ():
             each.measured.save(each.checkpoint.path)
     except OSError as error:
         raise CheckpointError(

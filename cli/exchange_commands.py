@@ -1,5 +1,5 @@
-"""`lexiscope export …` and `lexiscope import …`: indexes as Parquet, in Neuronpedia's formats, dictionaries
-as SAELens checkpoints.
+"""`lexiscope export` and `lexiscope import`: indexes as Parquet and in Neuronpedia's formats, dictionaries as
+SAELens checkpoints.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ export_commands = typer.Typer(
     no_args_is_help=True, help="Write the index, or a dictionary, in a format that other tools read."
 )
 import_commands = typer.Typer(
-    no_args_is_help=True, help="Publish files of other tools, or of another Lexiscope, as part of the index."
+    no_args_is_help=True, help="Add files of other tools, or of another Lexiscope, to the index."
 )
 console = Console(soft_wrap=True)
 
@@ -59,8 +59,8 @@ def parquet_out(
     model: Annotated[str | None, typer.Option(help="only this model's dictionaries")] = None,
     source: Annotated[str | None, typer.Option(help="only this source, <layer>-<set>")] = None,
 ) -> None:
-    """Write the whole index, or part of it, as one Parquet file a table, with a manifest; docs/columns.md
-    says what each column is.
+    """Write the whole index, or part of it, as one Parquet file per table with a manifest; docs/columns.md
+    describes each column.
     """
     from indexer.exchange import export_parquet
 
@@ -104,13 +104,13 @@ def neuronpedia_out(
         f"wrote {written.n_features:,} features and {written.n_activations:,} activations to {written.folder}"
     )
     console.print(
-        f"import {out / 'config'} first: the explanations refer to the type and the model that lie there"
+        f"import {out / 'config'} first: the explanations refer to the type and the model defined there"
     )
 
 
 @export_commands.command("saelens")
 def saelens_out(run: Annotated[Path, typer.Argument(help="a checkpoint folder")], out: Out) -> None:
-    """Write a dictionary as a checkpoint that SAELens loads and reconstructs with."""
+    """Write a dictionary as a checkpoint that SAELens loads."""
     from lexiscope.checkpoint import export_saelens, load_checkpoint
 
     export_saelens(load_checkpoint(run, anchors=False), out)
@@ -119,9 +119,9 @@ def saelens_out(run: Annotated[Path, typer.Argument(help="a checkpoint folder")]
 
 @export_commands.command("columns")
 def columns_out(
-    out: Annotated[Path | None, typer.Argument(help="the file to write; shown unless given")] = None,
+    out: Annotated[Path | None, typer.Argument(help="the file to write; printed unless given")] = None,
 ) -> None:
-    """Say what every column of the Parquet files holds (docs/columns.md)."""
+    """Describe every column of the Parquet files (docs/columns.md)."""
     from store import columns_document
 
     if out is None:
@@ -132,9 +132,10 @@ def columns_out(
 
 @import_commands.command("parquet")
 def parquet_in(
-    folder: Annotated[Path, typer.Argument(help="what `export parquet` wrote")], replace: Replace = False
+    folder: Annotated[Path, typer.Argument(help="a folder that `export parquet` wrote")],
+    replace: Replace = False,
 ) -> None:
-    """Publish an exported index beside what this one holds, once every file is checked against its manifest."""
+    """Add an exported index to this one, after every file is checked against the manifest."""
     from indexer.exchange import import_parquet
 
     with _bar("rows read") as bar:
@@ -158,20 +159,25 @@ def neuronpedia_in(
         typer.Option(help="the language model: a Hugging Face folder, a .gguf file, or a name on the hub"),
     ],
     model_id: Annotated[
-        str | None, typer.Option(help="its id in the index; it also says that the files' model is this one")
+        str | None,
+        typer.Option(help="its id in the index; given, it confirms that the files are of this model"),
     ] = None,
     set_name: Annotated[
-        str | None, typer.Option("--set", help="the set's name, where the files' will not do")
+        str | None, typer.Option("--set", help="the set's name, instead of the one in the files")
     ] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="the layer, where the files have it wrong")] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="the layer, instead of the one in the files")
+    ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="the dictionary itself: its rows name the features by their nearest anchor"),
+        typer.Option(
+            help="the dictionary itself: features are then named by the nearest anchor of their rows"
+        ),
     ] = None,
     replace: Replace = False,
 ) -> None:
-    """Publish SAEDashboard's or Neuronpedia's files as a read-only dictionary: features, contexts, logits,
-    and names with evidence.
+    """Add SAEDashboard's or Neuronpedia's files to the index as a read-only dictionary: features, contexts,
+    logits, and names with evidence.
     """
     from indexer.exchange import import_neuronpedia
     from lexiscope.checkpoint import load_checkpoint
@@ -195,14 +201,15 @@ def neuronpedia_in(
         console.print(found.merged.note)
     [(name, source)] = found.merged.identities
     console.print(
-        f"published {found.merged.build} with {name}/{source}: {found.n_features:,} features, {found.n_contexts:,} contexts"
+        f"published {found.merged.build} with {name}/{source}: {found.n_features:,} features, "
+        f"{found.n_contexts:,} contexts"
     )
     for n, words in (
         (found.n_repeated, "contexts repeat another of their feature and were left out"),
-        (found.n_silent, "contexts show no firing of their feature and were left out"),
+        (found.n_silent, "contexts have no firing of their feature and were left out"),
         (
             found.n_nothing,
-            "features were skipped by the tool that wrote the files, or say nothing: they have no page",
+            "features were skipped by the tool that wrote the files, or are empty: they have no page",
         ),
     ):
         if n:

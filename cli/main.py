@@ -1,5 +1,5 @@
-"""`lexiscope train | eval | index | export | import | serve | …`: arguments in, one line of words out when
-something is wrong.
+"""The commands of `lexiscope`: their arguments and help texts. An error is one line on stderr and exit code
+1.
 """
 
 import atexit
@@ -29,25 +29,24 @@ console = Console()
 Text = Annotated[
     list[str],
     typer.Option(
-        "--text", help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated"
+        "--text",
+        help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be given several times",
     ),
 ]
-ModelId = Annotated[
-    str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")
-]
+ModelId = Annotated[str | None, typer.Option(help="the model's id in URLs, instead of its folder's name")]
 Layer = Annotated[
     int | None,
     typer.Option(min=0, help="the layer that the dictionaries read, where their files do not record it"),
 ]
 SetName = Annotated[
     str | None,
-    typer.Option("--set", help="the name of the dictionaries' set, where their folder's name will not do"),
+    typer.Option("--set", help="the name of the dictionaries' set, instead of their folder's name"),
 ]
-Length = Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")]
+Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS included")]
 
 
 def run() -> None:
-    """The console script: errors a person can mend are one line on stderr and exit code 1."""
+    """The console script: a LexiscopeError is one line on stderr and exit code 1."""
     code: int | str | None = 0
     try:
         app()
@@ -59,7 +58,7 @@ def run() -> None:
         code = 1
     if (
         "duckdb" in sys.modules
-    ):  # its bindings end a clean exit with pages of "nanobind: leaked …": leave without their teardown
+    ):  # its bindings print pages of "nanobind: leaked …" at a clean exit: skip their teardown
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -71,7 +70,9 @@ def run() -> None:
     add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )
 def train(context: typer.Context) -> None:
-    """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
+    """Train one dictionary per layer and recipe, in one pass of the model, and evaluate each on held-out
+    text.
+    """
     from trainer.__main__ import main
 
     main(context.args, prog="lexiscope train")
@@ -85,16 +86,16 @@ def evaluate(
     text: Text,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="held-out tokens; as recorded on the text of training, else 100,000"),
+        typer.Option(min=1, help="held-out tokens; as recorded on the training text, else 100,000"),
     ] = None,
     ce_tokens: Annotated[
-        int | None, typer.Option(min=1, help="of those, tokens to patch the model on; all unless given")
+        int | None, typer.Option(min=1, help="how many of those to patch the model on; all unless given")
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=16, help="tokens of a passage; as recorded unless given")
+        int | None, typer.Option(min=16, help="tokens in a passage; as recorded unless given")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
+        str | None, typer.Option(help="the language model, instead of the one that the checkpoints record")
     ] = None,
     model_id: ModelId = None,
     layer: Layer = None,
@@ -103,14 +104,13 @@ def evaluate(
         bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="accept figures that are far from the recorded ones")
+        bool, typer.Option("--force", help="accept figures that contradict the recorded ones")
     ] = False,
 ) -> None:
-    """Evaluate checkpoints on a text; on the text they were trained on, only the passages held out of it are
-    used.
+    """Evaluate checkpoints on a text; of the text they were trained on, only the held-out passages are used.
 
-    Figures that cannot be a checkpoint's own (another model, an FVE far from the recorded one) are shown with
-    a warning, written nowhere, and the exit code is 1, unless --force.
+    Figures that contradict the checkpoint (another model, an FVE far from the recorded one) are shown with a
+    warning and not written, and the exit code is 1, unless --force is given.
     """
     from cli.evaluate_command import EvaluationRequest, evaluate_runs, table
     from cli.evaluate_command import write as write_figures
@@ -123,7 +123,7 @@ def evaluate(
             print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
     if any(each.warnings for each in found) and not force:
         raise LexiscopeError(
-            "These figures are not to be trusted; nothing was written. --force accepts them."
+            "These figures contradict the checkpoints; nothing was written. --force accepts them."
         )
     write_figures(found, out=out, into_runs=write)
 
@@ -134,13 +134,13 @@ def anchors(
     text: Text,
     layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
     tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to fit anchors on")] = 100_000,
-    k: Annotated[int, typer.Option(min=1, help="active features a token of the plain dictionary")] = 32,
+    k: Annotated[int, typer.Option(min=1, help="active features per token of the plain dictionary")] = 32,
     width: Annotated[
         int | None, typer.Option(min=1, help="its features; the vocabulary's size unless given")
     ] = None,
 ) -> None:
-    """Compare anchor sets on each layer by what they name of a briefly trained plain dictionary: the bake-off
-    of --anchors auto.
+    """Compare anchor sets on each layer by how well they name a briefly trained plain dictionary: the
+    bake-off of --anchors auto.
     """
     from cli.anchors_command import show, survey_layers
     from lexiscope.language_model import load_language_model
@@ -163,7 +163,7 @@ def index(
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens of text to read, at most")] = None,
     length: Length = 256,
     model: Annotated[
-        str | None, typer.Option(help="the language model, where it is no longer where the checkpoints say")
+        str | None, typer.Option(help="the language model, instead of the one that the checkpoints record")
     ] = None,
     model_id: ModelId = None,
     layer: Layer = None,
@@ -173,23 +173,23 @@ def index(
         typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])"),
     ] = "local",
     shards: Annotated[
-        str | None, typer.Option(metavar="I/N", help="read the I-th of N parts, save what it says and stop")
+        str | None, typer.Option(metavar="I/N", help="read the I-th of N parts, save its counts and stop")
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="go on from what is saved of this job: an interrupted run, or its shards"
+            "--resume", help="continue from what is saved of this job: an interrupted run, or its shards"
         ),
     ] = False,
     ablate: Annotated[
         int,
         typer.Option(
-            min=0, help="contexts to take each live feature away in (a second pass); 0 leaves it out"
+            min=0, help="contexts in which each live feature is ablated (a second pass); 0 skips it"
         ),
     ] = 5,
 ) -> None:
-    """Index what every feature of some dictionaries does over a text, and publish it; the rest of the index
-    is kept.
+    """Index what every feature of the dictionaries does over a text, and publish it; the rest of the index is
+    kept.
     """
     import indexer
     from lexiscope.checkpoint import load_checkpoint
@@ -202,7 +202,7 @@ def index(
         path = model or checkpoint.model
         if not path:
             raise LexiscopeError(
-                f"{run} does not say which language model it was trained on; give it with --model."
+                f"{run} does not record which language model it was trained on; give it with --model."
             )
         groups.setdefault((path, model_id or str(checkpoint.details.get("model_id", ""))), []).append(run)
     load = partial(load_checkpoint, layer=layer, set_name=set_name)
@@ -224,25 +224,24 @@ def name(
     ],
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", help="a file or a data set to fit anchors on and judge names by"),
+        typer.Option("--text", help="a file or a data set to fit anchors and test names on"),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="the language model, where the dictionaries do not say or it lies elsewhere"),
+        typer.Option(help="the language model, where the dictionaries do not record it or record another"),
     ] = None,
     layer: Layer = None,
     set_name: SetName = None,
     anchors: Annotated[
         str | None,
-        typer.Option(
-            help="refit this anchor set for all; else own anchors, or `current` where there are none"
-        ),
+        typer.Option(help="fit this anchor set for all; else a dictionary's own anchors, or `current`"),
     ] = None,
     tokens: Annotated[int, typer.Option(min=1000, help="tokens of text to read, at most")] = 100_000,
     length: Length = 256,
     model_id: ModelId = None,
     ablate: Annotated[
-        int, typer.Option(min=0, help="contexts to take each live feature away in (a second, slower pass)")
+        int,
+        typer.Option(min=0, help="contexts in which each live feature is ablated (a second, slower pass)"),
     ] = 0,
 ) -> None:
     """Name the features of any dictionary by the tokens their directions are nearest to, and show the
@@ -275,8 +274,8 @@ def worker(
     port: Annotated[int, typer.Option(help="port to bind")] = 8001,
     host: Annotated[str, typer.Option(help="address to bind")] = "127.0.0.1",
 ) -> None:
-    """Run a model worker by itself, for servers that set LEXISCOPE_WORKER_URL; `serve` starts its own
-    otherwise.
+    """Run a model worker by itself, for servers that set LEXISCOPE_WORKER_URL; otherwise `serve` starts its
+    own.
     """
     from server.live.__main__ import main
 
@@ -288,7 +287,7 @@ def demo(
     port: Annotated[int, typer.Option(help="port to bind; 0 takes a free one")] = 8000,
     build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
 ) -> None:
-    """Train, index and serve the bundled model; what is already built is skipped."""
+    """Train, index and serve the bundled model; steps that are already done are skipped."""
     from cli.demo_command import build_demo
 
     settings = Settings()

@@ -1,5 +1,5 @@
-"""`lexiscope name`: any dictionaries of one model in, an index of named features and a table of what the
-names are worth out.
+"""`lexiscope name`: dictionaries of one model in; an index of named features and a table of the names'
+evidence out.
 """
 
 from collections.abc import Sequence
@@ -24,31 +24,31 @@ from store import Store
 
 SAMPLE = 2048
 """Features, and random directions, whose cosine to every row of raw W_E is taken."""
-LOOKED_AT, SHOWN, WRONG = 50, 20, 5
-"""Supported features read from the index for each verdict, of highest density and of highest cosine each; the
-best of them that are shown; unsupported ones shown.
+CANDIDATES, SHOWN, WRONG = 50, 20, 5
+"""Supported features read for each verdict and sort order; how many of them are shown; unsupported ones
+shown.
 """
 ENOUGH = 10
 """Firings below which a feature is not shown as one of the best."""
 
 
 class NamingRequest(NamedTuple):
-    """What is asked, beside dictionaries and text."""
+    """The arguments of `lexiscope name`, beside dictionaries and text."""
 
     model: str | None
     model_id: str | None
     layer: int | None
     set_name: str | None
     anchors: str | None
-    """None: its own where a dictionary brings some, else the mean state by current token"""
+    """None: a dictionary's own, else the mean state by current token"""
     tokens: int
     length: int
     ablate: int
-    """contexts in which each live feature is taken away"""
+    """contexts in which each live feature is ablated"""
 
 
 class AgainstEmbedding(NamedTuple):
-    """Mean cosine to the nearest row of raw W_E, which is a different claim than the one to the anchors."""
+    """Mean cosine to the nearest row of raw W_E, which is another claim than the cosine to an anchor."""
 
     features: float
     random: float
@@ -68,8 +68,9 @@ def name_dictionaries(
     """
     if not sources:
         raise LexiscopeError(
-            "Names need a text to be judged on: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the kind the model was "
-            "trained on; 40,000 tokens tell something of frequent features, a million of most."
+            "Names are tested on a text: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the "
+            "kind that the model was trained on; 40,000 tokens are enough for frequent features, a million "
+            "for most."
         )
     checkpoints = [
         load_checkpoint(path, anchors=request.anchors is None, layer=request.layer, set_name=request.set_name)
@@ -79,11 +80,12 @@ def name_dictionaries(
     if "" in models:
         silent = next(checkpoint.path for checkpoint in checkpoints if not checkpoint.model)
         raise LexiscopeError(
-            f"{silent} does not say which language model it was trained on; give it with --model."
+            f"{silent} does not record which language model it was trained on; give it with --model."
         )
     if len(models) > 1:
         raise LexiscopeError(
-            f"These dictionaries are of different models ({', '.join(sorted(models))}): name those of one at a time."
+            f"These dictionaries are of different models ({', '.join(sorted(models))}): name those of one "
+            "model at a time."
         )
     own = {
         str(checkpoint.details["model_id"]) for checkpoint in checkpoints if "model_id" in checkpoint.details
@@ -113,7 +115,9 @@ def name_dictionaries(
 def against_embedding(
     model: LanguageModel, checkpoint: Checkpoint, sources: Sequence[str], *, length: int
 ) -> AgainstEmbedding | None:
-    """Of a sample of all features, dead ones too; None where W_E has another width than the residual stream."""
+    """Over a sample of all features, dead ones too; None where W_E has another width than the residual
+    stream.
+    """
     embedding: Tensor = model.embedding.cpu()
     if embedding.shape[1] != model.d_model:
         return None
@@ -130,7 +134,7 @@ def against_embedding(
 
 
 def mean_of(histogram: Histogram) -> float:
-    """From its bins' middles: within half a bin of the mean of what was counted."""
+    """The mean by the bins' middles: within half a bin of the true mean."""
     n = sum(histogram.counts)
     middles = [(low + high) / 2 for low, high in zip(histogram.edges, histogram.edges[1:], strict=False)]
     return (
@@ -143,17 +147,18 @@ def mean_of(histogram: Histogram) -> float:
 def show(
     store: Store, page: DictionaryPage, checkpoint: Checkpoint, raw: AgainstEmbedding | None, console: Console
 ) -> None:
-    found = page.summary
-    console.rule(f"{found.model}/{found.source}")
+    summary = page.summary
+    console.rule(f"{summary.model}/{summary.source}")
     console.print(
-        f"{checkpoint.path}: {found.origin}, {found.architecture}, reads {checkpoint.hook or 'a layer that was given'}"
+        f"{checkpoint.path}: {summary.origin}, {summary.architecture}, "
+        f"reads {checkpoint.hook or 'the layer that was given'}"
     )
     figures = Table(show_header=False)
-    values = measured_values(found)
-    verdicts = sorted(found.verdicts.items(), key=lambda item: -item[1])
+    values = measured_values(summary)
+    verdicts = sorted(summary.verdicts.items(), key=lambda item: -item[1])
     for row in (
-        ("anchors", found.anchor_kind),
-        ("features", f"{found.d_sae:,}"),
+        ("anchors", summary.anchor_kind),
+        ("features", f"{summary.d_sae:,}"),
         *(
             (measure.label, as_text(measure, values[measure.name]))
             for measure in placed(DICTIONARY, "tiles")
@@ -165,7 +170,7 @@ def show(
             "other width" if raw is None else f"{raw.features:.2f} (random directions {raw.random:.2f})",
         ),
         ("verdicts", ", ".join(f"{verdict} {count:,}" for verdict, count in verdicts)),
-        ("tokens indexed", f"{found.index_tokens:,}"),
+        ("tokens indexed", f"{summary.index_tokens:,}"),
     ):
         figures.add_row(*row)
     console.print(figures)
@@ -191,7 +196,7 @@ def show(
         "before it",
         "fires",
         "it fires on",
-        title="names that do not hold",
+        title="names without support",
     )
     for feature in _features(
         store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)
@@ -207,17 +212,15 @@ def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[Feat
 
 
 def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
-    """Of features whose names hold, dense ones and well aligned ones, those most of whose firings are on or
-    just before the name.
-
-    One a name.
+    """Of the densest and best aligned features with supported names, those with the greatest share of firings
+    on or just before the name, above chance; one per name.
     """
     held = {
         feature.index: feature
         for verdict in ("reads", "predicts", "both")
         for sort in ("density", "cosine")
         for feature in _features(
-            store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=LOOKED_AT)
+            store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=CANDIDATES)
         )
     }
 

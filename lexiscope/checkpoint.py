@@ -1,14 +1,14 @@
 """A dictionary on disk: SAELens's folder layout, plus one `metadata.lexiscope` block and the anchors' fit.
 
     sae_weights.safetensors   W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec (and dense_in, dense_out)
-    cfg.json                  SAELens's keys; metadata.lexiscope: recipe, seed, text, tokens seen, scale, versions
-    anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned [d_sae], lift [d_sae]
-    metrics.json              held-out, METHOD.md §5
-    train.jsonl               one line a log step
+    cfg.json                  SAELens's keys; metadata.lexiscope: recipe, seed, text, tokens seen, scale, …
+    anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned, lift [d_sae]
+    metrics.json              held-out figures (docs/method.md)
+    train.jsonl               one line per log step
 
 A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path names an
-architecture of its own, so that SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is the one door, for other libraries'
-dictionaries too (`lexiscope.formats`). Pickle is never executed.
+architecture of its own, so that SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is
+the one door, for other libraries' dictionaries too (`lexiscope.formats`). Pickle is never executed.
 """
 
 import json
@@ -38,7 +38,7 @@ HOOK_FOLDER = re.compile(
 
 
 class AnchorFit(NamedTuple):
-    """What names are computed from, so that anyone can recompute a cosine."""
+    """The vectors that names and cosines are computed from."""
 
     anchors: Tensor
     """[vocab, d_in] anchor vectors (any norm), in the centred raw space of the hook point"""
@@ -52,8 +52,8 @@ class AnchorFit(NamedTuple):
     """[d_sae] the training token of highest lift, −1 where the feature was silent; None in older checkpoints
     """
     kind: str = ""
-    """what the anchors are, in words, where they were fitted after training; the checkpoint's own are
-    described in its details
+    """a description of anchors that were fitted after training; the checkpoint's own are described in its
+    details
     """
 
 
@@ -61,7 +61,7 @@ class Checkpoint(NamedTuple):
     path: Path
     dictionary: Dictionary
     config: dict[str, Any]
-    """cfg.json as it stands"""
+    """the content of cfg.json"""
     fit: AnchorFit | None
     metrics: dict[str, Any]
     origin: str = "lexiscope"
@@ -82,8 +82,8 @@ class Checkpoint(NamedTuple):
     @property
     def details(self) -> dict[str, Any]:
         """The metadata.lexiscope block; empty for a foreign dictionary."""
-        found: dict[str, Any] = (self.config.get("metadata") or {}).get("lexiscope") or {}
-        return found
+        details: dict[str, Any] = (self.config.get("metadata") or {}).get("lexiscope") or {}
+        return details
 
     @property
     def layer(self) -> int:
@@ -106,7 +106,8 @@ class Checkpoint(NamedTuple):
             )
         if recorded not in (None, layer):
             raise CheckpointError(
-                f"{self.path}/{CONFIG} disagrees with itself: metadata.lexiscope.layer is {recorded}, but hook_name is {self.hook}."
+                f"{self.path}/{CONFIG} contradicts itself: metadata.lexiscope.layer is {recorded}, but "
+                f"hook_name is {self.hook}."
             )
         return layer
 
@@ -114,14 +115,15 @@ class Checkpoint(NamedTuple):
         """Raises CheckpointError for a dictionary that writes another hook point than it reads."""
         if self.hook_out:
             raise CheckpointError(
-                f"{self.path} is a transcoder: it reads {self.hook or 'one hook point'} and writes {self.hook_out}. Only "
-                "dictionaries that reconstruct what they read can be named, indexed and steered here."
+                f"{self.path} is a transcoder: it reads {self.hook or 'one hook point'} and writes "
+                f"{self.hook_out}. Only dictionaries that reconstruct what they read can be named, indexed "
+                "and steered here."
             )
 
     @property
     def set_name(self) -> str:
-        """What dictionaries of one kind share over layers: as asked, as trained, as Neuronpedia has it, or
-        after its folder.
+        """The name that dictionaries of one kind share over layers: as given by --set, as trained, as on
+        Neuronpedia, or by its folder.
         """
         if self.chosen_set or "set" in self.details:
             return _slug(self.chosen_set or str(self.details["set"]))
@@ -137,7 +139,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def anchor_kind(self) -> str:
-        """What its anchors are, in words."""
+        """A description of its anchors."""
         return (self.fit.kind if self.fit is not None else "") or str(self.details.get("anchors", "unknown"))
 
 
@@ -185,7 +187,7 @@ def new_checkpoint(path: Path) -> Iterator[Path]:
 def refuse_existing(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise CheckpointError(
-            f"{path} already holds a run; it is kept. Give another place with --out, or remove it first."
+            f"{path} already holds a run; it is kept. Give another folder with --out, or remove it first."
         )
 
 
@@ -200,20 +202,21 @@ def save_weights(
     details: dict[str, Any],
     hook_out: str = "",
 ) -> None:
-    """Write weights, anchors and cfg.json into `folder`; `hook_out` is the hook point that a transcoder writes.
+    """Write weights, anchors and cfg.json into `folder`; `hook_out` is the hook point that a transcoder
+    writes.
 
     The architecture follows from the selection, the dense path and `hook_out`.
     """
     layout = saelens.layout(dictionary, transcoder=bool(hook_out))
     save_file(layout.tensors, folder / WEIGHTS)
     if fit is not None:
-        found = {
+        anchors = {
             "anchors": fit.anchors.half().contiguous(),
             "counts": fit.counts,
             "mean": fit.mean.float(),
             "assigned": fit.assigned,
         }
-        save_file(found | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
+        save_file(anchors | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
     metadata = {
         "model_name": model,
         "hook_name": hook,
@@ -232,8 +235,8 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
     """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu,
     standard, transcoder or jumprelu_transcoder.
 
-    Raises CheckpointError: a dense path or another combination that no architecture of SAELens has; `out` holds
-    something already.
+    Raises CheckpointError: a dense path or another combination that no architecture of SAELens has; `out`
+    holds something already.
     """
     layout = saelens.layout(checkpoint.dictionary, transcoder=bool(checkpoint.hook_out))
     if layout.own:
@@ -243,12 +246,12 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
             else "is a transcoder that selects by TopK"
         )
         raise CheckpointError(
-            f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would reconstruct wrongly. "
-            "Nothing was written."
+            f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would "
+            "reconstruct wrongly. Nothing was written."
         )
     recorded = checkpoint.config.get("metadata") or {}
     metadata = {
-        "sae_lens_version": "6.0.0",  # the spelling of this file; earlier versions are read with other defaults
+        "sae_lens_version": "6.0.0",  # of this file's keys; earlier ones are read with other defaults
         "model_name": checkpoint.model,
         "hook_name": checkpoint.hook if checkpoint.hook_out else f"blocks.{checkpoint.layer}.hook_resid_post",
         "hook_head_index": None,
@@ -278,41 +281,45 @@ def load_checkpoint(
     """Read a dictionary: one of ours, a SAELens folder, a sparsify folder (or a run's that holds one), the
     authors' `checkpoint.pt`.
 
-    With `anchors=False` the anchors' fit stays on disk. `layer` and `set_name` are what a person says of a dictionary
-    that does not record them. Raises CheckpointError: nothing there, a missing or
+    With `anchors=False` the anchors' fit stays on disk. `layer` and `set_name` are what a person says of a
+    dictionary that does not record them. Raises CheckpointError: nothing there, a missing or
     truncated file, a pickle that would run, widths that disagree, an unknown architecture, a convention of
     another library that would be read wrongly.
     """
-    found = formats.load(path)
-    path = found.place
+    stored = formats.load(path)
+    path = stored.place
     own = (
-        found.config.get("metadata", {}).get("lexiscope") is not None
-        or saelens.OWN.fullmatch(found.architecture) is not None
+        stored.config.get("metadata", {}).get("lexiscope") is not None
+        or saelens.OWN.fullmatch(stored.architecture) is not None
     )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
     metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
-    origin = "lexiscope" if own else found.origin
+    origin = "lexiscope" if own else stored.origin
     return Checkpoint(
         path,
-        found.dictionary,
-        found.config,
+        stored.dictionary,
+        stored.config,
         fit,
         metrics,
         origin,
-        found.architecture,
-        found.hook,
-        found.model,
-        found.hook_out,
+        stored.architecture,
+        stored.hook,
+        stored.model,
+        stored.hook_out,
         layer,
         set_name,
     )
 
 
 def _read_fit(path: Path) -> AnchorFit:
-    found = read_tensors(path)
+    tensors = read_tensors(path)
     try:
         return AnchorFit(
-            found["anchors"].float(), found["counts"], found["mean"], found["assigned"], found.get("lift")
+            tensors["anchors"].float(),
+            tensors["counts"],
+            tensors["mean"],
+            tensors["assigned"],
+            tensors.get("lift"),
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: {error} is missing from it.") from error

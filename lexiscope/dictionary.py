@@ -2,8 +2,9 @@
 
 Weights are in the raw space of the hook point: whatever centring and scaling training used is folded in
 (`fold`), so that `x̂ = Σ_j values_j · W_dec[indices_j] + (x P) Q + b_dec` with
-`values, indices = selection(ReLU(x W_enc + b_enc))`. The dense path (P, Q) is there only where a recipe needs it.
-Dictionaries of other libraries may normalise each x first; whatever else they do is folded into the weights.
+`values, indices = selection(ReLU(x W_enc + b_enc))`. The dense path (P, Q) is there only where a recipe needs
+it. Dictionaries of other libraries may normalise each x first; whatever else they do is folded into the
+weights.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,8 @@ LAYER_NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A sparse autoencoder, or a transcoder (d_out is then another hook point's width). All tensors share dtype
-    and device.
+    """A sparse autoencoder, or a transcoder (d_out is then another hook point's width). All tensors share
+    dtype and device.
     """
 
     W_enc: Tensor

@@ -1,5 +1,5 @@
-"""What a person can get wrong in the domain, each with its own type. The message says what was wrong and what
-would be right.
+"""Errors of the domain, one type a cause. A message gives what was wrong, with the value, and what would be
+right.
 """
 
 
@@ -8,7 +8,7 @@ class LexiscopeError(Exception):
 
 
 class ModelError(LexiscopeError):
-    """A language model that cannot be loaded or asked for what was asked."""
+    """A language model that cannot be loaded, or lacks what was requested."""
 
 
 class TextError(LexiscopeError):

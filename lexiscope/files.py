@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, locks that end with their process, and room on a disk.
 
-Nothing here knows what is written. Errors of the disk stay `OSError`; the caller turns them into its own and says
-what was kept.
+Nothing here knows what is written. Errors of the disk stay `OSError`; the caller turns them into its own and
+says what was kept.
 """
 
 import os
@@ -25,8 +25,8 @@ class Locked(Exception):
 
 @contextmanager
 def lock(file: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock `file`, whose folder must exist. The file stays afterwards; the kernel releases the lock when
-    the process dies.
+    """Hold the lock `file`, whose folder must exist. The file stays afterwards; the kernel releases the lock
+    when the process dies.
 
     Raises Locked where another holds it; with `wait=True` waits until it is free.
     """
@@ -45,10 +45,11 @@ def lock(file: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def replace_file(file: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `file` in one step when the block ends well and is removed when it does not.
+    """A path to write to, which becomes `file` in one step when the block ends well and is removed when it
+    does not.
 
-    The content is on the disk before the name changes, so a crash leaves the old file or the new one. The path is
-    the same for every writer: two at once need a lock. What a killed writer left is written over.
+    The content is on the disk before the name changes, so a crash leaves the old file or the new one. The
+    path is the same for every writer: two at once need a lock. What a killed writer left is written over.
     """
     partial = file.with_name(f".{file.name}.partial")
     try:
@@ -64,8 +65,8 @@ def replace_file(file: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A hidden folder to fill, renamed to `path` when the block ends well and removed when it does not.
 
-    `path` must not exist, or be an empty folder: the rename raises OSError otherwise, and what is there stays. The
-    caller checks that first, to say so in its own words.
+    `path` must not exist, or be an empty folder: the rename raises OSError otherwise, and what is there
+    stays. The caller checks that first, to say so in its own words.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -91,8 +92,8 @@ def fsync(path: Path) -> None:
 
 
 def lack_of_space(folder: Path, needed: int) -> str:
-    """What is wrong, in words without a full stop, where `needed` bytes do not fit under `folder` (which need not
-    exist yet); empty where they do.
+    """What is wrong, in words without a full stop, where `needed` bytes do not fit under `folder` (which need
+    not exist yet); empty where they do.
     """
     absolute = folder.absolute()
     free = shutil.disk_usage(next(part for part in (absolute, *absolute.parents) if part.exists())).free

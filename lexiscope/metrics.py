@@ -1,4 +1,4 @@
-"""Held-out metrics (METHOD.md §5), each defined once: streaming sums in, one number out.
+"""Held-out metrics (docs/method.md), each defined once: streaming sums in, one number out.
 
 Units: cross-entropies and KL in nats a token; shares in [0, 1]. Position 0 is in no sum.
 """
@@ -19,7 +19,7 @@ LIVE_RATE = 1e-5
 
 
 class ReconstructionSums:
-    """Sums over the whole set behind FVE, NMSE, L0 and the dense path's share. Merge by addition."""
+    """Sums over the whole set behind FVE, NMSE, L0 and the dense path's share. Merged by addition."""
 
     def __init__(self, d_in: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
@@ -136,7 +136,9 @@ def kl(default: Tensor, other: Tensor) -> Tensor:
 
 
 def ce_recovered(ce: float, ce_sae: float, ce_ablated: float) -> float:
-    """(CE_ablated − CE_sae) / (CE_ablated − CE): 1 is a perfect reconstruction, 0 is as bad as the ablation."""
+    """(CE_ablated − CE_sae) / (CE_ablated − CE): 1 is a perfect reconstruction, 0 is as bad as the
+    ablation.
+    """
     return (ce_ablated - ce_sae) / (ce_ablated - ce) if ce_ablated != ce else 0.0
 
 
@@ -169,8 +171,8 @@ def paired_ratio(
     """ΔCE of a over ΔCE of b, from their `passage_delta_ce`: [Σ difference in nats, tokens] a passage, the
     same passages in both.
 
-    Every resample draws the same passages for both, so what makes a passage hard cancels. Raises
-    LexiscopeError where the passages are not the same.
+    Every resample draws the same passages for both, so that the difficulty of a passage cancels. Raises
+    LexiscopeError where the passages differ.
     """
     first, second = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
     if first.ndim != 2 or first.shape != second.shape or not torch.equal(first[:, 1], second[:, 1]):
@@ -198,8 +200,8 @@ def _interval(values: Tensor) -> tuple[float, float]:
     return low, high
 
 
-class Named(NamedTuple):
-    """What name stability needs of one run."""
+class NamedRun(NamedTuple):
+    """The names and firings of one run, for name stability."""
 
     names: Tensor
     """[d_sae] token ids, −1 for none"""
@@ -212,24 +214,22 @@ class Named(NamedTuple):
 
 
 class Stability(NamedTuple):
-    """How far names recur from run a to run b: of the tokens that name a live feature of a, the share that …"""
+    """How many names of run a recur in run b, as shares of the tokens that name a live feature of a."""
 
     recurs: float
-    """… recur: the most-firing live feature of that name has, as its nearest live feature of b, one of the
-    same name
-    """
+    """the nearest live feature of b to the most-firing feature of that name has the same name"""
     named: float
-    """… name a live feature of b at all"""
+    """the token names some live feature of b"""
     tokens: int
     """how many tokens name a live feature of a"""
 
 
-def name_stability(a: Named, b: Named) -> Stability:
-    """Names of run a looked for in run b (another seed); nearest is by decoder cosine. Not symmetric: average
-    both ways.
+def name_stability(a: NamedRun, b: NamedRun) -> Stability:
+    """Whether the names of run a recur in run b (another seed); nearest is by decoder cosine. Not symmetric:
+    average both ways.
 
-    Mean of the best cosine (Paulo & Belrose 2025, arXiv 2501.16615) says that features recur; this says that
-    their names do.
+    The mean best cosine (Paulo & Belrose 2025, arXiv 2501.16615) measures whether features recur; this
+    measures whether their names do.
     """
     live = (a.live & (a.names >= 0)).nonzero().squeeze(1)
     other = b.live.nonzero().squeeze(1)
@@ -239,8 +239,8 @@ def name_stability(a: Named, b: Named) -> Stability:
     first = by_name[times.cumsum(0) - times]
     if not len(tokens) or not len(other):
         return Stability(0.0, 0.0, len(tokens))
-    found = b.directions[other].T
-    nearest = torch.cat([(part @ found).argmax(-1) for part in a.directions[first].split(1024)])
+    others = b.directions[other].T
+    nearest = torch.cat([(part @ others).argmax(-1) for part in a.directions[first].split(1024)])
     recurs = b.names[other[nearest]] == tokens
     return Stability(
         recurs.double().mean().item(), torch.isin(tokens, b.names[other]).double().mean().item(), len(tokens)

@@ -19,8 +19,8 @@ ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
     "reads": "Fires on its name (or its family) more often than chance allows.",
-    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often than "
-    "chance allows.",
+    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often "
+    "than chance allows.",
     "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more "
     "often than chance allows.",
     "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
@@ -262,8 +262,8 @@ class LayerSummary(Record):
     layer: int
     recipe: str
     origin: str = Field(
-        description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or neuronpedia "
-        "(imported)"
+        description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or "
+        "neuronpedia (imported)"
     )
     architecture: str = Field(
         description="as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
@@ -402,7 +402,8 @@ class DictionaryPage(Record):
     metrics: dict[str, Any] = Field(description="the checkpoint's metrics.json")
     causal: dict[str, Any] | None = Field(
         None,
-        description="how the ablation pass was run: contexts a feature, prompt, strength; null where it was not",
+        description="how the ablation pass was run: contexts a feature, prompt, strength; null where it was "
+        "not",
     )
     cosine_histogram: Histogram = Field(
         description="nearest-anchor cosine of live features, linear bins; zeros = dead features"

@@ -1,7 +1,8 @@
 """How a dictionary selects active features from its pre-activations: TopK or a threshold per feature.
 
-A selection is one frozen dataclass that derives from `Selection`. Everything that depends on the kind of selection
-is one of its methods, so that another architecture adds a class here and its spelling in `lexiscope.checkpoint`.
+A selection is one frozen dataclass that derives from `Selection`. Everything that depends on the kind of
+selection is one of its methods, so that another architecture adds a class here and its spelling in
+`lexiscope.checkpoint`.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +24,9 @@ class Selected(NamedTuple):
 
 
 class Selection(ABC):
-    """Selects from pre-activations [n, d_sae]; a feature with a pre-activation of 0 or less is never active."""
+    """Selects from pre-activations [n, d_sae]; a feature with a pre-activation of 0 or less is never
+    active.
+    """
 
     independent: bool
     """a feature's activation depends on its own pre-activation alone"""

@@ -22,7 +22,8 @@ class Settings(BaseSettings):
     runs: Path = Field(WORK / "runs", description="folder that holds checkpoints")
     database_url: str = Field(
         "",
-        description="PostgreSQL URL (postgresql+psycopg://user:password@host/database); empty: the DuckDB file that CURRENT names",
+        description="PostgreSQL URL (postgresql+psycopg://user:password@host/database); empty: the DuckDB "
+        "file that CURRENT names",
     )
     host: str = Field("127.0.0.1", description="address the server binds")
     port: int = Field(8000, ge=0, le=65535, description="port the server binds; 0 takes a free one")

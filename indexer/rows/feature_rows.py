@@ -10,9 +10,9 @@ from torch import Tensor
 
 from indexer.rows.columns import rows
 from indexer.rows.dictionary_rows import Indexed
-from lexiscope.anchors import Names
+from lexiscope.anchors import NearestTokens
 
-NO_NEIGHBOURS = Names(torch.zeros(0, 0), torch.zeros(0, 0))
+NO_NEIGHBOURS = NearestTokens(torch.zeros(0, 0), torch.zeros(0, 0))
 BEATS = 2.6
 """Standard errors by which another token must take more firings than the name."""
 
@@ -101,7 +101,7 @@ def noise(hits: np.ndarray, others: np.ndarray) -> np.ndarray:
     return BEATS * np.sqrt(np.maximum(hits + others, 1))
 
 
-def relation_pairs(near: Names, features: Tensor, d_sae: int) -> Pairs:
+def relation_pairs(near: NearestTokens, features: Tensor, d_sae: int) -> Pairs:
     """The neighbours of `features`, spread over all d_sae (empty elsewhere)."""
     pairs: Pairs = [([], [])] * d_sae
     for feature, indices, cosines in zip(

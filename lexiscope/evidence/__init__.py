@@ -1,8 +1,9 @@
-"""Name evidence (docs/method.md): does a feature named t fire on t, on t's family, near t, or where t comes next?
+"""Name evidence (docs/method.md): does a feature named t fire on t, on t's family, near t, or where t comes
+next?
 
-Pure functions of tensors and one streaming accumulator, `EvidenceCounts`. Shares are over all firings of a feature, so
-all activation quantiles count by their size. Each share has its chance: the same share for random tokens of like
-frequency.
+Pure functions of tensors and one streaming accumulator, `EvidenceCounts`. Shares are over all firings of a
+feature, so all activation quantiles count by their size. Each share has its chance: the same share for random
+tokens of like frequency.
 """
 
 from lexiscope.evidence.ablation import AblationCounts, ablation_p

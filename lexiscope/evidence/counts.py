@@ -1,7 +1,7 @@
 """Streaming counts of how often a feature's name holds where it fires, and the decision on the name.
 
-The verdict on a name is decided in `EvidenceCounts.result` and nowhere else; docs/evidence.md describes it, with the
-rate at which it is wrong.
+The verdict on a name is decided in `EvidenceCounts.result` and nowhere else; docs/evidence.md describes it,
+with the rate at which it is wrong.
 """
 
 from typing import NamedTuple

@@ -21,7 +21,9 @@ class PositionTokens(NamedTuple):
 
 
 def position_tokens(tokens: Tensor, following: Tensor, mask: Tensor) -> PositionTokens:
-    """The `PositionTokens` of every masked position of a batch: tokens, following and mask are [batch, positions]."""
+    """The `PositionTokens` of every masked position of a batch: tokens, following and mask are [batch,
+    positions].
+    """
     padded = F.pad(tokens, (NEAR, 0), value=-1)
     before = padded.unfold(1, NEAR, 1)[:, : tokens.shape[1]]
     return PositionTokens(tokens[mask], following[mask], before[mask])

@@ -29,7 +29,9 @@ def poisson_tail(hits: Tensor, expected: Tensor) -> Tensor:
 
 
 def benjamini_hochberg(p: Tensor, tested: Tensor) -> Tensor:
-    """q-values [n] of p [n] over the elements of `tested` [n] bool (Benjamini & Hochberg 1995); 1 elsewhere."""
+    """q-values [n] of p [n] over the elements of `tested` [n] bool (Benjamini & Hochberg 1995); 1
+    elsewhere.
+    """
     q = torch.ones_like(p)
     some = p[tested]
     if len(some):

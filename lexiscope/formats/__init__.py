@@ -1,4 +1,5 @@
-"""Dictionaries in the layouts of the libraries that wrote them; one module a library, and `load` the one door.
+"""Dictionaries in the layouts of the libraries that wrote them; one module a library, and `load` the one
+door.
 
 A format is a `Format` in `FORMATS`; another library adds its module and one entry there.
 """
@@ -18,8 +19,8 @@ LISTED = 8
 
 
 def load(path: Path) -> StoredDictionary:
-    """The one dictionary that `path` is or holds. Raises CheckpointError: none, several, or one that is damaged or
-    follows a convention that is not read here.
+    """The one dictionary that `path` is or holds. Raises CheckpointError: none, several, or one that is
+    damaged or follows a convention that is not read here.
     """
     found = list(dictionaries_in(path))
     if len(found) > 1:

@@ -48,8 +48,8 @@ TRANSCODERS = {
 }
 """SAELens's transcoders, and how each selects."""
 OWN = re.compile(r"lexiscope_(topk|standard|jumprelu)(_dense)?(_transcoder)?")
-"""Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_transcoder` writes another
-hook point."""
+"""Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_transcoder` writes
+another hook point."""
 CENTRED_MODELS = re.compile(
     r"(^|/)(gpt2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|tiny-stories|stanford-gpt2|gelu-|solu-|attn-only)",
     re.IGNORECASE,
@@ -76,7 +76,8 @@ def read(folder: Path) -> StoredDictionary:
         )
     if settings.get("reshape_activations") not in (None, "none"):
         raise CheckpointError(
-            f"{folder}: reshape_activations is {settings['reshape_activations']!r}: it reads attention heads, not the residual stream."
+            f"{folder}: reshape_activations is {settings['reshape_activations']!r}: it reads attention "
+            "heads, not the residual stream."
         )
     tensors = read_tensors(folder / WEIGHTS)
     _drop_unit_scaling(tensors, folder)
@@ -213,7 +214,8 @@ def _drop_unit_scaling(tensors: dict[str, Tensor], folder: Path) -> None:
     if scaling is not None:
         if not torch.allclose(scaling.float(), torch.ones(())):
             raise CheckpointError(
-                f"{folder}: scaling_factor is not 1 everywhere: activations finetuned by a factor are not read here."
+                f"{folder}: scaling_factor is not 1 everywhere: activations finetuned by a factor are not "
+                "read here."
             )
         del tensors["scaling_factor"]
 
@@ -260,8 +262,8 @@ def _saelens_dictionary(
 
 
 def _gated(w: dict[str, Tensor]) -> Dictionary:
-    """A feature fires where x W + b_gate > 0, which is where its magnitude x W e^r + b_mag is above b_mag − b_gate
-    e^r.
+    """A feature fires where x W + b_gate > 0, which is where its magnitude x W e^r + b_mag is above b_mag −
+    b_gate e^r.
     """
     gain = w["r_mag"].exp()
     selection = Threshold(w["b_mag"] - w["b_gate"] * gain)
@@ -288,7 +290,8 @@ def _as_trained(folder: Path, found: Dictionary, settings: dict[str, Any]) -> Di
             found = found.fold(torch.zeros_like(found.b_dec), _unfolded_scale(folder))
         case other:
             raise CheckpointError(
-                f"{folder}: normalize_activations is {other!r} and not folded into the weights, as SAELens does when training ends."
+                f"{folder}: normalize_activations is {other!r} and not folded into the weights, as SAELens "
+                "does when training ends."
             )
     if _reads_centred_stream(settings) and found.normalise != "layer_norm":
         if found.normalise != "none" or found.dense_in is not None:
@@ -307,9 +310,10 @@ def _unfolded_scale(folder: Path) -> float:
     scale = read_json(beside).get("scaling_factor") if beside.is_file() else None
     if not isinstance(scale, int | float) or scale <= 0:
         raise CheckpointError(
-            f"{folder}: normalize_activations is 'expected_average_only_in', so its inputs were scaled by a number that is not in the "
-            "folder. Write it into activation_scaler.json beside the weights: "
-            '{"scaling_factor": …} (pretrained_saes.yaml calls it norm_scaling_factor; 1.0 if it is folded in already).'
+            f"{folder}: normalize_activations is 'expected_average_only_in', so its inputs were scaled by a "
+            "number that is not in the folder. Write it into activation_scaler.json beside the weights: "
+            '{"scaling_factor": …} (pretrained_saes.yaml calls it norm_scaling_factor; 1.0 if it is folded '
+            "in already)."
         )
     return float(scale)
 

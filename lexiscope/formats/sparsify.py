@@ -40,7 +40,8 @@ def read(folder: Path) -> StoredDictionary:
     config = read_json(folder / CONFIG)
     if config.get("transcode"):
         raise CheckpointError(
-            f"{folder} is a transcoder: it writes another hook point than the one it reads, and is not read here."
+            f"{folder} is a transcoder: it writes another hook point than the one it reads, and is not read "
+            "here."
         )
     if config.get("activation", "topk") != "topk" or config.get("signed"):
         how = "signed top-k" if config.get("signed") else config["activation"]
@@ -61,7 +62,8 @@ def read(folder: Path) -> StoredDictionary:
         b_enc = b_enc - encoder @ b_dec  # sparsify takes b_dec off its input
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder}: encoder.weight is {tuple(encoder.shape)} and b_dec {tuple(b_dec.shape)}: they do not fit."
+            f"{folder}: encoder.weight is {tuple(encoder.shape)} and b_dec {tuple(b_dec.shape)}: they do not "
+            "fit."
         ) from error
     skip = w.get("W_skip")
     dictionary = Dictionary(

@@ -1,5 +1,5 @@
-"""What every format shares: the result of reading one, and files of weights opened without executing anything in
-them.
+"""What every format shares: the result of reading one, and files of weights opened without executing anything
+in them.
 """
 
 import json
@@ -62,7 +62,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{path} holds a JSON {type(value).__name__}, where an object with the dictionary's settings is expected."
+            f"{path} holds a JSON {type(value).__name__}, where an object with the dictionary's settings is "
+            "expected."
         )
     return value
 
@@ -89,7 +90,8 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is a pickle that holds more than tensors and plain values: it would have to be executed, and never is."
+            f"{path} is a pickle that holds more than tensors and plain values: it would have to be "
+            "executed, and never is."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(

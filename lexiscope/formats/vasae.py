@@ -1,5 +1,5 @@
-"""Dictionaries of the VASAE paper's authors: `checkpoint.pt`, a linear encoder and decoder without pre-bias; ReLU,
-then TopK.
+"""Dictionaries of the VASAE paper's authors: `checkpoint.pt`, a linear encoder and decoder without pre-bias;
+ReLU, then TopK.
 """
 
 import re
@@ -23,8 +23,8 @@ def at(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> StoredDictionary:
-    """The run folder is named `<model>_L<layer>_<method>` unless a name was given; the layer is read from there.
-    Raises CheckpointError.
+    """The run folder is named `<model>_L<layer>_<method>` unless a name was given; the layer is read from
+    there. Raises CheckpointError.
     """
     stored = read_plain_pickle(path)
     settings, state = stored.get("sae_config"), stored.get("model_state_dict")
@@ -34,7 +34,8 @@ def read(path: Path) -> StoredDictionary:
         )
     if settings.get("use_abs_topk") or not settings.get("nonneg_latents", True):
         raise CheckpointError(
-            f"{path}: its features may be negative (use_abs_topk, or nonneg_latents off), which is not read here."
+            f"{path}: its features may be negative (use_abs_topk, or nonneg_latents off), which is not read "
+            "here."
         )
     wanted = (
         "encoder.fc.weight",

@@ -56,7 +56,7 @@ def test_train_index_and_figures_from_the_command_line(
         (["train", "{model}", "--text", "{text}", "--layers", "5"], "no layer 5"),
         (["train", "{model}", "--text", "{text}", "--layers", "first"], "neither 'all' nor"),
         (["train", "{model}", "--text", "{text}", "--recipe", "best"], "no recipe"),
-        (["index", "{work}", "--text", "{text}"], "no checkpoint"),
+        (["index", "{work}", "--text", "{text}"], "holds no dictionary"),
     ],
 )
 def test_a_mistake_is_one_line_and_a_non_zero_exit(

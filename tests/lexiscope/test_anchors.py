@@ -1,4 +1,6 @@
-"""Anchors: rows stay in their cones, names are the nearest tokens, and the transported embedding generalises."""
+"""Anchors: rows stay in their cones, names are the nearest tokens, and the transported embedding
+generalises.
+"""
 
 import pytest
 import torch
@@ -62,7 +64,7 @@ def test_the_transported_embedding_reaches_tokens_left_out_of_its_fit() -> None:
     assert F.cosine_similarity(carried[200:], states[200:], dim=-1).mean() > 0.95
 
 
-def test_a_frequent_token_is_anchored_at_its_own_mean_state_and_an_unseen_one_at_the_transported_embedding() -> (
+def test_a_frequent_token_is_anchored_at_its_mean_state_and_an_unseen_one_at_the_transported_embedding() -> (
     None
 ):
     embedding, sums = torch.randn(50, 6), TokenSums(50, 6)

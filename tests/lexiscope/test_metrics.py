@@ -139,7 +139,7 @@ def test_runs_on_different_passages_are_not_paired() -> None:
             metrics.paired_ratio(a, other)
 
 
-def slow_stability(a: metrics.Named, b: metrics.Named) -> tuple[float, float, int]:
+def slow_stability(a: metrics.NamedRun, b: metrics.NamedRun) -> tuple[float, float, int]:
     live_a, live_b = ([i for i in range(len(r.names)) if r.live[i] and r.names[i] >= 0] for r in (a, b))
     all_b = [i for i in range(len(b.names)) if b.live[i]]
     tokens = sorted({a.names[i].item() for i in live_a})
@@ -152,14 +152,14 @@ def slow_stability(a: metrics.Named, b: metrics.Named) -> tuple[float, float, in
     return recurs / len(tokens), shared / len(tokens), len(tokens)
 
 
-def random_run(seed: int, base: torch.Tensor) -> metrics.Named:
+def random_run(seed: int, base: torch.Tensor) -> metrics.NamedRun:
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(40, generator=draw)
     directions = torch.nn.functional.normalize(base[order] + 0.3 * torch.randn(40, 8, generator=draw), dim=-1)
     names = torch.where(
         torch.rand(40, generator=draw) < 0.8, order // 2, torch.randint(-1, 20, (40,), generator=draw)
     )
-    return metrics.Named(
+    return metrics.NamedRun(
         names, directions, torch.randint(0, 9, (40,), generator=draw), torch.rand(40, generator=draw) < 0.8
     )
 

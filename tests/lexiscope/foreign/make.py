@@ -1,10 +1,12 @@
 """Write the fixtures of test_foreign.py: small dictionaries with random weights, and what their own libraries
 make of some inputs.
 
-    python tests/lexiscope/foreign/make.py saelens  OUT     in an environment with sae-lens     (committed: 6.54.12, torch 2.13.0)
-    python tests/lexiscope/foreign/make.py sparsify OUT     in an environment with eai-sparsify (committed: 1.3.3, torch 2.13.0)
-    python tests/lexiscope/foreign/make.py vasae    OUT     anywhere with torch
-    python tests/lexiscope/foreign/make.py exported OUT     with sae-lens: reads back what lexiscope exported
+    python tests/lexiscope/foreign/make.py KIND OUT
+
+    saelens    in an environment with sae-lens (committed: 6.54.12, torch 2.13.0)
+    sparsify   in an environment with eai-sparsify (committed: 1.3.3, torch 2.13.0)
+    vasae      anywhere with torch
+    exported   with sae-lens: reads back what lexiscope exported
 
 `make check-foreign` makes the environments, writes everything afresh and reads it back. A case is one folder,
 saved by its library's own code: weights and settings, and beside them `expected.safetensors` with x [n,
