@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
+from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
-from store import Builder
+from store import Builder, schema
 
 SYLLABLES = "ka to mi re su lan der vin est or pol gra ne ti al chi men so ru be".split()
 PASSAGES, LENGTH = 20_000, 256
@@ -187,28 +188,8 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         **{f"previous{kind}": scores(3, before) for kind in ("_cosine", "_coactive_jaccard")},
         **{f"next{kind}": scores(3, after) for kind in ("_cosine", "_coactive_jaccard")},
     }
-    shares = [
-        f"{test}{null}"
-        for test in ("reads_here", "reads_family", "reads_near", "predicts")
-        for null in ("", "_null")
-    ]
-    shares += [
-        "recall",
-        "q_reads",
-        "q_predicts",
-        "q_ablation",
-        "lift_share",
-        "logit_share",
-        "std_activation",
-        "skewness",
-        "kurtosis",
-    ]
-    shares += [
-        f"{test}{null}"
-        for test in ("ablation_top1", "ablation_top5", "input_score", "output_score")
-        for null in ("", "_null")
-    ]
-    return pa.table(columns | {key: share() for key in shares})
+    measured = [name for measure in FEATURE.values() for name in (measure.name, measure.chance) if name]
+    return pa.table(columns | {name: share() for name in measured if name not in columns})
 
 
 def empty(kind: pa.DataType, n: int) -> pa.Array:
@@ -286,32 +267,14 @@ def dictionary_row(shape: Shape, layer: int) -> pa.Table:
 
 
 def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
-    shares = (
-        "aligned_all",
-        "aligned_live",
-        "aligned_firing",
-        "aligned_energy",
-        "aligned_live_embedding",
-        "supported_live",
-    )
-    shares += (
-        "supported_firing",
-        "half_live",
-        "coverage",
-        "fve",
-        "delta_ce",
-        "dense_share",
-        "ablation_top1",
-        "ablation_top5",
-    )
     row = {
+        **{name: 0.5 for name in DICTIONARY if name in schema.layer_summary.c},
         **{
             "dictionary_id": layer,
             "n_live": n_live,
             "l0": 32.0,
             "random_cosine": 0.2,
             "dead_share": 1 - n_live / shape.vocab,
-            **dict.fromkeys(shares, 0.5),
         },
         **{
             "verdicts": "{}",

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lexiscope.anchor_sets import ANCHOR_SETS
 from lexiscope.errors import LexiscopeError
+from lexiscope.measures import RUN, as_text, placed
 from lexiscope.settings import Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -188,20 +189,11 @@ def _recipes(names: Sequence[str], options: dict[str, Any], anchoring: dict[str,
 
 
 def _figures(paths: list[Path], console: Console) -> None:
-    """The held-out numbers of some runs, by METHOD.md §5, a line each."""
-    shown = (
-        "fve",
-        "delta_ce",
-        "dense_share",
-        "dead_share",
-        "aligned_live",
-        "aligned_firing",
-        "aligned_energy",
-        "supported_live",
-    )
+    """The held-out measures of some runs, a line each."""
     for path in paths:
         measured = json.loads((path / "metrics.json").read_text())
-        console.print(path.name, *(f"{key} {measured[key]:.3f}" for key in shown), soft_wrap=True)
+        shown = (f"{m.label} {as_text(m, measured.get(m.name))}" for m in placed(RUN, "table"))
+        console.print(f"{path.name}: {'; '.join(shown)}", soft_wrap=True)
 
 
 def main(arguments: list[str], *, prog: str) -> None:

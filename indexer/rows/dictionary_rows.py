@@ -12,11 +12,13 @@ from indexer.counts.state import Learned, State
 from indexer.dictionaries import Member, Named
 from indexer.geometry import Geometry
 from indexer.rows.ablation import Causal
+from indexer.rows.columns import rows
 from lexiscope import metrics
 from lexiscope.anchors import ALIGNED
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import Evidence
 from lexiscope.language_model import LanguageModel, hook_name
+from lexiscope.measures import DICTIONARY, RECORDED
 
 HUBS = 20
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
@@ -82,52 +84,78 @@ def dictionary_row(
         "previous_dictionary": previous,
         "next_dictionary": following,
     }
-    return pa.Table.from_pylist([row])
+    return rows("dictionary", {name: [value] for name, value in row.items()})
 
 
 def summary_row(found: Indexed, state: State, verdicts: list[dict[str, Any]]) -> pa.Table:
     """`verdicts`: how many features have each."""
-    dictionary, measured, live = found.dictionary, found.member.checkpoint.metrics, found.live
-    statistics, names = found.learned.statistics, found.named.names
-    firings = torch.from_numpy(statistics.count)
-    cosines = names.cosines[:, 0]
-    energy = torch.from_numpy(statistics.squares) * dictionary.W_dec.square().sum(-1)
-    aligned = metrics.alignment(cosines, live, firings, energy)
-    densities = (statistics.count / max(state.n_tokens, 1))[statistics.count > 0]
+    live, names, statistics = found.live, found.named.names, found.learned.statistics
+    energy = torch.from_numpy(statistics.squares) * found.dictionary.W_dec.square().sum(-1)
     near = torch.bincount(names.tokens[live].flatten(), minlength=HUBS)
     hubs = near.sort(descending=True, stable=True)
+    causal = {} if found.causal is None else found.causal.measures()
+    recorded = found.member.checkpoint.metrics
     row = {
         "dictionary_id": found.dictionary_id,
         "n_live": int(live.sum()),
+        "dead_share": 1 - live.float().mean().item(),
         "l0": float(statistics.count.sum() / max(state.n_tokens, 1)),
         "random_cosine": found.random_cosine,
-        "dead_share": 1 - live.float().mean().item(),
-        "aligned_all": aligned.all,
-        "aligned_live": aligned.live,
-        "aligned_firing": aligned.firing,
-        "aligned_energy": aligned.energy,
-        "aligned_live_embedding": metrics.weighted_share(found.shape.cosine_embedding >= ALIGNED, live),
-        "supported_live": metrics.weighted_share(found.evidence.supported, live),
-        "supported_firing": metrics.weighted_share(found.evidence.supported, firings * live),
-        "half_live": metrics.weighted_share(found.evidence.half, live),
-        "coverage": metrics.coverage(
-            names.tokens[:, 0], live & (cosines >= ALIGNED), torch.from_numpy(state.occurrences)
+        "index_tokens": state.n_tokens,
+        **name_shares(
+            names.tokens[:, 0],
+            names.cosines[:, 0],
+            found.shape.cosine_embedding,
+            live=live,
+            firings=torch.from_numpy(statistics.count),
+            energy=energy,
+            evidence=found.evidence,
+            occurrences=torch.from_numpy(state.occurrences),
         ),
+        **{name: recorded.get(name) for name in RECORDED},
+        **{name: _mean(values) for name, values in causal.items() if name in DICTIONARY},
         "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
-        "fve": measured.get("fve"),
-        "delta_ce": measured.get("delta_ce"),
-        "dense_share": measured.get("dense_share"),
-        "ablation_top1": None if found.causal is None else _mean(found.causal.ablation_top1),
-        "ablation_top5": None if found.causal is None else _mean(found.causal.ablation_top5),
         "hub_tokens": hubs.indices[:HUBS].tolist(),
         "hub_counts": hubs.values[:HUBS].tolist(),
-        "index_tokens": state.n_tokens,
-        "cosine_counts": np.histogram(cosines[live], COSINE_EDGES)[0].tolist(),
+        **distributions(names.cosines[:, 0][live], statistics.count / max(state.n_tokens, 1)),
+    }
+    return rows("layer_summary", {name: [value] for name, value in row.items()})
+
+
+def name_shares(
+    names: torch.Tensor,
+    cosines: torch.Tensor,
+    to_embedding: torch.Tensor,
+    *,
+    live: torch.Tensor,
+    firings: torch.Tensor,
+    energy: torch.Tensor,
+    evidence: Evidence,
+    occurrences: torch.Tensor,
+) -> dict[str, float]:
+    """The shares of `lexiscope.measures.DICTIONARY` that say what names are worth. All are [d_sae] but
+    occurrences [vocab]: names as token ids, their cosines to the direction (anchor, and row of W_E), which
+    features are live, how often they fire, the energy they add, the evidence for their names.
+    """
+    aligned = metrics.alignment(cosines, live, firings, energy)
+    return {
+        **{f"aligned_{weight}": share for weight, share in aligned._asdict().items()},
+        "aligned_live_embedding": metrics.weighted_share(to_embedding >= ALIGNED, live),
+        "supported_live": metrics.weighted_share(evidence.supported, live),
+        "supported_firing": metrics.weighted_share(evidence.supported, firings * live),
+        "half_live": metrics.weighted_share(evidence.half, live),
+        "coverage": metrics.coverage(names, live & (cosines >= ALIGNED), occurrences),
+    }
+
+
+def distributions(cosines: torch.Tensor, densities: np.ndarray) -> dict[str, list[float]]:
+    """The histograms of a dictionary's page: cosines of its live features, densities of those that fired."""
+    return {
+        "cosine_counts": np.histogram(cosines, COSINE_EDGES)[0].tolist(),
         "cosine_edges": COSINE_EDGES.tolist(),
-        "density_counts": np.histogram(densities, DENSITY_EDGES)[0].tolist(),
+        "density_counts": np.histogram(densities[densities > 0], DENSITY_EDGES)[0].tolist(),
         "density_edges": DENSITY_EDGES.tolist(),
     }
-    return pa.Table.from_pylist([row])
 
 
 def _mean(values: torch.Tensor) -> float | None:

@@ -5,7 +5,7 @@ To add a measure: an entry in the table of its level, the code that computes it,
 that holds it.
 """
 
-from lexiscope.measures.dictionary import DICTIONARY
+from lexiscope.measures.dictionary import DICTIONARY, RECORDED
 from lexiscope.measures.feature import FEATURE
 from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
@@ -15,6 +15,7 @@ __all__ = [
     "DICTIONARY",
     "DIGITS",
     "FEATURE",
+    "RECORDED",
     "RUN",
     "Measure",
     "Place",

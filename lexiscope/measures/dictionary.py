@@ -167,3 +167,6 @@ DICTIONARY = by_name(
         Measure("index_tokens", "tokens indexed", "tokens", "corpus tokens indexed"),
     ]
 )
+
+RECORDED = tuple(name for name, measure in DICTIONARY.items() if measure.absent == _NOT_RECORDED)
+"""those that the index takes from the checkpoint's metrics.json"""

@@ -30,7 +30,7 @@ far below zero; `number` has no unit; `activation` is on the dictionary's own sc
 Place = Literal["activity", "evidence", "ablation", "scores", "tiles", "table", "plot", "eval"]
 """Where a measure is shown without a line of its own in a template. Feature page: `activity` (tiles),
 `evidence`, `ablation` and `scores` (rows). Dictionary page and `lexiscope name`: `tiles`. Home page: `table`
-and `plot`. `lexiscope eval`: `eval`.
+(also a line after training) and `plot`. `lexiscope eval`: `eval`.
 """
 CHANCE = "the same for frequency-matched random tokens"
 """what every chance column holds"""

@@ -74,7 +74,12 @@ RUN = by_name(
         DICTIONARY["aligned_live"],
         DICTIONARY["aligned_firing"],
         DICTIONARY["aligned_energy"],
-        DICTIONARY["aligned_live_embedding"],
+        Measure(
+            "aligned_live_embedding",
+            "aligned, W_E",
+            "share",
+            "share of live features whose cosine to the nearest raw embedding row is at least 0.8",
+        ),
         DICTIONARY["coverage"],
         Measure(
             "name_is_assigned",

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
+from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
-from store import Builder
+from store import Builder, schema
 
 WORDS = (
     " Paris",
@@ -125,94 +126,74 @@ def feature_table(
         return (near, near_cosine) if there else ([[]] * n, [[]] * n)
 
     (previous, previous_cosine), (following, following_cosine) = linked(links[0]), linked(links[1])
-    evidence = (
-        "reads_here",
-        "reads_here_null",
-        "reads_family",
-        "reads_family_null",
-        "reads_near",
-        "reads_near_null",
-    )
-    evidence += ("recall", "predicts", "predicts_null", "q_reads", "q_predicts", "logit_share")
-    causal = (
-        "ablation_top1",
-        "ablation_top1_null",
-        "ablation_top5",
-        "ablation_top5_null",
-        "q_ablation",
-        "input_score",
-        "input_score_null",
-    )
-    causal += ("output_score", "output_score_null")
-    return pa.table(
-        {
-            "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
-            "index": pa.array(index, pa.int32()),
-            "name_token": pa.array(names, pa.int32()),
-            "assigned_token": pa.array(names, pa.int32(), mask=np.full(n, entry.recipe == "plain")),
-            "anchor_kind": ["embedding"] * n,
-            "cosine": cosine,
-            "cosine_assigned": pa.array(cosine, mask=np.full(n, entry.recipe == "plain")),
-            "cosine_embedding": cosine * np.float32(0.9),
-            "margin": np.full(n, 0.125, "float32"),
-            "bucket": [
-                ("strong" if c >= 0.8 else "medium" if c >= 0.5 else "weak" if c >= 0.3 else "none")
-                for c in cosine
-            ],
-            "next_tokens": lists(top[:, :5], pa.int32()),
-            "next_cosines": lists(near_cosine, pa.float32()),
-            "phrase_tokens": lists([[name] for name in names], pa.int32()),
-            "phrase_cosine": cosine,
-            "n_same_name": pa.array(
-                [names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()
-            ),
-            "n_same_family": pa.array([family_sizes[families[name]] for name in names], pa.int32()),
-            "live": fired,
-            "verdict": [
-                "dead" if not f else "reads" if s else "unsupported"
-                for f, s in zip(fired, supported, strict=True)
-            ],
-            "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
-            "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
-            "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
-            "max_activation": np.where(fired, 3 + index % 7, 0).astype("float32"),
-            "std_activation": share(fired & (index > 0)),
-            "skewness": share(fired & (index > 0)),
-            "kurtosis": share(fired & (index > 0)),
-            "histogram": lists(
-                [[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
-                pa.int32(),
-            ),
-            "positions": lists(
-                [[0, 1, int(number), 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
-                pa.int32(),
-            ),
-            "pos_tokens": lists(top, pa.int32()),
-            "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
-            "neg_tokens": lists(top[:, ::-1], pa.int32()),
-            "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
-            "name_rank": pa.array(index % 40, pa.int32()),
-            **{name: share() for name in evidence},
-            **{name: share(tested) for name in causal},
-            "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
-            "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
-            "supported": supported,
-            "lift_token": pa.array(top[:, 0], pa.int32(), mask=~fired),
-            "lift_share": share(),
-            "beats_name": index % 5 == 0,
-            "logit_beats_name": index % 7 == 0,
-            "neighbour_index": lists(near, pa.int32()),
-            "neighbour_cosine": lists(near_cosine, pa.float32()),
-            "previous_index": lists(previous, pa.int32()),
-            "previous_cosine": lists(previous_cosine, pa.float32()),
-            "next_index": lists(following, pa.int32()),
-            "next_cosine": lists(following_cosine, pa.float32()),
-            "previous_coactive_index": lists([part[::-1] for part in previous], pa.int32()),
-            "previous_coactive_jaccard": lists(previous_cosine, pa.float32()),
-            "next_coactive_index": lists([part[::-1] for part in following], pa.int32()),
-            "next_coactive_jaccard": lists(following_cosine, pa.float32()),
-        }
-    )
+    columns = {
+        "dictionary_id": pa.array([dictionary_id] * n, pa.int32()),
+        "index": pa.array(index, pa.int32()),
+        "name_token": pa.array(names, pa.int32()),
+        "assigned_token": pa.array(names, pa.int32(), mask=np.full(n, entry.recipe == "plain")),
+        "anchor_kind": ["embedding"] * n,
+        "cosine": cosine,
+        "cosine_assigned": pa.array(cosine, mask=np.full(n, entry.recipe == "plain")),
+        "cosine_embedding": cosine * np.float32(0.9),
+        "margin": np.full(n, 0.125, "float32"),
+        "bucket": [
+            ("strong" if c >= 0.8 else "medium" if c >= 0.5 else "weak" if c >= 0.3 else "none")
+            for c in cosine
+        ],
+        "next_tokens": lists(top[:, :5], pa.int32()),
+        "next_cosines": lists(near_cosine, pa.float32()),
+        "phrase_tokens": lists([[name] for name in names], pa.int32()),
+        "phrase_cosine": cosine,
+        "n_same_name": pa.array([names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()),
+        "n_same_family": pa.array([family_sizes[families[name]] for name in names], pa.int32()),
+        "live": fired,
+        "verdict": [
+            "dead" if not f else "reads" if s else "unsupported"
+            for f, s in zip(fired, supported, strict=True)
+        ],
+        "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
+        "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
+        "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
+        "max_activation": np.where(fired, 3 + index % 7, 0).astype("float32"),
+        "std_activation": share(fired & (index > 0)),
+        "skewness": share(fired & (index > 0)),
+        "kurtosis": share(fired & (index > 0)),
+        "histogram": lists(
+            [[0, int(number), 1, 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
+            pa.int32(),
+        ),
+        "positions": lists(
+            [[0, 1, int(number), 0] if f else [0] * 4 for number, f in zip(index, fired, strict=True)],
+            pa.int32(),
+        ),
+        "pos_tokens": lists(top, pa.int32()),
+        "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
+        "neg_tokens": lists(top[:, ::-1], pa.int32()),
+        "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
+        "name_rank": pa.array(index % 40, pa.int32()),
+        "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
+        "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
+        "supported": supported,
+        "lift_token": pa.array(top[:, 0], pa.int32(), mask=~fired),
+        "beats_name": index % 5 == 0,
+        "logit_beats_name": index % 7 == 0,
+        "neighbour_index": lists(near, pa.int32()),
+        "neighbour_cosine": lists(near_cosine, pa.float32()),
+        "previous_index": lists(previous, pa.int32()),
+        "previous_cosine": lists(previous_cosine, pa.float32()),
+        "next_index": lists(following, pa.int32()),
+        "next_cosine": lists(following_cosine, pa.float32()),
+        "previous_coactive_index": lists([part[::-1] for part in previous], pa.int32()),
+        "previous_coactive_jaccard": lists(previous_cosine, pa.float32()),
+        "next_coactive_index": lists([part[::-1] for part in following], pa.int32()),
+        "next_coactive_jaccard": lists(following_cosine, pa.float32()),
+    }
+    by_ablation = FEATURE["ablation_top1"].absent
+    for measure in FEATURE.values():
+        for name in (measure.name, measure.chance):
+            if name and name not in columns:
+                columns[name] = share(tested if measure.absent == by_ablation else fired)
+    return pa.table(columns)
 
 
 def context_table(
@@ -300,21 +281,13 @@ def dictionary_table(
 
 def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
     live = sum(index % 10 != 9 for index in range(entry.d_sae))
-    shares = (
-        "aligned_all",
-        "aligned_live",
-        "aligned_firing",
-        "aligned_energy",
-        "aligned_live_embedding",
-        "supported_live",
-    )
     row = {
+        **{name: 0.5 for name in DICTIONARY if name in schema.layer_summary.c},
         "dictionary_id": dictionary_id,
         "n_live": live,
         "l0": 7.5,
         "random_cosine": 0.25,
         "dead_share": 1 - live / entry.d_sae,
-        **dict.fromkeys((*shares, "supported_firing", "half_live", "coverage"), 0.5),
         "verdicts": json.dumps(
             {"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}
         ),

@@ -19,11 +19,10 @@ from indexer.exchange.neuronpedia.contents import Dashboards, Feature
 from indexer.exchange.neuronpedia.imported_evidence import Behaviour, Judged
 from indexer.exchange.neuronpedia.name_by_direction import Named
 from indexer.rows.columns import filled
-from indexer.rows.dictionary_rows import COSINE_EDGES, DENSITY_EDGES
+from indexer.rows.dictionary_rows import distributions, name_shares
 from indexer.rows.feature_rows import noise
-from lexiscope.anchors import ALIGNED, bucket
+from lexiscope.anchors import bucket
 from lexiscope.language_model import LanguageModel, hook_name
-from lexiscope.metrics import coverage, weighted_share
 from lexiscope.tokens import Vocabulary
 
 LIVE = 1e-5
@@ -234,40 +233,30 @@ def summary_row(
     index_tokens: int,
     random_cosine: float,
 ) -> pa.Table:
-    live = torch.from_numpy(rows.column("live").to_numpy())
-    cosine, density, to_embedding = (
+    cosine, density, to_embedding, live, names = (
         torch.from_numpy(rows.column(name).to_numpy().copy())
-        for name in ("cosine", "density", "cosine_embedding")
+        for name in ("cosine", "density", "cosine_embedding", "live", "name_token")
     )
-    aligned, names = cosine >= ALIGNED, torch.from_numpy(rows.column("name_token").to_numpy().copy()).long()
-    weight = density * live
-    supported = judged.evidence.supported
-    known = bool((cosine != 0).any())
-    densities = density[density > 0].numpy()
+    named_by_direction = bool((cosine != 0).any())
     columns: dict[str, Any] = {
         "dictionary_id": dictionary_id,
-        "l0": float(density.double().sum()),
-        "random_cosine": random_cosine,
         "n_live": int(live.sum()),
         "dead_share": 1 - int(live.sum()) / d_sae,
-        "aligned_all": aligned.float().mean().item(),
-        "aligned_live": weighted_share(aligned, live),
-        "aligned_firing": weighted_share(aligned, weight),
-        "aligned_live_embedding": weighted_share(to_embedding >= ALIGNED, live),
-        "supported_live": weighted_share(supported, live),
-        "supported_firing": weighted_share(supported, weight),
-        "half_live": weighted_share(judged.evidence.half & (judged.evidence.firings > 0), live),
-        "coverage": coverage(names, live & aligned, torch.from_numpy(seen.occurrences)),
-        "verdicts": json.dumps(dict(Counter(rows.column("verdict").to_pylist()))),
+        "l0": float(density.double().sum()),
+        "random_cosine": random_cosine,
         "index_tokens": index_tokens,
-        "cosine_counts": (
-            np.histogram(cosine[live], COSINE_EDGES)[0]
-            if known
-            else np.zeros(len(COSINE_EDGES) - 1, np.int64)
-        ).tolist(),
-        "cosine_edges": COSINE_EDGES.tolist(),
-        "density_counts": np.histogram(densities, DENSITY_EDGES)[0].tolist(),
-        "density_edges": DENSITY_EDGES.tolist(),
+        **name_shares(
+            names.long(),
+            cosine,
+            to_embedding,
+            live=live,
+            firings=density,
+            energy=torch.zeros_like(density),
+            evidence=judged.evidence,
+            occurrences=torch.from_numpy(seen.occurrences),
+        ),
+        "verdicts": json.dumps(dict(Counter(rows.column("verdict").to_pylist()))),
+        **distributions(cosine[live & named_by_direction], density.numpy()),
     }
     return filled("layer_summary", {name: [value] for name, value in columns.items()}, 1)
 
