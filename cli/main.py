@@ -5,6 +5,7 @@
 import atexit
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,24 +46,29 @@ SetName = Annotated[
 Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS included")]
 
 
-def run() -> None:
-    """The console script: a LexiscopeError is one line on stderr and exit code 1."""
-    code: int | str | None = 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, of the process unless given; its exit code. An error that the user can mend is one line on
+    stderr and exit code 1.
+    """
     try:
-        app()
+        app(arguments)
     except SystemExit as leaving:
-        code = leaving.code
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except LexiscopeError as error:
         kept = getattr(error, "kept", "")
         print(f"lexiscope: {error}{' ' + kept if kept else ''}", file=sys.stderr)
-        code = 1
-    if (
-        "duckdb" in sys.modules
-    ):  # its bindings print pages of "nanobind: leaked …" at a clean exit: skip their teardown
+        return 1
+    return 0
+
+
+def run() -> None:
+    """The console script: `main`, and then the end of the process."""
+    code = main()
+    if "duckdb" in sys.modules:  # its bindings print pages of "nanobind: leaked" at exit: skip their teardown
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0)
+        os._exit(code)
     sys.exit(code)
 
 

@@ -1,19 +1,40 @@
 """What every room's tests share: a tiny language model on disk and in memory, a text for it, and a trained
 dictionary.
+
+Tests run in several processes (pytest-xdist), each with one torch thread: the tensors are small, and threads that
+wait for each other would take the time of the other processes. Commands started by tests inherit that.
 """
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from lexiscope import files
 from lexiscope.language_model import LanguageModel, load_language_model
 from tests import tiny
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 settings.register_profile("lexiscope", deadline=None)  # machines are noisy: a slow example is no wrong one
 settings.load_profile("lexiscope")
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a browser or PostgreSQL by where they are and what they take."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if "postgres" in parameters.values() or "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.postgres)
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +44,26 @@ def same_numbers() -> None:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_model(tmp_path_factory.mktemp("models") / "tiny")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """`make_once(name, make)`: a folder that `make` fills once, in whichever test process needs it first."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, done = root / name, root / f"{name}.done"
+        with files.lock(root / f"{name}.lock", wait=True):
+            if not done.exists():
+                place.mkdir()
+                make(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_once: MakeOnce) -> Path:
+    return make_once("models", lambda folder: tiny.make_model(folder / "tiny")) / "tiny"
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +72,12 @@ def model(model_folder: Path) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(tiny.text(6000))
-    return path
+def text_file(make_once: MakeOnce) -> Path:
+    return make_once("text", lambda folder: (folder / "text.txt").write_text(tiny.text(6000))) / "text.txt"
 
 
 @pytest.fixture(scope="session")
-def runs(model: LanguageModel, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(model: LanguageModel, text_file: Path, make_once: MakeOnce) -> list[Path]:
     """Checkpoints: `vasae` at layers 0 and 1, `plain` at layer 1."""
     from dataclasses import replace
 
@@ -49,16 +86,21 @@ def runs(model: LanguageModel, text_file: Path, tmp_path_factory: pytest.TempPat
     import trainer
 
     small = {"k": 4, "batch": 256, "learning_rate": 3e-3}
-    plan = trainer.Plan(
-        sources=[str(text_file)],
-        runs=[
-            (replace(trainer.recipe("vasae"), dense_rank=2, **small), [0, 1]),
-            (replace(trainer.recipe("plain"), **small), [1]),
-        ],
-        out=tmp_path_factory.mktemp("runs"),
-        tokens=5000,
-        seen=20_000,
-        eval_tokens=600,
-        length=48,
-    )
-    return trainer.train(model, plan, console=Console(quiet=True))
+
+    def train(folder: Path) -> None:
+        plan = trainer.Plan(
+            sources=[str(text_file)],
+            runs=[
+                (replace(trainer.recipe("vasae"), dense_rank=2, **small), [0, 1]),
+                (replace(trainer.recipe("plain"), **small), [1]),
+            ],
+            out=folder,
+            tokens=5000,
+            seen=20_000,
+            eval_tokens=600,
+            length=48,
+        )
+        trainer.train(model, plan, console=Console(quiet=True))
+
+    folder = make_once("runs", train) / model.id
+    return [folder / name for name in ("0-vasae", "1-vasae", "1-plain")]

@@ -1,32 +1,12 @@
 """Every command line mistake is one line of words and a non-zero exit, never a traceback."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lexiscope.errors import LexiscopeError
+from tests.cli.commands import lexiscope, lexiscope_process
 from trainer.__main__ import parse_layers
-
-
-def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "LEXISCOPE_RUNS": str(work / "runs"),
-        "LEXISCOPE_INDEX": str(work / "index"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    command = [sys.executable, "-c", "import cli; cli.run()", *arguments]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        check=False,
-        timeout=120,
-    )
 
 
 def test_train_index_and_figures_from_the_command_line(
@@ -39,13 +19,14 @@ def test_train_index_and_figures_from_the_command_line(
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "runs" / "tiny" / "1-vasae"
     assert (run / "metrics.json").is_file() and "1-vasae" in trained.stdout
-    indexed = lexiscope("index", str(run), "--text", str(text_file), "--length", "48", work=tmp_path)
+    indexed = lexiscope_process("index", str(run), "--text", str(text_file), "--length", "48", work=tmp_path)
     assert indexed.returncode == 0, indexed.stderr
     assert (tmp_path / "index" / "CURRENT").is_file()
     again = lexiscope(
         "train", str(model_folder), "--text", str(text_file), "--layers", "1", *sizes, work=tmp_path
     )
     assert again.returncode == 1 and "already holds a run" in again.stderr
+    assert "Traceback" not in again.stderr and again.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

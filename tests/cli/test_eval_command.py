@@ -15,7 +15,7 @@ from cli.evaluate_command import EvaluationRequest, differences, evaluate_runs, 
 from lexiscope.checkpoint import METRICS, load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
-from tests.cli.test_commands import lexiscope
+from tests.cli.commands import lexiscope
 
 QUIET = Console(quiet=True)
 

@@ -12,7 +12,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from store import columns_document
-from tests.cli.test_commands import lexiscope
+from tests.cli.commands import lexiscope, lexiscope_process
 from tests.indexer import dashboards
 from tests.store import synthetic
 
@@ -22,7 +22,7 @@ def test_an_index_goes_out_and_comes_back_from_the_command_line(tmp_path: Path) 
     out = lexiscope("export", "parquet", str(tmp_path / "out"), "--model", "tiny", work=tmp_path)
     assert out.returncode == 0, out.stderr
     assert "wrote 1 dictionaries" in out.stdout and (tmp_path / "out" / "feature.parquet").is_file()
-    again = lexiscope("import", "parquet", str(tmp_path / "out"), work=tmp_path)
+    again = lexiscope_process("import", "parquet", str(tmp_path / "out"), work=tmp_path)
     assert again.returncode == 1 and again.stderr.count("\n") == 1
     assert "already holds tiny/1-vasae" in again.stderr and "Nothing was published" in again.stderr
     into = lexiscope("import", "parquet", str(tmp_path / "out"), work=tmp_path / "elsewhere")

@@ -48,7 +48,6 @@ from indexer.text_pass import text_pass
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import load_language_model
 from lexiscope.settings import Settings
-torch.set_num_threads(2)
 blocks.BLOCK = job.BLOCK = 16
 local_engine.SAVE_EVERY = 0
 read = text_pass.Reading.read
