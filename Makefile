@@ -16,31 +16,32 @@ lint: .venv/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 smoke: .venv/installed
-	$(BIN)/python bench/smoke.py
+	$(BIN)/python -m tests.smoke
 
-# docs/results.md and its plots, from the figures under docs/results
+# The tables and plots of docs/results.md, from results/
 results: .venv/installed
-	$(BIN)/python bench/results.py
+	$(BIN)/python -m experiments.results
 
-bench-demo: .venv/installed
-	$(BIN)/python bench/demo.py
-
-# Peers get virtual environments of their own. ARGS=--gpu for CUDA; ARGS='--threads 1 --only sparsify' and so on.
-bench-train: .venv/installed
-	$(BIN)/python bench/trainers.py --write docs/bench-train.md $(ARGS)
-
-# Beside SAEDashboard, in an environment of its own. ARGS='--model smollm2 --features 128 1024' and so on.
-bench-index: .venv/installed
-	$(BIN)/python bench/dashboards.py --write docs/bench-index.md $(ARGS)
-
-bench-steer: .venv/installed
-	$(BIN)/python bench/steer_speed.py $(ARGS)
-
+# Speed and memory. Each bench prints a report; ARGS=--write also keeps it in results/bench and docs/benchmarks.md.
 bench: bench-demo
 
-# Other libraries' dictionaries against those libraries, installed in environments of their own.
+bench-demo: .venv/installed
+	$(BIN)/python -m bench.demo $(ARGS)
+
+# Other libraries get virtual environments of their own, under .venv/peers. ARGS='--gpu', ARGS='--only sparsify', …
+bench-train: .venv/installed
+	$(BIN)/python -m bench.trainers $(ARGS)
+
+# Beside SAEDashboard. ARGS='--model smollm2 --features 128 1024', …
+bench-index: .venv/installed
+	$(BIN)/python -m bench.dashboards $(ARGS)
+
+bench-steer: .venv/installed
+	$(BIN)/python -m bench.steer_speed $(ARGS)
+
+# Dictionaries of other libraries against those libraries, installed in environments of their own.
 check-foreign: .venv/installed-test
-	$(BIN)/python bench/foreign.py
+	$(BIN)/python -m pytest -m conformance tests/conformance
 
 # A real model of GPT-2's class. TEXT=FILE... trains and indexes on your files instead of what the model writes.
 demo-smollm2: .venv/installed

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from smoke import served
+from tests.smoke import served
 
 
 def main() -> None:

@@ -1,0 +1,34 @@
+"""Markdown tables, and pages of docs/ in which a script owns the text between two comments."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS, RESULTS = ROOT / "docs", ROOT / "results"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table; the first column is aligned left, the others right."""
+    lines = [f"| {' | '.join(header)} |", "|---|" + "--:|" * (len(header) - 1)]
+    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def filled(text: str, block: str, lines: Iterable[str]) -> str:
+    """The page with `lines` between `<!-- BLOCK -->` and `<!-- /BLOCK -->`. Raises ValueError where the page
+    does not have these comments.
+    """
+    before, begin, rest = text.partition(f"<!-- {block} -->\n")
+    _, end, after = rest.partition(f"<!-- /{block} -->")
+    if not begin or not end:
+        raise ValueError(
+            f"The page has no block '{block}': write <!-- {block} --> and <!-- /{block} --> into it."
+        )
+    return "".join([before, begin, *(f"{line}\n" for line in lines), end, after])
+
+
+def fill(page: Path, blocks: dict[str, list[str]]) -> None:
+    """Write each block's lines into the page."""
+    text = page.read_text(encoding="utf-8")
+    for block, lines in blocks.items():
+        text = filled(text, block, lines)
+    page.write_text(text, encoding="utf-8")

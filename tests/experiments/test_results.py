@@ -1,0 +1,139 @@
+"""docs/results.md is made from committed figures: runs are collected without paths of the machine, seeds are
+averaged, and dictionaries are compared on the same passages.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import false_positives, results, steering
+from experiments.collect import collect
+from experiments.figures import STABILITY, Model, average, load, ratio, rounded
+from experiments.page import filled
+
+SHARES = (
+    "fve dead_share dead_share_seen aligned_live aligned_firing aligned_energy aligned_live_embedding "
+    "coverage reads_precision supported_live supported_firing supported_permuted"
+).split()
+NAMED = ("supported_live", "supported_firing", "reads_precision", "reads_family", "coverage_supported")
+
+
+def fabricate(work: Path, name: str, delta: float, *, seed: int = 0, **figures: Any) -> Path:
+    """A run folder whose passages cost `delta` nats a token, give or take what the passage itself costs."""
+    draw = random.Random(0)
+    passages = [[(delta + draw.gauss(0, 0.01)) * 100, 100] for _ in range(200)]
+    named = dict.fromkeys(NAMED, 0.5)
+    metrics = dict.fromkeys(SHARES, 0.5) | {
+        "passages": "abc",
+        "delta_ce": sum(difference for difference, _ in passages) / 20_000,
+        "delta_ce_ci": [delta - 0.01, delta + 0.01],
+        "named_nearest": named,
+        "named_lift": named | {"supported_live": 0.625},
+        "passage_delta_ce": passages,
+    }
+    layer, set_name = name.split("-", 1)
+    details = {
+        "model_id": "toy",
+        "layer": int(layer),
+        "set": set_name,
+        "recipe": "vasae",
+        "text": ["a.txt"],
+        "plan": {"tokens": 10, "seen": 20, "seed": seed},
+        "command": f"lexiscope train /models/toy --out=/scratch/runs --layers {layer}",
+    }
+    run = work / "toy" / name
+    run.mkdir(parents=True)
+    config = {"k": 32, "metadata": {"model_name": "/models/toy", "lexiscope": details}}
+    (run / "cfg.json").write_text(json.dumps(config))
+    (run / "metrics.json").write_text(json.dumps(metrics | figures))
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Collected figures of a plain, a matched, a control and two seeds of a vasae, with a sweep."""
+    runs = [
+        fabricate(tmp_path / "runs", "3-plain", 0.10),
+        fabricate(tmp_path / "runs", "3-matched", 0.05),
+        fabricate(tmp_path / "runs", "3-permuted", 0.07, supported_live=0.25),
+        fabricate(tmp_path / "runs", "3-vasae", 0.05, supported_live=0.61234567),
+        fabricate(tmp_path / "runs", "3-vasae-s1", 0.06, seed=1, supported_live=0.71234567),
+        *(fabricate(tmp_path / "runs", f"3-sweep-cosine-{c}", 0.05 * c, aligned_live=c) for c in (0.5, 0.9)),
+    ]
+    out = tmp_path / "results"
+    collect(runs, out)
+    stability = {"nearest": {"recurs": 0.7, "named": 0.8}, "lift": {"recurs": 0.25, "named": 0.5}}
+    (out / "toy" / STABILITY).write_text(json.dumps({"3-vasae": stability}))
+    return out
+
+
+def toy(folder: Path) -> Model:
+    (model,) = load(folder)
+    return model
+
+
+def test_collecting_rounds_floats_and_keeps_no_path_of_the_machine(folder: Path) -> None:
+    found = json.loads((folder / "toy" / "3-vasae.json").read_text())
+    assert found["metrics"]["supported_live"] == 0.61235
+    assert len(found["metrics"]["passage_delta_ce"]) == 200
+    assert found["command"] == "lexiscope train toy --out=runs --layers 3"
+    assert rounded({"a": [1, 0.123456, {"b": "x", "c": True}]}) == {"a": [1, 0.12346, {"b": "x", "c": True}]}
+
+
+def test_seeds_are_averaged_and_counted(folder: Path) -> None:
+    vasae = toy(folder).get(3, "vasae")
+    assert vasae is not None and vasae.seeds == 2
+    files = [folder / "toy" / f"3-{name}.json" for name in ("vasae", "vasae-s1")]
+    seeds = [json.loads(file.read_text())["metrics"] for file in files]
+    assert vasae.metrics["delta_ce"] == pytest.approx((seeds[0]["delta_ce"] + seeds[1]["delta_ce"]) / 2)
+    passages = [seed["passage_delta_ce"][7][0] for seed in seeds]
+    assert vasae.metrics["passage_delta_ce"][7][0] == pytest.approx(sum(passages) / 2)
+    assert "passage_delta_ce" not in average([seeds[0], seeds[1] | {"passage_delta_ce": [[1.0, 3]]}])
+
+
+def test_ratios_are_paired_and_refused_across_passages(folder: Path) -> None:
+    vasae, matched = (toy(folder).get(3, name) for name in ("vasae", "matched"))
+    assert vasae is not None and matched is not None
+    found = ratio(vasae, matched)
+    assert found is not None and found.low < found.value < found.high
+    assert found.value == pytest.approx(vasae.metrics["delta_ce"] / matched.metrics["delta_ce"], rel=1e-3)
+    matched.metrics["passages"] = "other"
+    assert ratio(vasae, matched) is None
+
+
+def test_each_claim_has_a_table_of_its_figures(folder: Path) -> None:
+    models = [toy(folder)]
+    assert "1.10 (1.10–1.10)" in results.cost(models)[2] and results.cost(models)[2].endswith("0 of 1 |")
+    assert "| toy | 0.50 / 0.50 / 0.50 |" in results.alignment(models)[2]
+    assert "highest lift afterwards | 0.62 |" in "\n".join(results.names(models))
+    assert results.seeds(models)[2:] == ["| toy | vasae | 0.70 | 0.80 | 0.25 | 0.50 |"]
+    assert [row.split(" | ")[2] for row in results.controls(models)[2:]] == ["own", "permuted"]
+
+
+def test_plots_hold_every_run_and_every_point_of_a_sweep(folder: Path) -> None:
+    models = [toy(folder)]
+    assert results.by_layer(models).count("<circle") == 3
+    assert results.cone_sweep(models).count("<circle") == 3 * 3
+
+
+def test_only_the_named_block_of_a_page_is_replaced() -> None:
+    page = "before\n<!-- a -->\nold\n<!-- /a -->\nafter\n"
+    assert filled(page, "a", ["new", "lines"]) == "before\n<!-- a -->\nnew\nlines\n<!-- /a -->\nafter\n"
+    with pytest.raises(ValueError, match="no block 'b'"):
+        filled(page, "b", [])
+
+
+def test_the_pages_are_what_the_committed_figures_make(tmp_path: Path) -> None:
+    copies = {page: tmp_path / page.name for page in (results.PAGE, steering.PAGE, false_positives.PAGE)}
+    for page, copy in copies.items():
+        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    results.write(copies[results.PAGE], tmp_path)
+    steering.write_page(copies[steering.PAGE])
+    false_positives.write_page(copies[false_positives.PAGE])
+    for page, copy in copies.items():
+        assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), page
+    for plot in results.PLOTS.glob("*.svg"):
+        assert (tmp_path / plot.name).read_text(encoding="utf-8") == plot.read_text(encoding="utf-8"), plot
