@@ -1,4 +1,4 @@
-"""Conformance tests install other libraries: they run only where `-m` names them, as `make check-foreign` does."""
+"""Conformance tests install other libraries: they run only where `-m` names them (`make check-foreign`)."""
 
 import pytest
 
