@@ -1,7 +1,12 @@
-"""The bytes that each token of a vocabulary stands for, and the form in which it is shown."""
+"""The bytes that each token of a vocabulary stands for, and the forms in which it is shown.
 
-from collections.abc import Iterable
-from typing import Any
+How a tokenizer writes bytes as pieces is read from its own parts (`PieceFormat.of`), not from its pieces.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from lexiscope.records import Token
 
@@ -17,17 +22,110 @@ def _byte_of() -> dict[str, int]:
 
 
 BYTE_OF = _byte_of()
+_STAND_INS = frozenset(BYTE_OF)
+_TO_BYTES = {ord(char): byte for char, byte in BYTE_OF.items()}
 
 
-def raw_bytes(piece: str, *, byte_level: bool) -> bytes:
-    """The bytes that a piece stands for: byte-level BPE ('Ġthe') or SentencePiece ('▁the', '<0x0A>')."""
-    if byte_level:
-        if all(char in BYTE_OF for char in piece):
-            return bytes(BYTE_OF[char] for char in piece)
-        return piece.encode()
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("▁", " ").encode()
+class PieceFormat(NamedTuple):
+    """How a tokenizer writes the bytes of a token as a piece of its vocabulary."""
+
+    byte_level: bool = False
+    """each byte is one printable character, as in GPT-2: 'Ġthe'"""
+    space: str = ""
+    """the character that stands for a space, as in SentencePiece: '▁the'"""
+    byte_fallback: bool = False
+    """'<0x0A>' is one byte"""
+    continues: str = ""
+    """begins a piece that goes on with a word, as in WordPiece: '##ing'"""
+    ends: str = ""
+    """ends a piece that ends a word, as in GPT-1: 'the</w>'"""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "PieceFormat":
+        """The format of a Hugging Face tokenizer."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return cls._of_python_tokenizer(tokenizer)
+        parts = [
+            part for which in ("normalizer", "pre_tokenizer", "decoder") for part in _parts(backend, which)
+        ]
+        kinds = {part["type"] for part in parts}
+        model = backend.model
+        continues = getattr(model, "continuing_subword_prefix", None) or ""
+        return cls(
+            byte_level="ByteLevel" in kinds,
+            space=next((space for space in map(_space, parts) if space), ""),
+            byte_fallback="ByteFallback" in kinds or bool(getattr(model, "byte_fallback", False)),
+            continues=continues if type(model).__name__ == "WordPiece" else "",
+            ends=getattr(model, "end_of_word_suffix", None) or "",
+        )
+
+    @classmethod
+    def _of_python_tokenizer(cls, tokenizer: Any) -> "PieceFormat":
+        """For tokenizers without a `tokenizers` backend."""
+        if hasattr(tokenizer, "byte_encoder"):
+            return cls(byte_level=True)
+        pieces = tokenizer.get_vocab()
+        return cls(
+            space="▁" if hasattr(tokenizer, "sp_model") else "",
+            byte_fallback="<0x0A>" in pieces,
+            continues="##" if hasattr(tokenizer, "wordpiece_tokenizer") else "",
+        )
+
+    def raw(self, piece: str | bytes) -> bytes:
+        """The bytes that a piece of the model's vocabulary stands for."""
+        if isinstance(piece, bytes):  # tiktoken's own vocabularies
+            return piece
+        if self.byte_level:
+            return (
+                piece.translate(_TO_BYTES).encode("latin-1")
+                if _STAND_INS.issuperset(piece)
+                else piece.encode()
+            )
+        if self.byte_fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            return bytes([int(piece[3:5], 16)])
+        if self._goes_on(piece):
+            piece = piece.removeprefix(self.continues)
+        if self.ends and piece.endswith(self.ends):
+            piece = piece.removesuffix(self.ends) + " "
+        return (piece.replace(self.space, " ") if self.space else piece).encode()
+
+    def shown(self, piece: str | bytes, raw: bytes) -> str:
+        """One line that differs for different pieces; `raw` is what the piece stands for."""
+        return self.continues + shown(raw) if self._goes_on(piece) else shown(raw) or "⟨empty⟩"
+
+    def _goes_on(self, piece: str | bytes) -> bool:
+        if not self.continues or isinstance(piece, bytes):
+            return False
+        return piece.startswith(self.continues) and piece != self.continues
+
+
+def _parts(backend: Any, which: str) -> Iterator[dict[str, Any]]:
+    """The settings of a tokenizer's normalizer, pre-tokenizer or decoder, sequences taken apart."""
+    component = getattr(backend, which)
+    if component is None:
+        return
+    try:
+        waiting = [json.loads(component.__getstate__())]
+    except Exception:  # written in Python: it has no settings to read
+        return
+    while waiting:
+        part = waiting.pop(0)
+        yield part
+        for name in ("normalizers", "pretokenizers", "decoders"):
+            waiting += part.get(name, [])
+
+
+def _space(part: dict[str, Any]) -> str:
+    """The character that a part of a tokenizer puts in the place of a space, if it does."""
+    if part["type"] == "Metaspace":
+        return str(part.get("replacement", "▁"))
+    if part["type"] == "Replace":
+        pattern = part.get("pattern", {}).get("String", "")
+        if part.get("content") == " ":
+            return str(pattern)
+        return str(part.get("content", "")) if pattern == " " else ""
+    return ""
 
 
 def shown(raw: bytes) -> str:
@@ -46,7 +144,43 @@ def shown(raw: bytes) -> str:
 
 
 def _visible(text: str) -> str:
+    if text.isprintable():
+        return text.replace(" ", "␣")
     return "".join(MARKS.get(char, char if char.isprintable() else f"⟨U+{ord(char):04X}⟩") for char in text)
+
+
+def whole_characters(raws: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Consecutive runs (first, after the last) of tokens at whose ends no character is cut; `raws` are the
+    tokens' bytes. Bytes that belong to no character cut nothing.
+    """
+    runs: list[tuple[int, int]] = []
+    first = 0
+    pending = b""
+    for place, raw in enumerate(raws):
+        if pending and not _goes_on(pending, raw):
+            runs.append((first, place))
+            first, pending = place, b""
+        pending = _cut_character(pending + raw)
+        if not pending:
+            runs.append((first, place + 1))
+            first = place + 1
+    return [*runs, (first, len(raws))] if first < len(raws) else runs
+
+
+def _cut_character(raw: bytes) -> bytes:
+    """The bytes at the end that begin a character and do not end it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(raw)
+    return decoder.getstate()[0]
+
+
+def _goes_on(pending: bytes, raw: bytes) -> bool:
+    """Whether `raw` goes on with the character that `pending` begins."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(pending + raw[:1])
+    except UnicodeDecodeError:
+        return False
+    return bool(raw)
 
 
 def folded(raw: bytes) -> str:
@@ -55,25 +189,25 @@ def folded(raw: bytes) -> str:
 
 
 class Vocabulary:
-    """Bytes and shown form of every row of W_E. Rows without a token (padding) are shown as ⟨unused id⟩."""
+    """Bytes and shown form of every row of W_E. Rows without a token (padding) are shown as ⟨unused id⟩.
+
+    Special tokens and tokens that were added to a byte-level vocabulary are spelled as they are.
+    """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
-        pieces = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
-        pieces += [None] * (size - len(pieces))
-        special = set(tokenizer.all_special_ids)
-        byte_level = is_byte_level(pieces)
-        self.raw: list[bytes] = []
-        self.shown: list[str] = []
-        for index, piece in enumerate(pieces):
-            if piece is None:
-                raw, text = b"", f"⟨unused {index}⟩"
-            elif index in special:
-                raw, text = piece.encode(), piece
+        self.format = PieceFormat.of(tokenizer)
+        self.raw: list[bytes] = [b""] * size
+        self.shown: list[str] = [f"⟨unused {index}⟩" for index in range(size)]
+        spelled = spelled_out(tokenizer, self.format)
+        for piece, index in tokenizer.get_vocab().items():
+            if index >= size:
+                continue
+            if index in spelled:
+                self.raw[index] = piece.encode()
+                self.shown[index] = piece if spelled[index] else shown(self.raw[index])
             else:
-                raw = raw_bytes(piece, byte_level=byte_level)
-                text = shown(raw) or "⟨empty⟩"
-            self.raw.append(raw)
-            self.shown.append(text)
+                self.raw[index] = raw = self.format.raw(piece)
+                self.shown[index] = self.format.shown(piece, raw)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -85,7 +219,12 @@ class Vocabulary:
         return [folded(raw) for raw in self.raw]
 
 
-def is_byte_level(pieces: Iterable[str | None]) -> bool:
-    """Whether pieces are byte-level BPE, which writes a leading space as Ġ; SentencePiece: ▁."""
-    known = [piece for piece in pieces if piece]
-    return sum(piece.startswith("Ġ") for piece in known) >= sum(piece.startswith("▁") for piece in known)
+def spelled_out(tokenizer: Any, form: PieceFormat) -> dict[int, bool]:
+    """{id: whether it is special} of the tokens whose piece is their text and not in the vocabulary's format.
+
+    Tokens added to a SentencePiece vocabulary are matched after spaces became '▁', and so are in its format.
+    """
+    special = set(tokenizer.all_special_ids)
+    added = {index: token.special for index, token in tokenizer.added_tokens_decoder.items()}
+    added |= dict.fromkeys(special, True)
+    return {index: is_special for index, is_special in added.items() if is_special or not form.space}

@@ -1,6 +1,7 @@
 """Load a language model from a Hugging Face folder, a `.gguf` file or the hub."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from lexiscope.language_model.model import LanguageModel
 
 RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs"})
 """The first part of the site's own URLs; a model id stands in the same place."""
+
+PROBE = 8
+"""Tokens on which transformer-lens and transformers are compared."""
+SAME = 0.95
+"""Cosine of the logits of the two, from which on they differ by rounding alone."""
 
 
 def model_slug(name: str) -> str:
@@ -51,14 +57,17 @@ def load_language_model(
             location = {"pretrained_model_name_or_path": name}
         tokenizer = AutoTokenizer.from_pretrained(**location)
         weights = AutoModelForCausalLM.from_pretrained(**location, dtype=dtype, use_safetensors=True)
+        weights = weights.eval().to(device)
+        expected = _probe_logits(weights)
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=weights, tokenizer=tokenizer, device=device, dtype=dtype
+            name, hf_model=weights, tokenizer=_completable(tokenizer), device=device, dtype=dtype
         )
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
         raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
     bridge.eval().requires_grad_(False)
     _return_tuples(bridge)
-    return LanguageModel(bridge, str(path.resolve()) if path.exists() else name, slug)
+    _check_logits(name, expected, _probe_logits(bridge))
+    return LanguageModel(bridge, tokenizer, str(path.resolve()) if path.exists() else name, slug)
 
 
 def _check_files(name: str) -> None:
@@ -73,9 +82,34 @@ def _check_files(name: str) -> None:
         raise ModelError(f"{name} has no weights: no *.safetensors file lies beside its config.json.")
 
 
+@torch.inference_mode()
+def _probe_logits(model: Any) -> torch.Tensor:
+    """[positions, vocab] logits of a few tokens, centred."""
+    weights = next(model.parameters())
+    output = model(torch.arange(1, 1 + PROBE, device=weights.device)[None])
+    logits: torch.Tensor = getattr(output, "logits", output)[0].float()
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _check_logits(name: str, expected: torch.Tensor, ours: torch.Tensor) -> None:
+    """Raises ModelError where transformer-lens computes another model than transformers."""
+    same = expected.shape == ours.shape
+    cosine = torch.nn.functional.cosine_similarity(expected, ours, dim=-1).min().item() if same else 0.0
+    if not cosine >= SAME:  # also where it is not a number
+        raise ModelError(
+            f"{name} is not supported: transformer-lens does not compute the logits that transformers"
+            f" computes (their cosine is {cosine:.2f})."
+        )
+
+
+def _completable(tokenizer: Any) -> Any:
+    """transformer-lens adds a BOS or EOS token to a tokenizer that has none: it is given a copy."""
+    return deepcopy(tokenizer) if None in (tokenizer.bos_token, tokenizer.eos_token) else tokenizer
+
+
 def _return_tuples(bridge: Any) -> None:
     """GPT-1's blocks return a list, whose first entry transformer-lens does not hook; a tuple's it does."""
-    for block in bridge.blocks:
+    for block in getattr(bridge, "blocks", ()):
         block.original_component.register_forward_hook(
             lambda module, inputs, output: tuple(output) if isinstance(output, list) else None
         )

@@ -12,6 +12,8 @@ from lexiscope.errors import ModelError
 from lexiscope.language_model.patching import Patch, captured, hook_name, patched, unembed_from
 from lexiscope.language_model.readout import measure_readout
 from lexiscope.language_model.resume import ResumedPasses
+from lexiscope.language_model.tokenizer import ModelTokenizer
+from lexiscope.tokens import Vocabulary
 
 __all__ = ["GeneratedTokens", "LanguageModel", "LogitsAndCache", "StreamsAndLogits", "hook_name"]
 
@@ -50,7 +52,7 @@ class LanguageModel:
     never encoded. The residual stream of layer L is the one after block L.
     """
 
-    def __init__(self, bridge: Any, path: str, model_id: str) -> None:
+    def __init__(self, bridge: Any, tokenizer: Any, path: str, model_id: str) -> None:
         self._bridge = bridge
         self.path = path
         self.id = model_id
@@ -58,15 +60,11 @@ class LanguageModel:
         self.n_layers: int = config.n_layers
         self.d_model: int = config.d_model
         self.context_length: int = config.n_ctx
-        self.tokenizer = bridge.tokenizer
         self.embedding: Tensor = bridge.W_E.detach().float()
         self.vocab_size: int = self.embedding.shape[0]
-        bos = self.tokenizer.bos_token_id
-        self.bos: int = bos if bos is not None else self.tokenizer.eos_token_id
-        if self.bos is None:
-            raise ModelError(
-                f"The tokenizer of {path} has neither a BOS nor an EOS token to open a passage with."
-            )
+        self._text = ModelTokenizer(tokenizer, self.vocab_size, path)
+        self.tokenizer = tokenizer
+        self.bos = self._text.bos
         try:
             self._readout = measure_readout(bridge, self.bos)
         except ModelError as error:
@@ -98,11 +96,26 @@ class LanguageModel:
 
     def tokenise(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS. Special tokens spelled out in the text are read as characters."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return self._text.encode(text)
+
+    def tokenise_chat(self, messages: Sequence[Mapping[str, Any]], *, reply: bool) -> list[int]:
+        """Token ids of a conversation [{role, content}, …] by the model's chat template, without BOS; with
+        `reply`, up to where the model's reply begins. Raises ModelError: no template, or it refuses these.
+        """
+        return self._text.encode_chat(messages, reply=reply)
+
+    def special_tokens_in(self, text: str) -> list[str]:
+        """The special tokens that are spelled out in a text, each once."""
+        return self._text.special_tokens_in(text)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text that `tokens` decode to."""
-        return self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
+        return self._text.decode(tokens)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Bytes and shown form of each token."""
+        return self._text.vocabulary
 
     # --- reading and patching ---
 

@@ -99,10 +99,12 @@ def measure_readout(bridge: Any, token: int) -> Readout:
             f"its unembedding has {plain.shape[-1]:,} logits and the model {expected.shape[-1]:,}"
         )
     _check_effect(readout, probes, plain)
-    for cap in (None, *_soft_caps(bridge)):
-        scaled = readout._replace(scale=_scale(plain, expected, cap), cap=cap)
-        if _agree(scaled.logits(probes), expected, weights.dtype):
-            return scaled
+    candidates = [
+        readout._replace(scale=_scale(plain, expected, cap), cap=cap) for cap in (None, *_soft_caps(bridge))
+    ]
+    best = min(candidates, key=lambda each: float((each.logits(probes).float() - expected).abs().max()))
+    if _agree(best.logits(probes), expected, weights.dtype):
+        return best
     raise ModelError(
         "its logits are not the unembedding of its final norm on the residual stream after the last block"
         " (up to a scale and a soft cap)"

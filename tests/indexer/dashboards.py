@@ -11,7 +11,7 @@ import numpy as np
 
 from indexer.exchange.neuronpedia.token_spellings import SAEDASHBOARD, plain
 from lexiscope.language_model import LanguageModel
-from lexiscope.tokens import raw_bytes
+from lexiscope.tokens import PieceFormat
 from tests import tiny
 
 TARGETS = (" Paris", " cat", " dog", " rain")
@@ -34,7 +34,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "saedashboard": as_dashboard,
     "pieces": lambda piece: piece,
     "spaces": lambda piece: piece.replace("Ġ", " "),
-    "plain": lambda piece: plain(raw_bytes(piece, byte_level=True), piece),
+    "plain": lambda piece: plain(PieceFormat(byte_level=True).raw(piece), piece),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lexiscope.errors import ModelError
-from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.language_model import LanguageModel, load_language_model, loading
 from tests import tiny
 
 LLAMA = {
@@ -157,3 +157,11 @@ def test_a_model_whose_logits_are_something_else_is_refused_when_it_is_loaded(tm
     save_model(tmp_path / "bert", "bert", NEOX | {"is_decoder": True})
     with pytest.raises(ModelError, match=r"bert is not supported: .* logits"):
         load_language_model(str(tmp_path / "bert"))
+
+
+def test_an_architecture_that_transformer_lens_computes_otherwise_is_refused() -> None:
+    logits = torch.randn(8, 50)
+    loading._check_logits("m", logits, logits + 0.01 * torch.randn(8, 50))
+    for other in (torch.randn(8, 50), torch.randn(8, 49), logits * float("nan")):
+        with pytest.raises(ModelError, match="does not compute the logits that transformers computes"):
+            loading._check_logits("m", logits, other)

@@ -15,7 +15,7 @@ Files of SAEDashboard and Neuronpedia hold tokens as strings in one of four ways
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lexiscope.tokens import BYTE_OF, is_byte_level, raw_bytes
+from lexiscope.tokens import BYTE_OF, PieceFormat, spelled_out
 
 STAND_IN = {byte: char for char, byte in BYTE_OF.items()}
 OUT_OF_RANGE = "<|outofrange|>"
@@ -28,7 +28,7 @@ SAEDASHBOARD = {
 
 
 def plain(raw: bytes, shown: str) -> str:
-    """A token as text; bytes that are no whole character as their stand-ins, which SAEDashboard writes too."""
+    """A token as text; parts of a character as their stand-ins, which SAEDashboard writes too."""
     if not raw:
         return shown
     try:
@@ -43,24 +43,23 @@ class Spellings:
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
-        pieces: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
-        byte_level, special = is_byte_level(pieces), set(tokenizer.all_special_ids)
+        form = PieceFormat.of(tokenizer)
+        spelled = spelled_out(tokenizer, form)
         self.size = size
         self.ways: dict[str, dict[str, int]] = {
             way: {} for way in ("plain", "saedashboard", "spaces", "pieces")
         }
-        last: list[tuple[str, int]] = []
-        for token, piece in enumerate(pieces):
-            if piece is None:
+        last: list[tuple[str, int, bytes]] = []
+        for piece, token in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            if token >= size:
                 continue
-            if token in special or (not byte_level and piece.startswith("<0x")):
-                last.append((piece, token))
+            raw = piece.encode() if token in spelled else form.raw(piece)
+            if spelled.get(token) or (form.byte_fallback and piece.startswith("<0x")):
+                last.append((piece, token, raw))
             else:
-                self._add(piece, token, raw_bytes(piece, byte_level=byte_level))
-        for piece, token in last:
-            self._add(
-                piece, token, piece.encode() if token in special else raw_bytes(piece, byte_level=byte_level)
-            )
+                self._add(piece, token, raw)
+        for piece, token, raw in last:
+            self._add(piece, token, raw)
         self.order = list(self.ways)
 
     def _add(self, piece: str, token: int, raw: bytes) -> None:
