@@ -29,11 +29,10 @@ from lexiscope.records import FeatureRef, Token
 from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from server.live import Intervention, SteerJob, WorkerClient, spawn_worker
-from server.live.batches import Batches
-from server.live.interventions import Plan, plan
-from server.live.model_cache import Shelf
-from server.live.records import Sampling
-from server.live.sampling import Sampler
+from server.live.generation import Batches, Sampler
+from server.live.interventions import SteerPlan, make_plan
+from server.live.model_cache import ModelCache
+from server.live.requests import Sampling
 
 DEMO = Path(__file__).parent.parent / "data" / "demo" / "model"
 TOKENS = 48
@@ -100,18 +99,20 @@ def does(where: Setting, mode: str, index: int = 100, strength: float = 0.5) -> 
     )
 
 
-def write(model: LanguageModel, prompt: list[int], plans: list[Plan | None]) -> float:
-    """Seconds to write TOKENS tokens in as many rows as there are plans."""
-    batches, sampler = (
-        Batches(),
-        Sampler(Sampling(max_tokens=TOKENS), len(plans), model.vocab_size, model.device),
-    )
+def write(model: LanguageModel, prompt: list[int], plans: list[SteerPlan | None]) -> float:
+    """Seconds to generate TOKENS tokens in as many rows as there are plans. Each row is a job of its own,
+    because one job's unsteered rows would be computed once.
+    """
+    batches = Batches()
+    sampler = Sampler(Sampling(max_tokens=TOKENS), len(plans), model.vocab_size, model.device)
     begun = time.perf_counter()
-    writer = batches.join(model, prompt, plans)
+    rows = [batches.join(model, prompt, [plan]) for plan in plans]
     for _ in range(TOKENS - 1):
-        writer.put(sampler.draw(writer.logits))
+        tokens = sampler.draw(torch.cat([row.logits for row in rows]))
+        for row, token in zip(rows, tokens, strict=True):
+            row.put(token[None])
         batches.step()
-    sampler.draw(writer.logits)
+    sampler.draw(torch.cat([row.logits for row in rows]))
     return time.perf_counter() - begun
 
 
@@ -125,16 +126,17 @@ def ratio(pairs: int, plain: Callable[[], float], steered: Callable[[], float]) 
 
 def generation(where: Setting, pairs: int) -> None:
     model = load_language_model(where.path, model_id=where.name)
-    prompt, shelf = model.tokenise(PROMPT), Shelf()
+    prompt, model_cache = model.tokenise(PROMPT), ModelCache()
     for mode in ("add", "orthogonal", "clamp", "ablate"):
-        done = plan([does(where, mode)], shelf.dictionary, model, prompt=len(prompt))
+        done = make_plan([does(where, mode)], model_cache.dictionary, model, prompt=len(prompt))
         plain, steered, times = ratio(
             pairs,
             lambda: write(model, prompt, [None, None]),
             lambda done=done: write(model, prompt, [None, done]),
         )
         print(
-            f"{where.name}, {mode}: plain {plain:.3f} s, steered {steered:.3f} s for 2 rows of {TOKENS} tokens; ratio {times:.3f} (≤ 1.15)"
+            f"{where.name}, {mode}: plain {plain:.3f} s, steered {steered:.3f} s for 2 rows of {TOKENS} "
+            f"tokens; ratio {times:.3f} (≤ 1.15)"
         )
     alone, both, times = ratio(
         pairs, lambda: write(model, prompt, [None]), lambda done=done: write(model, prompt, [None, done])
@@ -158,7 +160,7 @@ def service(where: Setting, pairs: int) -> None:
     async def one(client: WorkerClient, seed: int) -> float:
         """Seconds to the first token; the whole steer is awaited."""
         begun, first = time.perf_counter(), 0.0
-        async with client.ask(job.model_copy(update={"seed": seed}), client=f"client {seed}") as events:
+        async with client.submit(job.model_copy(update={"seed": seed}), client=f"client {seed}") as events:
             async for event in events:
                 first = first or (time.perf_counter() - begun if event.event == "step" else 0.0)
         return first
@@ -178,17 +180,19 @@ def service(where: Setting, pairs: int) -> None:
             crowds.append((await timed(client, 16))[0])
         median = statistics.median(firsts)
         print(
-            f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; least {1000 * min(firsts):.0f} ms (≤ 150 ms)"
+            f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; "
+            f"least {1000 * min(firsts):.0f} ms (≤ 150 ms)"
         )
         times = statistics.median(b / a for a, b in zip(singles, crowds, strict=True))
         one, many = statistics.median(singles), statistics.median(crowds)
         print(
-            f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; ratio {times:.2f} (≤ 4)"
+            f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; "
+            f"ratio {times:.2f} (≤ 4)"
         )
 
     async def leave(client: WorkerClient, n: int) -> float:
         """Seconds from a connection closed after n events until nothing runs."""
-        async with client.ask(job.model_copy(update={"max_tokens": 4 * TOKENS})) as events:
+        async with client.submit(job.model_copy(update={"max_tokens": 4 * TOKENS})) as events:
             for _ in range(n):
                 await anext(events)
         begun = time.perf_counter()
@@ -199,7 +203,8 @@ def service(where: Setting, pairs: int) -> None:
     async def cancelled(client: WorkerClient) -> None:
         times = [1000 * await leave(client, n) for n in range(2, 4 * pairs)]
         print(
-            f"{where.name}: idle {statistics.median(times):.0f} ms after a closed connection, median; at most {max(times):.0f} (≤ 200 ms)"
+            f"{where.name}: idle {statistics.median(times):.0f} ms after a closed connection, median; "
+            f"at most {max(times):.0f} (≤ 200 ms)"
         )
 
     with spawn_worker(Settings()) as worker:

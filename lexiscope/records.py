@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lexiscope.measures import DICTIONARY, FEATURE, Measure
 
+RESERVED_MODEL_IDS = frozenset(
+    {"about", "api", "compare", "docs", "healthz", "random", "read", "search", "static", "steer", "tokens"}
+)
+"""first parts of the addresses of pages and services, which no model may have as its id"""
+
 Verdict = Literal["reads", "predicts", "both", "unsupported", "dead"]
 Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
@@ -26,6 +31,11 @@ VERDICT_WORDS: dict[str, str] = {
     "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
+
+
+def set_of(source: str) -> str:
+    """The set in a source's name, `<layer>-<set>`."""
+    return source.partition("-")[2]
 
 
 class Record(BaseModel):

@@ -1,105 +1,105 @@
-"""`/docs`: the API reference, rendered here from the OpenAPI description, so that it needs no script and no
-other machine.
+"""The API reference at `/docs`, rendered from the OpenAPI description without scripts and without other
+hosts.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Template
 
-from server.responses import Pages
+from server.page_router import PageRouter
+from server.responses import Templates
 
-router = APIRouter()
+router = PageRouter()
 
-MAIN = """{% extends "base.html" %}
-{% block title %}API reference · Lexiscope{% endblock %}
-{% block main %}
-<h1>API reference</h1>
-<p>Every page has a twin that ends in <code>.json</code>: the same address, the same record. Features are
-<code>model/source/index</code> everywhere. The machine-readable description is <a href="/openapi.json">/openapi.json</a>.</p>
-{% for operation in operations %}
-<section aria-labelledby="{{ operation.anchor }}">
-<h2 id="{{ operation.anchor }}"><code>{{ operation.method }} {{ operation.path }}</code></h2>
-<p>{{ operation.description }}</p>
-{% if operation.parameters %}
-<div class="scroll" tabindex="0"><table class="list"><caption>Parameters</caption>
-<thead><tr><th scope="col">Name</th><th scope="col">In</th><th scope="col">Type</th><th scope="col">Meaning</th></tr></thead>
-<tbody>{% for p in operation.parameters %}
-<tr><th scope="row"><code>{{ p.name }}</code></th><td>{{ p.place }}</td><td>{{ p.type }}</td><td>{{ p.description }}</td></tr>
-{% endfor %}</tbody></table></div>
-{% endif %}
-<p>{% if operation.body %}Takes <a href="#{{ operation.body }}">{{ operation.body }}</a>. {% endif %}
-{% if operation.answer %}Answers <a href="#{{ operation.answer }}">{{ operation.answer }}</a>;{% endif %}
-errors are <a href="#ErrorRecord">ErrorRecord</a>.</p>
-</section>
-{% endfor %}
-<h2>Records</h2>
-{% for record in records %}
-<section aria-labelledby="{{ record.name }}">
-<h3 id="{{ record.name }}">{{ record.name }}</h3>
-<p>{{ record.description }}</p>
-<div class="scroll" tabindex="0"><table class="list">
-<thead><tr><th scope="col">Field</th><th scope="col">Type</th><th scope="col">Meaning</th></tr></thead>
-<tbody>{% for field in record.fields %}
-<tr><th scope="row"><code>{{ field.name }}</code></th><td>{{ field.type }}</td><td>{{ field.description }}</td></tr>
-{% endfor %}</tbody></table></div>
-</section>
-{% endfor %}
-{% endblock %}
-"""
+
+class Parameter(NamedTuple):
+    """One parameter of an operation."""
+
+    name: str
+    place: str
+    """query or path"""
+    type: str
+    description: str
+
+
+class Operation(NamedTuple):
+    """One method at one path. `body` and `response` are names of records."""
+
+    anchor: str
+    method: str
+    path: str
+    description: str
+    parameters: list[Parameter]
+    body: str
+    response: str
+
+
+class RecordField(NamedTuple):
+    """One field of a record."""
+
+    name: str
+    type: str
+    description: str
+
+
+class RecordSchema(NamedTuple):
+    """One record of the API."""
+
+    name: str
+    description: str
+    fields: list[RecordField]
 
 
 @router.get("/docs", include_in_schema=False)
 def docs(request: Request) -> HTMLResponse:
     """The reference as one page."""
-    pages: Pages = request.app.state.pages
-    template: Template = pages.environment.from_string(MAIN)
-    description = request.app.openapi()
-    context = {
-        "operations": _operations(description),
-        "records": _records(description),
-        "json_url": "/openapi.json",
-        "path": "/docs",
-    }
-    return HTMLResponse(template.render(**context))
+    templates: Templates = request.app.state.templates
+    openapi = request.app.openapi()
+    html = templates.html(
+        "api_reference.html",
+        operations=_operations(openapi),
+        records=_records(openapi),
+        json_url="/openapi.json",
+    )
+    return HTMLResponse(html)
 
 
-def _operations(description: dict[str, Any]) -> list[dict[str, Any]]:
+def _operations(openapi: dict[str, Any]) -> list[Operation]:
     return [
-        {
-            "anchor": operation["operationId"],
-            "method": method.upper(),
-            "path": path,
-            "description": operation.get("description", operation.get("summary", "")),
-            "parameters": [
-                {
-                    "name": parameter["name"],
-                    "place": parameter["in"],
-                    "type": _type(parameter["schema"]),
-                    "description": parameter.get("description", ""),
-                }
+        Operation(
+            anchor=operation["operationId"],
+            method=method.upper(),
+            path=path,
+            description=operation.get("description", operation.get("summary", "")),
+            parameters=[
+                Parameter(
+                    parameter["name"],
+                    parameter["in"],
+                    _type(parameter["schema"]),
+                    parameter.get("description", ""),
+                )
                 for parameter in operation.get("parameters", [])
             ],
-            "body": _named(_json_schema(operation.get("requestBody", {}))),
-            "answer": _named(_json_schema(operation["responses"].get("200", {}))),
-        }
-        for path, methods in description["paths"].items()
+            body=_record_name(_json_schema(operation.get("requestBody", {}))),
+            response=_record_name(_json_schema(operation["responses"].get("200", {}))),
+        )
+        for path, methods in openapi["paths"].items()
         for method, operation in methods.items()
     ]
 
 
-def _records(description: dict[str, Any]) -> list[dict[str, Any]]:
-    schemas = description.get("components", {}).get("schemas", {})
+def _records(openapi: dict[str, Any]) -> list[RecordSchema]:
+    schemas = openapi.get("components", {}).get("schemas", {})
     return [
-        {
-            "name": name,
-            "description": schema.get("description", ""),
-            "fields": [
-                {"name": field, "type": _type(entry), "description": entry.get("description", "")}
+        RecordSchema(
+            name,
+            schema.get("description", ""),
+            [
+                RecordField(field, _type(entry), entry.get("description", ""))
                 for field, entry in schema.get("properties", {}).items()
             ],
-        }
+        )
         for name, schema in sorted(schemas.items())
         if name not in ("HTTPValidationError", "ValidationError")
     ]
@@ -110,14 +110,14 @@ def _json_schema(content: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _named(schema: dict[str, Any]) -> str:
+def _record_name(schema: dict[str, Any]) -> str:
     return str(schema.get("$ref", "")).rpartition("/")[2]
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a few words: `integer`, `list of Token`, `reads | predicts`."""
+    """A schema's type in words: `integer`, `list of Token`, `reads | predicts`."""
     if "$ref" in schema:
-        return _named(schema)
+        return _record_name(schema)
     if "anyOf" in schema:
         return " or ".join(_type(option) for option in schema["anyOf"])
     if "enum" in schema:

@@ -1,6 +1,7 @@
-"""The application: settings and the store go in, an ASGI app comes out. It holds no state but the open index.
+"""The application: settings and the index in, an ASGI app out. Its only state is the open index and the
+worker.
 
-Route modules use `app.state.settings`, `.store`, `.pages` (how a record becomes an answer) and `.worker`.
+Routes use `app.state`: `settings`, `store`, `templates` and `worker`.
 """
 
 from collections.abc import AsyncIterator
@@ -10,13 +11,16 @@ from fastapi import FastAPI
 
 from lexiscope.settings import Settings
 from server import api_reference, errors, pages, read, static_files, steer
-from server.responses import Pages
+from server.responses import Templates
 from store import Store
+
+ROUTERS = (api_reference.router, read.router, steer.router, pages.router)
+"""in the order in which addresses are matched; the last has addresses that begin with a model's id"""
 
 
 def create_app(settings: Settings | None = None, *, store: Store | None = None) -> FastAPI:
-    """The whole server. A missing index is no reason not to start: pages then answer 503 with the command
-    that makes one.
+    """The web server. It also starts without an index; pages then respond with 503 and the command that makes
+    one.
     """
     settings = settings or Settings()
     opened = store or Store(settings)
@@ -30,7 +34,8 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
 
     app = FastAPI(
         title="Lexiscope",
-        summary="Features of sparse dictionaries, named by the model's own vocabulary, with the evidence for each name.",
+        summary="Features of sparse dictionaries, named by the model's own vocabulary, "
+        "with the evidence for each name.",
         version="1",
         docs_url=None,
         redoc_url=None,
@@ -38,12 +43,10 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     )
     app.state.settings = settings
     app.state.store = opened
-    app.state.pages = Pages()
-    app.state.worker = None  # the model worker, started by the first look at /steer
+    app.state.templates = Templates(navigation=[link for router in ROUTERS for link in router.navigation])
+    app.state.worker = None  # started by the first request that needs it
     errors.install(app)
-    app.include_router(api_reference.router)
     static_files.install(app)
-    app.include_router(steer.router)
-    app.include_router(read.router)
-    app.include_router(pages.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app

@@ -1,4 +1,4 @@
-"""Plotly figures, as JSON, of numbers that are in the page's record and on the page without them."""
+"""Plotly figures as JSON. Their numbers are in the page's record, and on the page without scripts."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from lexiscope.measures import DICTIONARY, Measure, placed
-from lexiscope.records import Histogram, LayerSummary
+from lexiscope.records import Histogram, LayerSummary, set_of
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-"""Plotly's own <sup> would be smaller than the 14 px that text has at least."""
+"""superscript characters; Plotly's <sup> would be smaller than the minimum of 14 px"""
 PANELS = placed(DICTIONARY, "plot")
-"""measures of LayerSummary, a plot each"""
+"""measures of LayerSummary, one plot each"""
 COLOURS = ("#2f6fde", "#d9730d", "#2a9d5c", "#a855c7", "#8a8f98", "#c2417a", "#0e9aa7", "#a58200")
-"""readable on light and on dark; who cannot tell two apart has the marks"""
+"""readable on light and dark backgrounds; symbols and dashes differ too"""
 SHAPES = (
     ("circle", "solid", "●"),
     ("square", "dash", "■"),
@@ -28,8 +28,8 @@ SHAPES = (
 )
 
 
-class Mark(NamedTuple):
-    """How one set of dictionaries (a recipe, a seed, somebody else's) is drawn in every panel."""
+class SetStyle(NamedTuple):
+    """How one set of dictionaries (a recipe, a seed, an import) is drawn in every plot."""
 
     label: str
     origin: str
@@ -46,56 +46,51 @@ class _Point(NamedTuple):
     source: str
 
 
-def set_of(entry: LayerSummary) -> str:
-    """The set of `<layer>-<set>`."""
-    return entry.source.partition("-")[2]
-
-
-def marks(layers: Sequence[LayerSummary]) -> list[Mark]:
-    """One a set, this house's first."""
-    sets = sorted({(entry.origin != "lexiscope", set_of(entry), entry.origin) for entry in layers})
+def set_styles(layers: Sequence[LayerSummary]) -> list[SetStyle]:
+    """One for each set, Lexiscope's own first."""
+    sets = sorted({(entry.origin != "lexiscope", set_of(entry.source), entry.origin) for entry in layers})
     return [
-        Mark(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)])
+        SetStyle(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)])
         for place, (_, name, origin) in enumerate(sets)
     ]
 
 
 def panels(layers: Sequence[LayerSummary]) -> dict[str, str]:
-    """Name of a measure of PANELS → its plot by layer, a line a set; none where there is one layer, or where nothing was
-    measured.
+    """{name of a measure in PANELS: its plot by layer, one line for each set}. Empty if there is only one
+    layer; measures without any value are left out.
     """
     if len({entry.layer for entry in layers}) < 2:
         return {}
-    found = {}
+    figures = {}
     for measure in PANELS:
         lines = []
-        for mark in marks(layers):
+        for style in set_styles(layers):
             own = sorted(
-                (e for e in layers if (set_of(e), e.origin) == (mark.label, mark.origin)),
+                (e for e in layers if (set_of(e.source), e.origin) == (style.label, style.origin)),
                 key=lambda entry: entry.layer,
             )
             points = tuple(_Point(entry.layer, getattr(entry, measure.name), entry.source) for entry in own)
             if any(point.value is not None for point in points):
-                lines.append((mark, points))
+                lines.append((style, points))
         if lines:
-            found[measure.name] = _panel(measure, tuple(lines))
-    return found
+            figures[measure.name] = _panel(measure, tuple(lines))
+    return figures
 
 
 @lru_cache(maxsize=256)
-def _panel(measure: Measure, lines: tuple[tuple[Mark, tuple[_Point, ...]], ...]) -> str:
+def _panel(measure: Measure, lines: tuple[tuple[SetStyle, tuple[_Point, ...]], ...]) -> str:
     share = measure.unit == "share"
     figure = go.Figure()
-    for mark, points in lines:
+    for style, points in lines:
         figure.add_trace(
             go.Scatter(
                 x=[point.layer for point in points],
                 y=[point.value for point in points],
                 customdata=[point.source for point in points],
-                name=mark.label,
+                name=style.label,
                 mode="lines+markers",
-                line={"color": mark.colour, "dash": mark.dash},
-                marker={"symbol": mark.symbol, "size": 9},
+                line={"color": style.colour, "dash": style.dash},
+                marker={"symbol": style.symbol, "size": 9},
                 hovertemplate="%{customdata}: %{y" + (":.1%" if share else ":.3f") + "}<extra></extra>",
             )
         )
@@ -137,7 +132,7 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
         )
     )
     _dress(figure, x=x, y=y)
-    if logarithmic:  # decades on a linear axis of exponents: on plotly's own log axis bars have no width
+    if logarithmic:  # a linear axis of exponents, because bars have no width on Plotly's log axis
         decades = range(math.ceil(at[0]), math.floor(at[-1]) + 1)
         figure.update_xaxes(
             tickvals=list(decades), ticktext=[f"10{str(d).translate(RAISED)}" for d in decades]
@@ -146,7 +141,7 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, log
 
 
 def _dress(figure: Any, *, x: str | None = None, y: str | None = None) -> None:
-    """The house's look; the page's script sets the font's colour to the theme's."""
+    """The common layout. The page's script sets the colours of the theme."""
     clear = "rgba(0,0,0,0)"
     figure.update_layout(
         template="none",

@@ -1,4 +1,6 @@
-"""What a histogram of a record says in words and bars: densities by position, quartiles read off the bins."""
+"""Figures derived from a record's histograms for the page: density by position, quartiles, the shape in
+words.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -7,7 +9,7 @@ from typing import NamedTuple
 from lexiscope.records import Histogram, Moments, PositionHistogram
 
 FAR = 1.0
-"""skewness and excess kurtosis beyond this are worth a word; 0 for a normal distribution"""
+"""absolute skewness or excess kurtosis from which it is mentioned; both are 0 for a normal distribution"""
 
 
 class PositionBin(NamedTuple):
@@ -21,7 +23,9 @@ class PositionBin(NamedTuple):
 
 
 class Quartiles(NamedTuple):
-    """The values below which a quarter, half and three quarters lie; interpolated within a bin."""
+    """The values below which a quarter, half and three quarters of the values lie, interpolated within
+    bins.
+    """
 
     low: float
     median: float
@@ -29,7 +33,7 @@ class Quartiles(NamedTuple):
 
 
 def position_bins(data: PositionHistogram) -> list[PositionBin]:
-    """The bins that any position of the text falls into."""
+    """The bins that contain any position of the text."""
     bins = zip(pairwise(data.edges), data.counts, data.totals, strict=True)
     return [
         PositionBin(start, end - 1, count, total, count / total)
@@ -39,7 +43,7 @@ def position_bins(data: PositionHistogram) -> list[PositionBin]:
 
 
 def quartiles(data: Histogram) -> Quartiles | None:
-    """Of what the bins hold, zeros left out; None where they hold nothing."""
+    """Quartiles of the values in the bins, zeros left out. None if the bins are empty."""
     if not sum(data.counts):
         return None
     at = _quantile(data.edges, data.counts)
@@ -47,28 +51,26 @@ def quartiles(data: Histogram) -> Quartiles | None:
 
 
 def shape(moments: Moments) -> str:
-    """A distribution's third and fourth moment in words."""
+    """The third and fourth moment of a distribution in words."""
     if moments.skewness > FAR:
-        leans = "Mostly weak firings, with a tail of strong ones"
+        skew = "Mostly weak firings, with a tail of strong ones"
     elif moments.skewness < -FAR:
-        leans = "Mostly strong firings, with a tail of weak ones"
+        skew = "Mostly strong firings, with a tail of weak ones"
     else:
-        leans = "Spread about evenly around the mean"
-    tails = (
-        "; extreme values are " + ("common" if moments.kurtosis > FAR else "rare")
-        if abs(moments.kurtosis) > FAR
-        else ""
-    )
-    return f"{leans}{tails}."
+        skew = "Spread about evenly around the mean"
+    if abs(moments.kurtosis) <= FAR:
+        return f"{skew}."
+    return f"{skew}; extreme values are {'common' if moments.kurtosis > FAR else 'rare'}."
 
 
 def _quantile(edges: Sequence[float], counts: Sequence[int]) -> Callable[[float], float]:
-    reached = [0, *accumulate(counts)]
+    """Maps a share to the value below which that share of the counted values lies."""
+    totals = [0, *accumulate(counts)]
 
-    def at(share: float) -> float:
-        wanted = share * reached[-1]
-        place = next(i for i, total in enumerate(reached[1:]) if total >= wanted and counts[i])
-        inside = (wanted - reached[place]) / counts[place]
+    def quantile(share: float) -> float:
+        rank = share * totals[-1]
+        place = next(i for i, total in enumerate(totals[1:]) if total >= rank and counts[i])
+        inside = (rank - totals[place]) / counts[place]
         return edges[place] + inside * (edges[place + 1] - edges[place])
 
-    return at
+    return quantile

@@ -1,7 +1,7 @@
-"""The HTML of what a page holds by the hundred: tokens, numbers, bars. Made here because a Jinja macro call
-costs more than they do.
+"""HTML of the elements that a page has by the hundred: tokens, numbers, bars. In Python, because a Jinja
+macro call takes longer than they do.
 
-Templates import them from `macros.html`. Whatever comes from a vocabulary or a text comes out escaped.
+Templates import them from `macros.html`. Text from a vocabulary or a corpus is escaped.
 """
 
 from functools import lru_cache
@@ -12,12 +12,12 @@ from lexiscope.measures import DIGITS, Measure
 from lexiscope.records import VERDICT_WORDS, Context, Token
 
 REMEMBERED = 1 << 16
-"""tokens whose HTML is kept; frequent tokens are most of every page"""
+"""tokens whose HTML is cached; most tokens of a page are frequent ones"""
 UNMEASURED = Markup('<span class="muted" title="not measured">–</span>')
 
 
 def chip(token: Token, href: str = "", extra: str = "") -> Markup:
-    """A token in a box, a link where `href` says where to; its id and bytes on hover."""
+    """A token in a box, with its id and bytes on hover; a link if `href` is given."""
     tag, target = ("a", f' href="{escape(href)}"') if href else ("span", "")
     title = f"{token.shown} · token {token.id}" + (f" · bytes {token.raw}" if token.raw else "")
     classes = f"chip {extra}".rstrip()
@@ -25,15 +25,13 @@ def chip(token: Token, href: str = "", extra: str = "") -> Markup:
 
 
 def token_link(token: Token, model: str) -> Markup:
-    """A chip that leads to the token's own page; one whose token the vocabulary lacks leads nowhere."""
+    """A chip that links to the token's page; without a link if the vocabulary does not have the token."""
     return chip(token, f"/tokens/{model}/{token.id}" if token.id >= 0 else "")
 
 
 def context(line: Context, top: float) -> Markup:
-    """The tokens of a context, split before the position that put it here so that those positions line up
-    down the page.
-
-    `top` is the activation that is shown in full colour.
+    """The tokens of a context, split before the position that selected it, so that these positions are
+    aligned down the page. `top` is the activation shown in full colour.
     """
     spans = [
         _firing(token, value, top) if value > 0 else _silent(token.shown, token.id)
@@ -46,25 +44,23 @@ def context(line: Context, top: float) -> Markup:
 
 
 def badge(verdict: str) -> Markup:
-    """A verdict, its meaning on hover."""
+    """A verdict, with its meaning on hover."""
     shown = "reads + predicts" if verdict == "both" else verdict
     return Markup(f'<span class="badge {verdict}" title="{escape(VERDICT_WORDS[verdict])}">{shown}</span>')
 
 
 def number(value: float | None, digits: int = 3) -> Markup:
-    """To so many digits on the page, whole behind it."""
+    """A number with `digits` decimals; the full value is in the element."""
     return UNMEASURED if value is None else Markup(f'<data value="{value}">{value:.{digits}f}</data>')
 
 
 def count(value: int) -> Markup:
-    """With its thousands apart."""
+    """An integer with thousands separators."""
     return Markup(f'<data value="{value}">{value:,}</data>')
 
 
 def percent(value: float | None) -> Markup:
-    """A share, with more digits the smaller it is, so that 0.00032 and 0.41 both read well; a score may be
-    below zero.
-    """
+    """A share as a percentage, with more digits for smaller values; scores may be negative."""
     if value is None:
         return UNMEASURED
     size, sign = abs(value), "−" if value < 0 else ""
@@ -88,17 +84,16 @@ def term(measure: Measure) -> Markup:
 
 
 def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = "") -> Markup:
-    """`scale` is the value that fills the bar; `tick` marks a second value (a null, a baseline) on it."""
+    """A bar that `scale` would fill; `tick` marks a second value on it (chance, a baseline)."""
     filled = f"--v:{min(max(value / scale, 0), 1):.4f}"
     marked = "" if tick is None else f";--t:{min(max(tick / scale, 0), 1):.4f}"
-    return Markup(
-        f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{"<b></b>" if marked else ""}</span>'
-    )
+    inner = "<b></b>" if marked else ""
+    return Markup(f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{inner}</span>')
 
 
 @lru_cache(REMEMBERED)
 def _marked(shown: str) -> str:
-    """Marks for white space stand out from the same character in a token."""
+    """Visible white space, in italics to differ from the same characters in a token."""
     text = str(escape(shown))
     for mark in "␣↵⇥":
         text = text.replace(mark, f"<i>{mark}</i>")
@@ -113,4 +108,5 @@ def _silent(shown: str, token_id: int) -> str:
 
 def _firing(token: Token, value: float, top: float) -> str:
     text, share = str(escape(token.shown)), min(value / top, 1.0)
-    return f'<span style="--a:{share:.3f}" title="{text} · token {token.id} · {value:.4f}">{text.replace("␣", " ")}</span>'
+    title = f"{text} · token {token.id} · {value:.4f}"
+    return f'<span style="--a:{share:.3f}" title="{title}">{text.replace("␣", " ")}</span>'

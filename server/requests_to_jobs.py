@@ -1,8 +1,7 @@
-"""Requests about the live model, with every name looked up in the index: what a person writes becomes a job
-of the worker.
+"""Turns requests about the live model into jobs for the worker: names and ids are looked up in the index.
 
-Raises NotFound, saying what there is, for what the index does not hold, and HTTPException 422 for what does
-not fit together.
+Raises NotFound, with what exists, if the index does not contain a name or an id, and HTTPException 422 for
+interventions that do not fit together.
 """
 
 import random
@@ -11,14 +10,22 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from lexiscope.records import FeatureRef, Filters
-from server.live import Intervention, Located, Source, SteerJob, SweepJob
-from server.live.messages import Controls
-from server.live.records import (
-    STRENGTH,
+from lexiscope.records import FeatureRef, Filters, set_of
+from server.live import (
+    ControlSources,
+    DictionaryPath,
+    Intervention,
+    LocatedFeature,
+    ReadJob,
+    SteerJob,
+    SweepJob,
+)
+from server.live.records import ResolvedFeature
+from server.live.requests import (
+    DEFAULT_STRENGTH,
     UNITS,
     FeatureChoice,
-    Meant,
+    ReadRequest,
     Sampling,
     SteerFeature,
     SteerRequest,
@@ -27,19 +34,26 @@ from server.live.records import (
 from store import NotFound, Place, Store
 
 RANDOM_CONTROLS = 3
-LIKE_DENSITY = (1.25, 2.0, 10.0)
-"""factors within which a random control's density is looked for, the nearest first"""
+DENSITY_FACTORS = (1.25, 2.0, 10.0)
+"""a random control's density is within the first of these factors that leaves enough features to draw from"""
 
 
-class Found(NamedTuple):
-    """A job, and which feature each intervention meant."""
+class ResolvedSteer(NamedTuple):
+    """A job, and the feature of each intervention."""
 
     job: SteerJob | SweepJob
-    meant: list[Meant]
+    features: list[ResolvedFeature]
 
 
-class Index:
-    """One model's part of the index."""
+class ResolvedRead(NamedTuple):
+    """A job, and the dictionaries it reads with."""
+
+    job: ReadJob
+    places: list[Place]
+
+
+class IndexedModel:
+    """One model's dictionaries in the index. Raises NotFound if there are none."""
 
     def __init__(self, store: Store, model: str) -> None:
         self.store = store
@@ -48,72 +62,41 @@ class Index:
         if not self.places:
             known = sorted({place.model for place in store.places()})
             raise NotFound(
-                f"there is no model {model[:200]!r} in the index: it has {', '.join(known) or 'none'}"
+                f"the index has no model {model[:200]!r}; its models are: {', '.join(known) or 'none'}"
             )
 
     @property
     def model_path(self) -> str:
         return next(iter(self.places.values())).model_path
 
-    def by_id(self, feature_id: str) -> FeatureRef:
+    def feature(self, feature_id: str) -> FeatureRef:
+        """A feature by its id."""
         [ref] = self.store.feature_refs([feature_id])
         if ref.model != self.model:
-            raise HTTPException(422, f"{ref.id} is a feature of {ref.model}, and the model is {self.model}")
+            raise HTTPException(422, f"{ref.id} is a feature of {ref.model}, but the model is {self.model}")
         return ref
 
-    def chosen(self, sources: Sequence[str], follow: Located | None) -> list[Place]:
-        """The dictionaries to read with, in layer order. None asked for: one set, of the feature followed or
-        the one with most layers.
-        """
-        unknown = [name for name in sources if name not in self.places]
-        if unknown:
-            raise NotFound(
-                f"{self.model} has no dictionary {unknown[0]!r}: it has {', '.join(sorted(self.places))}"
-            )
-        if sources:
-            return sorted(
-                (self.with_weights(name) for name in dict.fromkeys(sources)),
-                key=lambda place: (place.layer, place.source),
-            )
-        sets: dict[str, list[Place]] = {}
-        for place in self.places.values():
-            if place.checkpoint_path:
-                sets.setdefault(set_of(place.source), []).append(place)
-        if not sets:
-            raise NotFound(
-                f"no dictionary of {self.model} in the index has its weights: there is nothing to read with"
-            )
-        best = max(sets, key=lambda name: (len(sets[name]), "plain" not in name, -len(name)))
-        return sorted(
-            sets[set_of(follow.feature.source) if follow else best],
-            key=lambda place: (place.layer, place.source),
-        )
+    def resolve(self, choice: FeatureChoice) -> ResolvedFeature:
+        """The feature of a choice; for a token, the best-evidenced feature of that name, and the others."""
+        if choice.id is not None:
+            return ResolvedFeature(feature=self.feature(choice.id))
+        assert choice.token is not None
+        resolved = self.store.resolve_token(self.model, choice.token, layer=choice.layer)
+        if resolved.features:
+            return ResolvedFeature(feature=resolved.features[0], others=resolved.features[1:])
+        everywhere = self.store.resolve_token(self.model, resolved.token.id).features
+        layers = ", ".join(map(str, sorted({ref.layer for ref in everywhere})))
+        known = f"features of this name are at layers {layers}" if layers else "no other layer has one either"
+        where = "" if choice.layer is None else f" at layer {choice.layer}"
+        raise NotFound(f"no feature of {self.model} is named {resolved.token.shown}{where}; {known}")
 
-    def meant(self, asked: FeatureChoice) -> Meant:
-        """The feature, and those that carry the same name where it was asked by name."""
-        if asked.id is not None:
-            return Meant(feature=self.by_id(asked.id))
-        assert asked.token is not None
-        named = self.store.resolve_token(self.model, asked.token, layer=asked.layer)
-        if named.features:
-            return Meant(feature=named.features[0], others=named.features[1:])
-        elsewhere = sorted(
-            {ref.layer for ref in self.store.resolve_token(self.model, named.token.id).features}
-        )
-        there_is = (
-            f"it names features at layers {', '.join(map(str, elsewhere))}"
-            if elsewhere
-            else "it names none at any other layer"
-        )
-        where = "" if asked.layer is None else f" at layer {asked.layer}"
-        raise NotFound(f"no feature of {self.model} is named {named.token.shown}{where}: {there_is}")
-
-    def located(self, ref: FeatureRef, *, maximum: bool = False) -> Located:
+    def locate(self, ref: FeatureRef, *, maximum: bool = False) -> LocatedFeature:
+        """The feature with its checkpoint, and with its maximum activation if required."""
         place = self.with_weights(ref.source)
-        highest = (
-            self.store.feature(ref.model, ref.source, ref.index).feature.max_activation if maximum else None
-        )
-        return Located(
+        highest = None
+        if maximum:
+            highest = self.store.feature(ref.model, ref.source, ref.index).feature.max_activation
+        return LocatedFeature(
             feature=ref,
             checkpoint_path=place.checkpoint_path,
             mean_norm=place.mean_norm,
@@ -121,147 +104,191 @@ class Index:
         )
 
     def with_weights(self, source: str) -> Place:
-        """Raises HTTPException: dashboards that were imported bring no weights."""
+        """Raises HTTPException 422 for an imported dictionary, which has no weights."""
         place = self.places[source]
         if not place.checkpoint_path:
             raise HTTPException(
                 422,
-                f"{self.model}/{source} was imported without its weights: it can be browsed, not steered or read with",
+                f"{self.model}/{source} was imported without its weights. It can be browsed, but neither "
+                "steered nor read with.",
             )
         return place
 
-    def source(self, place: Place) -> Source:
-        return Source(
-            source=place.source,
-            layer=place.layer,
-            checkpoint_path=place.checkpoint_path,
-            mean_norm=place.mean_norm,
-        )
+    def reading_places(self, sources: Sequence[str], follow: LocatedFeature | None) -> list[Place]:
+        """The dictionaries to read with, by layer. Without `sources`, all dictionaries of one set: the
+        followed feature's, or the set with most layers.
+        """
+        unknown = [name for name in sources if name not in self.places]
+        if unknown:
+            known = ", ".join(sorted(self.places))
+            raise NotFound(f"{self.model} has no dictionary {unknown[0]!r}; its dictionaries are: {known}")
+        if sources:
+            chosen = [self.with_weights(name) for name in dict.fromkeys(sources)]
+        else:
+            sets = self._sets_with_weights()
+            largest = max(sets, key=lambda name: (len(sets[name]), "plain" not in name, -len(name)))
+            chosen = sets[set_of(follow.feature.source) if follow else largest]
+        return sorted(chosen, key=lambda place: (place.layer, place.source))
+
+    def _sets_with_weights(self) -> dict[str, list[Place]]:
+        sets: dict[str, list[Place]] = {}
+        for place in self.places.values():
+            if place.checkpoint_path:
+                sets.setdefault(set_of(place.source), []).append(place)
+        if not sets:
+            raise NotFound(f"the index has no weights of any dictionary of {self.model} to read with")
+        return sets
 
 
-def set_of(source: str) -> str:
-    """The set in a source's name, `<layer>-<set>`."""
-    return source.partition("-")[2]
+def dictionary_path(place: Place) -> DictionaryPath:
+    return DictionaryPath(
+        source=place.source,
+        layer=place.layer,
+        checkpoint_path=place.checkpoint_path,
+        mean_norm=place.mean_norm,
+    )
 
 
-def steer_job(store: Store, asked: SteerRequest) -> Found:
-    index = Index(store, asked.model)
-    interventions, meant = _interventions(index, asked.features)
-    controls = _controls(index, interventions, asked.seed) if asked.controls else None
+def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
+    model = IndexedModel(store, request.model)
+    interventions, features = _interventions(model, request.features)
     job = SteerJob(
-        **_sampling(asked),
-        model=asked.model,
-        model_path=index.model_path,
+        **_sampling(request),
+        model=request.model,
+        model_path=model.model_path,
         interventions=interventions,
-        prompt=asked.prompt,
-        top_logprobs=asked.top_logprobs,
-        controls=controls,
-        moved=_moved(index, interventions),
+        prompt=request.prompt,
+        top_logprobs=request.top_logprobs,
+        controls=_controls(model, interventions, request.seed) if request.controls else None,
+        moved=_dictionary_for_changes(model, interventions),
     )
-    return Found(job, meant)
+    return ResolvedSteer(job, features)
 
 
-def sweep_job(store: Store, asked: SweepRequest) -> Found:
-    index = Index(store, asked.model)
-    interventions, meant = _interventions(index, asked.features)
+def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
+    model = IndexedModel(store, request.model)
+    interventions, features = _interventions(model, request.features)
     job = SweepJob(
-        **_sampling(asked),
-        model=asked.model,
-        model_path=index.model_path,
+        **_sampling(request),
+        model=request.model,
+        model_path=model.model_path,
         interventions=interventions,
-        prompt=asked.prompt,
-        strengths=asked.strengths,
+        prompt=request.prompt,
+        strengths=request.strengths,
     )
-    return Found(job, meant)
+    return ResolvedSteer(job, features)
 
 
-def _sampling(asked: Sampling) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in Sampling.model_fields}
+def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
+    model = IndexedModel(store, request.model)
+    follow = None
+    if request.feature is not None:
+        follow = model.locate(model.feature(request.feature), maximum=True)
+    places = model.reading_places(request.sources, follow)
+    job = ReadJob(
+        model=request.model,
+        model_path=model.model_path,
+        texts=[request.text] if request.contrast is None else [request.text, request.contrast],
+        sources=[dictionary_path(place) for place in places],
+        follow=follow,
+    )
+    return ResolvedRead(job, places)
 
 
-def _interventions(index: Index, features: Sequence[SteerFeature]) -> tuple[list[Intervention], list[Meant]]:
-    interventions, meant = [], []
-    for one in features:
-        found = index.meant(one)
-        unit = one.unit or UNITS[one.mode][0]
-        place = index.located(found.feature, maximum=one.mode == "clamp" and unit == "max")
-        to = None if one.to is None else index.located(index.meant(one.to).feature)
-        if to is not None and to.feature.layer != found.feature.layer:
-            raise HTTPException(
-                422,
-                f"{found.feature.id} is swapped for a feature of its own layer, {found.feature.layer}; {to.feature.id} is not",
-            )
-        when = None if one.when is None else index.located(index.meant(one.when).feature)
-        if when is not None and when.feature.layer > found.feature.layer:
-            raise HTTPException(
-                422, f"{found.feature.id} cannot wait for {when.feature.id}, whose layer comes later"
-            )
-        strength = STRENGTH[one.mode] if one.strength is None else one.strength
-        interventions.append(
-            Intervention(
-                **{name: getattr(place, name) for name in Located.model_fields},
-                mode=one.mode,
-                strength=0.0 if one.mode == "ablate" else strength,
-                unit=unit,
-                to=to,
-                where=one.where,
-                positions=one.positions,
-                when=when,
-            )
+def _sampling(request: Sampling) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in Sampling.model_fields}
+
+
+def _interventions(
+    model: IndexedModel, features: Sequence[SteerFeature]
+) -> tuple[list[Intervention], list[ResolvedFeature]]:
+    resolved = [model.resolve(one) for one in features]
+    interventions = [
+        _intervention(model, one, to.feature) for one, to in zip(features, resolved, strict=True)
+    ]
+    return interventions, resolved
+
+
+def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> Intervention:
+    unit = one.unit or UNITS[one.mode][0]
+    located = model.locate(ref, maximum=one.mode == "clamp" and unit == "max")
+    to = None if one.to is None else model.locate(model.resolve(one.to).feature)
+    if to is not None and to.feature.layer != ref.layer:
+        raise HTTPException(
+            422,
+            f"{ref.id} can only be swapped for a feature of its own layer, {ref.layer}; "
+            f"{to.feature.id} is at layer {to.feature.layer}",
         )
-        meant.append(found)
-    return interventions, meant
-
-
-def _controls(index: Index, interventions: Sequence[Intervention], seed: int) -> Controls:
-    pushed = [asked.pushed.feature for asked in interventions]
-    drawn = [_like(index, ref, random.Random(f"{seed} {ref.id}")) for ref in pushed]
-    randoms = [list(refs) for refs in zip(*drawn, strict=False)]
-    plain = [_plain(index, ref) for ref in pushed]
-    return Controls(
-        random=randoms, plain=[index.source(place) for place in plain if place] if all(plain) else []
+    when = None if one.when is None else model.locate(model.resolve(one.when).feature)
+    if when is not None and when.feature.layer > ref.layer:
+        raise HTTPException(
+            422,
+            f"{ref.id} cannot depend on {when.feature.id}, which is at a later layer, {when.feature.layer}",
+        )
+    strength = DEFAULT_STRENGTH[one.mode] if one.strength is None else one.strength
+    return Intervention(
+        **{name: getattr(located, name) for name in LocatedFeature.model_fields},
+        mode=one.mode,
+        strength=0.0 if one.mode == "ablate" else strength,
+        unit=unit,
+        to=to,
+        where=one.where,
+        positions=one.positions,
+        when=when,
     )
 
 
-def _like(index: Index, ref: FeatureRef, draw: random.Random) -> list[FeatureRef]:
-    """Live features of the same dictionary that fire about as often, drawn at random; fewer where there are
-    fewer.
-    """
-    for factor in LIKE_DENSITY:
+def _controls(model: IndexedModel, interventions: Sequence[Intervention], seed: int) -> ControlSources:
+    refs = [one.written.feature for one in interventions]
+    drawn = [_similar(model, ref, random.Random(f"{seed} {ref.id}")) for ref in refs]
+    plain = [place for ref in refs if (place := _plain_dictionary(model, ref)) is not None]
+    return ControlSources(
+        random=[list(each) for each in zip(*drawn, strict=False)],
+        plain=[dictionary_path(place) for place in plain] if len(plain) == len(refs) else [],
+    )
+
+
+def _similar(model: IndexedModel, ref: FeatureRef, draw: random.Random) -> list[FeatureRef]:
+    """Random live features of the same dictionary and of similar density; none if there are too few."""
+    for factor in DENSITY_FACTORS:
         filters = {
             "live": True,
             "min_density": ref.density / factor,
             "max_density": min(ref.density * factor, 1),
             "limit": 200,
         }
-        listed = index.store.dictionary_page(ref.model, ref.source, Filters.model_validate(filters)).features
-        others = [other for other in listed if other.id != ref.id]
+        page = model.store.dictionary_page(ref.model, ref.source, Filters.model_validate(filters))
+        others = [other for other in page.features if other.id != ref.id]
         if len(others) >= RANDOM_CONTROLS:
             return draw.sample(others, RANDOM_CONTROLS)
     return []
 
 
-def _plain(index: Index, ref: FeatureRef) -> Place | None:
-    """The dictionary without anchors at the feature's layer; none for a feature of a plain dictionary itself."""
-    if index.places[ref.source].recipe == "plain":
+def _plain_dictionary(model: IndexedModel, ref: FeatureRef) -> Place | None:
+    """The plain dictionary at the feature's layer; None if there is none, or if the feature is in a plain
+    one.
+    """
+    if model.places[ref.source].recipe == "plain":
         return None
     plain = [
         place
-        for place in index.places.values()
+        for place in model.places.values()
         if place.layer == ref.layer and place.recipe == "plain" and place.checkpoint_path
     ]
     return min(plain, key=lambda place: (len(place.source), place.source), default=None)
 
 
-def _moved(index: Index, interventions: Sequence[Intervention]) -> Source:
-    """What else changed is read at the next indexed layer of the deepest steered feature's set, or, after the
-    last, at its own.
+def _dictionary_for_changes(model: IndexedModel, interventions: Sequence[Intervention]) -> DictionaryPath:
+    """The dictionary that measures changes of other features: in the set of the deepest steered feature, the
+    next layer that is indexed, or the feature's own layer if that is the last.
     """
-    deepest = max((asked.feature for asked in interventions), key=lambda ref: ref.layer)
-    own = set_of(deepest.source)
+    deepest = max((one.feature for one in interventions), key=lambda ref: ref.layer)
     later = [
         place
-        for place in index.places.values()
-        if place.layer > deepest.layer and set_of(place.source) == own and place.checkpoint_path
+        for place in model.places.values()
+        if place.layer > deepest.layer
+        and set_of(place.source) == set_of(deepest.source)
+        and place.checkpoint_path
     ]
-    return index.source(min(later, key=lambda place: place.layer, default=index.places[deepest.source]))
+    own = model.places[deepest.source]
+    return dictionary_path(min(later, key=lambda place: place.layer, default=own))

@@ -1,12 +1,11 @@
-"""How a record becomes an answer: the page through its template, or the same record as JSON when the route
-ends in `.json`.
+"""A page's record as a response: HTML through its template, or JSON if the route ends in `.json`.
 
-Both carry an ETag made of the index build, the address and the templates, so that a browser asks again and
-gets 304 until any of them changes.
+Both have an ETag made of the index build, the address and the templates. A browser that sends it back gets
+304 until one of them changes.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,28 +21,30 @@ from server import histograms, markup
 from store import Store
 
 FRONTEND = Path(__file__).parent.parent / "frontend"
-NOTHING: Mapping[str, Any] = {}
+EMPTY: Mapping[str, Any] = {}
 
 
-class Answerable(NamedTuple):
+class PageContent(NamedTuple):
     """A page's record and how it is shown."""
 
-    record: BaseModel
+    record: BaseModel | None
+    """None for a page that is only a form"""
     template: str
-    charts: Mapping[str, str] = NOTHING
-    """name → Plotly figure as JSON; drawn over what the page shows without them"""
-    beside: Mapping[str, Any] = NOTHING
-    """what the template needs beside the record to show it: a legend"""
+    charts: Mapping[str, str] = EMPTY
+    """{name: Plotly figure as JSON}; the page shows the same numbers without them"""
+    context: Mapping[str, Any] = EMPTY
+    """variables of the template that are not in the record"""
 
 
-class Pages:
-    """The templates, ready to render."""
+class Templates:
+    """The Jinja templates. `navigation` has the links of the site's header."""
 
-    def __init__(self, frontend: Path = FRONTEND) -> None:
+    def __init__(self, frontend: Path = FRONTEND, *, navigation: Sequence[tuple[str, str]] = ()) -> None:
         self.environment = Environment(
             loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False
         )
         self.environment.globals |= {
+            "navigation": navigation,
             "verdict_words": VERDICT_WORDS,
             "markup": markup,
             "FEATURE": FEATURE,
@@ -60,28 +61,33 @@ class Pages:
         return self.environment.get_template(template).render(**context)
 
 
-def respond(request: Request, answer: Answerable) -> Response:
-    """The record as this route shows it."""
-    if as_json(request):
-        return Response(
-            answer.record.model_dump_json(),
-            media_type="application/json",
-            headers=_headers(request, answer.record),
-        )
-    pages: Pages = request.app.state.pages
-    html = pages.html(
-        answer.template,
-        page=answer.record,
-        json_url=json_url(request),
-        path=request.url.path,
-        charts=answer.charts,
-        **answer.beside,
+def respond(request: Request, content: PageContent) -> Response:
+    """The record, as the route's HTML or JSON."""
+    record = content.record
+    headers = _headers(request, record)
+    if is_json_route(request):
+        assert record is not None, "only pages with a record have a JSON twin"
+        return Response(record.model_dump_json(), media_type="application/json", headers=headers)
+    templates: Templates = request.app.state.templates
+    html = templates.html(
+        content.template,
+        page=record,
+        json_url="" if record is None else json_url(request),
+        charts=content.charts,
+        **content.context,
     )
-    return HTMLResponse(html, headers=_headers(request, answer.record))
+    return HTMLResponse(html, headers=headers)
+
+
+def json_response(record: BaseModel) -> Response:
+    """A record as the response of a REST call, which no cache may store."""
+    return Response(
+        record.model_dump_json(), media_type="application/json", headers={"cache-control": "no-store"}
+    )
 
 
 def not_modified(request: Request) -> Response | None:
-    """304 when the reader already has this page of this build."""
+    """304 if the browser already has this page of this build, else None."""
     known = request.headers.get("if-none-match")
     store: Store = request.app.state.store
     if known is None:
@@ -92,31 +98,34 @@ def not_modified(request: Request) -> Response | None:
     return None
 
 
-def as_json(request: Request) -> bool:
-    """True on a `.json` route. The route decides, not the address: a name may end in `.json`."""
+def is_json_route(request: Request) -> bool:
+    """True on a `.json` route. The route decides, not the address: the name of a set may end in `.json`."""
     route = request.scope.get("route")
     return str(getattr(route, "path", "")).endswith(".json")
 
 
 def json_url(request: Request) -> str:
-    """The address of this page's JSON twin, its query included."""
+    """The address of this page's JSON twin, with its query."""
     path = "/index" if request.url.path == "/" else quote(request.url.path)
     return f"{path}.json" + (f"?{request.url.query}" if request.url.query else "")
 
 
 def etag(request: Request, build: str) -> str:
-    pages: Pages = request.app.state.pages
-    address = f"{request.url.path}?{request.url.query} {pages.fingerprint}"
+    templates: Templates = request.app.state.templates
+    address = f"{request.url.path}?{request.url.query} {templates.fingerprint}"
     return f'"{build}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"'
 
 
-def _headers(request: Request, record: BaseModel) -> dict[str, str]:
+def _headers(request: Request, record: BaseModel | None) -> dict[str, str]:
+    """An ETag for a record of an index build; other records are not stored."""
     build = getattr(record, "build", None)
-    return {"cache-control": "no-cache"} | ({} if build is None else {"etag": etag(request, build)})
+    if build is None:
+        return {"cache-control": "no-store"}
+    return {"cache-control": "no-cache", "etag": etag(request, build)}
 
 
 def _fingerprint(frontend: Path) -> str:
-    """Changes when any template or static file, or the server's own code, does."""
-    here = [*sorted(frontend.rglob("*.*")), *sorted(Path(__file__).parent.glob("*.py"))]
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in here if path.is_file()]
+    """Changes when a template, a static file or a module of the server changes."""
+    files = [*sorted(frontend.rglob("*.*")), *sorted(Path(__file__).parent.glob("*.py"))]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]

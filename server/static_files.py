@@ -1,5 +1,5 @@
-"""`/static/`: the frontend's own files, and Plotly from the installed package, so that nothing comes from
-another machine.
+"""`/static/`: the frontend's files, and Plotly from the installed package, so that pages need no other
+host.
 """
 
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""How a route asks the model worker on behalf of a client who may leave: streaming or whole, refusals with
-their Retry-After.
+"""Submits jobs to the model worker on behalf of a client that may disconnect: as a stream, or all events at
+once.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -11,84 +11,76 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 
-from server.live import WorkerClient, WorkerRefused, spawn_worker
-from server.live.disconnect import Gone, while_connected
+from server.live import WorkerClient, WorkerRefused
+from server.live.disconnect import ClientDisconnected, while_connected
 from server.live.messages import Event, Job
 from server.live.records import SteerError
 
 PING_SECONDS = 15
-GONE = Response(status_code=499)
-"""nobody reads it"""
+CLIENT_CLOSED_REQUEST = Response(status_code=499)
+"""for a client that has disconnected and gets no response"""
 
-Tell = Callable[[Event], BaseModel]
-"""What the client is shown of one of the worker's events."""
-
-
-def open_worker(request: Request) -> WorkerClient:
-    """The worker the settings name; else the application's own, started here, ahead of its first job."""
-    state = request.app.state
-    if state.settings.worker_url:
-        return WorkerClient(state.settings.worker_url)
-    if state.worker is None:
-        state.worker = spawn_worker(state.settings, wait=False)
-    return WorkerClient(state.worker)
+EventToRecord = Callable[[Event], BaseModel]
+"""Converts an event of the worker to the record that the client gets."""
 
 
-def client_of(request: Request) -> str:
-    """Who shares the model with the others: an address."""
-    return request.client.host if request.client else ""
-
-
-async def stream(request: Request, worker: WorkerClient, job: Job, tell: Tell) -> Response:
-    """The events as server-sent ones. Raises HTTPException before the first."""
-    async with AsyncExitStack() as leaving:
+async def stream(request: Request, worker: WorkerClient, job: Job, to_record: EventToRecord) -> Response:
+    """The events as server-sent events. Raises HTTPException before the first."""
+    async with AsyncExitStack() as stack:
         try:
-            events = await while_connected(
-                request, leaving.enter_async_context(worker.ask(job, client=client_of(request)))
-            )
-            return EventSourceResponse(
-                _messages(events, tell, leaving.pop_all()), sep="\n", ping=PING_SECONDS
-            )
+            events = await _submit(request, worker, job, stack)
+            messages = _messages(events, to_record, stack.pop_all())
+            return EventSourceResponse(messages, sep="\n", ping=PING_SECONDS)
         except WorkerRefused as refused:
-            raise _http(refused) from refused
-        except Gone:
-            return GONE
+            raise _http_error(refused) from refused
+        except ClientDisconnected:
+            return CLIENT_CLOSED_REQUEST
     raise AssertionError("unreachable")
 
 
-async def whole(request: Request, worker: WorkerClient, job: Job) -> list[Event] | None:
-    """Every event; None when the client has gone. Raises HTTPException."""
-    async with AsyncExitStack() as leaving:
+async def collect(request: Request, worker: WorkerClient, job: Job) -> list[Event] | None:
+    """All events of a job; None if the client has disconnected. Raises HTTPException."""
+    async with AsyncExitStack() as stack:
         try:
-            events = await while_connected(
-                request, leaving.enter_async_context(worker.ask(job, client=client_of(request)))
-            )
+            events = await _submit(request, worker, job, stack)
             return await while_connected(request, _all(events))
         except WorkerRefused as refused:
-            raise _http(refused) from refused
-        except Gone:
+            raise _http_error(refused) from refused
+        except ClientDisconnected:
             return None
     raise AssertionError("unreachable")
 
 
-def _http(refused: WorkerRefused) -> HTTPException:
+async def _submit(
+    request: Request, worker: WorkerClient, job: Job, stack: AsyncExitStack
+) -> AsyncIterator[Event]:
+    """The job's events; it is cancelled when `stack` is closed. Clients share the queue by their
+    addresses.
+    """
+    address = request.client.host if request.client else ""
+    submitted = stack.enter_async_context(worker.submit(job, client=address))
+    return await while_connected(request, submitted)
+
+
+def _http_error(refused: WorkerRefused) -> HTTPException:
     headers = {"retry-after": refused.retry_after} if refused.retry_after else None
     return HTTPException(refused.status, str(refused), headers)
 
 
 async def _messages(
-    events: AsyncIterator[Event], tell: Tell, connection: AsyncExitStack
+    events: AsyncIterator[Event], to_record: EventToRecord, connection: AsyncExitStack
 ) -> AsyncIterator[ServerSentEvent]:
-    """Each event as one message; hanging up closes the worker's connection, which cancels the job."""
+    """One message for each event. A client that disconnects closes the connection, which cancels the job."""
     async with connection:
         async for event in events:
-            yield ServerSentEvent(tell(event).model_dump_json(), sep="\n")
+            yield ServerSentEvent(to_record(event).model_dump_json(), sep="\n")
 
 
 async def _all(events: AsyncIterator[Event]) -> list[Event]:
-    found: list[Event] = []
+    collected: list[Event] = []
     async for event in events:
         if isinstance(event, SteerError):
-            raise WorkerRefused(event.status, event.error, retry_after="1" if event.status == 503 else None)
-        found.append(event)
-    return found
+            retry_after = "1" if event.status == 503 else None
+            raise WorkerRefused(event.status, event.error, retry_after=retry_after)
+        collected.append(event)
+    return collected

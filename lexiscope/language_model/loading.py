@@ -9,9 +9,7 @@ import torch
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model.model import LanguageModel
-
-RESERVED = frozenset({"search", "tokens", "read", "steer", "compare", "about", "api", "static", "docs"})
-"""The first part of the site's own URLs; a model id stands in the same place."""
+from lexiscope.records import RESERVED_MODEL_IDS
 
 PROBE = 8
 """Tokens on which transformer-lens and transformers are compared."""
@@ -25,7 +23,7 @@ def model_slug(name: str) -> str:
     """
     stem = Path(name).name.removesuffix(".gguf") or Path(name).resolve().name
     slug = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.")
-    if not slug or slug in RESERVED:
+    if not slug or slug in RESERVED_MODEL_IDS:
         raise ModelError(
             f"'{slug or name}' cannot be a model id (reserved or empty); give one with --model-id."
         )

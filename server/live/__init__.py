@@ -1,25 +1,40 @@
-"""The live model: a worker process of its own that holds the language models, and the client that the web
-server speaks to it with.
+"""The live model: a worker process that holds the language models, and the web server's client of it.
 
-The web server resolves names and paths and sends a job (`SteerJob`, `SweepJob`, `ReadJob`); the worker
-answers with a stream of events. `python -m server.live` is the process; `spawn_worker` starts, restarts and
-ends it; `WorkerClient` asks it.
+The web server resolves names and paths and submits a job (`SteerJob`, `SweepJob`, `ReadJob`). The worker
+responds with a stream of events. `python -m server.live` is the process; `spawn_worker` starts, restarts and
+ends it.
+
+    client, process ──▶ app ──▶ queue, scheduler ──▶ jobs/: steer, sweep, read
+    (web server)        (worker)                      ├─▶ generation/: rows of all jobs in one batch
+                                                      ├─▶ interventions/: plans and patches
+                                                      └─▶ model_cache: models and dictionaries
+
+`requests` and `records` are what the REST API takes and returns; `messages` is what crosses the worker's
+socket.
 """
 
 from server.live.client import WorkerClient, WorkerRefused
-from server.live.messages import Health, Intervention, Located, ReadJob, Source, SteerJob, SweepJob
-from server.live.process import Worker, spawn_worker
+from server.live.messages import (
+    ControlSources,
+    DictionaryPath,
+    Intervention,
+    LocatedFeature,
+    ReadJob,
+    SteerJob,
+    SweepJob,
+)
+from server.live.process import WorkerProcess, spawn_worker
 
 __all__ = [
-    "Health",
+    "ControlSources",
+    "DictionaryPath",
     "Intervention",
-    "Located",
+    "LocatedFeature",
     "ReadJob",
-    "Source",
     "SteerJob",
     "SweepJob",
-    "Worker",
     "WorkerClient",
+    "WorkerProcess",
     "WorkerRefused",
     "spawn_worker",
 ]

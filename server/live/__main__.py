@@ -1,8 +1,8 @@
-"""`python -m server.live --socket PATH`, or `--port N`: the model worker as a process. `lexiscope worker` is
+"""The model worker as a process: `python -m server.live --socket PATH`, or `--port N`. `lexiscope worker` is
 the same.
 
-Started by `spawn_worker` it also gets `--leash`: it ends when its standard input closes, however its parent
-ended.
+`spawn_worker` also passes `--leash`: the process ends when its standard input closes, even if its parent was
+killed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The worker's HTTP face, on a local socket: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see
+"""The worker's HTTP interface: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see
 `server.live.messages`).
 """
 
@@ -12,83 +12,77 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
-from server.live.disconnect import Gone, while_connected
-from server.live.engine import Engine, Run
-from server.live.generation import steer
-from server.live.messages import Event, Health, ReadJob, SteerJob, SweepJob
-from server.live.model_cache import Shelf
+from server.live.disconnect import ClientDisconnected, while_connected
+from server.live.jobs import read, steer, sweep
+from server.live.messages import Event, ReadJob, SteerJob, SweepJob
+from server.live.model_cache import ModelCache
 from server.live.queue import QueueFull
-from server.live.reading import read
-from server.live.records import SteerError
-from server.live.sweep import sweep
+from server.live.records import SteerError, WorkerHealth
+from server.live.scheduler import Scheduler, StartJob
 
 
 def create_worker_app(settings: Settings) -> FastAPI:
-    """The worker: one shelf of models, one engine that uses them."""
+    """The worker: one model cache and one scheduler."""
     app = FastAPI(title="Lexiscope model worker", docs_url=None, redoc_url=None)
-    engine = Engine(
+    scheduler = Scheduler(
         queue=settings.worker_queue, rows=2 * settings.worker_batch, seconds=settings.worker_seconds
     )
-    shelf = Shelf(
+    cache = ModelCache(
         memory=settings.worker_memory,
         device=settings.worker_device or None,
         dtype=torch.bfloat16 if settings.worker_dtype == "bfloat16" else torch.float32,
     )
-    app.state.engine, app.state.shelf = engine, shelf
 
     @app.get("/healthz")
-    async def healthz() -> Health:
-        return Health(
-            running=engine.running,
-            waiting=len(engine.queue),
-            queue=engine.queue.bound,
-            served=engine.served,
-            tokens_per_second=engine.tokens_per_second,
-            models=shelf.models,
-            memory_bytes=shelf.used,
-            device=str(shelf.device),
+    async def healthz() -> WorkerHealth:
+        return WorkerHealth(
+            running=scheduler.running,
+            waiting=len(scheduler.queue),
+            queue=scheduler.queue.bound,
+            served=scheduler.served,
+            tokens_per_second=scheduler.tokens_per_second,
+            models=cache.models,
+            memory_bytes=cache.n_bytes,
+            device=str(cache.device),
         )
 
-    async def answer(request: Request, client: str, rows: int, run: Run) -> Response:
-        async with AsyncExitStack() as leaving:
+    async def respond(request: Request, client: str, rows: int, start: StartJob) -> Response:
+        async with AsyncExitStack() as stack:
             try:
-                events = await leaving.enter_async_context(engine.ask(run, client=client, rows=rows))
+                events = await stack.enter_async_context(scheduler.submit(start, client=client, rows=rows))
                 first = await while_connected(request, _first(events))
             except QueueFull:
-                wait = engine.retry_after
-                say = f"The model is busy: {len(engine.queue)} requests wait for it. Try again in {wait} seconds."
-                return _error(429, say, {"retry-after": str(wait)})
-            except Gone:
+                return _busy(scheduler)
+            except ClientDisconnected:
                 return Response(status_code=499)
             if isinstance(first, SteerError):
                 return _error(first.status, first.error)
-            return StreamingResponse(
-                _lines(first, events, leaving.pop_all()), media_type="application/x-ndjson"
-            )
+            lines = _lines(first, events, stack.pop_all())
+            return StreamingResponse(lines, media_type="application/x-ndjson")
         raise AssertionError("unreachable")
 
     @app.post("/steer")
     async def post_steer(request: Request, job: SteerJob, lexiscope_client: str = Header("")) -> Response:
-        return await answer(
+        return await respond(
             request,
             lexiscope_client,
             2,
-            lambda batches, cancelled: steer(job, shelf, batches, cancelled=cancelled),
+            lambda batches, cancelled: steer(job, cache, batches, cancelled=cancelled),
         )
 
     @app.post("/sweep")
     async def post_sweep(request: Request, job: SweepJob, lexiscope_client: str = Header("")) -> Response:
-        return await answer(
+        return await respond(
             request,
             lexiscope_client,
             1 + len(job.strengths),
-            lambda batches, cancelled: sweep(job, shelf, batches, cancelled=cancelled),
+            lambda batches, cancelled: sweep(job, cache, batches, cancelled=cancelled),
         )
 
     @app.post("/read")
     async def post_read(request: Request, job: ReadJob, lexiscope_client: str = Header("")) -> Response:
-        return await answer(
-            request, lexiscope_client, 1, lambda batches, cancelled: read(job, shelf, cancelled=cancelled)
+        return await respond(
+            request, lexiscope_client, 1, lambda batches, cancelled: read(job, cache, cancelled=cancelled)
         )
 
     return app
@@ -98,14 +92,20 @@ async def _first(events: AsyncIterator[Event]) -> Event:
     return await anext(events)
 
 
-async def _lines(first: Event, events: AsyncIterator[Event], turn: AsyncExitStack) -> AsyncIterator[str]:
-    """One event a line. The request's turn ends with it, also when the client hangs up."""
+async def _lines(first: Event, events: AsyncIterator[Event], stack: AsyncExitStack) -> AsyncIterator[str]:
+    """One event a line. The job ends with the response, also if the client disconnects."""
     try:
         yield first.model_dump_json() + "\n"
         async for event in events:
             yield event.model_dump_json() + "\n"
     finally:
-        await asyncio.shield(turn.aclose())
+        await asyncio.shield(stack.aclose())
+
+
+def _busy(scheduler: Scheduler) -> JSONResponse:
+    seconds = scheduler.retry_after
+    error = f"The model is busy: {len(scheduler.queue)} requests are waiting. Try again in {seconds} seconds."
+    return _error(429, error, {"retry-after": str(seconds)})
 
 
 def _error(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -1,7 +1,7 @@
-"""How the web server asks the model worker: over a unix domain socket or TCP, one connection a job.
+"""The web server's client of the model worker, over a unix domain socket or TCP, one connection for each job.
 
-async with client.ask(job) as events:        # WorkerRefused before anything is streamed
-    async for event in events: ...           # ends with `done`, `swept`, `read` or `error`, also when the worker dies half-way
+async with client.submit(job) as events:  # raises WorkerRefused before the first event
+    async for event in events: ...  # the last is `done`, `swept`, `read` or `error`, even if the worker dies
 """
 
 import asyncio
@@ -14,17 +14,20 @@ from pydantic import ValidationError
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
-from server.live.messages import EVENT, LAST, PATHS, Event, Health, Job
-from server.live.process import Worker, WorkerDown
-from server.live.records import SteerError
+from server.live.messages import EVENT, LAST_EVENTS, PATHS, Event, Job
+from server.live.process import WorkerDown, WorkerProcess
+from server.live.records import SteerError, WorkerHealth
 
 TIMEOUT = httpx.Timeout(5, read=None)
 JSON = {"content-type": "application/json"}
-DIED = "The model worker stopped in the middle of this request. What was written stands; the next request starts it again."
+DIED = (
+    "The model worker stopped during this request. The text generated so far is kept. "
+    "The next request starts the worker again."
+)
 
 
 class WorkerRefused(LexiscopeError):
-    """The worker did not take the job, or cannot be reached. `status` and `retry_after` are the answer's."""
+    """The worker rejected the job or cannot be reached. `status` and `retry_after` belong to the response."""
 
     def __init__(self, status: int, error: str, *, retry_after: str | None = None) -> None:
         super().__init__(error)
@@ -33,16 +36,16 @@ class WorkerRefused(LexiscopeError):
 
 
 class WorkerClient:
-    """Speaks to a worker this process owns, or to one at a URL (`http://host:port`, `unix:///path`)."""
+    """Connects to a worker that this process owns, or to one at a URL (`http://host:port`, `unix:///path`)."""
 
-    def __init__(self, worker: Worker | str) -> None:
-        self._worker = worker if isinstance(worker, Worker) else None
-        self.url = worker.url if isinstance(worker, Worker) else worker.rstrip("/")
+    def __init__(self, worker: WorkerProcess | str) -> None:
+        self._worker = worker if isinstance(worker, WorkerProcess) else None
+        self.url = worker.url if isinstance(worker, WorkerProcess) else worker.rstrip("/")
 
     @asynccontextmanager
-    async def ask(self, job: Job, *, client: str = "") -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of `job`; leaving the block cancels it. Requests of one `client` wait for its own first.
-        Raises WorkerRefused.
+    async def submit(self, job: Job, *, client: str = "") -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of `job`. Leaving the block cancels it. The requests of one `client` share its places in
+        the queue. Raises WorkerRefused.
         """
         await self._ensure()
         async with self._connection() as connection:
@@ -55,7 +58,7 @@ class WorkerClient:
                 await response.aclose()
 
     async def _send(
-        self, connection: httpx.AsyncClient, job: Job, client: str, *, again: bool = True
+        self, connection: httpx.AsyncClient, job: Job, client: str, *, retry: bool = True
     ) -> httpx.Response:
         request = connection.build_request(
             "POST",
@@ -67,27 +70,23 @@ class WorkerClient:
             return await connection.send(request, stream=True)
         except httpx.TransportError as error:
             refused = isinstance(error, httpx.ConnectError)
-            if self._worker is not None and again and (await asyncio.to_thread(self._worker.lost) or refused):
-                await (
-                    self._ensure()
-                )  # a socket whose process has just died may still take a connection, and drop it
-                return await self._send(connection, job, client, again=False)
+            # the socket of a process that has just died may still accept a connection and then drop it
+            died = self._worker is not None and retry and await asyncio.to_thread(self._worker.has_died)
+            if self._worker is not None and retry and (died or refused):
+                await self._ensure()
+                return await self._send(connection, job, client, retry=False)
             if refused:
-                raise WorkerRefused(
-                    503, f"No model worker answers at {self.url}.", retry_after="5"
-                ) from error
+                raise self._unreachable() from error
             raise WorkerRefused(503, DIED, retry_after="1") from error
 
-    async def health(self) -> Health:
+    async def health(self) -> WorkerHealth:
         """Raises WorkerRefused."""
         await self._ensure()
         async with self._connection() as connection:
             try:
-                return Health.model_validate_json((await connection.get("/healthz")).content)
+                return WorkerHealth.model_validate_json((await connection.get("/healthz")).content)
             except (httpx.TransportError, ValidationError) as error:
-                raise WorkerRefused(
-                    503, f"No model worker answers at {self.url}.", retry_after="5"
-                ) from error
+                raise self._unreachable() from error
 
     async def _ensure(self) -> None:
         if self._worker is None:
@@ -97,11 +96,13 @@ class WorkerClient:
         except WorkerDown as error:
             raise WorkerRefused(503, str(error), retry_after="5") from error
 
+    def _unreachable(self) -> WorkerRefused:
+        return WorkerRefused(503, f"No model worker responds at {self.url}.", retry_after="5")
+
     def _connection(self) -> httpx.AsyncClient:
         if self.url.startswith("unix://"):
-            transport = httpx.AsyncHTTPTransport(
-                uds=self.url.removeprefix("unix://"), verify=False
-            )  # no TLS on a socket file
+            path = self.url.removeprefix("unix://")
+            transport = httpx.AsyncHTTPTransport(uds=path, verify=False)  # a socket file has no TLS
             return httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=TIMEOUT)
         return httpx.AsyncClient(base_url=self.url, timeout=TIMEOUT, trust_env=False)
 
@@ -110,7 +111,7 @@ async def _refusal(response: httpx.Response) -> WorkerRefused:
     try:
         error = ErrorRecord.model_validate_json(await response.aread()).error
     except (httpx.TransportError, ValidationError):
-        error = f"The model worker answered {response.status_code}."
+        error = f"The model worker responded with status {response.status_code}."
     return WorkerRefused(response.status_code, error, retry_after=response.headers.get("retry-after"))
 
 
@@ -119,7 +120,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
         async for line in response.aiter_lines():
             event = EVENT.validate_json(line)
             yield event
-            if event.event in LAST:
+            if event.event in LAST_EVENTS:
                 return
     except (httpx.TransportError, ValidationError):
         pass

@@ -1,4 +1,4 @@
-"""Waiting on behalf of someone who may go away before the answer has begun."""
+"""Awaiting a result while watching whether the client is still connected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,25 +6,27 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-LOOK_EVERY = 0.05
+POLL_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled, and Gone raised, when the client of `request` hangs up first."""
+    """The result of `work`. Cancels it and raises ClientDisconnected if the client of `request` disconnects
+    first.
+    """
     task = asyncio.ensure_future(work)
     try:
         while True:
-            done, _ = await asyncio.wait({task}, timeout=LOOK_EVERY)
+            done, _ = await asyncio.wait({task}, timeout=POLL_SECONDS)
             if done:
                 return task.result()
             if await request.is_disconnected():
-                raise Gone
+                raise ClientDisconnected
     finally:
         if not task.done():
             task.cancel()

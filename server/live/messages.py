@@ -1,9 +1,9 @@
-"""What crosses the worker's socket: jobs in, with every name and path already resolved; events out, with
-features by id alone.
+"""Messages between the web server and the model worker: jobs, and events that refer to features by id.
 
-`POST /steer`, `/sweep` and `/read` take a job and answer one JSON event a line, `done`, `swept`, `read` or
-`error` last. What is wrong before the first event is an ErrorRecord with its status instead. `GET /healthz`
-answers WorkerHealth. The web server puts the names to features that the worker found (`server.attach_names`).
+`POST /steer`, `/sweep` and `/read` take a job, in which all names and paths are resolved, and respond with
+one JSON event a line; the last is `done`, `swept`, `read` or `error`. A job that is rejected before its first
+event gets an ErrorRecord with its status instead. `GET /healthz` responds with WorkerHealth. The web server
+adds the names of features that the worker found (`server.attach_names`).
 """
 
 from typing import Annotated, Literal
@@ -12,86 +12,91 @@ from pydantic import Field, TypeAdapter
 
 from lexiscope.records import FeatureRef, Record, Token
 from server.live.records import (
+    ControlEffect,
     ControlKind,
-    ControlNamed,
-    Mode,
-    NamedRun,
-    Part,
-    Sampling,
+    RunEffect,
     SteerDone,
     SteerEffect,
     SteerError,
     SteerResolved,
     SteerStep,
-    SteerSwept,
-    Unit,
-    WorkerHealth,
+    SweepCurve,
 )
+from server.live.requests import Mode, PositionRange, Sampling, Unit
 
 
-class Source(Record):
-    """One dictionary and what it reads."""
+class DictionaryPath(Record):
+    """One dictionary: the layer it reads and its checkpoint."""
 
     source: str
     layer: int
     checkpoint_path: str
     mean_norm: float | None = Field(
-        None, description="the layer's mean residual norm, where the checkpoint itself does not say"
+        None,
+        description="the layer's mean residual norm from the index; a value in the checkpoint overrides it",
     )
 
 
-class Located(Record):
-    """A feature with the dictionary it lives in. Layer and index stand in `feature`."""
+class LocatedFeature(Record):
+    """A feature and the checkpoint of its dictionary. Layer and index are in `feature`."""
 
     feature: FeatureRef
     checkpoint_path: str
-    mean_norm: float | None = Field(None, description="as in Source")
+    mean_norm: float | None = Field(None, description="as in DictionaryPath")
     max_activation: float | None = Field(
-        None, description="on the indexed text; what a clamp in multiples of the maximum needs"
+        None, description="on the indexed text; required by a clamp in multiples of the maximum"
     )
 
 
-class Intervention(Located):
-    """One feature and what is done to it (server.live.records.SteerFeature)."""
+class Intervention(LocatedFeature):
+    """One feature and the change to make (see `server.live.requests.SteerFeature`)."""
 
     mode: Mode
     strength: float = Field(0.0, allow_inf_nan=False)
     unit: Unit = "norm"
-    to: Located | None = None
-    where: Part = "all"
+    to: LocatedFeature | None = None
+    where: PositionRange = "all"
     positions: list[int] | None = None
-    when: Located | None = None
+    when: LocatedFeature | None = None
 
     @property
-    def pushed(self) -> Located:
-        """The feature whose direction is written; for a swap the one that takes over."""
+    def written(self) -> LocatedFeature:
+        """The feature whose direction is written: the feature itself, or the target of a swap."""
         return self.to or self
 
 
-class Controls(Record):
-    """What the controls are made of; the embedding needs nothing."""
+class ControlSources(Record):
+    """The features and dictionaries that control directions are taken from; the embedding control needs
+    none.
+    """
 
     random: list[list[FeatureRef]] = Field(
-        [], description="each: a feature of equal density for every intervention, of its dictionary"
+        [],
+        description="for each random control, one feature for each intervention, of the same dictionary "
+        "and of similar density",
     )
-    plain: list[Source] = Field(
-        [], description="the plain dictionary at each intervention's layer; empty where one is missing"
+    plain: list[DictionaryPath] = Field(
+        [], description="the plain dictionary at each intervention's layer; empty if any layer has none"
     )
 
 
 class SteerJob(Sampling):
-    """A steer with nothing left to look up."""
+    """A SteerRequest with names and paths resolved."""
 
     model: str
     model_path: str
     interventions: list[Intervention]
     prompt: str
     top_logprobs: int = 5
-    controls: Controls | None = None
-    moved: Source | None = Field(None, description="the dictionary to read what else changed with")
+    controls: ControlSources | None = None
+    moved: DictionaryPath | None = Field(
+        None, description="the dictionary that measures changes of other features"
+    )
 
 
 class SweepJob(Sampling):
+    """A SweepRequest with names and paths resolved."""
+
     model: str
     model_path: str
     interventions: list[Intervention]
@@ -100,31 +105,41 @@ class SweepJob(Sampling):
 
 
 class ReadJob(Record):
+    """A ReadRequest with names and paths resolved."""
+
     model: str
     model_path: str
     texts: list[str]
-    sources: list[Source]
-    follow: Located | None = None
+    sources: list[DictionaryPath]
+    follow: LocatedFeature | None = None
 
 
-# --- events with features by id alone ---
+Job = SteerJob | SweepJob | ReadJob
+PATHS: dict[type[Job], str] = {SteerJob: "/steer", SweepJob: "/sweep", ReadJob: "/read"}
+
+
+# --- events that refer to features by id ---
 
 
 class RawControl(Record):
+    """Control without the features' names."""
+
     kind: ControlKind
     feature_ids: list[str]
     kl: float
-    named: list[ControlNamed]
+    named: list[ControlEffect]
 
 
-class RawMoved(Record):
+class RawActivationChange(Record):
+    """ActivationChange without the feature's name."""
+
     id: str
     default: float
     steered: float
 
 
-class RawMeasured(Record):
-    """SteerMeasured before the features found by the worker are named."""
+class RawSteerMeasured(Record):
+    """SteerMeasured without the names of the features that the worker found."""
 
     event: Literal["measured"] = "measured"
     kl: list[float]
@@ -132,34 +147,34 @@ class RawMeasured(Record):
     kl_default_text: float
     perplexity_default: float
     perplexity_steered: float
-    named: list[NamedRun]
+    named: list[RunEffect]
     controls: list[RawControl]
     controls_missing: list[str]
     moved_source: str
-    rose: list[RawMoved]
-    fell: list[RawMoved]
+    rose: list[RawActivationChange]
+    fell: list[RawActivationChange]
 
 
-class RawReading(Record):
-    """One text through one dictionary, position by position."""
-
-    event: Literal["reading"] = "reading"
-    text: int
-    source: str
-    indices: list[list[int]] = Field(description="firing features of each position, strongest first")
-    values: list[list[float]]
-    error: list[float]
-    dense: list[float]
-
-
-class RawTokens(Record):
-    """First event of a reading."""
+class RawReadTokens(Record):
+    """First event of a reading: the tokens of each text."""
 
     event: Literal["tokens"] = "tokens"
     texts: list[list[Token]]
 
 
-class RawRead(Record):
+class RawReadLayer(Record):
+    """One text encoded by one dictionary, one entry for each position."""
+
+    event: Literal["reading"] = "reading"
+    text: int
+    source: str
+    indices: list[list[int]] = Field(description="active features of each position, highest activation first")
+    values: list[list[float]]
+    error: list[float]
+    dense: list[float]
+
+
+class RawReadDone(Record):
     """Last event of a reading."""
 
     event: Literal["read"] = "read"
@@ -170,20 +185,15 @@ Event = Annotated[
     SteerResolved
     | SteerStep
     | SteerEffect
-    | RawMeasured
+    | RawSteerMeasured
     | SteerDone
-    | SteerSwept
-    | RawTokens
-    | RawReading
-    | RawRead
+    | SweepCurve
+    | RawReadTokens
+    | RawReadLayer
+    | RawReadDone
     | SteerError,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-LAST = frozenset({"done", "swept", "read", "error"})
-"""the events that end a stream"""
-
-Job = SteerJob | SweepJob | ReadJob
-PATHS: dict[type[Job], str] = {SteerJob: "/steer", SweepJob: "/sweep", ReadJob: "/read"}
-
-Health = WorkerHealth
+LAST_EVENTS = frozenset({"done", "swept", "read", "error"})
+"""events that end a stream"""

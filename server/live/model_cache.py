@@ -1,9 +1,9 @@
-"""What the worker keeps in memory: language models and dictionaries by path, within one budget; the least
-recently used leaves first.
+"""Language models and dictionaries in memory, by path, within a budget. The least recently used are dropped
+first.
 
-A model or checkpoint that changed on disk is loaded afresh. Weights of dictionaries stored in float32 are
-mapped from their file, not read. Methods may be called from any thread; what a request holds stays usable
-after it has left the shelf.
+A model or checkpoint whose file has changed is loaded again. Dictionary weights stored in float32 are
+memory-mapped. Methods may be called from any thread. Objects that a job holds stay usable after they are
+dropped.
 """
 
 import threading
@@ -15,28 +15,32 @@ from typing import NamedTuple
 import torch
 
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.dictionary import Dictionary
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.tokens import Vocabulary
-from server.live.interventions import Loaded
+from server.live.interventions import LoadedDictionary
 
 Key = tuple[str, ...]
 
 
-class Shelved(NamedTuple):
-    """A language model with its vocabulary, ready to show tokens."""
+class CachedModel(NamedTuple):
+    """A language model with its vocabulary."""
 
     model: LanguageModel
     vocabulary: Vocabulary
 
 
 class NotLoadable(LexiscopeError):
-    """A model or checkpoint that the index points at and that cannot be loaded (any more)."""
+    """A model or checkpoint that the index refers to and that cannot be loaded."""
 
 
-class Shelf:
-    """`memory` bytes are a budget, not a wall: what was asked for last always fits."""
+class _Sized(NamedTuple):
+    item: CachedModel | LoadedDictionary
+    n_bytes: int
+
+
+class ModelCache:
+    """`memory` is the budget in bytes. The last item requested is kept even if it is larger."""
 
     def __init__(
         self, *, memory: int = 4 << 30, device: str | None = None, dtype: torch.dtype = torch.float32
@@ -44,101 +48,100 @@ class Shelf:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._memory = memory
         self._dtype = dtype
-        self._kept: OrderedDict[Key, tuple[Shelved | Loaded, int]] = OrderedDict()
+        self._items: OrderedDict[Key, _Sized] = OrderedDict()
         self._lock = threading.Lock()
         self._loading = threading.Lock()
 
     @property
     def models(self) -> list[str]:
+        """Paths of the models in memory."""
         with self._lock:
-            return [key[1] for key, (kept, _) in self._kept.items() if isinstance(kept, Shelved)]
+            return [key[1] for key, sized in self._items.items() if isinstance(sized.item, CachedModel)]
 
     @property
-    def used(self) -> int:
-        """Bytes of weights held."""
+    def n_bytes(self) -> int:
+        """Size of the weights in memory."""
         with self._lock:
-            return sum(size for _, size in self._kept.values())
+            return sum(sized.n_bytes for sized in self._items.values())
 
-    def has(self, model_path: str, model_id: str, checkpoint_paths: list[str]) -> bool:
-        """Nothing of these would have to be loaded."""
+    def has(self, model_path: str, model_id: str, checkpoints: list[str]) -> bool:
+        """Whether the model and all these dictionaries are in memory."""
         with self._lock:
-            wanted = [_model_key(model_path, model_id), *map(_dictionary_key, checkpoint_paths)]
-            return all(key in self._kept for key in wanted)
+            keys = [_model_key(model_path, model_id), *map(_dictionary_key, checkpoints)]
+            return all(key in self._items for key in keys)
 
-    def model(self, path: str, model_id: str) -> Shelved:
+    def prepare(self, model_path: str, model_id: str, checkpoints: list[str]) -> CachedModel:
+        """The model, after these dictionaries were loaded too. Raises NotLoadable."""
+        cached = self.model(model_path, model_id)
+        for path in checkpoints:
+            self.dictionary(path)
+        return cached
+
+    def model(self, path: str, model_id: str) -> CachedModel:
         """Raises NotLoadable."""
-        kept = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id))
-        assert isinstance(kept, Shelved)
-        return kept
+        item = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id))
+        assert isinstance(item, CachedModel)
+        return item
 
-    def dictionary(self, path: str) -> Loaded:
+    def dictionary(self, path: str) -> LoadedDictionary:
         """Raises NotLoadable."""
-        kept = self._get(_dictionary_key(path), lambda: self._load_dictionary(path))
-        assert isinstance(kept, Loaded)
-        return kept
+        item = self._get(_dictionary_key(path), lambda: self._load_dictionary(path))
+        assert isinstance(item, LoadedDictionary)
+        return item
 
-    def _get(self, key: Key, load: Callable[[], tuple[Shelved | Loaded, int]]) -> Shelved | Loaded:
-        found = self._look(key)
-        if found is not None:
-            return found
+    def _get(self, key: Key, load: Callable[[], _Sized]) -> CachedModel | LoadedDictionary:
+        item = self._look_up(key)
+        if item is not None:
+            return item
         with self._loading:
-            found = self._look(key)
-            if found is not None:
-                return found
+            item = self._look_up(key)
+            if item is not None:
+                return item
             try:
-                loaded, size = load()
+                loaded = load()
             except LexiscopeError as error:
                 raise NotLoadable(str(error)) from error
             with self._lock:
-                while self._kept and sum(size for _, size in self._kept.values()) + size > self._memory:
-                    self._kept.popitem(last=False)
-                self._kept[key] = (loaded, size)
-            return loaded
+                room = self._memory - loaded.n_bytes
+                while self._items and sum(sized.n_bytes for sized in self._items.values()) > room:
+                    self._items.popitem(last=False)
+                self._items[key] = loaded
+            return loaded.item
 
-    def _look(self, key: Key) -> Shelved | Loaded | None:
+    def _look_up(self, key: Key) -> CachedModel | LoadedDictionary | None:
         with self._lock:
-            if key not in self._kept:
+            if key not in self._items:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._items.move_to_end(key)
+            return self._items[key].item
 
-    def prepare(self, model_path: str, model_id: str, checkpoint_paths: list[str]) -> Shelved:
-        """The model, with these dictionaries loaded beside it. Raises NotLoadable."""
-        shelved = self.model(model_path, model_id)
-        for path in checkpoint_paths:
-            self.dictionary(path)
-        return shelved
-
-    def _load_model(self, path: str, model_id: str) -> tuple[Shelved, int]:
+    def _load_model(self, path: str, model_id: str) -> _Sized:
         model = load_language_model(path, model_id=model_id, device=str(self.device), dtype=self._dtype)
-        return Shelved(model, Vocabulary(model.tokenizer, model.vocab_size)), model.n_bytes
+        return _Sized(CachedModel(model, Vocabulary(model.tokenizer, model.vocab_size)), model.n_bytes)
 
-    def _load_dictionary(self, path: str) -> tuple[Loaded, int]:
+    def _load_dictionary(self, path: str) -> _Sized:
         checkpoint = load_checkpoint(Path(path), anchors=False)
         checkpoint.refuse_transcoder()
-        norm = checkpoint.details.get("mean_norm")
+        mean_norm = checkpoint.details.get("mean_norm")
         dictionary = checkpoint.dictionary.map(lambda tensor: tensor.to(self.device))
-        return Loaded(dictionary, None if norm is None else float(norm)), _size(dictionary)
+        n_bytes = sum(tensor.nbytes for tensor in dictionary.tensors().values())
+        return _Sized(LoadedDictionary(dictionary, None if mean_norm is None else float(mean_norm)), n_bytes)
 
 
 def _model_key(path: str, model_id: str) -> Key:
-    return ("model", path, model_id, _stamp(Path(path)))
+    return ("model", path, model_id, _last_change(Path(path)))
 
 
 def _dictionary_key(path: str) -> Key:
-    return ("dictionary", path, _stamp(Path(path)))
+    return ("dictionary", path, _last_change(Path(path)))
 
 
-def _stamp(path: Path) -> str:
-    """When a file, or any in a folder, last changed; empty for one that is not there (a hub's name, or gone:
-    loading says so).
+def _last_change(path: Path) -> str:
+    """The modification time of a file, or the latest in a folder. Empty if there is none: the path is a hub's
+    name, or loading will report that it is missing.
     """
     try:
         files = list(path.iterdir()) if path.is_dir() else [path]
         return str(max((file.stat().st_mtime_ns for file in files), default=0))
     except OSError:
         return ""
-
-
-def _size(dictionary: Dictionary) -> int:
-    return sum(tensor.nbytes for tensor in dictionary.tensors().values())

@@ -1,4 +1,4 @@
-"""The worker's process, as its owner sees it: started once, started again when it died, ended with its owner.
+"""The worker as a child process: started once, started again after it died, ended with its owner.
 
 with spawn_worker(settings) as worker:
     WorkerClient(worker) ...
@@ -30,8 +30,8 @@ class WorkerDown(LexiscopeError):
     """The worker process cannot be started."""
 
 
-class Worker:
-    """One worker process behind a unix domain socket that only this user may open. Methods may be called from
+class WorkerProcess:
+    """One worker process behind a unix domain socket that only this user can open. Methods may be called from
     any thread.
     """
 
@@ -56,34 +56,37 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The process under way, None when there is none."""
+        """The id of the running process, None if there is none."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process if none runs, and return at once; it answers some seconds later."""
+        """Start the process if it is not running. Returns at once; the worker responds some seconds later."""
         with self._lock:
             self._start()
 
     def ensure(self) -> None:
-        """Return when a process runs and answers; start one if the last has died. Raises WorkerDown."""
+        """Return when a process is running and responds. Starts one if the last has died. Raises
+        WorkerDown.
+        """
         with self._lock:
             process = self._start()
             deadline = time.monotonic() + START_SECONDS
             while not self._healthy:
                 if process.poll() is not None:
                     raise WorkerDown(
-                        f"The model worker ended with status {process.returncode} while it started; its log has the details."
+                        f"The model worker ended with status {process.returncode} during its start. "
+                        "See its log for details."
                     )
                 if time.monotonic() > deadline:
-                    raise WorkerDown(f"The model worker did not answer within {START_SECONDS:.0f} seconds.")
-                self._healthy = self._answers()
+                    raise WorkerDown(f"The model worker did not respond within {START_SECONDS:.0f} seconds.")
+                self._healthy = self._responds()
                 if not self._healthy:
                     time.sleep(0.05)
 
-    def lost(self) -> bool:
-        """Its socket refused or dropped a connection: has the process ended? Waited for, so that `ensure`
-        starts another.
+    def has_died(self) -> bool:
+        """Whether the process has ended, after its socket refused or dropped a connection. Waits for the end
+        of a process that is ending, so that `ensure` starts another.
         """
         process = self._process
         if process is not None:
@@ -92,7 +95,7 @@ class Worker:
         return process is None or process.poll() is not None
 
     def close(self) -> None:
-        """End the process and remove its socket. It is not started again."""
+        """End the process and remove its socket. It cannot be started again."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -118,21 +121,20 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         return self._process
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)
         try:
-            with httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(self.socket), verify=False), timeout=2
-            ) as client:
+            with httpx.Client(transport=transport, timeout=2) as client:
                 return client.get("http://worker/healthz").status_code == 200
         except httpx.TransportError:
             return False
 
 
-def spawn_worker(settings: Settings, *, wait: bool = True) -> Worker:
-    """A started worker, to be closed by its owner (`with`, or `close`). `wait=False` returns before it
-    answers. Raises WorkerDown.
+def spawn_worker(settings: Settings, *, wait: bool = True) -> WorkerProcess:
+    """A worker that its owner must close (`with`, or `close`). `wait=False` returns before it responds.
+    Raises WorkerDown.
     """
-    worker = Worker(settings)
+    worker = WorkerProcess(settings)
     try:
         worker.ensure() if wait else worker.start()
     except BaseException:

@@ -1,5 +1,5 @@
-"""Who is next: a bounded queue that is fair between clients. Each client's requests keep their order; clients
-take turns.
+"""A bounded queue that is fair between clients: each client's requests keep their order, and clients take
+turns.
 """
 
 import threading
@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 class QueueFull(Exception):
-    """As many requests wait as may, or as many of this client's."""
+    """The queue is full, or this client's half of it is."""
 
 
 class FairQueue(Generic[T]):
-    """`bound` requests may wait, and half of them (rounded up) of one client, so that nobody fills it for the
-    others.
+    """`bound` requests may wait. One client may have at most half of them, rounded up, so that no client can
+    fill the queue for the others.
     """
 
     def __init__(self, bound: int) -> None:
@@ -37,12 +37,14 @@ class FairQueue(Generic[T]):
             self._waiting.setdefault(client, deque()).append(item)
 
     def peek(self) -> T | None:
-        """The one who is next."""
+        """The next item, which stays in the queue."""
         with self._lock:
             return next(iter(self._waiting.values()))[0] if self._waiting else None
 
     def take(self, item: T) -> bool:
-        """Remove `item`, whose client then goes behind the other clients; False where it no longer waits."""
+        """Remove `item`; its client's next turn comes after the other clients'. False if it is not in the
+        queue.
+        """
         with self._lock:
             for client, own in self._waiting.items():
                 if item in own:

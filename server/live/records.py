@@ -1,239 +1,65 @@
-"""The records of the live model: what a steer, a sweep and a reading are asked with, and what they answer.
+"""The responses of the live model: events of a steer, the curve of a sweep, the reading of a text.
 
-A steer answers as a stream of events: `resolved`, then a `step` a token with one `effect` after the first,
-then `measured` and `done`; `error` ends it at any place. A position is counted from 0 at the prompt's first
-token (BOS before it is never touched or read); generated tokens go on counting.
+A steer responds with a stream of events: `resolved`, then one `step` a token with one `effect` after the
+first step, then `measured` and `done`. An `error` event may end the stream at any point.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field
 
 from lexiscope.records import FeatureRef, Record, ScoredToken, Token
+from server.live.requests import Unit
 
-Mode = Literal["add", "orthogonal", "clamp", "scale", "ablate", "swap"]
-Unit = Literal["norm", "max", "activation", "factor"]
-Part = Literal["all", "prompt", "generated"]
 ControlKind = Literal["embedding", "random", "plain"]
-
-UNITS: dict[Mode, tuple[Unit, ...]] = {
-    "add": ("norm",),
-    "orthogonal": ("norm",),
-    "clamp": ("max", "activation"),
-    "scale": ("factor",),
-    "ablate": ("factor",),
-    "swap": ("factor",),
-}
-"""the units of each mode's strength, the default first"""
-STRENGTH: dict[Mode, float] = {
-    "add": 0.5,
-    "orthogonal": 0.5,
-    "clamp": 1.0,
-    "scale": 2.0,
-    "ablate": 0.0,
-    "swap": 1.0,
-}
-"""where none is given"""
-MAX_STRENGTH, MAX_ACTIVATION = 10.0, 100_000.0
-TYPICAL, OFF_MANIFOLD = 0.5, 1.0
-"""fractions of the mean residual norm: where typical additions begin, and where the model leaves what it has
-seen
-"""
-
-Strength = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_ACTIVATION, le=MAX_ACTIVATION)]
+RowEnd = Literal["length", "stop", "end"]
 
 
-class FeatureChoice(Record):
-    """A feature by `id`, or by the `token` that names it (its text with its space, or its id) and the
-    `layer`.
-    """
-
-    id: Annotated[str, Field(max_length=500)] | None = Field(None, description="model/source/index")
-    token: StrictInt | Annotated[str, Field(max_length=200)] | None = Field(
-        None, description="a token's text (exact, with its space) or its id"
-    )
-    layer: int | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.id is None) == (self.token is None):
-            raise ValueError(
-                "name each feature either by `id` (model/source/index) or by `token`, with a `layer`"
-            )
-        return self
+# --- steer ---
 
 
-class SteerFeature(FeatureChoice):
-    """One intervention: x' = x + Δ at the feature's layer, what the dictionary does not explain left as it
-    is.
-    """
-
-    mode: Mode = Field(
-        "add",
-        description="add: along the direction; orthogonal: the same, the norm kept; clamp: set the activation; "
-        "scale: multiply it; ablate: take it away; swap: give it to the feature `to`",
-    )
-    strength: Strength | None = Field(
-        None,
-        description="add, orthogonal: fraction of the layer's mean residual norm (0.5); clamp: in `unit` (1); "
-        "scale: factor of the activation (2); swap: factor of what is handed on (1); ablate: ignored",
-    )
-    unit: Unit | None = Field(
-        None,
-        description="of a clamp's strength: max (multiples of the feature's maximum, the default) or activation",
-    )
-    to: FeatureChoice | None = Field(None, description="swap: the feature that takes over")
-    where: Part = Field(
-        "all",
-        description="prompt: on its tokens; generated: on the tokens written, so from the second one on",
-    )
-    positions: list[Annotated[int, Field(ge=0, lt=1_000_000)]] | None = Field(
-        None, min_length=1, max_length=1024, description="only there, whatever `where` says"
-    )
-    when: FeatureChoice | None = Field(
-        None, description="only where this feature fires, of the same or an earlier layer"
-    )
-
-    @model_validator(mode="after")
-    def _fits_its_mode(self) -> Self:
-        if self.unit is not None and self.unit not in UNITS[self.mode]:
-            raise ValueError(
-                f"the strength of {self.mode} is given in {' or '.join(UNITS[self.mode])}, not in {self.unit}"
-            )
-        if (self.to is not None) != (self.mode == "swap"):
-            raise ValueError("swap needs `to`, the feature that takes over; no other mode has one")
-        if self.strength is not None and self.unit != "activation" and abs(self.strength) > MAX_STRENGTH:
-            raise ValueError(
-                f"strength {self.strength:g} is beyond ±{MAX_STRENGTH:g} (above ±{OFF_MANIFOLD:g} is off the manifold already)"
-            )
-        return self
-
-
-class Sampling(Record):
-    """How tokens are drawn. Both rows use the same random numbers."""
-
-    max_tokens: int = Field(48, ge=1, le=256)
-    temperature: float = Field(
-        0.8, ge=0, le=5, allow_inf_nan=False, description="0 takes the likeliest token"
-    )
-    top_k: int = Field(0, ge=0, le=1_000_000, description="draw among the k likeliest tokens; 0: among all")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="draw among the likeliest tokens that hold this share of the probability"
-    )
-    frequency_penalty: float = Field(
-        0.0,
-        ge=-2,
-        le=2,
-        allow_inf_nan=False,
-        description="taken off a token's logit for each time the row has written it",
-    )
-    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
-        [], max_length=8, description="a row ends before the first of these texts"
-    )
-    seed: int = Field(0, ge=-(2**63), lt=2**63)
-
-
-class SteerRequest(Sampling):
-    model: str = Field(max_length=200)
-    prompt: str = Field(min_length=1, max_length=20_000)
-    features: list[SteerFeature] = Field(min_length=1, max_length=32)
-    top_logprobs: int = Field(5, ge=0, le=20, description="alternatives given with each new token")
-    controls: bool = Field(
-        False, description="also measure the same change along other directions; an effect must beat them"
-    )
-
-
-class SweepRequest(Sampling):
-    """The same steer at several strengths, as rows of one batch."""
-
-    model: str = Field(max_length=200)
-    prompt: str = Field(min_length=1, max_length=20_000)
-    features: list[SteerFeature] = Field(min_length=1, max_length=32)
-    strengths: list[Strength] = Field(
-        [-1.0, -0.5, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5],
-        min_length=1,
-        max_length=16,
-        description="each is set as the strength of every intervention, in the unit of its mode",
-    )
-    max_tokens: int = Field(32, ge=1, le=256)
-
-    @model_validator(mode="after")
-    def _can_be_swept(self) -> Self:
-        units = {(one.mode, one.unit) for one in self.features}
-        if len(units) > 1 or self.features[0].mode == "ablate":
-            raise ValueError(
-                "a sweep needs interventions of one mode and unit, of a mode that has a strength (not ablate)"
-            )
-        if self.features[0].unit != "activation" and max(map(abs, self.strengths)) > MAX_STRENGTH:
-            raise ValueError(f"strengths go from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}")
-        return self
-
-
-class ReadRequest(Record):
-    """Texts to read: one, or two to tell apart."""
-
-    model: str = Field(max_length=200)
-    text: str = Field(min_length=1, max_length=20_000)
-    contrast: Annotated[str, Field(min_length=1, max_length=20_000)] | None = Field(
-        None, description="a second text to tell apart from the first"
-    )
-    sources: list[Annotated[str, Field(max_length=200)]] = Field(
-        [], max_length=64, description="dictionaries to read with; empty: the one set that covers most layers"
-    )
-    subtract_mean: bool = Field(
-        True, description="the table shows what stands out of the text's own mean code (arXiv 2606.27941)"
-    )
-    min_cosine: float = Field(
-        0.0, ge=-1, le=1, description="the table leaves out names whose cosine is lower"
-    )
-    feature: Annotated[str, Field(max_length=500)] | None = Field(
-        None, description="one feature to follow through the text, firing or not"
-    )
-    top: int = Field(
-        20, ge=1, le=100, description="features listed for the whole text, and on each side of a contrast"
-    )
-
-
-# --- what a steer answers ---
-
-
-class Meant(Record):
-    """Which feature a request meant, and the others that carry the same name (best-evidenced first)."""
+class ResolvedFeature(Record):
+    """The feature that a request selected, and the other features with the same name, best evidence first."""
 
     feature: FeatureRef
     others: list[FeatureRef] = Field([])
 
 
 class SteerResolved(Record):
-    """First event: which features the request meant."""
+    """First event: the features that the request selected."""
 
     event: Literal["resolved"] = "resolved"
     features: list[FeatureRef]
-    meant: list[Meant] = Field(
-        [], description="one an intervention: its feature, and the others of the name it was asked by"
+    meant: list[ResolvedFeature] = Field(
+        [],
+        description="for each intervention, its feature and the other features of the name it was given by",
     )
     prompt_tokens: list[Token]
 
 
-class Generated(Record):
-    """One new token of one row, as the stream carries it."""
+class GeneratedToken(Record):
+    """One generated token of one row."""
 
     token: Token
     text: str = Field(
-        description="new text since the last event; a character split over tokens arrives whole"
+        description="text added since the last event; a character made of several tokens comes with the last"
     )
-    logprob: float = Field(description="the row's own, before temperature, penalty and cuts")
-    top: list[ScoredToken] = Field([], description="the likeliest tokens there with their log-probabilities")
+    logprob: float = Field(description="log-probability before temperature, penalty, top k and top p")
+    top: list[ScoredToken] = Field([], description="the most likely tokens there and their log-probabilities")
 
 
 class SteerStep(Record):
+    """The next token of each row; null for a row that has ended."""
+
     event: Literal["step"] = "step"
-    default: Generated | None
-    steered: Generated | None
+    default: GeneratedToken | None
+    steered: GeneratedToken | None
 
 
-class NamedEffect(Record):
-    """What the steer did to a named token at the first generated position. Rank 0 is the likeliest."""
+class FirstTokenEffect(Record):
+    """Effect on the probability of a feature's name at the first generated position. Rank 0 is the most
+    likely token.
+    """
 
     feature: FeatureRef
     mode: str
@@ -245,58 +71,63 @@ class NamedEffect(Record):
 
 
 class SteerEffect(Record):
+    """Effect at the first generated position."""
+
     event: Literal["effect"] = "effect"
     kl_first: float = Field(description="KL(steered ‖ default) at the first generated position, nats")
-    effects: list[NamedEffect]
+    effects: list[FirstTokenEffect]
 
 
-class NamedRun(Record):
-    """A named token over the whole run: means over the positions of the default row's text, as each model
-    would go on there.
+class RunEffect(Record):
+    """Effect on the probability of a feature's name over the whole run: means over the positions of the
+    default row's text, under each model.
     """
 
     feature: FeatureRef
     probability_default: float
     probability_steered: float
     rank_default: float = Field(description="median")
-    rank_steered: float
+    rank_steered: float = Field(description="median")
     beats_controls: bool | None = Field(
         None,
-        description="the probability moves the way it was asked to, and further than under every control; absent without controls",
+        description="whether the probability changes in the direction requested, and by more than under "
+        "every control and more than rounding; absent without controls",
     )
 
 
-class ControlNamed(Record):
+class ControlEffect(Record):
+    """Effect of a control on the probability of a feature's name."""
+
     feature: FeatureRef
-    probability_first: float
-    probability: float = Field(description="mean over the run, as in NamedRun")
-    rank: float
+    probability_first: float = Field(description="at the first generated position")
+    probability: float = Field(description="mean over the run, as in RunEffect")
+    rank: float = Field(description="median over the run")
 
 
 class Control(Record):
-    """The same change, equally long at every position, along another direction."""
+    """A change of the same length at every position, along another direction."""
 
     kind: ControlKind = Field(
-        description="embedding: the name's row of W_E; random: a feature of equal density; plain: the plain dictionary's nearest"
+        description="embedding: the name's row of W_E; random: a feature of similar density; "
+        "plain: the nearest feature of the plain dictionary"
     )
     features: list[FeatureRef] = Field(
-        description="whose direction was used, one an intervention; empty for the embedding"
+        description="the features whose directions were used, one for each intervention; empty for the "
+        "embedding"
     )
-    kl: float = Field(description="KL(control ‖ default), mean over the run")
-    named: list[ControlNamed]
+    kl: float = Field(description="KL(control ‖ default), mean over the run, nats")
+    named: list[ControlEffect]
 
 
-class Moved(FeatureRef):
-    """Another feature's mean activation over the default row's generated positions, in the two models."""
+class ActivationChange(FeatureRef):
+    """Mean activation of another feature over the default row's generated positions, in both models."""
 
     default: float
     steered: float
 
 
 class SteerMeasured(Record):
-    """What the steer did over the whole run, read in one pass over the finished texts, each token given
-    (teacher-forced).
-    """
+    """Effects over the whole run, measured in one teacher-forced pass over the finished texts."""
 
     event: Literal["measured"] = "measured"
     kl: list[float] = Field(
@@ -304,39 +135,41 @@ class SteerMeasured(Record):
     )
     kl_mean: float = Field(description="mean of `kl`")
     kl_default_text: float = Field(
-        description="mean KL(steered ‖ default) over the default row's text, which the controls are measured on"
+        description="mean KL(steered ‖ default) over the default row's text, as for the controls"
     )
     perplexity_default: float = Field(description="of the default row's text under the unsteered model")
     perplexity_steered: float = Field(description="of the steered row's text under the unsteered model")
-    named: list[NamedRun]
+    named: list[RunEffect]
     controls: list[Control] = Field([])
-    controls_missing: list[str] = Field([], description="controls that could not be made, and why")
-    moved_source: str = Field("", description="the dictionary that `rose` and `fell` were read with")
-    rose: list[Moved] = Field([])
-    fell: list[Moved] = Field([])
+    controls_missing: list[str] = Field([], description="controls that could not be made, with the reason")
+    moved_source: str = Field("", description="the dictionary used for `rose` and `fell`")
+    rose: list[ActivationChange] = Field([], description="features whose mean activation rose most")
+    fell: list[ActivationChange] = Field([], description="features whose mean activation fell most")
 
 
 class SteerDone(Record):
-    """Last event; `default_text` and `steered_text` are whole."""
+    """Last event, with both complete texts."""
 
     event: Literal["done"] = "done"
     default_text: str
     steered_text: str
-    default_end: Literal["length", "stop", "end"] = Field(
-        "length", description="why the row ended: as asked, at a stop text, at the end of text"
+    default_end: RowEnd = Field(
+        "length", description="why the row ended: at max_tokens, before a stop text, at the end-of-text token"
     )
-    steered_end: Literal["length", "stop", "end"] = "length"
+    steered_end: RowEnd = "length"
     tokens_per_second: float
 
 
 class SteerError(Record):
+    """Last event of a request that failed."""
+
     event: Literal["error"] = "error"
     status: int
     error: str
 
 
-class SteerAnswer(Record):
-    """A whole steer at once: the stream's events but the steps."""
+class SteerResponse(Record):
+    """The events of a steer in one response, without the steps."""
 
     resolved: SteerResolved
     effect: SteerEffect
@@ -344,143 +177,151 @@ class SteerAnswer(Record):
     done: SteerDone
 
 
-# --- what a sweep answers ---
+# --- sweep ---
 
 
-class SweepNamed(Record):
+class SweepEffect(Record):
+    """Effect of one strength on the probability of a feature's name."""
+
     feature: FeatureRef
-    probability_first: float
+    probability_first: float = Field(description="at the first generated position")
     probability: float = Field(description="mean over the positions of the default row's text")
-    rank_first: int
+    rank_first: int = Field(description="at the first generated position; 0 is the most likely token")
 
 
 class SweepPoint(Record):
+    """One strength of a sweep."""
+
     strength: float
-    named: list[SweepNamed]
-    kl_first: float
+    named: list[SweepEffect]
+    kl_first: float = Field(description="KL(steered ‖ default) at the first generated position, nats")
     kl: float = Field(description="mean KL(steered ‖ default) over this row's own text, nats")
     perplexity: float = Field(description="of this row's text under the unsteered model")
     distinct: float = Field(
-        description="distinct tokens over tokens written: a row that repeats itself is low"
+        description="distinct tokens divided by generated tokens; low for repetitive text"
     )
     text: str
 
 
-class SteerSwept(Record):
-    """A dose-response curve; `default` is strength 0, the unsteered row of the same batch."""
+class SweepCurve(Record):
+    """A dose-response curve. `default` is the unsteered row, which a strength of 0 equals exactly."""
 
     event: Literal["swept"] = "swept"
     unit: Unit
     default: SweepPoint
     points: list[SweepPoint]
-    sweet_spot: float | None = Field(None, description="a strength of `points`; see `rule`")
-    rule: str
+    sweet_spot: float | None = Field(None, description="the strength of `points` selected by `rule`")
+    rule: str = Field(description="how the sweet spot is selected")
 
 
-class SweepAnswer(Record):
+class SweepResponse(Record):
+    """A dose-response curve and the features it is about."""
+
     resolved: SteerResolved
-    swept: SteerSwept
+    swept: SweepCurve
 
 
-# --- what a reading answers ---
+# --- read ---
 
 
-class Firing(FeatureRef):
-    """A feature where it fires. `value` is the activation, or what the field that holds it says."""
+class TokenFiring(Record):
+    """One feature that is active on one token."""
 
-    value: float
-
-
-class Fired(Record):
-    """One firing of one token: the feature stands in the layer's `features`, at place `feature`."""
-
-    feature: int
-    value: float
+    feature: int = Field(description="index into the layer's `features`")
+    value: float = Field(description="its activation, or the value that the containing field describes")
 
 
 class ReadToken(Record):
-    """One position read by one dictionary."""
+    """One token encoded by one dictionary."""
 
-    error: float = Field(description="‖x − x̂‖ / ‖x‖: what the dictionary leaves unexplained")
-    dense: float = Field(description="‖dense path‖ / ‖x‖: what goes through no named feature")
-    fired: list[Fired] = Field(description="every firing feature, strongest first")
-    best: Fired | None = Field(
+    error: float = Field(description="‖x − x̂‖ / ‖x‖: the part that the dictionary does not reconstruct")
+    dense: float = Field(description="‖dense path‖ / ‖x‖: the part that goes through no named feature")
+    fired: list[TokenFiring] = Field(description="all active features, highest activation first")
+    best: TokenFiring | None = Field(
         None,
-        description="the table's cell: the top one after the mean code was subtracted, or raw; value accordingly",
+        description="the table's cell: the feature with the highest activation after the mean code was "
+        "subtracted (or without subtraction), with that value",
     )
 
 
 class ReadLayer(Record):
-    """One dictionary's reading of one text."""
+    """One text encoded by one dictionary."""
 
     source: str
     layer: int
     recipe: str
-    features: list[FeatureRef] = Field(description="every feature that fires in the text")
+    features: list[FeatureRef] = Field(description="all features that are active in the text")
     tokens: list[ReadToken]
-    error: float = Field(description="mean of the tokens'")
+    error: float = Field(description="mean of the tokens' errors")
 
 
-class Summed(FeatureRef):
-    """A feature over a whole text."""
+class MeanActivation(FeatureRef):
+    """One feature over a whole text."""
 
     value: float = Field(description="mean activation over the text's tokens")
-    share: float = Field(description="share of the text's tokens on which it fires")
+    share: float = Field(description="share of the text's tokens on which it is active")
 
 
 class ReadText(Record):
-    """One text through the dictionaries."""
+    """One text encoded by the dictionaries."""
 
     tokens: list[Token]
     layers: list[ReadLayer]
-    top: dict[str, list[Summed]] = Field(
-        description="source → features with the highest mean activation in the whole text"
+    top: dict[str, list[MeanActivation]] = Field(
+        description="for each source, the features with the highest mean activation in the text"
     )
 
 
-class Contrast(FeatureRef):
-    """A feature that tells two texts apart."""
+class ContrastFeature(FeatureRef):
+    """One feature whose mean activation differs between two texts."""
 
     difference: float = Field(
-        description="mean activation in the first text minus in the second, over the larger of the two texts' maxima"
+        description="mean activation in the first text minus mean activation in the second, divided by the "
+        "maximum activation in either text"
     )
     first: float = Field(description="mean activation in the first text")
-    second: float
-    share_first: float = Field(description="share of its tokens on which it fires")
-    share_second: float
+    second: float = Field(description="mean activation in the second text")
+    share_first: float = Field(description="share of the first text's tokens on which it is active")
+    share_second: float = Field(description="share of the second text's tokens on which it is active")
 
 
-class Followed(Record):
-    """One feature through each text: its activation at each token, 0 where it is silent."""
+class FollowedFeature(Record):
+    """The activation of one feature at every token of each text, 0 where it is not active."""
 
     feature: FeatureRef
-    values: list[list[float]] = Field(description="one list a text")
-    max_activation: float = Field(description="the highest on the indexed corpus")
+    values: list[list[float]] = Field(description="one list for each text")
+    max_activation: float = Field(description="highest activation on the indexed text")
 
 
-class ReadAnswer(Record):
-    """`/read`"""
+class ReadResponse(Record):
+    """Texts encoded by dictionaries, with the features' names."""
 
     model: str
     subtract_mean: bool
     texts: list[ReadText]
-    contrast: dict[str, list[Contrast]] = Field(
-        {}, description="source → features that tell the texts apart, the first text's first"
+    contrast: dict[str, list[ContrastFeature]] = Field(
+        {},
+        description="for each source, the features that differ most between the texts; those higher in the "
+        "first text come first",
     )
-    followed: Followed | None = None
+    followed: FollowedFeature | None = None
+
+
+# --- worker ---
 
 
 class WorkerHealth(Record):
-    """The model worker's state."""
+    """The state of the model worker."""
 
     ok: Literal[True] = True
-    running: int = Field(description="requests under way")
+    running: int = Field(description="requests in progress")
     waiting: int = Field(description="requests in the queue")
-    queue: int = Field(description="requests that may wait before 429")
-    served: int = Field(description="requests begun since the worker started")
+    queue: int = Field(description="capacity of the queue; beyond it requests get status 429")
+    served: int = Field(description="requests started since the worker started")
     tokens_per_second: float = Field(
-        description="tokens written in the last ten seconds of work, all rows counted, a second; 0 before the first"
+        description="generated tokens of all rows per second, over the last ten seconds of work; 0 before "
+        "the first request"
     )
     models: list[str] = Field(description="paths of the models in memory")
-    memory_bytes: int = Field(0, description="weights held by them and by the dictionaries")
+    memory_bytes: int = Field(0, description="size of the weights of models and dictionaries in memory")
     device: str = "cpu"

@@ -12,8 +12,9 @@ TOO_SMALL = """[...document.querySelectorAll("body *")].filter(e =>
     e.checkVisibility() && !["SCRIPT", "OPTION", "TEMPLATE", "title"].includes(e.tagName)
     && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())
     && parseFloat(getComputedStyle(e).fontSize) < 14).map(e => e.outerHTML.slice(0, 80))"""
-NAMELESS = """[...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, main a")].filter(e =>
-    e.checkVisibility() && !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).map(e => e.outerHTML.slice(0, 80))"""
+NAMELESS = """[...document.querySelectorAll("input:not([type=hidden]), select, textarea, button, main a")]
+    .filter(e => e.checkVisibility() && !(e.labels?.length || e.textContent.trim() || e.ariaLabel))
+    .map(e => e.outerHTML.slice(0, 80))"""
 
 PATHS = [
     "/",

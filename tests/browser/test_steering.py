@@ -7,23 +7,23 @@ import pytest
 
 from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
 from server.live.records import (
+    ActivationChange,
     Control,
-    ControlNamed,
-    Generated,
-    Meant,
-    Moved,
-    NamedEffect,
-    NamedRun,
+    ControlEffect,
+    FirstTokenEffect,
+    GeneratedToken,
+    ResolvedFeature,
+    RunEffect,
     SteerDone,
     SteerEffect,
     SteerError,
     SteerMeasured,
     SteerResolved,
     SteerStep,
-    SteerSwept,
-    SweepAnswer,
-    SweepNamed,
+    SweepCurve,
+    SweepEffect,
     SweepPoint,
+    SweepResponse,
 )
 
 pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
@@ -40,7 +40,7 @@ FEATURE = FeatureRef(
     verdict="reads",
     density=0.01,
 )
-EFFECT = NamedEffect(
+EFFECT = FirstTokenEffect(
     feature=FEATURE,
     mode="add",
     strength=0.5,
@@ -68,7 +68,7 @@ def answer(page, **kwargs):
 
 
 def step(default, steered):
-    row = lambda text: Generated(token=NAME, text=text, logprob=-0.5)
+    row = lambda text: GeneratedToken(token=NAME, text=text, logprob=-0.5)
     return SteerStep(default=row(default), steered=row(steered))
 
 
@@ -161,7 +161,7 @@ def measured(*, beats):
         perplexity_default=12.5,
         perplexity_steered=33.25,
         named=[
-            NamedRun(
+            RunEffect(
                 feature=FEATURE,
                 probability_default=0.001,
                 probability_steered=0.21,
@@ -175,13 +175,13 @@ def measured(*, beats):
                 kind=kind,
                 features=[] if kind == "embedding" else [FEATURE],
                 kl=0.7,
-                named=[ControlNamed(feature=FEATURE, probability_first=0.1, probability=p, rank=7)],
+                named=[ControlEffect(feature=FEATURE, probability_first=0.1, probability=p, rank=7)],
             )
             for kind, p in (("embedding", 0.19), ("random", 0.002))
         ],
         controls_missing=["plain: none here"],
         moved_source="2-vasae",
-        rose=[Moved(**FEATURE.model_dump(), default=0.25, steered=3.5)],
+        rose=[ActivationChange(**FEATURE.model_dump(), default=0.25, steered=3.5)],
     )
 
 
@@ -190,7 +190,7 @@ def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_be
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
         SteerResolved(
-            features=[FEATURE], meant=[Meant(feature=FEATURE, others=others)], prompt_tokens=[NAME]
+            features=[FEATURE], meant=[ResolvedFeature(feature=FEATURE, others=others)], prompt_tokens=[NAME]
         ),
         step(" a", " Paris"),
         SteerEffect(kl_first=0.5, effects=[EFFECT]),
@@ -214,7 +214,7 @@ def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_be
 
 
 def test_alternatives_of_a_token_are_told_on_hover(page):
-    drawn = Generated(
+    drawn = GeneratedToken(
         token=NAME, text=" Paris", logprob=-0.5, top=[ScoredToken(id=9, shown="␣London", score=-0.25)]
     )
     body = stream(
@@ -265,7 +265,7 @@ def test_every_part_of_an_intervention_and_of_drawing_is_sent(page):
 
 def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
     def point(strength, p):
-        named = [SweepNamed(feature=FEATURE, probability_first=p, probability=p, rank_first=1)]
+        named = [SweepEffect(feature=FEATURE, probability_first=p, probability=p, rank_first=1)]
         return SweepPoint(
             strength=strength,
             named=named,
@@ -276,14 +276,14 @@ def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
             text=f"text at {strength}",
         )
 
-    swept = SteerSwept(
+    swept = SweepCurve(
         unit="norm",
         default=point(0.0, 0.01),
         points=[point(0.5, 0.1), point(1.5, 0.4)],
         sweet_spot=0.5,
         rule="The rule.",
     )
-    body = SweepAnswer(
+    body = SweepResponse(
         resolved=SteerResolved(features=[FEATURE], prompt_tokens=[NAME]), swept=swept
     ).model_dump_json()
     page.route(

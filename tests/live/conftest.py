@@ -11,6 +11,7 @@ from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from server import create_app
 from server.live import WorkerClient, spawn_worker
+from server.live.model_cache import ModelCache
 from store import Place, Store
 from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
 from tests.store import synthetic
@@ -62,6 +63,11 @@ def model(tiny) -> LanguageModel:
     return load_language_model(tiny.model_path, model_id="tiny")
 
 
+@pytest.fixture(scope="session")
+def model_cache() -> ModelCache:
+    return ModelCache()
+
+
 @pytest.fixture(scope="module")
 def worker():
     with spawn_worker(Settings()) as running:
@@ -80,7 +86,7 @@ def ask(worker):
     """All events of one job, through the process."""
 
     async def events(job):
-        async with WorkerClient(worker).ask(job) as stream:
+        async with WorkerClient(worker).submit(job) as stream:
             return [event async for event in stream]
 
     return lambda job: finish(events(job))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lexiscope.records import FeatureRef, Token
-from server.live import Intervention, Located, Source, SteerJob
-from server.live.batches import Batches, Pause, Work
+from server.live import DictionaryPath, Intervention, LocatedFeature, SteerJob
+from server.live.generation import Batches, JobSteps, Pause
 from server.live.messages import Event
 
 D, WIDTH, VOCAB, CONTEXT, MEAN_NORM = 32, 48, 300, 512, 5.0
@@ -37,11 +37,11 @@ class Tiny(NamedTuple):
             density=0.1,
         )
 
-    def at(self, layer: int, index: int) -> Located:
-        return Located(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer])
+    def at(self, layer: int, index: int) -> LocatedFeature:
+        return LocatedFeature(feature=self.ref(layer, index), checkpoint_path=self.checkpoints[layer])
 
-    def source(self, layer: int) -> Source:
-        return Source(source=f"{layer}-random", layer=layer, checkpoint_path=self.checkpoints[layer])
+    def source(self, layer: int) -> DictionaryPath:
+        return DictionaryPath(source=f"{layer}-random", layer=layer, checkpoint_path=self.checkpoints[layer])
 
     def does(self, layer: int, index: int, mode: str, strength: float = 0.0, **given) -> Intervention:
         return Intervention(
@@ -66,7 +66,7 @@ def within_rounding(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
 
 
-def events_of(work: Work, batches: Batches | None = None) -> Iterator[Event]:
+def events_of(work: JobSteps, batches: Batches | None = None) -> Iterator[Event]:
     """The events of one job that has the models for itself."""
     batches = batches or Batches()
     for found in work:

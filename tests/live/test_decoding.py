@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lexiscope.language_model import load_language_model
-from server.live.decoding import Batch
+from server.live.generation.padded_batch import PaddedBatch
 from tests.live.jobs import within_rounding
 
 PROMPTS = ("Once upon a time", "A", "The little girl went to the garden and saw a big red")
@@ -67,7 +67,7 @@ def alone(model, text, n):
 
 
 def test_rows_that_join_and_leave_half_way_write_what_they_write_alone(model):
-    batch, written = Batch(model), {text: [] for text in PROMPTS}
+    batch, written = PaddedBatch(model), {text: [] for text in PROMPTS}
     here: list[str] = []
 
     def draw(logits):
@@ -101,7 +101,7 @@ def test_rows_that_join_and_leave_half_way_write_what_they_write_alone(model):
 
 
 def test_the_logits_of_a_padded_row_are_those_without_padding(model):
-    batch = Batch(model)
+    batch = PaddedBatch(model)
     batch.join(prompt(model, PROMPTS[2]))
     batch.join(prompt(model, PROMPTS[0]))
     logits = batch.step(torch.tensor([5, 7]))
@@ -110,7 +110,7 @@ def test_the_logits_of_a_padded_row_are_those_without_padding(model):
 
 
 def test_a_row_may_be_written_up_to_the_last_position_of_the_context(model):
-    batch = Batch(model)
+    batch = PaddedBatch(model)
     batch.join(prompt(model, "a" * (model.context_length - 4)))
     batch.join(prompt(model, "b"))
     for _ in range(3):
@@ -125,11 +125,11 @@ def test_equal_rows_agree_up_to_rounding_whatever_the_shape_of_the_batch(model, 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        single = Batch(model)
+        single = PaddedBatch(model)
         single.join(prompt(model, PROMPTS[0]))
         expected = [single.step(torch.tensor([token]))[0] for token in (5, 9, 11)]
         for rows in range(1, 9):
-            batch = Batch(model)
+            batch = PaddedBatch(model)
             batch.join(prompt(model, PROMPTS[2]))
             batch.join(prompt(model, PROMPTS[0], rows=rows))
             for token, alone in zip((5, 9, 11), expected, strict=True):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.live.detokenise import Detokeniser
+from server.live.generation.detokenise import Detokeniser
 
 
 def decode(tokens):

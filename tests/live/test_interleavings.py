@@ -9,20 +9,14 @@ import torch
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
-from server.live.batches import Batches, Pause
-from server.live.generation import steer
+from server.live.generation import Batches, Pause
 from server.live.interventions import Cancelled
-from server.live.model_cache import Shelf
+from server.live.jobs import steer
 from server.live.records import SteerDone
 from tests.live.jobs import events_of
 
 PROMPTS = ("A", "Once upon a time", "The bird is on the roof of the house")
 TURNS = 300
-
-
-@pytest.fixture(scope="module")
-def shelf():
-    return Shelf()
 
 
 def random_job(tiny, draw):
@@ -47,9 +41,9 @@ def random_job(tiny, draw):
 
 
 @pytest.mark.timeout(900)
-def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, shelf):
+def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, model_cache):
     draw, batches = random.Random(6), Batches()
-    model = shelf.model(tiny.model_path, "tiny").model
+    model = model_cache.model(tiny.model_path, "tiny").model
     probe = torch.tensor([[model.bos, *model.tokenise(PROMPTS[1])]] * 2)
     before = model.logits(probe)
     alone: dict[tuple[object, ...], str] = {}
@@ -61,7 +55,7 @@ def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, shelf):
         if key not in alone:
             nothing = job.model_copy(update={"interventions": [tiny.does(0, 3, "add", 0.0)], "moved": None})
             own = Batches()
-            alone[key] = list(events_of(steer(nothing, shelf, own), own))[-1].default_text
+            alone[key] = list(events_of(steer(nothing, model_cache, own), own))[-1].default_text
         return alone[key]
 
     def advance(entry):
@@ -83,7 +77,7 @@ def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, shelf):
     for _ in range(TURNS):
         if len(running) < 5 and draw.random() < 0.3:
             job, flag = random_job(tiny, draw), {"cancelled": False}
-            work = steer(job, shelf, batches, cancelled=lambda flag=flag: flag["cancelled"])
+            work = steer(job, model_cache, batches, cancelled=lambda flag=flag: flag["cancelled"])
             entry = (job, work, flag)
             if not advance(entry):
                 running.append(entry)
@@ -102,14 +96,14 @@ def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, shelf):
     assert torch.equal(model.logits(probe), before)
 
 
-def test_how_hard_other_jobs_are_steered_changes_no_bit_of_the_default_row(tiny, shelf):
+def test_how_hard_other_jobs_are_steered_changes_no_bit_of_the_default_row(tiny, model_cache):
     """Two batches of the same shape: in one the others are steered hard, in the other hardly."""
     logits = {}
     for strength in (0.01, 3.0):
-        batches, model = Batches(), shelf.model(tiny.model_path, "tiny").model
-        work = [steer(tiny.job((0, 3, "add", 0.0), prompt=PROMPTS[1]), shelf, batches)]
+        batches, model = Batches(), model_cache.model(tiny.model_path, "tiny").model
+        work = [steer(tiny.job((0, 3, "add", 0.0), prompt=PROMPTS[1]), model_cache, batches)]
         work += [
-            steer(tiny.job((0, i, "add", strength), temperature=0.0, prompt=PROMPTS[2]), shelf, batches)
+            steer(tiny.job((0, i, "add", strength), temperature=0.0, prompt=PROMPTS[2]), model_cache, batches)
             for i in (5, 9)
         ]
         rows = []
@@ -120,7 +114,7 @@ def test_how_hard_other_jobs_are_steered_changes_no_bit_of_the_default_row(tiny,
         [group] = batches._groups
         for _ in range(6):
             batches.step()
-            rows.append(group.writers[0].logits.clone())
+            rows.append(group.jobs[0].logits.clone())
             for one in work:
                 next(found for found in one if found is Pause.STEP)
         logits[strength] = torch.stack(rows)
@@ -128,4 +122,4 @@ def test_how_hard_other_jobs_are_steered_changes_no_bit_of_the_default_row(tiny,
             one.close()
     assert torch.equal(logits[3.0][:, 0], logits[3.0][:, 1]), "strength 0 is the unsteered row, in every bit"
     assert torch.equal(logits[0.01], logits[3.0])
-    assert model is shelf.model(tiny.model_path, "tiny").model
+    assert model is model_cache.model(tiny.model_path, "tiny").model

@@ -8,21 +8,16 @@ import torch
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
-from server.live.batches import Batches, Pause
-from server.live.generation import steer as steering
-from server.live.interventions import Cancelled, Loaded, patches, plan
-from server.live.model_cache import NotLoadable, Shelf
+from server.live.generation import Batches, Pause
+from server.live.interventions import Cancelled, LoadedDictionary, make_plan, patches_of
+from server.live.jobs import steer as steering
+from server.live.model_cache import ModelCache, NotLoadable
 from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of, within_rounding
 
 
-@pytest.fixture(scope="module")
-def shelf():
-    return Shelf()
-
-
-def steer(job, shelf, **given):
+def steer(job, model_cache, **given):
     batches = Batches()
-    return events_of(steering(job, shelf, batches, **given), batches)
+    return events_of(steering(job, model_cache, batches, **given), batches)
 
 
 class Patched(dict):
@@ -30,18 +25,24 @@ class Patched(dict):
 
     def __init__(self, done):
         self._done, self._first = done, 0
-        super().__init__({layer: lambda x, layer=layer: self._patch(layer, x) for layer in done.watched()})
+        layers = done.patched_layers()
+        super().__init__({layer: lambda x, layer=layer: self._patch(layer, x) for layer in layers})
 
     def _patch(self, layer, residual):
         if layer == min(self):
-            self._now = patches([None, self._done], [self._first, self._first])
+            self._now = patches_of([None, self._done], [self._first, self._first])
             self._first += residual.shape[1]
         return self._now[layer](residual)
 
 
-def patched(tiny, model, shelf, *features, prompt="Once upon a time there was"):
+def patched(tiny, model, model_cache, *features, prompt="Once upon a time there was"):
     return Patched(
-        plan(tiny.job(*features).interventions, shelf.dictionary, model, prompt=len(model.tokenise(prompt)))
+        make_plan(
+            tiny.job(*features).interventions,
+            model_cache.dictionary,
+            model,
+            prompt=len(model.tokenise(prompt)),
+        )
     )
 
 
@@ -61,7 +62,7 @@ NO_CHANGE = [(0, 3, "add", 0.0), (1, 5, "orthogonal", 0.0), (0, 4, "scale", 1.0)
 def test_strength_0_is_exactly_the_default_because_both_are_one_row(tiny, text, dtype):
     job = tiny.job(*NO_CHANGE, prompt=text, max_tokens=20, frequency_penalty=0.5)
     batches, events, rows = Batches(), [], []
-    for found in steering(job, Shelf(dtype=dtype), batches):
+    for found in steering(job, ModelCache(dtype=dtype), batches):
         if found is Pause.STEP:
             rows.append(batches.step())
         elif not isinstance(found, Pause):
@@ -77,34 +78,34 @@ def test_strength_0_is_exactly_the_default_because_both_are_one_row(tiny, text, 
 
 
 @pytest.mark.parametrize("change", NO_CHANGE)
-def test_one_intervention_without_strength_leaves_the_others_as_they_are(tiny, model, shelf, change):
+def test_one_intervention_without_strength_leaves_the_others_as_they_are(tiny, model, model_cache, change):
     both, alone = (
-        patched(tiny, model, shelf, *features)
+        patched(tiny, model, model_cache, *features)
         for features in (((0, 9, "add", 1.0), change), ((0, 9, "add", 1.0),))
     )
     x = model.read(batch(model), [0])[0]
     assert both.keys() == {0} and torch.equal(both[0](x), alone[0](x))
 
 
-def test_what_is_done_to_one_row_changes_no_bit_of_another(tiny, model, shelf):
+def test_what_is_done_to_one_row_changes_no_bit_of_another(tiny, model, model_cache):
     """The batch has the same shape in both runs; only the second row is steered in one of them."""
     plain = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3))
-    patch = patched(tiny, model, shelf, (0, 3, "add", 2.0), (1, 4, "ablate", 0.0))
+    patch = patched(tiny, model, model_cache, (0, 3, "add", 2.0), (1, 4, "ablate", 0.0))
     steered = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch))
     assert all(torch.equal(one.logits[0], other.logits[0]) for one, other in zip(plain, steered, strict=True))
 
 
-def test_ablating_a_silent_feature_changes_nothing(tiny, model, shelf):
-    patch = patched(tiny, model, shelf, (0, SILENT, "ablate", 0.0))
+def test_ablating_a_silent_feature_changes_nothing(tiny, model, model_cache):
+    patch = patched(tiny, model, model_cache, (0, SILENT, "ablate", 0.0))
     for step in model.stream(batch(model), max_tokens=12, temperature=1, seed=3, patches=patch):
         assert torch.equal(step.tokens[0], step.tokens[1])
         assert within_rounding(step.logits[1], step.logits[0])
 
 
-def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, shelf):
+def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, model_cache):
     dictionary = load_checkpoint(Path(tiny.checkpoints[0])).dictionary
     x = model.read(batch(model), [0])[0]
-    changed = patched(tiny, model, shelf, (0, 3, "ablate", 0.0), (0, 3, "ablate", 0.0))[0](x)
+    changed = patched(tiny, model, model_cache, (0, 3, "ablate", 0.0), (0, 3, "ablate", 0.0))[0](x)
     assert torch.equal(changed[0], x[0])
     fired = 0
     for position in range(x.shape[1]):
@@ -116,8 +117,8 @@ def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, shel
     assert fired
 
 
-def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model, shelf):
-    patch = patched(tiny, model, shelf, (0, 3, "add", 0.5))[0]
+def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model, model_cache):
+    patch = patched(tiny, model, model_cache, (0, 3, "add", 0.5))[0]
     first, later = model.read(batch(model), [0])[0], torch.randn(2, 1, model.d_model)
     moved = (patch(first) - first).norm(dim=-1)
     assert moved[0].eq(0).all() and moved[1, 0] == 0
@@ -127,20 +128,20 @@ def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model
     )
 
 
-def test_the_interventions_of_one_layer_compose_in_any_order(tiny, model, shelf):
+def test_the_interventions_of_one_layer_compose_in_any_order(tiny, model, model_cache):
     x = model.read(batch(model), [0])[0]
     one, other = (0, 3, "add", 1.0), (0, 4, "ablate", 0.0)
     assert torch.allclose(
-        patched(tiny, model, shelf, one, other)[0](x),
-        patched(tiny, model, shelf, other, one)[0](x),
+        patched(tiny, model, model_cache, one, other)[0](x),
+        patched(tiny, model, model_cache, other, one)[0](x),
         atol=1e-5,
     )
 
 
-def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, shelf, model):
-    events = list(steer(tiny.job((0, 3, "add", 1.0), (1, 9, "add", -1.0)), shelf))
+def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, model_cache, model):
+    events = list(steer(tiny.job((0, 3, "add", 1.0), (1, 9, "add", -1.0)), model_cache))
     [effect] = steps(events, "effect")
-    patch = patched(tiny, model, shelf, (0, 3, "add", 1.0), (1, 9, "add", -1.0))
+    patch = patched(tiny, model, model_cache, (0, 3, "add", 1.0), (1, 9, "add", -1.0))
     logits = model.logits(batch(model, "Once upon a time"), patch)[:, -1]
     p = logits.softmax(-1)
     assert effect.kl_first == pytest.approx((p[1] * (p[1].log() - p[0].log())).sum().item(), rel=1e-3)
@@ -152,8 +153,8 @@ def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, s
         assert one.rank_steered == logits[1].argsort(descending=True).tolist().index(name)
 
 
-def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, shelf):
-    events = list(steer(tiny.job((0, 3, "add", 1.0), max_tokens=40), shelf))
+def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, model_cache):
+    events = list(steer(tiny.job((0, 3, "add", 1.0), max_tokens=40), model_cache))
     assert [event.event for event in events[:3]] == ["resolved", "step", "effect"] and events[
         -1
     ].event == "done"
@@ -162,29 +163,33 @@ def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, shelf):
         assert "".join(one.text for one in drawn if one) == getattr(events[-1], f"{row}_text")
 
 
-def test_a_row_ends_at_its_end_of_text(tiny, shelf, model):
+def test_a_row_ends_at_its_end_of_text(tiny, model_cache, model):
     """The steered row is pushed onto the end-of-text token; the default row goes on alone."""
-    shelved = shelf.model(tiny.model_path, "tiny").model
+    cached = model_cache.model(tiny.model_path, "tiny").model
     job = tiny.job((0, 3, "add", 3.0), max_tokens=30, temperature=0.0)
-    drawn = [step.steered.token.id for step in steps(steer(job, shelf))]
-    before = shelved.tokenizer.eos_token
-    shelved.tokenizer.eos_token = shelved.tokenizer.convert_ids_to_tokens(drawn[0])
+    drawn = [step.steered.token.id for step in steps(steer(job, model_cache))]
+    before = cached.tokenizer.eos_token
+    cached.tokenizer.eos_token = cached.tokenizer.convert_ids_to_tokens(drawn[0])
     try:
-        events = list(steer(job, shelf))
+        events = list(steer(job, model_cache))
     finally:
-        shelved.tokenizer.eos_token = before
+        cached.tokenizer.eos_token = before
     ended = [step.steered for step in steps(events)]
     assert ended[0] is not None and ended[0].text == "" and not any(ended[1:])
 
 
-def test_a_cancelled_steer_leaves_no_hook_behind(tiny, shelf):
-    model = shelf.model(tiny.model_path, "tiny").model
+def test_a_cancelled_steer_leaves_no_hook_behind(tiny, model_cache):
+    model = model_cache.model(tiny.model_path, "tiny").model
     before = model.logits(batch(model))
     calls = iter([False] * 5)
     with pytest.raises(Cancelled):
-        list(steer(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf, cancelled=lambda: next(calls, True)))
+        list(
+            steer(
+                tiny.job((0, 3, "add", 2.0), max_tokens=50), model_cache, cancelled=lambda: next(calls, True)
+            )
+        )
     batches = Batches()
-    half = steering(tiny.job((0, 3, "add", 2.0), max_tokens=50), shelf, batches)
+    half = steering(tiny.job((0, 3, "add", 2.0), max_tokens=50), model_cache, batches)
     for _ in range(4):
         next(half)
     assert torch.equal(model.logits(batch(model)), before)
@@ -202,33 +207,35 @@ def test_a_cancelled_steer_leaves_no_hook_behind(tiny, shelf):
         ({"prompt": "a" * (CONTEXT - 8)}, f"room for {CONTEXT - 9}"),
     ],
 )
-def test_a_prompt_that_does_not_fit_is_refused_before_the_first_event(tiny, shelf, change, says):
+def test_a_prompt_that_does_not_fit_is_refused_before_the_first_event(tiny, model_cache, change, says):
     with pytest.raises(LexiscopeError, match=says):
-        next(steer(tiny.job((0, 3, "add", 1.0), **change), shelf))
+        next(steer(tiny.job((0, 3, "add", 1.0), **change), model_cache))
 
 
-def test_a_prompt_that_just_fits_is_taken(tiny, shelf):
-    assert list(steer(tiny.job((0, 3, "add", 1.0), prompt="a" * (CONTEXT - 9)), shelf))[-1].event == "done"
+def test_a_prompt_that_just_fits_is_taken(tiny, model_cache):
+    assert (
+        list(steer(tiny.job((0, 3, "add", 1.0), prompt="a" * (CONTEXT - 9)), model_cache))[-1].event == "done"
+    )
 
 
-def test_control_tokens_in_a_prompt_stay_plain_text(tiny, shelf):
-    resolved = next(steer(tiny.job((0, 3, "add", 1.0), prompt="<|endoftext|>"), shelf))
+def test_control_tokens_in_a_prompt_stay_plain_text(tiny, model_cache):
+    resolved = next(steer(tiny.job((0, 3, "add", 1.0), prompt="<|endoftext|>"), model_cache))
     assert [token.shown for token in resolved.prompt_tokens] == list("<|endoftext|>")
 
 
-def test_what_does_not_fit_the_model_is_refused(tiny, model, shelf):
+def test_what_does_not_fit_the_model_is_refused(tiny, model, model_cache):
     job = tiny.job((0, 10_000, "add", 1.0))
     with pytest.raises(LexiscopeError, match="48 features"):
-        next(steer(job, shelf))
+        next(steer(job, model_cache))
     with pytest.raises(NotLoadable, match="no model"):
-        next(steer(job.model_copy(update={"model_path": "/gone"}), shelf))
-    foreign = Loaded(shelf.dictionary(tiny.checkpoints[0]).dictionary, None)
+        next(steer(job.model_copy(update={"model_path": "/gone"}), model_cache))
+    foreign = LoadedDictionary(model_cache.dictionary(tiny.checkpoints[0]).dictionary, None)
     with pytest.raises(LexiscopeError, match="mean residual norm"):
-        plan(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, prompt=3)
+        make_plan(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, prompt=3)
 
 
 def test_the_least_recently_used_dictionary_leaves_first(tiny, model):
-    small = Shelf(memory=1)
+    small = ModelCache(memory=1)
     first = small.dictionary(tiny.checkpoints[0])
     assert small.dictionary(tiny.checkpoints[0]) is first
     small.dictionary(tiny.checkpoints[1])

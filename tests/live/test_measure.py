@@ -3,27 +3,21 @@
 import pytest
 import torch
 
-from server.live.batches import Batches
-from server.live.generation import steer
-from server.live.interventions import patches, plan
-from server.live.measure import Names, names
-from server.live.messages import Controls, RawMeasured, SweepJob
-from server.live.model_cache import Shelf
-from server.live.records import SteerStep, SteerSwept, SweepNamed, SweepPoint
-from server.live.sweep import sweep, sweet_spot
+from server.live.generation import Batches
+from server.live.interventions import make_plan, patches_of
+from server.live.jobs import steer
+from server.live.jobs.effects import NamedTokens, named_tokens
+from server.live.jobs.sweep import sweep, sweet_spot
+from server.live.messages import ControlSources, RawSteerMeasured, SweepJob
+from server.live.records import SteerStep, SweepCurve, SweepEffect, SweepPoint
 from tests.live.jobs import SILENT, events_of
 
 PROMPT = "Once upon a time"
 
 
-@pytest.fixture(scope="module")
-def shelf():
-    return Shelf()
-
-
-def run(job, shelf):
+def run(job, model_cache):
     batches = Batches()
-    return list(events_of(steer(job, shelf, batches), batches))
+    return list(events_of(steer(job, model_cache, batches), batches))
 
 
 def one(events, kind):
@@ -34,7 +28,7 @@ def one(events, kind):
 def distributions(model, text, done=None, *, prompt=PROMPT):
     """[n, vocab] log-probabilities at the positions the n tokens of `text` were drawn from."""
     ids = model.tokenise(prompt)
-    logits = model.logits(torch.tensor([[model.bos, *ids, *text]]), patches([done], [0]) if done else None)
+    logits = model.logits(torch.tensor([[model.bos, *ids, *text]]), patches_of([done], [0]) if done else None)
     return logits[0, len(ids) : len(ids) + len(text)].log_softmax(-1)
 
 
@@ -46,11 +40,11 @@ def texts(events):
     ]
 
 
-def test_the_whole_run_is_measured_with_every_token_given(tiny, model, shelf):
+def test_the_whole_run_is_measured_with_every_token_given(tiny, model, model_cache):
     job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
-    events = run(job, shelf)
-    got, (default, steered) = one(events, RawMeasured), texts(events)
-    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
+    events = run(job, model_cache)
+    got, (default, steered) = one(events, RawSteerMeasured), texts(events)
+    done = make_plan(job.interventions, model_cache.dictionary, model, prompt=len(PROMPT))
     p, q = distributions(model, steered, done).double(), distributions(model, steered).double()
     assert got.kl == pytest.approx((p.exp() * (p - q)).sum(-1).tolist(), rel=1e-3, abs=1e-6)
     assert got.kl_mean == pytest.approx(sum(got.kl) / 12, rel=1e-6)
@@ -65,14 +59,14 @@ def test_the_whole_run_is_measured_with_every_token_given(tiny, model, shelf):
     assert named.rank_steered == ranks and named.beats_controls is None and not got.controls
 
 
-def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny, model, shelf):
+def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny, model, model_cache):
     job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
-    events = run(job, shelf)
-    got, (default, _) = one(events, RawMeasured), texts(events)
+    events = run(job, model_cache)
+    got, (default, _) = one(events, RawSteerMeasured), texts(events)
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT), *default]])
-    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
-    dictionary, kept = shelf.dictionary(tiny.checkpoints[1]).dictionary, {}
-    for name, patched in (("default", {}), ("steered", patches([done], [0]))):
+    done = make_plan(job.interventions, model_cache.dictionary, model, prompt=len(PROMPT))
+    dictionary, kept = model_cache.dictionary(tiny.checkpoints[1]).dictionary, {}
+    for name, patched in (("default", {}), ("steered", patches_of([done], [0]))):
         model.logits(tokens, patched | {1: lambda x, name=name: kept.setdefault(name, x)})
     dense = {
         name: torch.zeros(len(default), dictionary.d_sae)
@@ -91,39 +85,39 @@ def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny
     assert got.rose[0].steered == pytest.approx(dense["steered"][top].item(), rel=1e-3)
 
 
-def test_strength_0_moves_nothing_anywhere(tiny, shelf):
+def test_strength_0_moves_nothing_anywhere(tiny, model_cache):
     events = run(
         tiny.job(
             (0, 3, "add", 0.0),
             max_tokens=12,
             moved=tiny.source(1),
-            controls=Controls(random=[[tiny.ref(0, 9)]]),
+            controls=ControlSources(random=[[tiny.ref(0, 9)]]),
         ),
-        shelf,
+        model_cache,
     )
-    got = one(events, RawMeasured)
+    got = one(events, RawSteerMeasured)
     assert max(got.kl) == 0 and got.kl_default_text == 0 and not got.rose and not got.fell
     assert got.named[0].beats_controls is False and all(control.kl == 0 for control in got.controls)
 
 
-def test_a_change_that_is_only_rounding_is_no_effect(tiny, shelf):
+def test_a_change_that_is_only_rounding_is_no_effect(tiny, model_cache):
     """The feature never fires, so that its ablation changes nothing; the steered row is still computed."""
-    job = tiny.job((0, SILENT, "ablate", 0.0), max_tokens=12, moved=tiny.source(1), controls=Controls())
-    got = one(run(job, shelf), RawMeasured)
+    job = tiny.job((0, SILENT, "ablate", 0.0), max_tokens=12, moved=tiny.source(1), controls=ControlSources())
+    got = one(run(job, model_cache), RawSteerMeasured)
     assert max(got.kl) < 1e-9 and not got.rose and not got.fell
     assert got.named[0].beats_controls is False
 
 
-def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tiny, model, shelf):
-    controls = Controls(random=[[tiny.ref(0, 9)], [tiny.ref(0, 12)]], plain=[tiny.source(0)])
+def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tiny, model, model_cache):
+    controls = ControlSources(random=[[tiny.ref(0, 9)], [tiny.ref(0, 12)]], plain=[tiny.source(0)])
     job = tiny.job((0, 3, "add", 0.8), max_tokens=10, controls=controls)
-    events = run(job, shelf)
-    got, (default, _) = one(events, RawMeasured), texts(events)
+    events = run(job, model_cache)
+    got, (default, _) = one(events, RawSteerMeasured), texts(events)
     assert [control.kind for control in got.controls] == ["embedding", "random", "random", "plain"]
     assert got.controls[3].feature_ids == ["tiny/0-random/3"], "nearest to itself, in this index"
-    done = plan(job.interventions, shelf.dictionary, model, prompt=len(PROMPT))
+    done = make_plan(job.interventions, model_cache.dictionary, model, prompt=len(PROMPT))
     name = job.interventions[0].feature.name.id
-    along = done.pushing([model.embedding[name]])
+    along = done.along([model.embedding[name]])
     expected = distributions(model, default, along)[:, name].exp().mean().item()
     assert got.controls[0].named[0].probability == pytest.approx(expected, rel=1e-3)
     [named] = got.named
@@ -131,8 +125,11 @@ def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tin
     assert named.beats_controls == (named.probability_steered > max([*others, named.probability_default]))
 
 
-def test_missing_controls_are_named(tiny, shelf):
-    got = one(run(tiny.job((0, 3, "add", 0.8), max_tokens=4, controls=Controls()), shelf), RawMeasured)
+def test_missing_controls_are_named(tiny, model_cache):
+    got = one(
+        run(tiny.job((0, 3, "add", 0.8), max_tokens=4, controls=ControlSources()), model_cache),
+        RawSteerMeasured,
+    )
     assert [control.kind for control in got.controls] == ["embedding"]
     assert [words.split(":")[0] for words in got.controls_missing] == ["random", "plain"]
 
@@ -145,7 +142,7 @@ def test_each_mode_says_which_way_it_means_to_move_its_names(tiny):
         tiny.does(0, 4, "scale", 0.5),
         tiny.does(0, 5, "swap", 1.0, to=tiny.at(0, 6)),
     ]
-    assert names(asked) == Names([tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1])
+    assert named_tokens(asked) == NamedTokens([tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1])
 
 
 # --- sweeps ---
@@ -157,16 +154,16 @@ def sweep_job(tiny, strengths, **given):
     return SweepJob(**known, strengths=strengths)
 
 
-def test_a_sweep_is_the_same_steer_at_each_strength(tiny, shelf):
+def test_a_sweep_is_the_same_steer_at_each_strength(tiny, model_cache):
     batches = Batches()
     swept = one(
-        list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), shelf, batches), batches)), SteerSwept
+        list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), model_cache, batches), batches)), SweepCurve
     )
     assert swept.points[0].text == swept.default.text and swept.points[0].kl == 0
     assert batches.step() == 0
     for point in swept.points[1:]:
-        alone = run(tiny.job((0, 3, "add", point.strength), max_tokens=10), shelf)
-        measured = one(alone, RawMeasured)
+        alone = run(tiny.job((0, 3, "add", point.strength), max_tokens=10), model_cache)
+        measured = one(alone, RawSteerMeasured)
         assert point.text == alone[-1].steered_text
         assert point.kl == pytest.approx(measured.kl_mean, rel=1e-3)
         assert point.perplexity == pytest.approx(measured.perplexity_steered, rel=1e-3)
@@ -174,7 +171,7 @@ def test_a_sweep_is_the_same_steer_at_each_strength(tiny, shelf):
 
 
 def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):
-    named = [SweepNamed(feature=tiny.ref(), probability_first=0, probability=probability, rank_first=0)]
+    named = [SweepEffect(feature=tiny.ref(), probability_first=0, probability=probability, rank_first=0)]
     return SweepPoint(
         strength=strength, named=named, kl_first=0, kl=0, perplexity=perplexity, distinct=distinct, text=""
     )

@@ -11,17 +11,11 @@ import torch.nn.functional as F
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.selection import Threshold
-from server.live.interventions import Loaded, patches, plan
-from server.live.model_cache import Shelf
+from server.live.interventions import LoadedDictionary, make_plan, patches_of
 from tests.live.jobs import MEAN_NORM
 
 PROMPT = "Once upon a time there was"
 N = len(PROMPT)
-
-
-@pytest.fixture(scope="module")
-def shelf():
-    return Shelf()
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +30,14 @@ def x(model):
 
 
 @pytest.fixture
-def change(tiny, model, shelf, x):
+def change(tiny, model, model_cache, x):
     """[positions, d] what interventions on layer 0 do to the second row; the first stays as it is, and so
     does position 0.
     """
 
-    def changed(*interventions, load=shelf.dictionary):
-        done = plan(list(interventions), load, model, prompt=N)
-        after = patches([None, done], [0, 0]).get(0, lambda same: same)(x)
+    def changed(*interventions, load=model_cache.dictionary):
+        done = make_plan(list(interventions), load, model, prompt=N)
+        after = patches_of([None, done], [0, 0]).get(0, lambda same: same)(x)
         assert torch.equal(after[0], x[0]) and torch.equal(after[1, 0], x[1, 0])
         return after[1] - x[1]
 
@@ -121,10 +115,12 @@ def test_a_condition_lets_a_change_through_only_where_the_named_feature_fires(ti
     assert torch.equal(moved > 0, fires)
 
 
-def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, shelf, x):
-    done = plan([tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], shelf.dictionary, model, prompt=N)
+def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, model_cache, x):
+    done = make_plan(
+        [tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], model_cache.dictionary, model, prompt=N
+    )
     first, second = (
-        patches([None, done], [0, 0]),
+        patches_of([None, done], [0, 0]),
         model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]] * 2), [0, 1]),
     )
     assert first[0](second[0]) is second[0], "the condition's own layer is only read"
@@ -132,14 +128,16 @@ def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, shelf
     fires = z(load_checkpoint(Path(tiny.checkpoints[0])).dictionary, second[0][1], 11).squeeze(1) > 0
     assert torch.equal(moved > 0, fires)
     with pytest.raises(LexiscopeError, match="comes after layer 0"):
-        plan([tiny.does(0, 3, "add", 1.0, when=tiny.at(1, 11))], shelf.dictionary, model, prompt=N)
+        make_plan([tiny.does(0, 3, "add", 1.0, when=tiny.at(1, 11))], model_cache.dictionary, model, prompt=N)
 
 
-def test_written_tokens_are_counted_on_from_the_prompt_one_pass_after_another(tiny, model, shelf, x):
-    done = plan([tiny.does(0, 3, "add", 1.0, positions=[N - 1, N + 1])], shelf.dictionary, model, prompt=N)
+def test_written_tokens_are_counted_on_from_the_prompt_one_pass_after_another(tiny, model, model_cache, x):
+    done = make_plan(
+        [tiny.does(0, 3, "add", 1.0, positions=[N - 1, N + 1])], model_cache.dictionary, model, prompt=N
+    )
     moved = []
     for first, part in ((0, x[:, : 1 + N]), *((n, x[:, n : n + 1]) for n in range(1 + N, 1 + N + 4))):
-        moved += (patches([None, done], [first, first])[0](part) - part)[1].norm(dim=-1).gt(0).tolist()
+        moved += (patches_of([None, done], [first, first])[0](part) - part)[1].norm(dim=-1).gt(0).tolist()
     assert [position for position, touched in enumerate(moved) if touched] == [N, N + 2]
 
 
@@ -152,19 +150,19 @@ def test_a_threshold_dictionary_is_read_without_its_whole_code(tiny, model, dict
         dictionary.b_dec,
         Threshold(torch.full((dictionary.d_sae,), 0.7)),
     )
-    moved = change(tiny.does(0, 3, "ablate"), load=lambda _: Loaded(jump, MEAN_NORM))
+    moved = change(tiny.does(0, 3, "ablate"), load=lambda _: LoadedDictionary(jump, MEAN_NORM))
     pre = jump.pre_activations(x[1])[:, 3:4]
     expected = -torch.where(pre > 0.7, pre, 0) * later(x) * jump.W_dec[3]
     assert expected.any() and close(moved, expected)
 
 
-def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, model, shelf, x):
+def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, model, model_cache, x):
     asked = [tiny.does(0, 3, "add", 1.0), tiny.does(0, 5, "clamp", 3.0, unit="activation")]
     other = torch.randn(model.d_model)
     for one in range(2):
-        alone = plan([asked[one]], shelf.dictionary, model, prompt=N)
-        own = patches([alone], [0])[0](x[:1]) - x[:1]
-        control = patches([alone.pushing([other])], [0])[0](x[:1]) - x[:1]
+        alone = make_plan([asked[one]], model_cache.dictionary, model, prompt=N)
+        own = patches_of([alone], [0])[0](x[:1]) - x[:1]
+        control = patches_of([alone.along([other])], [0])[0](x[:1]) - x[:1]
         assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), rtol=1e-3, atol=1e-4)
         along = F.normalize(control[0, 1:], dim=-1) @ F.normalize(other, dim=0)
         assert torch.allclose(along.abs(), torch.ones(x.shape[1] - 1), atol=1e-3)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.live.records import Sampling
-from server.live.sampling import Sampler, cut
+from server.live.generation.sampling import Sampler, keep_likely
+from server.live.requests import Sampling
 
 
 def drawn(logits, n=2000, **asked):
@@ -41,7 +41,7 @@ def test_only_the_k_likeliest_are_drawn():
 @given(logits=st.lists(st.floats(-5, 5), min_size=2, max_size=12), top_p=st.floats(0.01, 0.99))
 def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_p(logits, top_p):
     given_logits = torch.tensor([logits], dtype=torch.double)
-    kept = torch.isfinite(cut(given_logits, top_k=0, top_p=top_p))[0]
+    kept = torch.isfinite(keep_likely(given_logits, top_k=0, top_p=top_p))[0]
     p = given_logits.softmax(-1)[0]
     assert p[kept].sum() >= top_p - 1e-9
     assert p[kept].sum() - p[kept].min() < top_p + 1e-9
@@ -49,6 +49,6 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_p(logits, top_p):
 
 
 def test_the_frequency_penalty_is_taken_off_for_each_time_a_token_was_written():
-    """Greedy with a penalty of 1: token 0 leads by 2.5, so it comes three times before token 1 gets its turn."""
+    """Greedy with a penalty of 1: token 0 leads by 2.5, so it comes three times before token 1."""
     tokens = drawn(torch.tensor([[2.5, 0.0]]), n=6, temperature=0, frequency_penalty=1.0)
     assert tokens.flatten().tolist() == [0, 0, 0, 1, 0, 1]

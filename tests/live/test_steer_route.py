@@ -77,8 +77,8 @@ ID = {"id": "tiny/0-random/3"}
         ([ID | {"strength": 1e9}], {}, 422, "strength"),
         ([ID | {"strength": -11}], {}, 422, "strength -11"),
         ([ID | {"mode": "clamp", "unit": "norm"}], {}, 422, "max or activation"),
-        ([ID | {"mode": "swap"}], {}, 422, "takes over"),
-        ([ID | {"to": {"id": "tiny/0-random/4"}}], {}, 422, "takes over"),
+        ([ID | {"mode": "swap"}], {}, 422, "gets the activation"),
+        ([ID | {"to": {"id": "tiny/0-random/4"}}], {}, 422, "gets the activation"),
         ([ID | {"mode": "swap", "to": {"id": "tiny/1-random/4"}}], {}, 422, "own layer"),
         ([ID | {"when": {"id": "tiny/1-random/4"}}], {}, 422, "later"),
         ([ID | {"positions": [10_000]}], {}, 422, "positions 0 to"),
@@ -101,7 +101,8 @@ def test_what_cannot_be_steered_is_an_error_record_that_says_why(client, feature
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
 def test_a_strength_that_is_no_number_is_refused(client, number):
-    body = f'{{"model": "tiny", "prompt": "Once", "features": [{{"id": "tiny/0-random/3", "strength": {number}}}]}}'
+    feature = f'{{"id": "tiny/0-random/3", "strength": {number}}}'
+    body = f'{{"model": "tiny", "prompt": "Once", "features": [{feature}]}}'
     answer = client.post("/api/v1/steer", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422 and "strength" in ErrorRecord.model_validate(answer.json()).error
 
@@ -144,7 +145,7 @@ def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
             "density"
         ] == pytest.approx(density, rel=10)
     assert got["controls_missing"] == [
-        "plain: the index holds no other plain dictionary at each steered layer"
+        "plain: the index has no other plain dictionary at every steered layer"
     ]
     assert got["moved_source"] == "1-random" and got["rose"] and got["rose"][0]["name"]["shown"]
     assert got["named"][0]["beats_controls"] in (True, False)
@@ -184,7 +185,7 @@ def test_a_sweep_answers_a_point_a_strength(client):
     [
         ({"features": [ID | {"mode": "ablate"}]}, "ablate"),
         ({"features": [ID, ID | {"mode": "scale"}]}, "one mode"),
-        ({"strengths": [99.0]}, "strengths go from"),
+        ({"strengths": [99.0]}, "strengths must lie"),
         ({"strengths": []}, "strengths"),
         ({"strengths": [1.0] * 17}, "strengths"),
     ],
@@ -211,7 +212,7 @@ def test_a_worker_that_died_between_requests_is_not_noticed(client):
     assert post(client, {"id": "tiny/0-random/3"}).status_code == 200
     worker = client.app.state.worker
     os.kill(worker.pid, signal.SIGKILL)
-    worker.lost()
+    worker.has_died()
     assert events(post(client, {"id": "tiny/0-random/3"}))[-1]["event"] == "done"
 
 

@@ -40,7 +40,7 @@ def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask
         client = WorkerClient(worker)
 
         async def one(strength):
-            async with client.ask(
+            async with client.submit(
                 tiny.job((0, 3, "add", strength), (1, 4, "ablate", 0.0), max_tokens=30)
             ) as events:
                 return [event async for event in events][-1]
@@ -57,7 +57,7 @@ def test_a_closed_connection_frees_the_worker_long_before_its_job_would_end(tiny
 
     async def leave():
         client = WorkerClient(worker)
-        async with client.ask(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+        async with client.submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
             assert (await anext(events)).event == "resolved"
         return await until(idle(client))
 
@@ -78,7 +78,7 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narr
         client = WorkerClient(narrow)
 
         async def steer():
-            async with client.ask(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+            async with client.submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
                 async for _ in events:
                     pass
 
@@ -123,12 +123,12 @@ def test_a_model_that_has_gone_is_a_503_that_says_so(tiny, ask):
 def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(tiny):
     async def killed(worker):
         client = WorkerClient(worker)
-        async with client.ask(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+        async with client.submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
             await anext(events)
             os.kill(worker.pid, signal.SIGKILL)
             last = [event async for event in events][-1]
         assert last.event == "error" and last.status == 503
-        async with client.ask(tiny.job((0, 3, "add", 1.0))) as events:
+        async with client.submit(tiny.job((0, 3, "add", 1.0))) as events:
             assert [event async for event in events][-1].event == "done"
 
     with spawn_worker(Settings()) as worker:
@@ -141,7 +141,7 @@ def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(t
 
 def test_nobody_at_the_url_is_a_503(tiny):
     async def nobody():
-        async with WorkerClient("unix:///nowhere/socket").ask(tiny.job()):
+        async with WorkerClient("unix:///nowhere/socket").submit(tiny.job()):
             pass
 
     with pytest.raises(WorkerRefused, match="/nowhere/socket") as refused:
@@ -154,7 +154,9 @@ def test_one_client_cannot_fill_the_queue_for_the_others(tiny, narrow):
         client, done = WorkerClient(narrow), []
 
         async def steer(who, max_tokens=20):
-            async with client.ask(tiny.job((0, 3, "add", 1.0), max_tokens=max_tokens), client=who) as events:
+            async with client.submit(
+                tiny.job((0, 3, "add", 1.0), max_tokens=max_tokens), client=who
+            ) as events:
                 async for _ in events:
                     pass
             done.append(who)
@@ -178,7 +180,7 @@ def test_one_client_cannot_fill_the_queue_for_the_others(tiny, narrow):
 def test_a_request_that_takes_too_long_ends_with_words(tiny):
     async def late(worker):
         try:
-            async with WorkerClient(worker).ask(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
+            async with WorkerClient(worker).submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
                 return [event async for event in events][-1].status
         except WorkerRefused as refused:  # the time was up before the first event
             return refused.status
@@ -189,8 +191,8 @@ def test_a_request_that_takes_too_long_ends_with_words(tiny):
 
 
 def test_weights_of_a_dictionary_are_mapped_from_their_file_not_read(tiny):
-    from server.live.model_cache import Shelf
+    from server.live.model_cache import ModelCache
 
-    loaded = Shelf().dictionary(tiny.checkpoints[0])
+    loaded = ModelCache().dictionary(tiny.checkpoints[0])
     maps = Path("/proc/self/maps").read_text()
     assert loaded.dictionary.W_dec.shape[0] and f"{tiny.checkpoints[0]}/sae_weights.safetensors" in maps

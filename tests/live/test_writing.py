@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.live.writing import Row
+from server.live.generation import GeneratedRow
 
 MODEL = SimpleNamespace(
     text=lambda tokens: "".join(map(chr, tokens)), tokenizer=SimpleNamespace(eos_token_id=0)
@@ -13,7 +13,7 @@ MODEL = SimpleNamespace(
 
 
 def written(text, *, stop=(), max_tokens=10**6):
-    row, shown = Row(MODEL, [], max_tokens=max_tokens, stop=stop), []
+    row, shown = GeneratedRow(MODEL, [], max_tokens=max_tokens, stop=stop), []
     for character in text:
         shown.append(row.add(ord(character)))
         if row.end:

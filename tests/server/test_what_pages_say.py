@@ -70,10 +70,8 @@ def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measur
 def test_the_verdict_says_what_it_rests_on(browser: TestClient) -> None:
     text, record = page(browser, LIVE)
     evidence = record["feature"]["evidence"]
-    assert (
-        f"It fires on the name or its family in {evidence['reads_family']['value'] * 100:.1f} % of its firings"
-        in text
-    )
+    share = f"{evidence['reads_family']['value'] * 100:.1f} %"
+    assert f"It fires on the name or its family in {share} of its firings" in text
     assert "Neither passes at a false discovery rate of 5 %" in words(browser.get("/tiny/1-vasae/7").text)
 
 

@@ -1,9 +1,7 @@
-"""Rows that a language model writes side by side: each joins with its own prompt, at any time, and leaves
-when it is done.
+"""Rows of one language model that share a key-value cache. Rows join with a prompt and leave at any time.
 
-One key-value cache for all. Rows shorter than the longest are padded on the left and masked, so that every
-row counts its positions from its own first token. No token is drawn here: logits come out, drawn tokens go
-in.
+Rows shorter than the longest are padded on the left and masked, so that each row counts positions from its
+own first token. Logits come out and drawn tokens go in; nothing is sampled here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +14,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from lexiscope.language_model import LanguageModel, Patch
 
 
-class Batch:
-    """The rows of one model that are being written. `lengths` gives the tokens of each row so far, in the
-    order they joined.
+class PaddedBatch:
+    """The rows being generated with one model. `lengths` has the number of tokens of each row, in the order
+    in which the rows joined.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -28,16 +26,14 @@ class Batch:
 
     @property
     def joinable(self) -> bool:
-        """False where rows are being written by an architecture whose cache cannot be padded (sliding
-        windows, state spaces).
+        """False while it has rows of an architecture whose cache cannot be padded (sliding windows, state
+        spaces).
         """
         return not self.lengths or _is_plain(self._cache)
 
     @torch.inference_mode()
     def join(self, prompt: Tensor, patches: Mapping[int, Patch] | None = None) -> Tensor:
-        """[rows, vocab] logits after `prompt` [rows, positions]; its rows stand after those already here,
-        which do not move.
-        """
+        """Logits [rows, vocab] after `prompt` [rows, positions]. The new rows come after the present ones."""
         logits, cache = self.model.advance(prompt, patches=patches)
         if self.lengths:
             _append(self._cache, cache)
@@ -48,7 +44,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None) -> Tensor:
-        """[rows, vocab] logits after one more token a row, `tokens` [rows]."""
+        """Logits [rows, vocab] after one more token in each row, `tokens` [rows]."""
         self.lengths = [length + 1 for length in self.lengths]
         logits, self._cache = self.model.advance(
             tokens[:, None], cache=self._cache, mask=self._mask(), patches=patches
@@ -56,6 +52,7 @@ class Batch:
         return logits[:, -1].float()
 
     def _mask(self) -> Tensor | None:
+        """[rows, positions] 0 on padding; None if no row is padded."""
         longest = max(self.lengths)
         if min(self.lengths) == longest:
             return None
@@ -64,7 +61,7 @@ class Batch:
 
     @torch.inference_mode()
     def leave(self, rows: Sequence[int]) -> None:
-        """Take rows out; the others keep their order, and padding that none of them needs goes with them."""
+        """Remove rows. The others keep their order; padding that no row needs any more is removed too."""
         gone = set(rows)
         stay = [row for row in range(len(self.lengths)) if row not in gone]
         longest = max(self.lengths, default=0)
@@ -79,12 +76,11 @@ def _is_plain(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
-def _append(cache: Any, newcomers: Any) -> None:
-    """Rows of another cache after this one's, the shorter of the two padded on the left."""
-    for own, new in zip(cache.layers, newcomers.layers, strict=True):
-        own.keys, own.values = (
-            _stacked(getattr(own, name), getattr(new, name)) for name in ("keys", "values")
-        )
+def _append(cache: Any, other: Any) -> None:
+    """Append the rows of another cache; the shorter of the two is padded on the left."""
+    for own, new in zip(cache.layers, other.layers, strict=True):
+        own.keys = _stacked(own.keys, new.keys)
+        own.values = _stacked(own.values, new.values)
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:
@@ -95,9 +91,8 @@ def _stacked(first: Tensor, second: Tensor) -> Tensor:
     )
 
 
-def _select(cache: Any, rows: Tensor, unused: int) -> None:
+def _select(cache: Any, rows: Tensor, padding: int) -> None:
+    """Keep these rows, without their first `padding` positions."""
     for layer in cache.layers:
-        layer.keys, layer.values = (
-            layer.keys[rows, :, unused:].contiguous(),
-            layer.values[rows, :, unused:].contiguous(),
-        )
+        layer.keys = layer.keys[rows, :, padding:].contiguous()
+        layer.values = layer.values[rows, :, padding:].contiguous()

@@ -1,18 +1,17 @@
-"""One row as it is written: the new text of each token, and the end of the row."""
+"""One row during generation: its tokens, its text, and whether and why it has ended."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lexiscope.language_model import LanguageModel
-from server.live.detokenise import Detokeniser
+from server.live.generation.detokenise import Detokeniser
+from server.live.records import RowEnd
 
-End = Literal["length", "stop", "end"]
 
+class GeneratedRow:
+    """The tokens and the text of one row so far. `end` is the reason why it ended, None while it continues.
 
-class Row:
-    """The tokens and the text of one row so far; `end` says why it ended, None while it goes on.
-
-    A row ends at the end of text, whose token carries none, before the first of the stop texts, or at
+    A row ends at the end-of-text token, which adds no text, before the first of the stop texts, or at
     `max_tokens`.
     """
 
@@ -22,7 +21,7 @@ class Row:
         tokenizer: Any = model.tokenizer
         self.tokens: list[int] = []
         self.text = ""
-        self.end: End | None = None
+        self.end: RowEnd | None = None
         self._detokeniser = Detokeniser(model.text, prompt)
         self._eos = tokenizer.eos_token_id
         self._max_tokens = max_tokens
@@ -30,7 +29,7 @@ class Row:
         self._held = ""
 
     def add(self, token: int) -> str:
-        """The text that may be shown after `token`: what could still become a stop text is held back."""
+        """The text to show after `token`. Text that may become a stop text is held back."""
         self.tokens.append(token)
         if token == self._eos:
             self.end = "end"
@@ -39,10 +38,10 @@ class Row:
         last = len(self.tokens) >= self._max_tokens
         if last:
             text += self._detokeniser.rest()
-        found = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
-        if found:
+        stops = [place for place in (text.find(stop) for stop in self._stop) if place >= 0]
+        if stops:
             self.end = "stop"
-            return self._show(text[: min(found)])
+            return self._show(text[: min(stops)])
         if last:
             self.end = "length"
             return self._show(text)
@@ -56,5 +55,5 @@ class Row:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of `text` may be the first ones of `stop`."""
+    """The number of characters at the end of `text` that may be the beginning of `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

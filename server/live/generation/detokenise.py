@@ -1,16 +1,18 @@
-"""Text as it arrives: each token's new text, with a character split over tokens held back until it is whole."""
+"""Incremental decoding: the text that each new token adds. A character made of several tokens is held back
+until it is complete.
+"""
 
 from collections.abc import Callable, Sequence
 
 PARTIAL = "\ufffd"
 CONTEXT = 6
+"""earlier tokens that are decoded together with a new one"""
 
 
 class Detokeniser:
-    """Turns one row's tokens into text pieces whose concatenation is its text.
+    """Turns the tokens of one row into pieces of text whose concatenation is the row's text.
 
-    A window of earlier tokens is decoded along, because some tokenizers drop the space of the first token
-    they decode.
+    Some tokenizers drop the leading space of the first token they decode, so earlier tokens are decoded too.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:
@@ -21,12 +23,12 @@ class Detokeniser:
         self.text = ""
 
     def add(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is partial."""
+        """The text that `token` completes; empty while a character is incomplete."""
         self._tokens.append(token)
         return self._take(partial=False)
 
     def rest(self) -> str:
-        """What is still held back, partial or not: at the end of the row."""
+        """The text that is still held back, complete or not. For the end of the row."""
         return self._take(partial=True)
 
     def _take(self, *, partial: bool) -> str:

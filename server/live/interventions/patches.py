@@ -1,0 +1,81 @@
+"""The patches of one forward pass over rows with different plans."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lexiscope.language_model import Patch
+from server.live.interventions.plan import SteerPlan
+
+_Conditions = dict[tuple[int, int], Tensor]
+"""(row, id of a change) → [n] where the feature of its condition is active"""
+
+
+class Cancelled(Exception):
+    """The client that sent the request has disconnected."""
+
+
+def patches_of(
+    plans: Sequence[SteerPlan | None],
+    first: Sequence[int],
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[int, Patch]:
+    """{layer: patch} for one forward pass over rows with these plans; a row without a plan is not changed.
+
+    `first` is the position of the pass's first column in each row. A patch raises Cancelled if `cancelled()`.
+    """
+    active: _Conditions = {}
+
+    def patch_of(layer: int) -> Patch:
+        def patch(residual: Tensor) -> Tensor:
+            if cancelled():
+                raise Cancelled
+            steered = None
+            for row, plan in enumerate(plans):
+                if plan is None:
+                    continue
+                skip = 1 if first[row] == 0 else 0
+                x = residual[row, skip:].float()
+                if not len(x):
+                    continue
+                _read_conditions(plan, layer, x, row, active)
+                delta = _delta(plan, layer, x, first[row] + skip, row, active)
+                if delta is not None:
+                    steered = residual.clone() if steered is None else steered
+                    steered[row, skip:] = (x + delta).to(residual.dtype)
+            return residual if steered is None else steered
+
+        return patch
+
+    layers = {layer for plan in plans if plan is not None for layer in plan.patched_layers()}
+    return {layer: patch_of(layer) for layer in sorted(layers)}
+
+
+def _read_conditions(plan: SteerPlan, layer: int, x: Tensor, row: int, active: _Conditions) -> None:
+    """Record where the features are active that changes at this layer or a later one depend on."""
+    for changes in plan.layers.values():
+        for change in changes:
+            if change.when is not None and change.when[0] == layer:
+                active[row, id(change)] = change.when[1].activation(x) > 0
+
+
+def _delta(
+    plan: SteerPlan, layer: int, x: Tensor, first: int, row: int, active: _Conditions
+) -> Tensor | None:
+    """[n, d_model] the sum of the layer's changes; None if there are none at these positions."""
+    total = None
+    for change in plan.layers.get(layer, ()):
+        selected = change.selects(first, len(x), plan.prompt)
+        mask = None if selected is None else torch.tensor(selected, device=x.device)
+        if change.when is not None:
+            condition = active[row, id(change)]
+            mask = condition if mask is None else mask & condition
+        if mask is not None and not mask.any():
+            continue
+        for push in change.pushes:
+            delta = push.delta(x)
+            delta = delta if mask is None else torch.where(mask[:, None], delta, 0)
+            total = delta if total is None else total + delta
+    return total

@@ -1,0 +1,92 @@
+"""What every job does first: load the model and its dictionaries, tokenise, check, and join a batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lexiscope.errors import ModelError
+from lexiscope.language_model import LanguageModel
+from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
+from server.live.interventions import SteerPlan
+from server.live.messages import Intervention, LocatedFeature
+from server.live.model_cache import CachedModel, ModelCache
+
+LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
+
+
+def load_model(
+    cache: ModelCache, model_path: str, model_id: str, checkpoints: list[str]
+) -> JobSteps[CachedModel]:
+    """The model, with its dictionaries in memory. Other jobs continue while files are read. Raises
+    NotLoadable.
+    """
+    if not cache.has(model_path, model_id, checkpoints):
+        future = LOADER.submit(cache.prepare, model_path, model_id, checkpoints)
+        while not future.done():
+            yield Pause.LOAD
+        future.result()
+    return cache.prepare(model_path, model_id, checkpoints)
+
+
+def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:
+    """The checkpoints that interventions need, each once."""
+    features: list[LocatedFeature | None] = [
+        feature for one in interventions for feature in (one, one.to, one.when)
+    ]
+    return list(dict.fromkeys(feature.checkpoint_path for feature in features if feature is not None))
+
+
+def tokenise_prompt(model: LanguageModel, text: str, max_tokens: int) -> list[int]:
+    """The prompt's token ids. Raises ModelError if there are none, or more than fit the context."""
+    prompt = model.tokenise(text)
+    if not prompt:
+        raise ModelError(f"The prompt has no token of {model.id}. Write at least one word.")
+    if 1 + len(prompt) + max_tokens > model.context_length:
+        room = max(model.context_length - max_tokens - 1, 0)
+        raise ModelError(
+            f"The prompt has {len(prompt):,} tokens. With {max_tokens} new tokens, {model.id}'s context of "
+            f"{model.context_length:,} has room for {room:,}. Shorten the prompt or request fewer tokens."
+        )
+    return prompt
+
+
+def check_interventions(interventions: Sequence[Intervention], model: LanguageModel, length: int) -> None:
+    """Raises ModelError for a name that is not in the vocabulary, and for a position at or after `length`."""
+    for one in interventions:
+        for located in (one, one.to):
+            if located is not None and not 0 <= located.feature.name.id < model.vocab_size:
+                raise ModelError(
+                    f"{located.feature.id} is named by token {located.feature.name.id}, "
+                    f"but {model.id} has {model.vocab_size:,} tokens."
+                )
+        if one.positions and max(one.positions) >= length:
+            raise ModelError(
+                f"{one.feature.id}: position {max(one.positions)} does not exist. "
+                f"Prompt and new tokens have positions 0 to {length - 1}."
+            )
+
+
+@contextmanager
+def rows_in_batch(
+    batches: Batches,
+    model: LanguageModel,
+    prompt: Sequence[int],
+    plans: Sequence[SteerPlan | None],
+    cancelled: Callable[[], bool],
+) -> Iterator[JobRows]:
+    """Rows in a batch while the block runs."""
+    rows = batches.join(model, prompt, plans, cancelled=cancelled)
+    try:
+        yield rows
+    finally:
+        rows.leave()
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same logits. Raises ModelError if some are not finite."""
+    if not torch.isfinite(logits).all():
+        raise ModelError("The steered model's logits are not finite. Use a smaller strength.")
+    return logits

@@ -1,0 +1,88 @@
+"""The read job: texts encoded by dictionaries, with the error of each reconstruction. Position 0 is not
+read.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lexiscope.errors import ModelError
+from lexiscope.language_model import LanguageModel
+from server.live.generation.batches import JobSteps, Pause
+from server.live.interventions import ENCODE_POSITIONS, Cancelled, LoadedDictionary, load_feature
+from server.live.jobs.prepare import load_model
+from server.live.messages import DictionaryPath, RawReadDone, RawReadLayer, RawReadTokens, ReadJob
+from server.live.model_cache import ModelCache
+
+
+def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lambda: False) -> JobSteps[None]:
+    """`tokens`, one `reading` for each text and dictionary, `read`. Raises NotLoadable, ModelError,
+    CheckpointError and Cancelled.
+    """
+    followed = [] if job.follow is None else [job.follow]
+    checkpoints = [source.checkpoint_path for source in job.sources]
+    checkpoints += [located.checkpoint_path for located in followed]
+    model, vocabulary = yield from load_model(cache, job.model_path, job.model, checkpoints)
+    texts = [_tokenise(model, text) for text in job.texts]
+    features = [load_feature(one, cache.dictionary, model) for one in followed]
+    layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
+    model.check_layers(layers)
+    for source in job.sources:
+        if cache.dictionary(source.checkpoint_path).dictionary.d_in != model.d_model:
+            raise ModelError(
+                f"{source.checkpoint_path} does not fit {model.id}: its input width is not {model.d_model}."
+            )
+    yield RawReadTokens(texts=[[vocabulary.token(token) for token in tokens] for tokens in texts])
+    activations: list[list[float]] = []
+    for number, tokens in enumerate(texts):
+        if cancelled():
+            raise Cancelled
+        streams = model.read(torch.tensor([[model.bos, *tokens]], device=model.device), layers)
+        yield Pause.TURN
+        for source in job.sources:
+            if cancelled():
+                raise Cancelled
+            x = streams[source.layer][0, 1:].float()
+            yield _encode(number, source, cache.dictionary(source.checkpoint_path), x)
+            yield Pause.TURN
+        for located, feature in zip(followed, features, strict=True):
+            x = streams[located.feature.layer][0, 1:].float()
+            activations.append(feature.activation(x).tolist())
+    yield RawReadDone(followed=activations if followed else None)
+
+
+def _tokenise(model: LanguageModel, text: str) -> list[int]:
+    tokens = model.tokenise(text)
+    if not tokens:
+        raise ModelError(f"The text has no token of {model.id}. Write at least one word.")
+    if len(tokens) >= model.context_length:
+        raise ModelError(
+            f"The text has {len(tokens):,} tokens; {model.id} reads at most {model.context_length - 1:,}. "
+            "Shorten the text."
+        )
+    return tokens
+
+
+def _encode(text: int, source: DictionaryPath, loaded: LoadedDictionary, x: Tensor) -> RawReadLayer:
+    """The code of residual streams x [n, d_model] at the text's tokens."""
+    dictionary = loaded.dictionary
+    indices: list[list[int]] = []
+    values: list[list[float]] = []
+    error: list[Tensor] = []
+    for part in x.split(ENCODE_POSITIONS):
+        code = dictionary.encode(part)
+        for row_indices, row_values in zip(code.indices.tolist(), code.values.tolist(), strict=True):
+            n = sum(value > 0 for value in row_values)
+            indices.append(row_indices[:n])
+            values.append(row_values[:n])
+        error.append((part - dictionary.decode(code, part)).norm(dim=-1))
+    norm = x.norm(dim=-1).clamp_min(1e-12)
+    return RawReadLayer(
+        text=text,
+        source=source.source,
+        indices=indices,
+        values=values,
+        error=(torch.cat(error) / norm).tolist(),
+        dense=(dictionary.dense_part(x).norm(dim=-1) / norm).tolist(),
+    )

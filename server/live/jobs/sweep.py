@@ -1,0 +1,171 @@
+"""The sweep job: the same interventions at several strengths, one row each beside the unsteered row, with the
+same random numbers.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from lexiscope.language_model import LanguageModel
+from server.live.generation import Batches, GeneratedRow, JobSteps, Pause, Sampler
+from server.live.interventions import Cancelled, SteerPlan, make_plan
+from server.live.jobs.effects import NamedTokens, named_tokens
+from server.live.jobs.prepare import (
+    check_interventions,
+    checkpoints_of,
+    finite,
+    load_model,
+    rows_in_batch,
+    tokenise_prompt,
+)
+from server.live.jobs.scoring import Comparison, RowScores, TextRow, above, compare, perplexity, score_rows
+from server.live.messages import SweepJob
+from server.live.model_cache import ModelCache
+from server.live.records import SteerResolved, SweepCurve, SweepEffect, SweepPoint
+
+MAX_PERPLEXITY, MIN_DISTINCT = 2.0, 0.5
+RULE = (
+    "The strength that changes the mean probability of the names most in the direction requested, among "
+    "those whose text has a perplexity under the unsteered model of at most "
+    f"{MAX_PERPLEXITY:g} times that of the default text and a share of distinct tokens of at least "
+    f"{MIN_DISTINCT:g} times that of the default text. None if no such strength changes them that way."
+)
+
+
+def sweep(
+    job: SweepJob, cache: ModelCache, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False
+) -> JobSteps[None]:
+    """`resolved`, then `swept`. Raises the errors of `steer`."""
+    checkpoints = checkpoints_of(job.interventions)
+    model, vocabulary = yield from load_model(cache, job.model_path, job.model, checkpoints)
+    prompt = tokenise_prompt(model, job.prompt, job.max_tokens)
+    at_strengths = [
+        [one.model_copy(update={"strength": strength}) for one in job.interventions]
+        for strength in job.strengths
+    ]
+    plans = [make_plan(each, cache.dictionary, model, prompt=len(prompt)) for each in at_strengths]
+    check_interventions(job.interventions, model, len(prompt) + job.max_tokens)
+    if cancelled():
+        raise Cancelled
+    named = named_tokens(job.interventions)
+    yield SteerResolved(features=named.features, prompt_tokens=[vocabulary.token(token) for token in prompt])
+    rows = [GeneratedRow(model, prompt, max_tokens=job.max_tokens, stop=job.stop) for _ in (None, *plans)]
+    first = yield from _generate(job, model, batches, rows, prompt, plans, cancelled)
+    scorer = _Scorer(model, prompt, named, first[[0]], rows[0].tokens, cancelled)
+    default = yield from scorer.point(0.0, rows[0], None, first[[0]])
+    points: list[SweepPoint] = []
+    for place, (strength, plan) in enumerate(zip(job.strengths, plans, strict=True), start=1):
+        if plan.steers:
+            points.append((yield from scorer.point(strength, rows[place], plan, first[[place]])))
+        else:
+            points.append(default.model_copy(update={"strength": strength}))
+    wanted = [named_tokens(each).wanted for each in at_strengths]
+    yield SweepCurve(
+        unit=job.interventions[0].unit,
+        default=default,
+        points=points,
+        sweet_spot=sweet_spot(default, points, wanted),
+        rule=RULE,
+    )
+
+
+def _generate(
+    job: SweepJob,
+    model: LanguageModel,
+    batches: Batches,
+    rows: Sequence[GeneratedRow],
+    prompt: Sequence[int],
+    plans: Sequence[SteerPlan],
+    cancelled: Callable[[], bool],
+) -> JobSteps[Tensor]:
+    """Generate all rows to their ends; log-probabilities [rows, vocab] at the first generated position."""
+    sampler = Sampler(job, len(rows), model.vocab_size, model.device)
+    with rows_in_batch(batches, model, prompt, [None, *plans], cancelled) as in_batch:
+        first = finite(in_batch.logits).log_softmax(-1)
+        while True:
+            tokens = sampler.draw(finite(in_batch.logits))
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                if row.end is None:
+                    row.add(token)
+            if all(row.end for row in rows):
+                return first
+            in_batch.put(tokens)
+            yield Pause.STEP
+            if cancelled():
+                raise Cancelled
+
+
+class _Scorer:
+    """Scores the rows of one sweep against its default row."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt: Sequence[int],
+        named: NamedTokens,
+        first: Tensor,
+        default: Sequence[int],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._model = model
+        self._prompt = prompt
+        self._named = named
+        self._first = first
+        self._default = default
+        self._cancelled = cancelled
+        self._base: RowScores | None = None
+
+    def point(
+        self, strength: float, row: GeneratedRow, plan: SteerPlan | None, first: Tensor
+    ) -> JobSteps[SweepPoint]:
+        """One point of the curve; `first` has the log-probabilities [1, vocab] at the first position."""
+        if self._base is None:
+            [self._base] = yield from self._scores([TextRow(self._default, None)])
+        texts = [TextRow(row.tokens, None), TextRow(row.tokens, plan), TextRow(self._default, plan)]
+        unsteered, own, on_default = yield from self._scores(texts)
+        ids = self._named.ids
+        at_first = compare(first, self._first, ids)
+        run = compare(on_default.log_probabilities, self._base.log_probabilities, ids)
+        kl = compare(own.log_probabilities, unsteered.log_probabilities, ids).kl
+        return SweepPoint(
+            strength=strength,
+            named=_effects(self._named, at_first, run),
+            kl_first=at_first.kl[0].item(),
+            kl=kl.mean().item(),
+            perplexity=perplexity(unsteered.log_probabilities, row.tokens),
+            distinct=len(set(row.tokens)) / len(row.tokens),
+            text=row.text,
+        )
+
+    def _scores(self, rows: Sequence[TextRow]) -> JobSteps[list[RowScores]]:
+        return score_rows(self._model, self._prompt, rows, cancelled=self._cancelled)
+
+
+def sweet_spot(
+    default: SweepPoint, points: Sequence[SweepPoint], wanted: Sequence[Sequence[int]]
+) -> float | None:
+    """The strength selected by `RULE`. `wanted` has each point's `NamedTokens.wanted`."""
+
+    def reached(point: SweepPoint, directions: Sequence[int]) -> float:
+        return sum(sign * name.probability for sign, name in zip(directions, point.named, strict=True))
+
+    candidates = [
+        (reached(point, directions) - reached(default, directions), -abs(point.strength), point.strength)
+        for point, directions in zip(points, wanted, strict=True)
+        if above(reached(point, directions), reached(default, directions))
+        and point.perplexity <= MAX_PERPLEXITY * default.perplexity
+        and point.distinct >= MIN_DISTINCT * default.distinct
+    ]
+    return max(candidates)[2] if candidates else None
+
+
+def _effects(named: NamedTokens, first: Comparison, run: Comparison) -> list[SweepEffect]:
+    return [
+        SweepEffect(
+            feature=feature,
+            probability_first=first.probability[0, place].item(),
+            probability=run.probability[:, place].mean().item(),
+            rank_first=int(first.rank[0, place]),
+        )
+        for place, feature in enumerate(named.features)
+    ]

@@ -1,0 +1,76 @@
+"""Pages and their JSON twins: one handler at two addresses, and the entries of the site's navigation.
+
+A page is one record, one handler and one template:
+
+    @router.page("/search", SearchPage)
+    def search(request: Request, store: OpenStore, query: …) -> Response:
+        return respond(request, PageContent(store.search(…), "search.html"))
+
+The record's class is in `lexiscope/records.py`, the template in `frontend/templates/`. With
+`navigation="Label"` the page is linked in the header of every page. The API reference lists the twin of every
+page.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from lexiscope.records import RESERVED_MODEL_IDS
+from server.errors import error_responses
+
+Handler = Callable[..., Any]
+
+
+class NavigationEntry(NamedTuple):
+    """A link in the header of every page."""
+
+    path: str
+    label: str
+
+
+class PageRouter(APIRouter):
+    """A router whose pages have JSON twins. `navigation` has the entries for the site's header."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.navigation: list[NavigationEntry] = []
+
+    def page(
+        self,
+        path: str,
+        record: type[BaseModel] | None,
+        *,
+        navigation: str = "",
+        errors: tuple[int, ...] = (400, 404, 422, 503),
+    ) -> Callable[[Handler], Handler]:
+        """Serve a handler as HTML at `path`, and as JSON at `path` + `.json`, which the API reference
+        describes. A page whose `record` is None has no twin.
+
+        Raises ValueError if the first part of `path` could be the id of a model.
+        """
+        first = path.split("/")[1]
+        if first and not first.startswith("{") and first not in RESERVED_MODEL_IDS:
+            raise ValueError(f"{path}: add {first!r} to lexiscope.records.RESERVED_MODEL_IDS")
+        if navigation:
+            self.navigation.append(NavigationEntry(path, navigation))
+
+        def add(handler: Handler) -> Handler:
+            if record is not None:
+                self.add_api_route(
+                    twin_of(path),
+                    handler,
+                    methods=["GET"],
+                    response_model=record,
+                    responses=error_responses(*errors),
+                )
+            self.add_api_route(path, handler, methods=["GET"], include_in_schema=False)
+            return handler
+
+        return add
+
+
+def twin_of(path: str) -> str:
+    """The path of a page's JSON twin."""
+    return "/index.json" if path == "/" else f"{path}.json"

@@ -1,0 +1,167 @@
+"""A reading's response: the worker's events with the index's names, and the summaries that the page shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from lexiscope.records import FeatureRef
+from server.attach_names import refs_by_id
+from server.live import ReadJob
+from server.live.messages import Event, RawReadDone, RawReadLayer, RawReadTokens
+from server.live.records import (
+    ContrastFeature,
+    FollowedFeature,
+    MeanActivation,
+    ReadLayer,
+    ReadResponse,
+    ReadText,
+    ReadToken,
+    TokenFiring,
+)
+from server.live.requests import ReadRequest
+from store import Place, Store
+
+
+class MeanCode:
+    """The code of one text, averaged over its tokens: {feature index: value} for each figure."""
+
+    def __init__(self, raw: RawReadLayer) -> None:
+        sums: dict[int, float] = {}
+        counts: dict[int, int] = {}
+        self.maximum: dict[int, float] = {}
+        for indices, values in zip(raw.indices, raw.values, strict=True):
+            for index, value in zip(indices, values, strict=True):
+                sums[index] = sums.get(index, 0.0) + value
+                counts[index] = counts.get(index, 0) + 1
+                self.maximum[index] = max(self.maximum.get(index, 0.0), value)
+        n_tokens = len(raw.indices)
+        self.mean = {index: total / n_tokens for index, total in sums.items()}
+        self.share = {index: count / n_tokens for index, count in counts.items()}
+
+    def top(self, n: int) -> list[int]:
+        """The n features with the highest mean."""
+        return sorted(self.mean, key=lambda index: -self.mean[index])[:n]
+
+
+class NamedDictionary(NamedTuple):
+    """One dictionary and the references of its features."""
+
+    place: Place
+    refs: Mapping[str, FeatureRef]
+
+    def ref(self, index: int) -> FeatureRef:
+        return self.refs[f"{self.place.model}/{self.place.source}/{index}"]
+
+
+def read_response(
+    store: Store, request: ReadRequest, job: ReadJob, places: Sequence[Place], events: Sequence[Event]
+) -> ReadResponse:
+    """From the events of `job`, which read with the dictionaries at `places`. Raises NotFound."""
+    readings = {(event.text, event.source): event for event in events if isinstance(event, RawReadLayer)}
+    [tokens] = [event.texts for event in events if isinstance(event, RawReadTokens)]
+    [last] = [event for event in events if isinstance(event, RawReadDone)]
+    codes = {key: MeanCode(raw) for key, raw in readings.items()}
+    refs = refs_by_id(
+        store, [f"{job.model}/{source}/{index}" for (_, source), code in codes.items() for index in code.mean]
+    )
+    dictionaries = [NamedDictionary(place, refs) for place in places]
+    texts = []
+    for number, shown in enumerate(tokens):
+        layers, top = [], {}
+        for dictionary in dictionaries:
+            source = dictionary.place.source
+            raw, code = readings[number, source], codes[number, source]
+            layers.append(read_layer(raw, dictionary, code, request))
+            top[source] = top_features(code, dictionary, request.top)
+        texts.append(ReadText(tokens=list(shown), layers=layers, top=top))
+    contrast = {}
+    if len(tokens) > 1:
+        for dictionary in dictionaries:
+            source = dictionary.place.source
+            both = codes[0, source], codes[1, source]
+            contrast[source] = contrast_features(*both, dictionary, request.top)
+    return ReadResponse(
+        model=job.model,
+        subtract_mean=request.subtract_mean,
+        texts=texts,
+        contrast=contrast,
+        followed=_followed(job, last),
+    )
+
+
+def read_layer(
+    raw: RawReadLayer, dictionary: NamedDictionary, code: MeanCode, request: ReadRequest
+) -> ReadLayer:
+    """One dictionary's reading of one text, with the table's cell for each token."""
+    indices = list(code.mean)
+    features = [dictionary.ref(index) for index in indices]
+    places = {index: number for number, index in enumerate(indices)}
+
+    def best(firings: Sequence[TokenFiring]) -> TokenFiring | None:
+        """The feature with the highest value among those named well enough; ties go to the first."""
+        cells = [
+            (firing.value - (code.mean[indices[firing.feature]] if request.subtract_mean else 0.0), firing)
+            for firing in firings
+            if features[firing.feature].cosine >= request.min_cosine
+        ]
+        if not cells:
+            return None
+        value, firing = max(cells, key=lambda cell: (cell[0], -cell[1].feature))
+        return TokenFiring(feature=firing.feature, value=value) if value > 0 else None
+
+    tokens = []
+    for active, values, error, dense in zip(raw.indices, raw.values, raw.error, raw.dense, strict=True):
+        firings = [
+            TokenFiring(feature=places[index], value=value)
+            for index, value in zip(active, values, strict=True)
+        ]
+        tokens.append(ReadToken(error=error, dense=dense, fired=firings, best=best(firings)))
+    return ReadLayer(
+        source=dictionary.place.source,
+        layer=dictionary.place.layer,
+        recipe=dictionary.place.recipe,
+        features=features,
+        tokens=tokens,
+        error=sum(raw.error) / len(raw.error),
+    )
+
+
+def top_features(code: MeanCode, dictionary: NamedDictionary, n: int) -> list[MeanActivation]:
+    """The n features with the highest mean activation in the text."""
+    return [
+        MeanActivation(**dictionary.ref(index).model_dump(), value=code.mean[index], share=code.share[index])
+        for index in code.top(n)
+    ]
+
+
+def contrast_features(
+    first: MeanCode, second: MeanCode, dictionary: NamedDictionary, n: int
+) -> list[ContrastFeature]:
+    """The n features that are higher in the first text and the n that are higher in the second, by
+    difference.
+    """
+
+    def difference(index: int) -> float:
+        top = max(first.maximum.get(index, 0.0), second.maximum.get(index, 0.0))
+        return (first.mean.get(index, 0.0) - second.mean.get(index, 0.0)) / top
+
+    order = sorted({*first.mean, *second.mean}, key=difference, reverse=True)
+    higher = [index for index in order[:n] if difference(index) > 0]
+    lower = [index for index in order[-n:] if difference(index) < 0]
+    return [
+        ContrastFeature(
+            **dictionary.ref(index).model_dump(),
+            difference=difference(index),
+            first=first.mean.get(index, 0.0),
+            second=second.mean.get(index, 0.0),
+            share_first=first.share.get(index, 0.0),
+            share_second=second.share.get(index, 0.0),
+        )
+        for index in [*higher, *lower]
+    ]
+
+
+def _followed(job: ReadJob, last: RawReadDone) -> FollowedFeature | None:
+    if job.follow is None or last.followed is None:
+        return None
+    maximum = job.follow.max_activation or 0.0
+    return FollowedFeature(feature=job.follow.feature, values=last.followed, max_activation=maximum)
