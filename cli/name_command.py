@@ -16,8 +16,8 @@ from lexiscope.anchors import nearest_tokens, random_directions
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.measures import DICTIONARY, as_text, placed
-from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram, measured_values
+from lexiscope.measures import DICTIONARY, FEATURE, as_text, placed
+from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram, Share, measured_values
 from lexiscope.settings import Settings
 from lexiscope.text import batches, passages
 from store import Store
@@ -28,6 +28,7 @@ CANDIDATES, SHOWN, WRONG = 50, 20, 5
 """Supported features read for each verdict and sort order; how many of them are shown; unsupported ones
 shown.
 """
+EVIDENCE = [measure for measure in placed(FEATURE, "evidence") if measure.chance]
 ENOUGH = 10
 """Firings below which a feature is not shown as one of the best."""
 
@@ -174,30 +175,12 @@ def show(
     ):
         figures.add_row(*row)
     console.print(figures)
-    names = Table(
-        "feature",
-        "name",
-        "cosine",
-        "on the name",
-        "on its family",
-        "before it",
-        "fires",
-        title="names with the best evidence",
-    )
+    headings = ["feature", "name", "cosine", *(measure.label for measure in EVIDENCE), "fires"]
+    names = Table(*headings, title="names with the best evidence")
     for feature in _best(store, page):
         names.add_row(*_line(feature))
     console.print(names)
-    doubtful = Table(
-        "feature",
-        "name",
-        "cosine",
-        "on the name",
-        "on its family",
-        "before it",
-        "fires",
-        "it fires on",
-        title="names without support",
-    )
+    doubtful = Table(*headings, "it fires on", title="names without support")
     for feature in _features(
         store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)
     ):
@@ -238,8 +221,16 @@ def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
 
 
 def _line(feature: FeatureRecord) -> list[str]:
-    head = [str(feature.index), feature.name.shown, f"{feature.cosine:.2f}"]
-    if feature.evidence is None:
-        return [*head, "–", "–", "–", f"{feature.n_firings:,}"]
-    shares = (feature.evidence.reads_here, feature.evidence.reads_family, feature.evidence.predicts)
-    return [*head, *(f"{share.value:.0%} ({share.null:.0%})" for share in shares), f"{feature.n_firings:,}"]
+    values = measured_values(feature.evidence)
+    return [
+        str(feature.index),
+        feature.name.shown,
+        f"{feature.cosine:.2f}",
+        *(_share(values.get(measure.name)) for measure in EVIDENCE),
+        f"{feature.n_firings:,}",
+    ]
+
+
+def _share(share: Share | None) -> str:
+    """A share, and what chance gives in brackets."""
+    return "–" if share is None else f"{share.value:.0%} ({share.null:.0%})"
