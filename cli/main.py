@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from cli.dictionary_paths import All, dictionary_paths
 from cli.exchange_commands import export_commands, import_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
@@ -105,6 +106,7 @@ def evaluate(
     ] = None,
     model_id: ModelId = None,
     layer: Layer = None,
+    every: All = False,
     out: Annotated[Path | None, typer.Option(help="write all figures to this JSON file")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")
@@ -122,7 +124,7 @@ def evaluate(
     from cli.evaluate_command import write as write_figures
 
     request = EvaluationRequest(text, tokens, ce_tokens, length, model, model_id, layer)
-    found = evaluate_runs(runs, request, console=console)
+    found = evaluate_runs(dictionary_paths(runs, every), request, console=console)
     console.print(table(found))
     for each in found:
         for warning in each.warnings:
@@ -163,7 +165,7 @@ def anchors(
 def index(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="dictionary folders or files: our own, SAELens's, sparsify's, the paper's"),
+        typer.Argument(help="dictionary folders or files of any library that is read (docs/name-any-sae.md)"),
     ],
     text: Text,
     tokens: Annotated[int | None, typer.Option(min=1, help="tokens of text to read, at most")] = None,
@@ -174,6 +176,7 @@ def index(
     model_id: ModelId = None,
     layer: Layer = None,
     set_name: SetName = None,
+    every: All = False,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="ray reads on the cluster that RAY_ADDRESS names (lexiscope[ray])"),
@@ -203,7 +206,7 @@ def index(
 
     shard = indexer.parse_shard(shards) if shards else None
     groups: dict[tuple[str, str], list[Path]] = {}
-    for run in runs:
+    for run in dictionary_paths(runs, every):
         checkpoint = load_checkpoint(run, anchors=False, layer=layer)
         path = model or checkpoint.model
         if not path:
@@ -226,7 +229,7 @@ def index(
 def name(
     dictionaries: Annotated[
         list[Path],
-        typer.Argument(help="dictionaries of one model: SAELens, sparsify, VASAE or our own folders"),
+        typer.Argument(help="dictionaries of one model: folders or files of any library that is read"),
     ],
     text: Annotated[
         list[str] | None,
@@ -238,6 +241,7 @@ def name(
     ] = None,
     layer: Layer = None,
     set_name: SetName = None,
+    every: All = False,
     anchors: Annotated[
         str | None,
         typer.Option(help="fit this anchor set for all; else a dictionary's own anchors, or `current`"),
@@ -256,7 +260,9 @@ def name(
     from cli.name_command import NamingRequest, name_dictionaries
 
     request = NamingRequest(model, model_id, layer, set_name, anchors, tokens, length, ablate)
-    name_dictionaries(dictionaries, text or [], request, settings=Settings(), console=console)
+    name_dictionaries(
+        dictionary_paths(dictionaries, every), text or [], request, settings=Settings(), console=console
+    )
 
 
 @app.command()

@@ -154,6 +154,8 @@ def show(
         f"{checkpoint.path}: {summary.origin}, {summary.architecture}, "
         f"reads {checkpoint.hook or 'the layer that was given'}"
     )
+    for note in checkpoint.notes:
+        console.print(f"Note: {note}.")
     figures = Table(show_header=False)
     values = measured_values(summary)
     verdicts = sorted(summary.verdicts.items(), key=lambda item: -item[1])

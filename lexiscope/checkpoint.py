@@ -37,6 +37,13 @@ HOOK_FOLDER = re.compile(
 """Folders named after a hook point, a seed or a step: the set's name is their parent's."""
 
 
+AFTER_BLOCK = re.compile(
+    r"blocks\.(\d+)\.hook_(?:resid_post|out)|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)(?:\.output)?"
+)
+"""Hook points after a block: as HookedTransformer, as the bridge and as Hugging Face's modules call them."""
+BEFORE_BLOCK = re.compile(r"blocks\.(\d+)\.hook_(?:resid_pre|in)|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)\.input")
+
+
 class AnchorFit(NamedTuple):
     """The vectors that names and cosines are computed from."""
 
@@ -74,6 +81,10 @@ class Checkpoint(NamedTuple):
     """the language model it was trained on, as recorded: a folder or a hub's name; empty where it is not"""
     hook_out: str = ""
     """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
+    notes: tuple[str, ...] = ()
+    """conventions of its library that were recognised and folded into the weights, in words"""
+    stored_set: str = ""
+    """what its set is called, where its files or folders tell"""
     chosen_layer: int | None = None
     """the layer given by --layer"""
     chosen_set: str | None = None
@@ -131,6 +142,8 @@ class Checkpoint(NamedTuple):
         listed = metadata.get("neuronpedia_id") or self.config.get("neuronpedia_id")
         if isinstance(listed, str) and "/" in listed:
             return _slug(listed.rsplit("/", 1)[1])
+        if self.stored_set:
+            return _slug(self.stored_set)
         folder = self.path.resolve()
         folder = folder if folder.is_dir() else folder.parent
         while HOOK_FOLDER.fullmatch(folder.name) and folder.parent != folder:
@@ -147,12 +160,12 @@ def layer_of(hook: str, path: Path) -> int:
     """The block after which the residual stream is what `hook` names. Raises CheckpointError for any other
     hook point.
     """
-    after = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)", hook)
+    after = AFTER_BLOCK.fullmatch(hook)
     if after:
         return int(after[1] or after[2])
-    before = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", hook)
-    if before and int(before[1]) > 0:
-        return int(before[1]) - 1  # the same tensor as the one after the block before
+    before = BEFORE_BLOCK.fullmatch(hook)
+    if before and int(before[1] or before[2]) > 0:
+        return int(before[1] or before[2]) - 1  # the same tensor as the one after the block before
     what = (
         "the embedding before the first block"
         if before
@@ -306,6 +319,8 @@ def load_checkpoint(
         stored.hook,
         stored.model,
         stored.hook_out,
+        stored.notes,
+        stored.set_name,
         layer,
         set_name,
     )

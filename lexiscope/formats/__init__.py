@@ -8,12 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lexiscope.errors import CheckpointError
-from lexiscope.formats import saelens, sparsify, vasae
+from lexiscope.formats import (
+    dictionary_learning,
+    gemma_scope,
+    linear_layers,
+    llamascopium,
+    qwen_scope,
+    saelens,
+    sparsify,
+    vasae,
+)
 from lexiscope.formats.stored import Format, StoredDictionary
 
-FORMATS = (saelens.FORMAT, sparsify.FORMAT, vasae.FORMAT)
+FORMATS = (
+    llamascopium.FORMAT,  # before SAELens, whose weights have the same name
+    saelens.FORMAT,
+    sparsify.FORMAT,
+    vasae.FORMAT,
+    gemma_scope.FORMAT,
+    dictionary_learning.FORMAT,
+    qwen_scope.FORMAT,
+    linear_layers.FORMAT,
+)
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
-DEPTH = 4
+DEPTH = 6
 """Folders below the given one that are searched for dictionaries."""
 LISTED = 8
 
@@ -26,16 +44,31 @@ def load(path: Path) -> StoredDictionary:
     if len(found) > 1:
         some = ", ".join(str(place.relative_to(path)) for _, place in found[:LISTED])
         more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        raise CheckpointError(f"{path} holds {len(found)} dictionaries ({some}{more}); give one of them.")
+        raise CheckpointError(
+            f"{path} holds {len(found)} dictionaries ({some}{more}): give one of them, or all by --all."
+        )
     if not found:
         raise CheckpointError(_nothing(path))
     layout, place = found[0]
-    return layout.read(place)._replace(place=place)
+    try:
+        return layout.read(place)._replace(place=place)
+    except (RuntimeError, IndexError, ValueError) as error:  # of torch: shapes that do not fit one another
+        raise CheckpointError(f"{place}: its tensors do not fit one another ({error}).") from error
+
+
+def paths_of(path: Path) -> list[Path]:
+    """Every dictionary that `path` is or holds, each a path that `load` reads. Raises CheckpointError:
+    none.
+    """
+    places = [place for _, place in dictionaries_in(path)]
+    if not places:
+        raise CheckpointError(_nothing(path))
+    return places
 
 
 def dictionaries_in(path: Path, depth: int = DEPTH) -> Iterator[tuple[Format, Path]]:
     """Every dictionary that `path` is or holds, in the order of their names, with its format."""
-    for layout in FORMATS:
+    for layout in FORMATS if path.exists() else ():
         places = layout.at(path)
         if places:
             yield from ((layout, place) for place in places)
@@ -47,16 +80,20 @@ def dictionaries_in(path: Path, depth: int = DEPTH) -> Iterator[tuple[Format, Pa
 
 
 def _nothing(path: Path) -> str:
-    known = "; ".join(f"{layout.files} ({layout.library})" for layout in FORMATS)
     if not path.exists():
         return f"There is no file or folder at {path}."
+    known = "; ".join(f"{layout.files} ({layout.library})" for layout in FORMATS)
     if path.is_file():
         kind = (
-            "a pickle of another kind, which is never executed"
-            if path.suffix in PICKLES
-            else "of another kind"
+            "a pickle of another kind, which is never executed" if path.suffix in PICKLES else "another file"
         )
-        return f"{path} is no dictionary that can be read here: it is {kind}. These files are read: {known}."
-    pickles = [inside.name for inside in path.iterdir() if inside.suffix in PICKLES]
-    hint = f" It holds {pickles[0]}, a pickle of another kind, which is never executed." if pickles else ""
-    return f"{path} holds no dictionary. These files are read: {known}.{hint}"
+        return f"{path} is no dictionary that can be read here, but {kind}. These are read: {known}."
+    files = sorted(inside.name for inside in path.iterdir() if inside.is_file())
+    pickles = [name for name in files if Path(name).suffix in PICKLES]
+    inside = (
+        f"It holds {', '.join(files[:LISTED])}{' …' if len(files) > LISTED else ''}"
+        if files
+        else "It is empty"
+    )
+    never = f"; {pickles[0]} is a pickle of another kind, which is never executed" if pickles else ""
+    return f"{path} holds no dictionary that can be read here. {inside}{never}. These are read: {known}."

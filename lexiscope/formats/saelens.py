@@ -20,6 +20,8 @@ from lexiscope.formats.stored import (
     Format,
     StoredDictionary,
     check_widths,
+    drop_unit_scaling,
+    gated_dictionary,
     named,
     read_json,
     read_tensors,
@@ -57,6 +59,10 @@ CENTRED_MODELS = re.compile(
 """Models with LayerNorm, which TransformerLens loaded with a centred residual stream unless told not to."""
 
 
+UNPROCESSED = (3, 19, 2)
+"""The version of SAELens (September 2024) from which language models are loaded as they are."""
+
+
 def at(path: Path) -> list[Path]:
     """The dictionary's folder that `path` is, or that holds the file `path`."""
     folder = path.parent if path.name in (CONFIG, WEIGHTS) else path
@@ -80,7 +86,7 @@ def read(folder: Path) -> StoredDictionary:
             "heads, not the residual stream."
         )
     tensors = read_tensors(folder / WEIGHTS)
-    _drop_unit_scaling(tensors, folder)
+    drop_unit_scaling(tensors, folder)
     transcoder = architecture in TRANSCODERS or architecture.endswith("_transcoder")
     if transcoder:
         settings["apply_b_dec_to_input"] = False
@@ -93,7 +99,7 @@ def read(folder: Path) -> StoredDictionary:
         settings.get("d_out") if transcoder else None,
     )
     metadata = settings["metadata"]
-    dictionary = _as_trained(folder, dictionary, settings)
+    dictionary, notes = _as_trained(folder, dictionary, settings)
     if transcoder and dictionary.normalise != "none":
         raise CheckpointError(f"{folder}: a transcoder that normalises its input is not read here.")
     hook = str(metadata.get("hook_name") or "")
@@ -107,6 +113,7 @@ def read(folder: Path) -> StoredDictionary:
         str(metadata.get("model_name") or ""),
         config,
         str(metadata.get("hook_name_out") or "another hook point") if transcoder else "",
+        notes=notes,
     )
 
 
@@ -208,18 +215,6 @@ def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _drop_unit_scaling(tensors: dict[str, Tensor], folder: Path) -> None:
-    """SAELens long wrote a `scaling_factor` of ones, which its own reader drops."""
-    scaling = tensors.get("scaling_factor")
-    if scaling is not None:
-        if not torch.allclose(scaling.float(), torch.ones(())):
-            raise CheckpointError(
-                f"{folder}: scaling_factor is not 1 everywhere: activations finetuned by a factor are not "
-                "read here."
-            )
-        del tensors["scaling_factor"]
-
-
 def _saelens_dictionary(
     folder: Path, architecture: str, settings: dict[str, Any], tensors: dict[str, Tensor]
 ) -> Dictionary:
@@ -229,7 +224,15 @@ def _saelens_dictionary(
             f"{folder}: activation_fn is '{settings['activation_fn']}'; relu and topk are read here."
         )
     if architecture == "gated":
-        return _gated(named(tensors, GATED, where=folder, what=what))
+        w = named(tensors, GATED, where=folder, what=what)
+        return gated_dictionary(
+            w["W_enc"],
+            w["W_dec"],
+            w["b_dec"],
+            gate=w["b_gate"],
+            magnitude=w["b_mag"],
+            log_gain=w["r_mag"],
+        )
     own = OWN.fullmatch(architecture)
     kind = own[1] if own else TRANSCODERS.get(architecture, architecture)
     beside: tuple[str, ...] = ()
@@ -261,17 +264,13 @@ def _saelens_dictionary(
     return Dictionary(w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], selection, dense_in, dense_out)
 
 
-def _gated(w: dict[str, Tensor]) -> Dictionary:
-    """A feature fires where x W + b_gate > 0, which is where its magnitude x W e^r + b_mag is above b_mag −
-    b_gate e^r.
+def _as_trained(
+    folder: Path, found: Dictionary, settings: dict[str, Any]
+) -> tuple[Dictionary, tuple[str, ...]]:
+    """The dictionary with what SAELens does to its input, selection and scale folded in, and a note on each
+    convention that its files do not spell out.
     """
-    gain = w["r_mag"].exp()
-    selection = Threshold(w["b_mag"] - w["b_gate"] * gain)
-    return Dictionary(w["W_enc"] * gain, w["b_mag"], w["W_dec"], w["b_dec"], selection)
-
-
-def _as_trained(folder: Path, found: Dictionary, settings: dict[str, Any]) -> Dictionary:
-    """The dictionary with what SAELens does to its input, selection and scale folded in."""
+    notes: list[str] = []
     if settings["apply_b_dec_to_input"]:
         found = replace(found, b_enc=found.b_enc - found.b_dec @ found.W_enc)
     if settings.get("rescale_acts_by_decoder_norm"):
@@ -287,7 +286,11 @@ def _as_trained(folder: Path, found: Dictionary, settings: dict[str, Any]) -> Di
         case "layer_norm":
             found = replace(found, normalise="layer_norm")
         case "expected_average_only_in":
-            found = found.fold(torch.zeros_like(found.b_dec), _unfolded_scale(folder))
+            scale = _unfolded_scale(folder)
+            found = found.fold(torch.zeros_like(found.b_dec), scale)
+            notes.append(
+                f"activations were scaled by {scale:.4g} in training: the scale is folded into the weights"
+            )
         case other:
             raise CheckpointError(
                 f"{folder}: normalize_activations is {other!r} and not folded into the weights, as SAELens "
@@ -299,7 +302,12 @@ def _as_trained(folder: Path, found: Dictionary, settings: dict[str, Any]) -> Di
                 f"{folder}: center_writing_weights together with {found.normalise} is not read here."
             )
         found = found.centred()
-    return found
+        notes.append(
+            "it was trained on a residual stream without its mean over the width (TransformerLens's "
+            "center_writing_weights, SAELens's default before September 2024): that is folded into the "
+            "weights"
+        )
+    return found, tuple(notes)
 
 
 def _unfolded_scale(folder: Path) -> float:
@@ -321,17 +329,24 @@ def _unfolded_scale(folder: Path) -> float:
 def _reads_centred_stream(settings: dict[str, Any]) -> bool:
     """Was the residual stream's mean over the width taken off before it was read?
 
-    TransformerLens did so by default, to models with LayerNorm, in the days when SAELens wrote `hook_point`;
-    later files say it.
+    TransformerLens does so by default to models with LayerNorm, and SAELens trained on that until
+    UNPROCESSED; since then its settings record `model_from_pretrained_kwargs`.
     """
-    recorded = settings["metadata"].get("model_from_pretrained_kwargs")
+    metadata = settings["metadata"]
+    recorded = metadata.get("model_from_pretrained_kwargs")
     if isinstance(recorded, dict) and "center_writing_weights" in recorded:
         return bool(recorded["center_writing_weights"])
-    return (
-        recorded is None
-        and "hook_point_layer" in settings
-        and bool(CENTRED_MODELS.search(str(settings.get("model_name"))))
-    )
+    version = _version(settings.get("sae_lens_training_version") or settings.get("sae_lens_version"))
+    if version is None and metadata.get("sae_lens_version") is None:
+        old = recorded is None and ("hook_point_layer" in settings or "hook_layer" in settings)
+    else:
+        old = version is not None and version < UNPROCESSED
+    return old and CENTRED_MODELS.search(str(metadata.get("model_name"))) is not None
+
+
+def _version(recorded: Any) -> tuple[int, ...] | None:
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", str(recorded))
+    return tuple(map(int, numbers.groups())) if numbers else None
 
 
 FORMAT = Format("Lexiscope, SAELens", f"{CONFIG} and {WEIGHTS}", at, read)

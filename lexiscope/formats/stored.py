@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.selection import Threshold
 
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
 
@@ -38,6 +39,10 @@ class StoredDictionary(NamedTuple):
     """the hook point that a transcoder writes; empty for a dictionary that reconstructs what it reads"""
     place: Path = Path()
     """the file or folder that it was read from"""
+    set_name: str = ""
+    """what its set is called, where its files or folders tell"""
+    notes: tuple[str, ...] = ()
+    """conventions of its library that were recognised and folded in, in words"""
 
 
 class Format(NamedTuple):
@@ -102,6 +107,32 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(found).__name__}, where a dictionary of settings and weights is expected."
         )
     return found
+
+
+def drop_unit_scaling(tensors: dict[str, Tensor], path: Path) -> None:
+    """Remove a `scaling_factor` of ones, which several libraries wrote and their own readers drop. Raises
+    CheckpointError for any other.
+    """
+    scaling = tensors.get("scaling_factor")
+    if scaling is not None:
+        if not torch.allclose(scaling.float(), torch.ones(())):
+            raise CheckpointError(
+                f"{path}: scaling_factor is not 1 everywhere: activations finetuned by a factor are not read "
+                "here."
+            )
+        del tensors["scaling_factor"]
+
+
+def gated_dictionary(
+    W_enc: Tensor, W_dec: Tensor, b_dec: Tensor, *, gate: Tensor, magnitude: Tensor, log_gain: Tensor
+) -> Dictionary:
+    """A gated dictionary as one with thresholds; biases and log gain r are [d_sae].
+
+    A feature fires where x W + gate > 0, which is where its magnitude x W e^r + magnitude is above magnitude
+    − gate e^r.
+    """
+    gain = log_gain.exp()
+    return Dictionary(W_enc * gain, magnitude, W_dec, b_dec, Threshold(magnitude - gate * gain))
 
 
 def named(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lexiscope.errors import ModelError
+from lexiscope.language_model.aliases import hub_name
 from lexiscope.language_model.model import LanguageModel
 from lexiscope.records import RESERVED_MODEL_IDS
 
@@ -33,7 +34,8 @@ def model_slug(name: str) -> str:
 def load_language_model(
     name: str, *, model_id: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
-    """Load a model with weights in `dtype`. A hub's name is fetched by transformers.
+    """Load a model with weights in `dtype`. A hub's name, or TransformerLens's name for one, is fetched by
+    transformers.
 
     Raises ModelError: a folder without configuration, tokenizer or weights, an unreadable file, an unknown
     architecture.
@@ -45,6 +47,7 @@ def load_language_model(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     slug = model_slug(model_id or name)
+    given, name = name, hub_name(name)
     path = Path(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_files(name)
@@ -61,7 +64,11 @@ def load_language_model(
             name, hf_model=weights, tokenizer=_completable(tokenizer), device=device, dtype=dtype
         )
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
-        raise ModelError(f"{name} cannot be loaded as a language model: {_first_line(error)}") from error
+        shown = name if name == given else f"{given} ({name} on the hub)"
+        local = "" if path.exists() else " If it lies in a folder, give that as the model."
+        raise ModelError(
+            f"{shown} cannot be loaded as a language model: {_first_line(error)}{local}"
+        ) from error
     bridge.eval().requires_grad_(False)
     _return_tuples(bridge)
     _check_logits(name, expected, _probe_logits(bridge))

@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lexiscope import formats
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.errors import CheckpointError
+from lexiscope.formats.dictionary_learning import CLASSES
 from lexiscope.sparse_code import SparseCode
 
 CASES = Path(os.environ.get("LEXISCOPE_FOREIGN_CASES", Path(__file__).parent / "foreign" / "cases"))
@@ -57,7 +59,9 @@ def copy(tmp_path: Path) -> Any:
 
 def test_every_library_and_architecture_is_among_the_cases() -> None:
     kinds = {name.split("-")[0] for name in EVERY} - {"gpt2_L4_vasae_soft", "gpt2_L4_hard_tied_baseline"}
-    assert kinds == {"saelens", "sparsify"} and "gpt2_L4_vasae_soft" in EVERY
+    libraries = {name for name, module in vars(formats).items() if hasattr(module, "FORMAT")}
+    assert kinds == libraries - {"vasae"} and "gpt2_L4_vasae_soft" in EVERY
+    assert {name.split("-")[1] for name in EVERY if "dictionary_learning" in name} == set(CLASSES)
     for architecture in (
         "standard",
         "topk",
@@ -163,6 +167,9 @@ def test_a_checkpoint_says_who_trained_it_how_and_on_what() -> None:
         ("transformer.h.7", 7),
         ("model.layers.17", 17),
         ("gpt_neox.layers.3", 3),
+        ("blocks.7.hook_out", 7),
+        ("blocks.7.hook_in", 6),
+        ("model.language_model.layers.9.output", 9),
     ],
 )
 def test_the_layer_is_the_block_after_which_the_stream_is_read(hook: str, layer: int, copy: Any) -> None:
@@ -188,6 +195,145 @@ def test_any_other_hook_point_is_refused_in_words(hook: str, copy: Any) -> None:
     found = load_checkpoint(copy("saelens-topk-none", config={"metadata": {"hook_name": hook}}))
     with pytest.raises(CheckpointError, match="only the residual stream after a block"):
         _ = found._replace(chosen_layer=3).layer
+
+
+RES_2B, SCOPE_2 = "gemmascope-res-16k-l0-9", "gemmascope-2-width_16k_l0_small"
+LLAMA = "meta-llama/Llama-3.1-8B"
+RECORDED = {
+    "gemma_scope": ("gemma-scope", "blocks.3.hook_resid_post", 3, "google/gemma-2-2b", RES_2B),
+    "gemma_scope-2": ("gemma-scope", "model.layers.5.output", 5, "google/gemma-3-270m-pt", SCOPE_2),
+    "llamascopium-1": ("llamascopium", "blocks.15.hook_resid_post", 15, LLAMA, "llamascoper-8x"),
+    "qwen_scope": (
+        "qwen-scope",
+        "blocks.7.hook_resid_post",
+        7,
+        "Qwen/Qwen3-1.7B-Base",
+        "qwenscope-res-32k-l0-6",
+    ),
+    "linear_layers": (
+        "linear-layers",
+        "blocks.19.hook_resid_post",
+        19,
+        f"{LLAMA}-Instruct",
+        "llama-3.1-8b-instruct-sae-l19",
+    ),
+    "dictionary_learning-BatchTopKSAE": (
+        "dictionary_learning",
+        "blocks.8.hook_resid_post",
+        8,
+        "EleutherAI/pythia-160m-deduped",
+        "batchtopksae-trainer_0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_published_collections_are_known_by_their_folders_and_files(name: str) -> None:
+    found = load_checkpoint(CASES / name)
+    assert (found.origin, found.hook, found.layer, found.model, found.set_name) == RECORDED[name]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_file_given_by_its_path_is_the_same_dictionary_as_its_folder(name: str) -> None:
+    whole = load_checkpoint(CASES / name)
+    place = whole.path
+    files = [place] if place.is_file() else [f for f in place.glob("*.safetensors") if "sae" in f.name]
+    found = load_checkpoint(files[0])
+    assert found.path == place and torch.equal(found.dictionary.W_dec, whole.dictionary.W_dec)
+    assert (found.hook, found.model, found.set_name) == (whole.hook, whole.model, whole.set_name)
+
+
+def test_a_file_or_folder_that_exists_is_never_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "weights.pt").write_bytes(b"x")
+    weights = next((CASES / "llamascopium-r1").rglob("sae_weights.safetensors"))
+    shutil.copy(weights, tmp_path / "final.safetensors")
+    for name, words in (
+        ("folder", "holds no dictionary that can be read here. It is empty"),
+        ("notes.txt", "is no dictionary that can be read here, but another file"),
+        ("weights.pt", "a pickle of another kind, which is never executed"),
+        ("final.safetensors", "hyperparams.json .*is missing"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(tmp_path / name)
+    with pytest.raises(CheckpointError, match="There is no file or folder at"):
+        load_checkpoint(tmp_path / "none")
+
+
+def test_a_folder_of_several_dictionaries_lists_them_and_each_can_be_read(tmp_path: Path) -> None:
+    for name in ("blocks.2.hook_resid_post", "blocks.3.hook_resid_post"):
+        shutil.copytree(CASES / "saelens-topk-none", tmp_path / "run" / name)
+    with pytest.raises(CheckpointError, match=r"2 dictionaries \(blocks\.2\..*, blocks\.3.*--all"):
+        load_checkpoint(tmp_path / "run")
+    places = formats.paths_of(tmp_path / "run")
+    assert [load_checkpoint(place).set_name for place in places] == ["run", "run"]
+
+
+SIX = {"sae_lens_version": "6.0.0", "model_name": "gpt2", "hook_name": "blocks.3.hook_resid_post"}
+
+
+@pytest.mark.parametrize(
+    ("said", "centred"),
+    [
+        ({"hook_layer": 3, "sae_lens_training_version": "3.18.2"}, True),
+        ({"hook_layer": 3, "sae_lens_training_version": "3.19.2"}, False),
+        ({"hook_layer": 3}, True),
+        ({"hook_layer": 3, "model_from_pretrained_kwargs": {}}, False),
+        ({"hook_layer": 3, "model_name": "gemma-2b", "sae_lens_training_version": "3.1.0"}, False),
+        ({"metadata": SIX}, False),
+    ],
+)
+def test_centred_streams_are_recognised_by_the_librarys_version_and_keys_and_said(
+    said: dict[str, Any], centred: bool, copy: Any
+) -> None:
+    removed = {"hook_point_layer": None, "model_name": "gpt2-small"}
+    found = load_checkpoint(copy("saelens-before-6-first", config=removed | said))
+    assert (found.dictionary.dense_in is not None) == centred
+    assert any("mean over the width" in note for note in found.notes) == centred
+
+
+DAMAGED = [
+    ("dictionary_learning-BatchTopKSAE", {"trainer": {"dict_class": "CrossCoder"}}, "CrossCoder"),
+    ("dictionary_learning-BatchTopKSAE", {"trainer": {"dict_class": "AutoEncoder"}}, "bias is missing"),
+    ("dictionary_learning-BatchTopKSAE", {"trainer": {}}, "AutoEncoderTopK or BatchTopKSAE"),
+    (
+        "dictionary_learning-BatchTopKSAE",
+        {"trainer": {"dict_class": "BatchTopKSAE", "dict_size": 63}},
+        "d_sae 63",
+    ),
+    ("llamascopium-1", {"dataset_average_activation_norm": None}, "mean norm .* is not recorded"),
+    ("llamascopium-1", {"use_glu_encoder": True}, "gated linear unit"),
+    ("llamascopium-1", {"act_fn": "batchtopk"}, "batchtopk"),
+    ("llamascopium-1", {"norm_activation": "batch-wise"}, "batch-wise"),
+    ("gemma_scope-2", {"architecture": "of-tomorrow"}, "of-tomorrow"),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "words"), DAMAGED)
+def test_settings_of_other_layouts_that_would_be_read_wrongly_are_refused(
+    name: str, changed: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    shutil.copytree(CASES / name, tmp_path / "case")
+    file = next(path for path in (tmp_path / "case").rglob("*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(tmp_path / "case")
+
+
+def test_a_qwen_scope_file_outside_its_folder_does_not_tell_its_k(tmp_path: Path) -> None:
+    shutil.copy(next((CASES / "qwen_scope").rglob("*.pt")), tmp_path)
+    with pytest.raises(CheckpointError, match="how many features are active"):
+        load_checkpoint(tmp_path / "layer7.sae.pt")
+
+
+def test_a_gemma_scope_of_another_hook_point_is_refused_in_words(tmp_path: Path) -> None:
+    inside = next((CASES / "gemma_scope").rglob("params.npz")).relative_to(CASES / "gemma_scope").parent
+    for kind, words in (("mlp", "hook_mlp_out"), ("att", "hook_z"), ("transcoders", "transcoder")):
+        folder = tmp_path / str(inside).replace("-res", f"-{kind}")
+        shutil.copytree(CASES / "gemma_scope" / inside, folder)
+        with pytest.raises(CheckpointError, match=words):
+            _ = load_checkpoint(folder).layer
 
 
 def test_one_head_of_attention_is_no_residual_stream(copy: Any) -> None:

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel, load_language_model, model_slug
+from lexiscope.language_model.aliases import hub_name
 from tests import tiny
 
 
@@ -169,3 +170,24 @@ def test_a_model_id_is_a_slug(name: str, slug: str) -> None:
 def test_reserved_names_are_no_model_ids() -> None:
     with pytest.raises(ModelError, match="--model-id"):
         model_slug("owner/search")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt2-small", "gpt2"),
+        ("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped"),
+        ("gemma-2-2b", "google/gemma-2-2b"),
+        ("openai-community/unheard-of", "openai-community/unheard-of"),
+    ],
+)
+def test_names_of_transformerlens_are_resolved_by_its_own_table(name: str, expected: str) -> None:
+    assert hub_name(name) == expected
+
+
+def test_a_folder_with_the_name_of_an_alias_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gpt2-small").mkdir()
+    assert hub_name("gpt2-small") == "gpt2-small"

@@ -6,6 +6,8 @@ make of some inputs.
     saelens    in an environment with sae-lens (committed: 6.54.12, torch 2.13.0)
     sparsify   in an environment with eai-sparsify (committed: 1.3.3, torch 2.13.0)
     vasae      anywhere with torch
+    layouts    with sae-lens: Gemma Scope, Llama Scope, Qwen Scope and Goodfire, as its own loaders read them
+    dictionary_learning   with dictionary-learning (committed: 0.1.0)
     exported   with sae-lens: reads back what lexiscope exported
 
 `make check-foreign` makes the environments, writes everything afresh and reads it back. A case is one folder,
@@ -243,6 +245,161 @@ def vasae(out: Path) -> None:
             expect(folder, x, codes, model.decoder(codes))
 
 
+def layouts(out: Path) -> None:
+    """The published collections that SAELens converts at loading, in the folders of their repositories."""
+    import numpy as np
+    from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    def weights(seed: int) -> dict[str, Tensor]:
+        shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
+        draw = torch.Generator().manual_seed(seed)
+        found = {
+            name: torch.randn(*shape, generator=draw) * (0.4 if len(shape) > 1 else 0.3)
+            for name, shape in shapes.items()
+        }
+        return found | {"threshold": torch.rand(D_SAE, generator=draw) * 0.8}
+
+    def keep(name: str, folder: Path, loader: Any, repository: str, inside: str, scale: float = 1.0) -> None:
+        """What SAELens makes of the files in `folder`, which it takes for those of the hub's `repository`."""
+
+        def local(repo_id: str, filename: str, subfolder: str = "", **_: Any) -> str:
+            assert repo_id == repository
+            return str(out / name / repository / subfolder / filename)
+
+        def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+            return {key: list(t.shape) for key, t in load_file(local(repo_id, filename)).items()}
+
+        loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = local, shapes
+        config, state, _ = loader(
+            repository, inside, "cpu", False, {"dtype": "float32", "d_in": D_IN, "d_sae": D_SAE}
+        )
+        sae = SAE.from_dict(loaders.handle_config_defaulting(config))
+        sae.process_state_dict_for_loading(state)
+        sae.load_state_dict(state)
+        if sae.cfg.normalize_activations == "expected_average_only_in":
+            sae.fold_activation_norm_scaling_factor(scale)
+        x = inputs(5)
+        with torch.no_grad():
+            codes = sae.encode(x)
+            expect(folder, x, codes, sae.decode(codes))
+
+    w = weights(1)
+    root, inside = "gemma_scope/google/gemma-scope-2b-pt-res", "layer_3/width_16k/average_l0_9"
+    folder = out / root / inside
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **{name: tensor.numpy() for name, tensor in w.items()})
+    keep(
+        "gemma_scope", folder, loaders.gemma_2_sae_huggingface_loader, "google/gemma-scope-2b-pt-res", inside
+    )
+
+    w = weights(2)
+    repository, inside = "google/gemma-scope-2-270m-pt", "resid_post/layer_5_width_16k_l0_small"
+    folder = out / "gemma_scope-2" / repository / inside
+    folder.mkdir(parents=True)
+    save_file({name.lower(): tensor for name, tensor in w.items()}, folder / "params.safetensors")
+    settings = {
+        "architecture": "jump_relu",
+        "model_name": "gemma-v3-270m-pt",
+        "hf_hook_point_in": "model.layers.5.output",
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    keep("gemma_scope-2", folder, loaders.gemma_3_sae_huggingface_loader, repository, inside)
+
+    w = weights(3)
+    linear = {
+        "encoder.weight": w["W_enc"].T,
+        "encoder.bias": w["b_enc"],
+        "decoder.weight": w["W_dec"].T,
+        "decoder.bias": w["b_dec"],
+    }
+    linear = {name: tensor.contiguous() for name, tensor in linear.items()}
+    hook = "blocks.15.hook_resid_post"
+    scope = {
+        "d_model": D_IN,
+        "d_sae": D_SAE,
+        "hook_point_in": hook,
+        "hook_point_out": hook,
+        "act_fn": "jumprelu",
+    }
+    repository, inside = "fnlp/Llama3_1-8B-Base-LXR-8x", "Llama3_1-8B-Base-L15R-8x"
+    folder = out / "llamascopium-1" / repository / inside
+    (folder / "checkpoints").mkdir(parents=True)
+    save_file(linear, folder / "checkpoints" / "final.safetensors")
+    norm = {"jump_relu_threshold": 0.4, "dataset_average_activation_norm": {"in": 9.0, "out": 9.0}}
+    (folder / "hyperparams.json").write_text(json.dumps(scope | norm | {"norm_activation": "dataset-wise"}))
+    loader = loaders.llama_scope_sae_huggingface_loader
+    keep("llamascopium-1", folder, loader, repository, inside, D_IN**0.5 / 9.0)
+
+    repository, inside = "fnlp/Llama-Scope-R1-Distill", "800M-Slimpajama-0-OpenR1-Math-220k/L15R"
+    folder = out / "llamascopium-r1" / repository / inside
+    folder.mkdir(parents=True)
+    save_file(linear | {"log_jumprelu_threshold": w["threshold"].log()}, folder / "sae_weights.safetensors")
+    settings = scope | {"expansion_factor": D_SAE // D_IN, "dataset_average_activation_norm": {"in": 9.0}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    loader = loaders.llama_scope_r1_distill_sae_huggingface_loader
+    keep("llamascopium-r1", folder, loader, repository, inside, D_IN**0.5 / 9.0)
+
+    w = weights(4)
+    repository = f"Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_{K}"
+    folder = out / "qwen_scope" / repository
+    folder.mkdir(parents=True)
+    state = {"W_enc": w["W_enc"].T, "b_enc": w["b_enc"], "W_dec": w["W_dec"].T, "b_dec": w["b_dec"]}
+    torch.save({name: tensor.contiguous() for name, tensor in state.items()}, folder / "layer7.sae.pt")
+    keep("qwen_scope", folder, loaders.qwen_scope_sae_huggingface_loader, repository, "layer7.sae.pt")
+
+    repository, file = "Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth"
+    folder = out / "linear_layers" / repository
+    folder.mkdir(parents=True)
+    torch.save({name.replace(".", "_linear."): tensor for name, tensor in linear.items()}, folder / file)
+    keep("linear_layers", folder, loaders.get_goodfire_huggingface_loader, repository, file)
+
+
+def dictionary_learning(out: Path) -> None:
+    from dictionary_learning.dictionary import (
+        AutoEncoder,
+        AutoEncoderNew,
+        GatedAutoEncoder,
+        JumpReluAutoEncoder,
+    )
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+
+    x = inputs(6)
+    made = [
+        AutoEncoder(D_IN, D_SAE),
+        AutoEncoderNew(D_IN, D_SAE),
+        GatedAutoEncoder(D_IN, D_SAE),
+        JumpReluAutoEncoder(D_IN, D_SAE),
+        AutoEncoderTopK(D_IN, D_SAE, K),
+        BatchTopKSAE(D_IN, D_SAE, K),
+        MatryoshkaBatchTopKSAE(D_IN, D_SAE, K, [24, D_SAE - 24]),
+    ]
+    for seed, module in enumerate(made):
+        kind = type(module).__name__
+        randomise(module, seed)
+        if "BatchTopK" in kind:
+            module.threshold.fill_(0.7)
+        folder = out / f"dictionary_learning-{kind}" / "trainer_0"
+        folder.mkdir(parents=True)
+        torch.save(module.state_dict(), folder / "ae.pt")
+        trainer = {
+            "dict_class": kind,
+            "activation_dim": D_IN,
+            "dict_size": D_SAE,
+            "k": K,
+            "layer": 8,
+            "lm_name": "EleutherAI/pythia-160m-deduped",
+            "submodule_name": "resid_post_layer_8",
+        }
+        (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {"ctx_len": 128}}))
+        loaded = type(module).from_pretrained(folder / "ae.pt")
+        with torch.no_grad():
+            codes = loaded.encode(x)
+            expect(folder, x, codes, loaded.decode(codes))
+
+
 def exported(out: Path) -> None:
     """Does SAELens find in each folder, which lexiscope exported, the codes and reconstructions that are
     expected of it?
@@ -262,7 +419,7 @@ def exported(out: Path) -> None:
             raise SystemExit(f"{folder}: SAELens encodes it otherwise.")
 
 
+KINDS = {kind.__name__: kind for kind in (saelens, sparsify, vasae, layouts, dictionary_learning, exported)}
+
 if __name__ == "__main__":
-    {"saelens": saelens, "sparsify": sparsify, "vasae": vasae, "exported": exported}[sys.argv[1]](
-        Path(sys.argv[2])
-    )
+    KINDS[sys.argv[1]](Path(sys.argv[2]))
