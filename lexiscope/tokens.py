@@ -149,6 +149,37 @@ def _visible(text: str) -> str:
     return "".join(MARKS.get(char, char if char.isprintable() else f"⟨U+{ord(char):04X}⟩") for char in text)
 
 
+class Run(NamedTuple):
+    """Consecutive tokens that are read as one: no character or joined emoji is cut at its ends."""
+
+    first: int
+    end: int
+    """after the last"""
+    text: str
+    """to be read in a line of text; bytes that are no character as ⟨hex⟩"""
+
+
+JOINER = "\u200d"
+JOINS_THE_NEXT = {"⟨U+200C⟩": "\u200c", "⟨U+200D⟩": JOINER}
+"""Characters without a form of their own that shape those around them, as in Persian and in emoji."""
+IN_A_LINE = {"␣": " ", **JOINS_THE_NEXT}
+
+
+def readable_runs(raws: Sequence[bytes], forms: Sequence[str]) -> list[Run]:
+    """The runs of a passage's tokens, given their bytes and shown forms."""
+    runs: list[Run] = []
+    for first, end in whole_characters(raws):
+        text = forms[first] if end == first + 1 else shown(b"".join(raws[first:end]))
+        for mark, char in IN_A_LINE.items():
+            text = text.replace(mark, char)
+        if runs and (text.startswith(JOINER) or runs[-1].text.endswith(JOINER)):
+            before = runs.pop()
+            runs.append(Run(before.first, end, before.text + text))
+        else:
+            runs.append(Run(first, end, text))
+    return runs
+
+
 def whole_characters(raws: Sequence[bytes]) -> list[tuple[int, int]]:
     """Consecutive runs (first, after the last) of tokens at whose ends no character is cut; `raws` are the
     tokens' bytes. Bytes that belong to no character cut nothing.

@@ -4,15 +4,24 @@ macro call takes longer than they do.
 Templates import them from `macros.html`. Text from a vocabulary or a corpus is escaped.
 """
 
+import re
+from collections.abc import Sequence
 from functools import lru_cache
+from unicodedata import bidirectional
 
 from markupsafe import Markup, escape
 
 from lexiscope.measures import DIGITS, Measure
 from lexiscope.records import VERDICT_WORDS, Context, Token
+from lexiscope.tokens import Run, readable_runs
 
 REMEMBERED = 1 << 16
 """tokens whose HTML is cached; most tokens of a page are frequent ones"""
+RIGHT_TO_LEFT = re.compile(
+    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
+)
+"""the blocks of the scripts that are written so"""
+RTL, NOTHING = Markup(' dir="rtl"'), Markup("")
 UNMEASURED = Markup('<span class="muted" title="not measured">–</span>')
 
 
@@ -31,16 +40,65 @@ def token_link(token: Token, model: str) -> Markup:
 
 def context(line: Context, top: float) -> Markup:
     """The tokens of a context, split before the position that selected it, so that these positions are
-    aligned down the page. `top` is the activation shown in full colour.
+    aligned down the page. `top` is the activation shown in full colour. Tokens that are
+    parts of one character are shown as the character.
     """
-    spans = [
-        _firing(token, value, top) if value > 0 else _silent(token.shown, token.id)
-        for token, value in zip(line.tokens, line.values, strict=True)
-    ]
+    spans = _spans(line.tokens, line.values, top)
+    at = next(number for number, (end, _) in enumerate(spans) if end > line.position)
+    html = [span for _, span in spans]
     kind = "missed" if line.kind == "near_miss" else "fired"
-    spans[line.position] = spans[line.position].replace("<span", f'<span class="{kind}"', 1)
-    before, after = "".join(spans[: line.position]), "".join(spans[line.position :])
+    html[at] = html[at].replace("<span", f'<span class="{kind}"', 1)
+    before, after = "".join(html[:at]), "".join(html[at:])
     return Markup(f'<span class="before"><span>{before}</span></span><span class="after">{after}</span>')
+
+
+def running_text(tokens: Sequence[Token], values: Sequence[float], top: float) -> Markup:
+    """The tokens of a text with the activation at each."""
+    return Markup("".join(span for _, span in _spans(tokens, values, top)))
+
+
+def direction(tokens: Sequence[Token]) -> Markup:
+    """The `dir` attribute of a line of tokens that is mostly written from right to left."""
+    text = "".join(token.shown for token in tokens)
+    if "⟨" in text:
+        text = "".join(run.text for run in _runs(tokens))
+    if RIGHT_TO_LEFT.search(text) is None:
+        return NOTHING
+    kinds = [bidirectional(char) for char in text]
+    return RTL if sum(kind in ("R", "AL") for kind in kinds) > kinds.count("L") else NOTHING
+
+
+def _spans(tokens: Sequence[Token], values: Sequence[float], top: float) -> list[tuple[int, str]]:
+    """The HTML of each run of tokens, with the place after its last token."""
+    if not any("⟨" in token.shown for token in tokens):  # none is a part of a character
+        return [
+            (place, _firing(token, value, top) if value > 0 else _silent(token.shown, token.id))
+            for place, (token, value) in enumerate(zip(tokens, values, strict=True), 1)
+        ]
+    return [
+        (run.end, _run(run, tokens[run.first : run.end], values[run.first : run.end], top))
+        for run in _runs(tokens)
+    ]
+
+
+def _runs(tokens: Sequence[Token]) -> list[Run]:
+    raws = [bytes.fromhex(token.raw) if token.raw else token.shown.encode() for token in tokens]
+    return readable_runs(raws, [token.shown for token in tokens])
+
+
+def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float) -> str:
+    """The text of some tokens in one span, with each of them on hover."""
+    value = max(values)
+    if len(tokens) == 1:
+        title = f"{tokens[0].shown} · token {tokens[0].id} · {f'{value:.4f}' if value > 0 else 'silent'}"
+    else:
+        parts = [
+            f"{token.shown} token {token.id} {f'{value:.4f}' if value > 0 else 'silent'}"
+            for token, value in zip(tokens, values, strict=True)
+        ]
+        title = " · ".join([run.text, *parts])
+    colour = f' style="--a:{min(value / top, 1.0):.3f}"' if value > 0 else ""
+    return f'<span{colour} title="{escape(title)}">{escape(run.text)}</span>'
 
 
 def badge(verdict: str) -> Markup:

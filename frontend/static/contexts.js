@@ -15,8 +15,9 @@ if (readout) {
   const section = document.querySelector(".reading");
   section.addEventListener("pointerover", (event) => show(event.target.closest(".contexts [title]")));
   section.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const line = event.target.closest(".contexts li");
+    const right = line?.dir === "rtl" ? -1 : 1;
+    const step = { ArrowRight: right, ArrowLeft: -right }[event.key];
     if (!step || !line) return;
     event.preventDefault();
     const tokens = [...line.querySelectorAll("[title]")];

@@ -4,6 +4,7 @@ import re
 from html import unescape
 
 from lexiscope.records import Context, Token
+from lexiscope.tokens import shown
 from server import markup
 
 
@@ -73,3 +74,68 @@ def test_a_share_keeps_digits_that_say_something_and_its_whole_value() -> None:
 
 def test_a_bar_stays_within_its_frame() -> None:
     assert "--v:1.0000;--t:0.0000" in markup.bar(1.5, 1, -0.2) and "--t" not in markup.bar(0.5)
+
+
+def tokens_of(text: str, sizes: list[int]) -> list[Token]:
+    """The text's bytes cut into tokens of so many bytes."""
+    raw, tokens = text.encode(), []
+    for number, size in enumerate(sizes):
+        part, raw = raw[:size], raw[size:]
+        tokens.append(Token(id=number, shown=shown(part), raw=part.hex()))
+    assert not raw
+    return tokens
+
+
+def in_context(tokens: list[Token], position: int, values: list[float]) -> str:
+    kept = {"kind": "top", "passage": 0, "position": position, "value": max(values)}
+    return str(markup.context(Context.model_validate(kept | {"tokens": tokens, "values": values}), 4.0))
+
+
+def text_of(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html))
+
+
+def test_the_bytes_of_a_character_are_shown_as_the_character_and_as_hex_on_hover() -> None:
+    tokens = tokens_of("a女の 🎉", [1, 2, 2, 2, 1, 2, 2])
+    html = in_context(tokens, 2, [0, 1.0, 4.0, 0, 0, 0, 0])
+    assert text_of(html) == "a女の 🎉"
+    before, after = html.split('<span class="after">')
+    assert text_of(before) == "a"
+    fired = after[: after.index("</span>")]
+    assert 'class="fired"' in fired and "--a:1.000" in fired
+    assert (
+        'title="女の · ⟨E5⟩⟨A5⟩ token 1 1.0000 · ⟨B3⟩⟨E3⟩ token 2 4.0000 · ⟨81⟩⟨AE⟩ token 3 silent'
+        in unescape(fired)
+    )
+
+
+def test_each_token_is_in_one_span_and_bytes_that_are_no_character_stay_hex() -> None:
+    tokens = tokens_of("女", [2, 1])
+    assert text_of(in_context([tokens[0], Token(id=9, shown="x", raw="78"), tokens[1]], 1, [0, 1.0, 0])) == (
+        "⟨E5⟩⟨A5⟩x⟨B3⟩"
+    )
+
+
+def test_emoji_that_are_joined_are_read_as_one() -> None:
+    family = "👩\u200d👧!"
+    html = in_context(tokens_of(family, [2, 2, 3, 4, 1]), 4, [0, 0, 0, 0, 1.0])
+    assert text_of(html) == family and "👩\u200d👧</span>" in html
+
+
+def test_a_line_of_hebrew_or_arabic_runs_from_right_to_left() -> None:
+    for text, rtl in (
+        ("ילדה קטנה", True),
+        ("سلام", True),
+        ("the cat", False),
+        ("a ה b c", False),
+        ("女", False),
+    ):
+        raw = text.encode()
+        tokens = tokens_of(text, [1] * len(raw))
+        assert bool(markup.direction(tokens)) == rtl, text
+        assert text_of(in_context(tokens, 0, [1.0] + [0.0] * (len(raw) - 1))) == text
+
+
+def test_an_imported_token_without_bytes_is_shown_as_it_is() -> None:
+    tokens = [Token(id=-1, shown="⟨unknown⟩"), Token(id=3, shown="␣a", raw="2061")]
+    assert text_of(in_context(tokens, 1, [0, 1.0])) == "⟨unknown⟩ a"
