@@ -31,7 +31,7 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """A page with what stands between its markers replaced by the tables. Raises ValueError without markers."""
+    """A page with the tables between its markers. Raises ValueError where it has no markers."""
     before, start, rest = page.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):

@@ -10,7 +10,6 @@ Unit = Literal[
     "cosine",
     "nats",
     "activation",
-    "norm",
     "fraction",
     "number",
     "per token",
@@ -25,7 +24,7 @@ Unit = Literal[
     "list",
 ]
 """`share` is in [0, 1] and shown in per cent (a score may be below zero); `fraction` is at most 1 and may be
-far below zero; `number` has no unit; `activation` is on the dictionary's own scale.
+far below zero; `number` has no unit; `activation` is on the dictionary's own scale; `text` is an id or words.
 """
 Place = Literal["activity", "evidence", "ablation", "scores", "tiles", "table", "plot", "eval"]
 """Where a measure is shown without a line of its own in a template. Feature page: `activity` (tiles),
@@ -37,7 +36,7 @@ CHANCE = "the same for frequency-matched random tokens"
 DIGITS: Mapping[Unit, int] = MappingProxyType(
     {
         **{"cosine": 3, "nats": 4, "fraction": 3, "q-value": 3},
-        **{"activation": 2, "norm": 2, "number": 2, "per token": 1, "median rank": 1},
+        **{"activation": 2, "number": 2, "per token": 1, "median rank": 1},
     }
 )
 """decimals of the units that have some; a share has more the smaller it is"""

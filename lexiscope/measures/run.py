@@ -15,7 +15,7 @@ RUN = by_name(
             places=("eval",),
         ),
         Measure("passages", "passages", "text", "fingerprint of the passages scored"),
-        Measure("seed", "seed", "number", "seed of the training run"),
+        Measure("seed", "seed", "text", "seed of the training run"),
         DICTIONARY["l0"],
         DICTIONARY["fve"],
         Measure("nmse", "NMSE", "fraction", "normalised mean squared error, 1 − FVE"),
