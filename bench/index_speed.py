@@ -26,15 +26,20 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer.counts.name_counts import Relatives
-from indexer.counts.positions import Stretch
-from indexer.counts.state import Shape, State
-from indexer.dictionaries import identify, name, subject
+from indexer.counts.state import PassState, StateShape
+from indexer.counts.text_chunk import TextChunk
+from indexer.dictionaries import identify, name_dictionary, named_encoder
 from indexer.text_pass.blocks import Block, blocks
-from indexer.text_pass.text_pass import TOKENS, Held, Reading, Subject, observe
+from indexer.text_pass.text_pass import (
+    BATCH_TOKENS,
+    NamedEncoder,
+    PendingCodes,
+    TextPass,
+    count_chunk,
+)
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.evidence import families, matched_controls
+from lexiscope.evidence import NameTables, families, matched_controls
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
 from lexiscope.sparse_code import SparseCode
@@ -60,11 +65,11 @@ def peak() -> float:
 
 
 @torch.inference_mode()
-def bare(model: LanguageModel, subjects: list[Subject], block: Block) -> None:
-    layers = sorted({s.layer for s in subjects})
-    for batch in batches(block.passages, tokens=TOKENS):
+def bare(model: LanguageModel, encoders: list[NamedEncoder], block: Block) -> None:
+    layers = sorted({s.layer for s in encoders})
+    for batch in batches(block.passages, tokens=BATCH_TOKENS):
         residuals = model.read(batch.tokens, layers)
-        for each in subjects:
+        for each in encoders:
             each.dictionary.encode(residuals[each.layer][batch.mask])
 
 
@@ -72,33 +77,35 @@ def speed(args: argparse.Namespace) -> None:
     model = load_language_model(args.model)
     once = Clock()
     with once.running():
-        subjects, counts = [], []
+        encoders, counts = [], []
         for run in args.runs:
             checkpoint = load_checkpoint(run)
             assert checkpoint.fit is not None
             member = identify(model, checkpoint)
-            named = name(model, member, checkpoint.fit)
-            subjects.append(subject(model, member, named))
-            counts.append(named.counts)
-        relatives = Relatives(
+            named = name_dictionary(model, member, checkpoint.fit)
+            encoders.append(named_encoder(model, member, named))
+            counts.append(named.token_counts)
+        tables = NameTables(
             families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()),
             matched_controls(torch.stack(counts).mean(0)),
         )
-    reading = Reading(model, subjects, relatives, length=args.length)
+    widths, layers = tuple(e.dictionary.d_sae for e in encoders), tuple(e.layer for e in encoders)
+    shape = StateShape(model.vocab_size, args.length, widths, layers)
+    text_pass = TextPass(model, encoders, tables, shape)
     alone, indexing = Clock(), Clock()
     n = 0
     passages = texts.passages(model, args.text, length=args.length, tokens=args.tokens)
     for block in blocks(passages):
         with alone.running():
-            bare(model, subjects, block)
+            bare(model, encoders, block)
         with indexing.running():
-            reading.read(block)
-            reading.drain()
+            text_pass.read(block)
+            text_pass.drain()
         n += block.n_tokens
     with indexing.running():
-        reading.take().settle()
+        text_pass.take_state().settle()
     print(
-        f"{n:,} tokens, {len(subjects)} dictionaries of {subjects[0].dictionary.d_sae:,}, {torch.get_num_threads()} threads"
+        f"{n:,} tokens, {len(encoders)} dictionaries of {encoders[0].dictionary.d_sae:,}, {torch.get_num_threads()} threads"
     )
     print(
         f"forward pass + encoding  {alone.wall:8.1f} s  {alone.cpu:8.1f} CPU s  {n / alone.wall:8,.0f} tokens/s"
@@ -119,14 +126,14 @@ def whole(args: argparse.Namespace) -> None:
     model = load_language_model(args.model)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        ask = indexer.Ask(tokens=args.tokens, length=args.length, ablate=0)
+        ask = indexer.IndexRequest(tokens=args.tokens, length=args.length, ablate=0)
         with clock.running():
             build = indexer.index(
                 [(model, map(load_checkpoint, args.runs))],
                 args.text,
                 settings=Settings(index=Path(folder)),
                 console=Console(),
-                ask=ask,
+                request=ask,
             )
         file = Path(folder) / f"{build}.duckdb"
         with duckdb.connect(str(file), read_only=True) as connection:
@@ -164,10 +171,11 @@ def memory(args: argparse.Namespace) -> None:
     model, k = SHAPES[args.shape], 32
     n_dictionaries, d_sae, vocab = args.dictionaries or model.layers, model.vocab, model.vocab
     draw = np.random.default_rng(0)
-    shape = Shape(vocab, 256, (d_sae,) * n_dictionaries, tuple(range(n_dictionaries)))
-    state, before = State(shape), peak()
-    relatives = Relatives(torch.arange(vocab)[:, None], torch.arange(vocab)[:, None].flip(0))
+    shape = StateShape(vocab, 256, (d_sae,) * n_dictionaries, tuple(range(n_dictionaries)))
+    state, before = PassState(shape), peak()
+    tables = NameTables(torch.arange(vocab)[:, None], torch.arange(vocab)[:, None].flip(0))
     names = np.arange(d_sae)
+    encoder = NamedEncoder(0, None, names, names)  # type: ignore[arg-type]
     weights = 1 / np.arange(20, 20 + d_sae) ** 0.8
     cumulative = (weights / weights.sum()).cumsum()
     for number in range(max(1, args.tokens // (128 * 255))):
@@ -175,20 +183,20 @@ def memory(args: argparse.Namespace) -> None:
         passages = [row.astype(np.int32) for row in rows]
         state.passages |= {number * 128 + at: passage for at, passage in enumerate(passages)}
         (batch,) = batches(passages, tokens=10**7)
-        stretch = Stretch([batch], number * 128, np.array([1, 2, 4, 8, 16, 32, 64, 128, 256]))
-        state.positions.add(stretch.chance)
-        for each in state.learned:
-            indices = np.minimum(np.searchsorted(cumulative, draw.random((len(stretch), k + 4))), d_sae - 1)
+        chunk = TextChunk([batch], number * 128, np.array([1, 2, 4, 8, 16, 32, 64, 128, 256]))
+        state.sampled_positions.add(chunk.hash)
+        for each in state.dictionaries:
+            indices = np.minimum(np.searchsorted(cumulative, draw.random((len(chunk), k + 4))), d_sae - 1)
             values = np.sort(draw.gamma(2, 1, indices.shape).astype(np.float32), 1)[:, ::-1].copy()
             codes = [
                 SparseCode(torch.from_numpy(values[:, part]), torch.from_numpy(indices[:, part]))
                 for part in (slice(k), slice(k, None))
             ]
-            held = Held([codes[0]], [codes[1]])
-            observe(each, Subject(0, None, names, names), held, stretch, relatives, state.positions.cutoff)  # type: ignore[arg-type]
+            pending = PendingCodes([codes[0]], [codes[1]])
+            count_chunk(each, encoder, pending, chunk, tables, state.sampled_positions.cutoff)
         if number % 8 == 7:
             state.prune()
-    live = sum(int((each.statistics.count > 0).sum()) for each in state.learned)
+    live = sum(int((each.statistics.count > 0).sum()) for each in state.dictionaries)
     held_bytes = sum(array.nbytes for array in state.arrays().values())
     encoders = model.encoders(n_dictionaries)
     print(

@@ -1,4 +1,4 @@
-"""A synthetic index of millions of features, written through the Builder by whole columns: what
+"""A synthetic index of millions of features, written through the BuildWriter by whole columns: what
 bench/store_reads.py reads.
 
 Shapes and entropies are a real index's: 45 contexts a live feature (20 top, 25 of quantiles; 5 near misses
@@ -16,7 +16,7 @@ import pyarrow as pa
 from lexiscope import tokens
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
-from store import Builder, schema
+from store import BuildWriter, schema
 
 SYLLABLES = "ka to mi re su lan der vin est or pol gra ne ti al chi men so ru be".split()
 PASSAGES, LENGTH = 20_000, 256
@@ -64,7 +64,7 @@ def write(settings: Settings, shape: Shape) -> str:
     """Build and publish; the build's id."""
     draw = np.random.default_rng(0)
     spelled = words(shape.vocab)
-    with Builder(settings) as builder:
+    with BuildWriter(settings) as builder:
         builder.add("token", token_table(spelled))
         builder.add("passage", passage_table(draw, shape.vocab))
         for layer in range(shape.layers):

@@ -86,8 +86,8 @@ def build(
         )
         trainer.train(model, plan, console=console)
     checkpoints = [load_checkpoint(path) for path in runs.values()]
-    ask = indexer.Ask(tokens=amounts.indexed, ablate=amounts.ablated, resume=True)
-    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, ask=ask)
+    ask = indexer.IndexRequest(tokens=amounts.indexed, ablate=amounts.ablated, resume=True)
+    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=ask)
 
 
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:

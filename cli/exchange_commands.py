@@ -84,22 +84,14 @@ def neuronpedia_out(
     """Write one dictionary in the layout that Neuronpedia imports: features, activations, and its names as
     explanations.
     """
-    from indexer.exchange import export_neuronpedia
-    from indexer.exchange.neuronpedia.export import CREATOR
+    from indexer.exchange import CREATOR, NeuronpediaExportRequest, export_neuronpedia
 
     model, _, own = source.partition("/")
     if not own:
         raise LexiscopeError(f"--source {source} is no MODEL/SOURCE; write for example gpt2-small/6-vasae.")
     with _bar("features written") as bar:
-        written = export_neuronpedia(
-            out,
-            settings=Settings(),
-            model=model,
-            source=own,
-            creator=creator or CREATOR,
-            started=bar.started,
-            advance=bar.advance,
-        )
+        request = NeuronpediaExportRequest(out, model, own, creator or CREATOR)
+        written = export_neuronpedia(request, settings=Settings(), started=bar.started, advance=bar.advance)
     console.print(
         f"wrote {written.n_features:,} features and {written.n_activations:,} activations to {written.folder}"
     )
@@ -179,36 +171,33 @@ def neuronpedia_in(
     """Add SAEDashboard's or Neuronpedia's files to the index as a read-only dictionary: features, contexts,
     logits, and names with evidence.
     """
-    from indexer.exchange import import_neuronpedia
+    from indexer.exchange import NeuronpediaImportRequest, import_neuronpedia
     from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
 
-    loaded = load_checkpoint(checkpoint) if checkpoint else None
+    request = NeuronpediaImportRequest(
+        folder,
+        lambda: load_language_model(model, model_id=model_id),
+        same_model=model_id is not None,
+        set_name=set_name,
+        layer=layer,
+        checkpoint=load_checkpoint(checkpoint) if checkpoint else None,
+        replace=replace,
+    )
     with _bar("files read") as bar:
-        found = import_neuronpedia(
-            folder,
-            lambda: load_language_model(model, model_id=model_id),
-            settings=Settings(),
-            same_model=model_id is not None,
-            set_name=set_name,
-            layer=layer,
-            checkpoint=loaded,
-            replace=replace,
-            advance=bar.reached,
-            say=bar.say,
-        )
-    if found.merged.note:
-        console.print(found.merged.note)
-    [(name, source)] = found.merged.identities
+        found = import_neuronpedia(request, settings=Settings(), advance=bar.reached, say=bar.say)
+    if found.published.note:
+        console.print(found.published.note)
+    [(name, source)] = found.published.identities
     console.print(
-        f"published {found.merged.build} with {name}/{source}: {found.n_features:,} features, "
+        f"published {found.published.build} with {name}/{source}: {found.n_features:,} features, "
         f"{found.n_contexts:,} contexts"
     )
     for n, words in (
         (found.n_repeated, "contexts repeat another of their feature and were left out"),
         (found.n_silent, "contexts have no firing of their feature and were left out"),
         (
-            found.n_nothing,
+            found.n_without_page,
             "features were skipped by the tool that wrote the files, or are empty: they have no page",
         ),
     ):

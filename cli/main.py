@@ -219,8 +219,10 @@ def index(
         (load_language_model(path, model_id=name or None), map(load, found))
         for (path, name), found in groups.items()
     ]
-    ask = indexer.Ask(tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate)
-    build = indexer.index(loaded, text, settings=Settings(), console=console, ask=ask)
+    ask = indexer.IndexRequest(
+        tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate
+    )
+    build = indexer.index(loaded, text, settings=Settings(), console=console, request=ask)
     if build is not None:
         console.print(f"published {build}")
 

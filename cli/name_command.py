@@ -94,13 +94,13 @@ def name_dictionaries(
     model = load_language_model(
         models.pop(), model_id=request.model_id or (own.pop() if len(own) == 1 else None)
     )
-    wanted = indexer.Ask(
+    wanted = indexer.IndexRequest(
         tokens=request.tokens,
         length=request.length,
         ablate=request.ablate,
         anchors=request.anchors or "current",
     )
-    indexer.index([(model, checkpoints)], sources, settings=settings, console=console, ask=wanted)
+    indexer.index([(model, checkpoints)], sources, settings=settings, console=console, request=wanted)
     store = Store(settings)
     try:
         for checkpoint in checkpoints:

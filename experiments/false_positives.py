@@ -21,16 +21,10 @@ import torch
 from torch import Tensor
 
 from experiments.page import DOCS, RESULTS, fill, table
-from indexer.counts.firings import Firings, firings
-from indexer.rows.ablation import (
-    CONTEXTS,
-    STRENGTH,
-    Streams,
-    ablate,
-    input_scores,
-    output_scores,
-    spread,
-)
+from indexer.causal.ablation import StreamCache, ablate, spread_over_activations
+from indexer.causal.effects import CONTEXTS
+from indexer.causal.scores import STRENGTH, input_scores, output_scores
+from indexer.counts.firings import TextFirings, text_firings
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
@@ -38,12 +32,12 @@ from lexiscope.evidence import (
     FDR,
     Evidence,
     EvidenceCounts,
-    PositionTokens,
+    FlatText,
+    NameTables,
     ablation_p,
     benjamini_hochberg,
     families,
     matched_controls,
-    position_tokens,
 )
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -58,8 +52,8 @@ KEPT, PAGE = RESULTS / "false-positives.json", DOCS / "evidence.md"
 class Observed(NamedTuple):
     """What one pass over the text keeps of one dictionary."""
 
-    codes: list[tuple[SparseCode, PositionTokens]]
-    fired: Firings
+    codes: list[tuple[SparseCode, FlatText]]
+    fired: TextFirings
     live: Tensor
     material: Material
     mean_norm: float
@@ -83,16 +77,14 @@ def observe(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> O
         x = model.read(batch.tokens, [layer])[layer][mask]
         code = run.dictionary.encode(x)
         row, position = mask.nonzero(as_tuple=True)
-        codes.append(
-            (SparseCode(code.values, code.indices), position_tokens(batch.tokens, batch.next_tokens, mask))
-        )
-        found.append(firings(code, torch.tensor(batch.passages)[row], position))
+        codes.append((SparseCode(code.values, code.indices), FlatText(batch.rows)))
+        found.append(text_firings(code, torch.tensor(batch.passages)[row], position))
         firing.add(code)
         centred = x - run.fit.mean
         sums.add(batch.tokens[mask], centred)
         square += centred.T @ centred
         norm += x.norm(dim=-1).sum().item()
-    fired = Firings(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+    fired = TextFirings(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
     sums.counts.clamp_min_(
         1e-6
     )  # else tokens that do not occur would keep their own anchors when those are permuted
@@ -120,10 +112,10 @@ def namings(run: Checkpoint, seen: Observed) -> Iterator[Naming]:
     yield Naming("own names, permuted among live features", dealt)
 
 
-def best_of_each_passage(fired: Firings) -> Firings:
+def best_of_each_passage(fired: TextFirings) -> TextFirings:
     order = np.lexsort((-fired.value, fired.passage, fired.feature))
     pair = fired.feature[order].astype(np.int64) * (int(fired.passage.max()) + 1) + fired.passage[order]
-    return Firings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in fired))
+    return TextFirings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in fired))
 
 
 def shares(evidence: Evidence, tested: Tensor) -> dict[str, float]:
@@ -142,6 +134,7 @@ def measure(
     layer = int(run.details["layer"])
     seen = observe(model, run, texts)
     controls = matched_controls(run.fit.counts)
+    tables = NameTables(kin, controls)
     width = 1 + controls.shape[1]
     named = list(namings(run, seen))
     alive = seen.live.nonzero().squeeze(1)
@@ -151,20 +144,15 @@ def measure(
         [part for naming in named for part in (naming.names[:, None], controls[naming.names])], 1
     )
     begun = time.monotonic()
-    ablated = ablate(
-        model,
-        layer,
-        run.dictionary,
-        asked,
-        spread(seen.fired, some, CONTEXTS),
-        Streams(model, [layer], texts),
-    )
+    streams = StreamCache(model, [layer], texts)
+    chosen = spread_over_activations(seen.fired, some, CONTEXTS)
+    ablated = ablate(streams, layer, run.dictionary, asked, chosen)
     speed = len(ablated.feature) / (time.monotonic() - begun)
-    top, most = best_of_each_passage(seen.fired), ablated.share_of_most(len(some))
+    top, most = best_of_each_passage(seen.fired), ablated.top1_shares(len(some))
     for at, naming in enumerate(named):
-        counts = EvidenceCounts(naming.names, kin, controls)
-        for code, place in seen.codes:
-            counts.add(code, place)
+        counts = EvidenceCounts(naming.names, tables)
+        for code, text in seen.codes:
+            counts.add(code, text)
         column, others = at * width, slice(at * width + 1, (at + 1) * width)
         found = ablated.counts(naming.names, column, others)
         p = ablation_p(found, counts.occurrences[naming.names])

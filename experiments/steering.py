@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.report import machine
 from experiments.page import DOCS, RESULTS, fill, table
-from indexer.rows.ablation import STRENGTH, output_scores
+from indexer.causal.scores import STRENGTH, output_scores
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.files import portable_command
@@ -250,10 +250,8 @@ def scores(model: LanguageModel, source: Source, chosen: np.ndarray) -> np.ndarr
         source.mean_norm * STRENGTH,
     )
     no_controls = torch.arange(model.vocab_size)[:, None]
-    found, _ = output_scores(
-        model, source.layer, source.dictionary, names, no_controls, tested, length=length
-    )
-    return found[chosen].numpy()
+    scores = output_scores(model, source.layer, source.dictionary, names, no_controls, tested, length=length)
+    return scores.name[chosen].numpy()
 
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:

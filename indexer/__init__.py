@@ -1,7 +1,7 @@
-"""The indexer: what every feature of a dictionary really does, over a text. `index` is the door."""
+"""The indexer: measures what every feature of a dictionary does on a text. `index` is the entry point."""
 
-from indexer.counts.state import IndexingError
-from indexer.job import Ask, index
+from indexer.errors import IndexingError
+from indexer.job import IndexRequest, index
 from indexer.text_pass.blocks import parse_shard
 
-__all__ = ["Ask", "IndexingError", "index", "parse_shard"]
+__all__ = ["IndexRequest", "IndexingError", "index", "parse_shard"]

@@ -1,5 +1,13 @@
-"""The dictionaries to index, as they are checked, identified and named; their weights are read again where
-they are needed.
+"""The dictionaries to index: checked, identified and named before the text is read.
+
+A dictionary passes through these stages, each of which adds to the one before:
+
+    Checkpoint            files on disk, read (`lexiscope.checkpoint`)
+    IdentifiedCheckpoint  + the identity it is indexed under; its weights are dropped and read again when needed
+    NamedFeatures         + what the weights alone say: names and logit effects
+    NamedEncoder          the encoder and the names, which is all that the pass over the text needs
+    DictionaryCounts      + what the text says (`indexer.counts.state`)
+    AnalysedDictionary    + evidence, geometry and ablation: everything that rows are written from (`indexer.rows`)
 
 Only encoders stay in memory while the text is read: at GPT-2's width twelve dictionaries with their anchors
 are 6 GB.
@@ -15,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.counts.state import IndexingError
+from indexer.errors import IndexingError
 from indexer.geometry import LogitEffect, logit_effect, name_features
-from indexer.text_pass.text_pass import Subject
+from indexer.text_pass.text_pass import NamedEncoder
 from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
@@ -25,9 +33,7 @@ from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
 
 
-class Member(NamedTuple):
-    """A checkpoint with the identity it is indexed under."""
-
+class IdentifiedCheckpoint(NamedTuple):
     checkpoint: Checkpoint
     """without weights and anchors"""
     source: str
@@ -37,42 +43,45 @@ class Member(NamedTuple):
     anchor_kind: str
     fingerprint: str
     """of weights and anchors"""
-    anchored: bool
-    """does it carry anchors of its own?"""
+    has_anchors: bool
 
     @property
     def d_sae(self) -> int:
         return self.checkpoint.dictionary.d_sae
 
-    def dictionary(self) -> Dictionary:
-        """Read again, with all its weights."""
+    def load_dictionary(self) -> Dictionary:
+        """All weights, read again."""
         return load_checkpoint(self.checkpoint.path, anchors=False).dictionary
 
-    def fit(self) -> AnchorFit:
-        found = load_checkpoint(self.checkpoint.path).fit
-        if found is None:
+    def load_fit(self) -> AnchorFit:
+        """The checkpoint's own anchors, read again."""
+        fit = load_checkpoint(self.checkpoint.path).fit
+        if fit is None:
             raise CheckpointError(
                 f"{self.checkpoint.path} carries no anchors (anchors.safetensors): it cannot be named."
             )
-        return found
+        return fit
 
 
-def identify(model: LanguageModel, checkpoint: Checkpoint) -> Member:
-    """Raises CheckpointError: a width or a vocabulary that is not the model's, a layer it lacks."""
+def identify(model: LanguageModel, checkpoint: Checkpoint) -> IdentifiedCheckpoint:
+    """Raises CheckpointError: a width or a vocabulary that is not the model's. Raises ModelError: a layer
+    that the model lacks.
+    """
     dictionary, fit = checkpoint.dictionary, checkpoint.fit
-    other = "it was trained on another model."
     if dictionary.d_in != model.d_model:
         raise CheckpointError(
-            f"{checkpoint.path} reads activations of width {dictionary.d_in}, but {model.id} has {model.d_model}: {other}"
+            f"{checkpoint.path} reads activations of width {dictionary.d_in}, but {model.id} has "
+            f"{model.d_model}: it was trained on another model."
         )
     if fit is not None and len(fit.anchors) != model.vocab_size:
         raise CheckpointError(
-            f"{checkpoint.path} has anchors for {len(fit.anchors):,} tokens, but {model.id} has {model.vocab_size:,}: {other}"
+            f"{checkpoint.path} has anchors for {len(fit.anchors):,} tokens, but {model.id} has "
+            f"{model.vocab_size:,}: it was trained on another model."
         )
     layer, set_name = checkpoint.layer, checkpoint.set_name
     model.check_layers([layer])
     nothing = torch.empty(0)
-    light = replace(
+    without_weights = replace(
         dictionary,
         W_enc=torch.empty(1, 1).expand(dictionary.W_enc.shape),
         b_enc=nothing,
@@ -82,94 +91,103 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> Member:
         dense_in=None,
         dense_out=None,
     )
-    return Member(
-        checkpoint=checkpoint._replace(dictionary=light, fit=None),
+    return IdentifiedCheckpoint(
+        checkpoint=checkpoint._replace(dictionary=without_weights, fit=None),
         source=f"{layer}-{set_name}",
         layer=layer,
         set_name=set_name,
         recipe=str(checkpoint.details.get("recipe", set_name)),
         anchor_kind=checkpoint.anchor_kind,
         fingerprint=_fingerprint(dictionary, fit),
-        anchored=fit is not None,
+        has_anchors=fit is not None,
     )
 
 
 def identify_all(
     groups: Sequence[tuple[LanguageModel, Iterable[Checkpoint]]],
-) -> list[tuple[LanguageModel, list[Member]]]:
-    """Raises CheckpointError as `identify`; IndexingError where two dictionaries would have one identity."""
-    found = [
+) -> list[tuple[LanguageModel, list[IdentifiedCheckpoint]]]:
+    """The checkpoints of each model, taken one at a time. Raises as `identify`, and IndexingError where two
+    dictionaries would have one identity.
+    """
+    identified = [
         (model, [identify(model, checkpoint) for checkpoint in checkpoints]) for model, checkpoints in groups
     ]
-    identities = [(model.id, member.source) for model, members in found for member in members]
-    if len(set(identities)) < len(identities):
-        twice = next(i for i in identities if identities.count(i) > 1)
-        raise IndexingError(
-            f"Two dictionaries would be called {twice[0]}/{twice[1]}; train one of them with another --set."
-        )
-    return found
+    identities = [(model.id, member.source) for model, members in identified for member in members]
+    for model_id, source in identities:
+        if identities.count((model_id, source)) > 1:
+            raise IndexingError(
+                f"Two dictionaries would be called {model_id}/{source}; train one of them with another --set."
+            )
+    return identified
 
 
 def _fingerprint(dictionary: Dictionary, fit: AnchorFit | None) -> str:
     digest = sha256(f"{dictionary.selection.max_active or 0} {dictionary.normalise}".encode())
-    for tensor in [*dictionary.tensors().values(), *([] if fit is None else [fit.anchors, fit.counts])]:
+    anchors = [] if fit is None else [fit.anchors, fit.counts]
+    for tensor in [*dictionary.tensors().values(), *anchors]:
         bits = tensor.float().contiguous().view(torch.int32)
-        digest.update(
-            f"{tuple(bits.shape)} {bits.sum(dtype=torch.int64).item()} {bits[::7].sum(dtype=torch.int64).item()}".encode()
-        )
+        whole, sampled = (int(part.sum(dtype=torch.int64)) for part in (bits, bits[::7]))
+        digest.update(f"{tuple(bits.shape)} {whole} {sampled}".encode())
     return digest.hexdigest()[:12]
 
 
-class Named(NamedTuple):
-    """What the weights alone say of a dictionary before the text is read."""
+class NamedFeatures(NamedTuple):
+    """What a dictionary's weights alone say of its features."""
 
     names: NearestTokens
     """[d_sae, 1 + NEXT_NAMES]"""
-    effect: LogitEffect
-    counts: Tensor
-    """[vocab] occurrences of each token in the text its anchors were fitted on"""
+    logits: LogitEffect
+    token_counts: Tensor
+    """[vocab] occurrences of each token in the text that the anchors were fitted on"""
+
+    @property
+    def first(self) -> Tensor:
+        """[d_sae] the name of each feature, a token id"""
+        return self.names.tokens[:, 0]
 
 
-def name(model: LanguageModel, member: Member, fit: AnchorFit) -> Named:
-    dictionary = member.dictionary()
-    names = name_features(dictionary, fit)
-    return Named(names, logit_effect(model, dictionary.directions, names.tokens[:, 0]), fit.counts)
+def name_dictionary(model: LanguageModel, member: IdentifiedCheckpoint, fit: AnchorFit) -> NamedFeatures:
+    directions = member.load_dictionary().directions
+    names = name_features(directions, fit)
+    return NamedFeatures(names, logit_effect(model, directions, names.tokens[:, 0]), fit.counts)
 
 
-def subject(model: LanguageModel, member: Member, named: Named) -> Subject:
-    """Its encoder alone, on the model's device."""
-    whole = member.dictionary()
+def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: NamedFeatures) -> NamedEncoder:
+    """The encoder alone, on the model's device."""
+    dictionary = member.load_dictionary()
 
     def on_device(tensor: Tensor) -> Tensor:
         return tensor.clone().to(model.device)
 
     encoder = replace(
-        whole,
-        W_enc=on_device(whole.W_enc),
-        b_enc=on_device(whole.b_enc),
-        selection=whole.selection.map(on_device),
-        W_dec=torch.empty(1, 1).expand(whole.W_dec.shape),
+        dictionary,
+        W_enc=on_device(dictionary.W_enc),
+        b_enc=on_device(dictionary.b_enc),
+        selection=dictionary.selection.map(on_device),
+        W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
         b_dec=torch.empty(0),
         dense_in=None,
         dense_out=None,
     )
-    first = named.effect.positive.tokens[:, 0]
-    return Subject(
-        member.layer,
-        encoder,
-        named.names.tokens[:, 0].numpy().astype(np.int64),
-        first.numpy().astype(np.int64),
+    logit_tokens = named.logits.positive.tokens[:, 0]
+    return NamedEncoder(
+        member.layer, encoder, named.first.numpy().astype(np.int64), logit_tokens.numpy().astype(np.int64)
     )
 
 
-def neighbouring(members: Sequence[Member]) -> tuple[dict[int, int], dict[int, int]]:
-    """For each member, the member of the same set at the layer before, and after."""
-    before: dict[int, int] = {}
-    after: dict[int, int] = {}
+class LayerNeighbours(NamedTuple):
+    """Indices of the dictionaries of the same set in the next layers below and above that have one."""
+
+    previous: int | None
+    next: int | None
+
+
+def layer_neighbours(members: Sequence[IdentifiedCheckpoint]) -> list[LayerNeighbours]:
+    """Of each member."""
+    neighbours = [LayerNeighbours(None, None)] * len(members)
     for set_name in {member.set_name for member in members}:
-        of_set = sorted(
-            (member.layer, at) for at, member in enumerate(members) if member.set_name == set_name
-        )
-        for (_, low), (_, high) in pairwise(of_set):
-            before[high], after[low] = low, high
-    return before, after
+        of_set = [(member.layer, at) for at, member in enumerate(members) if member.set_name == set_name]
+        for (_, low), (_, high) in pairwise(sorted(of_set)):
+            neighbours[low] = neighbours[low]._replace(next=high)
+            neighbours[high] = neighbours[high]._replace(previous=low)
+    return neighbours

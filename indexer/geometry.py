@@ -1,6 +1,4 @@
-"""What the weights alone say of each feature: names, phrases, logit effects, neighbours. No text is read
-here.
-"""
+"""What the weights alone say of each feature: names, phrases, logit effects, neighbours."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +15,6 @@ from lexiscope.anchors import (
     random_directions,
 )
 from lexiscope.checkpoint import AnchorFit
-from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 
 NEXT_NAMES, LOGITS, NEIGHBOURS = 5, 10, 10
@@ -28,14 +25,14 @@ class Geometry(NamedTuple):
     names: NearestTokens
     """[d_sae, 1 + NEXT_NAMES]"""
     phrases: Phrases
-    """of the features asked; a feature not asked has its name alone"""
+    """of live features; a dead one has its name alone"""
     cosine_embedding: Tensor
-    """[d_sae] to the name's row of centred W_E"""
+    """[d_sae] to the name's row of centred W_E; 0 where W_E has another width"""
     cosine_assigned: Tensor
     """[d_sae] NaN where no anchor was assigned"""
 
     def columns(self) -> dict[str, Any]:
-        """Those of `feature` that these hold, by name."""
+        """Columns of the table `feature` by name."""
         tokens, cosines = self.names.tokens, self.names.cosines
         return {
             "cosine": cosines[:, 0],
@@ -52,14 +49,14 @@ class Geometry(NamedTuple):
 
 class LogitEffect(NamedTuple):
     positive: NearestTokens
-    """[n, LOGITS] tokens and logits (not cosines), highest first"""
+    """[n, LOGITS] tokens and, as `cosines`, their logits; highest first"""
     negative: NearestTokens
-    """[n, LOGITS] lowest first"""
+    """the same, lowest first"""
     rank: Tensor
     """[n] rank of the name, 0 = top"""
 
     def columns(self) -> dict[str, Tensor]:
-        """Those of `feature` that these hold, by name."""
+        """Columns of the table `feature` by name."""
         return {
             "pos_tokens": self.positive.tokens,
             "pos_values": self.positive.cosines,
@@ -69,27 +66,29 @@ class LogitEffect(NamedTuple):
         }
 
 
-def name_features(dictionary: Dictionary, fit: AnchorFit) -> NearestTokens:
-    return nearest_tokens(dictionary.directions, fit.anchors, 1 + NEXT_NAMES)
+def name_features(directions: Tensor, fit: AnchorFit) -> NearestTokens:
+    """[n, 1 + NEXT_NAMES] the tokens of the anchors nearest to unit directions [n, d_in]."""
+    return nearest_tokens(directions, fit.anchors, 1 + NEXT_NAMES)
 
 
 def geometry(
-    dictionary: Dictionary, fit: AnchorFit, names: NearestTokens, *, embedding: Tensor, live: Tensor
+    directions: Tensor, fit: AnchorFit, names: NearestTokens, *, embedding: Tensor, live: Tensor
 ) -> Geometry:
-    """Phrases are searched for `live` [d_sae] features only: each costs two more passes over the vocabulary."""
-    directions = dictionary.directions
+    """directions [d_sae, d_in] unit. Phrases are searched for `live` [d_sae] features only: each costs two
+    more passes over the vocabulary.
+    """
     first = names.tokens[:, 0]
     tokens = torch.cat([first[:, None], torch.full((len(first), 2), -1)], 1)
     cosines = names.cosines[:, 0].clone()
-    found = phrases(directions[live], fit.anchors, first[live])
-    tokens[live], cosines[live] = found.tokens, found.cosines
+    searched = phrases(directions[live], fit.anchors, first[live])
+    tokens[live], cosines[live] = searched.tokens, searched.cosines
     centred = (embedding - embedding.mean(0)).cpu()
     to_assigned = own_cosine(directions, fit.anchors, fit.assigned.clamp_min(0))
     return Geometry(
         names=names,
         phrases=Phrases(tokens, cosines),
         cosine_embedding=own_cosine(directions, centred, first)
-        if centred.shape[1] == dictionary.d_in
+        if centred.shape[1] == directions.shape[1]
         else torch.zeros(len(first)),
         cosine_assigned=to_assigned.masked_fill(fit.assigned < 0, float("nan")),
     )
@@ -102,7 +101,7 @@ def random_cosine(covariance: Tensor, fit: AnchorFit, *, n: int = 512) -> float:
 
 @torch.inference_mode()
 def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> LogitEffect:
-    """directions [n, d_in] unit, names [n] token ids."""
+    """What directions [n, d_in] of unit norm add to the logits; names [n] token ids."""
     parts: list[tuple[Tensor, ...]] = []
     for part, name in zip(directions.split(CHUNK), names.split(CHUNK), strict=True):
         effect = model.read_out(part.to(model.device)).cpu()
@@ -116,12 +115,14 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
 def neighbours(
     directions: Tensor, others: Tensor, *, among: Tensor, limit: int = NEIGHBOURS, itself: bool = False
 ) -> NearestTokens:
-    """The nearest of `others` [m, d] among the feature indices `among`, by cosine, for unit directions [n,
-    d].
+    """For unit directions [n, d], the features of highest cosine among the rows `among` of `others` [m, d].
+    Feature indices are returned as `tokens`.
 
-    With `itself`, directions are the rows `among` of the same dictionary and each row's match with itself is
-    left out. Returns feature indices as `tokens`.
+    With `itself`, directions are the rows `among` of the same dictionary, and no feature is its own
+    neighbour.
     """
+    if not len(directions):
+        return NearestTokens(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0))
     pool = others[among]
     limit = max(0, min(limit, len(pool) - itself))
     indices, cosines = [], []
@@ -129,7 +130,7 @@ def neighbours(
         similarity = directions[start : start + CHUNK] @ pool.T
         if itself:
             rows = torch.arange(len(similarity))
-            similarity[rows, start + rows] = -2  # below every cosine: it comes last
+            similarity[rows, start + rows] = -2  # below every cosine, so that it comes last
         best = similarity.topk(limit, dim=-1)
         indices.append(among[best.indices])
         cosines.append(best.values)

@@ -1,12 +1,13 @@
 """`lexiscope index`: checkpoints and a text in, one published build of the index out.
 
-Every model's text is read once for all its dictionaries (`reading`, by an engine), block by block; what was
-learned is saved now and then (`work`). Then what the weights alone say is added and everything is loaded at
-once (`writing`). Until `publish`, the old index serves.
+The text is read once for all dictionaries of a model, block by block, and what was counted is saved from time
+to time (`job_files`). Then everything is added that the weights say, and the rows are written at once
+(`rows`). Until the new build is published, the old one is served.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,68 +15,75 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from indexer.counts.name_counts import Relatives
-from indexer.counts.state import FORMAT, IndexingError, Shape, State
-from indexer.dictionaries import Member, Named, identify_all, name, subject
+from indexer.causal.effects import CONTEXTS
+from indexer.counts.state import FORMAT, PassState, StateShape
+from indexer.dictionaries import IdentifiedCheckpoint, identify_all, name_dictionary, named_encoder
+from indexer.errors import IndexingError
 from indexer.fit_anchors import fit_anchors
-from indexer.job_files import KEPT, Work, check_space, fingerprint
-from indexer.rows.ablation import CONTEXTS
-from indexer.rows.publish import Learned, write_model
-from indexer.text_pass.blocks import BLOCK, Block, Shard, blocks
-from indexer.text_pass.local_engine import Engine, local
-from indexer.text_pass.text_pass import TOKENS, Reading, Subject
+from indexer.job_files import KEPT, JobFolder, check_space, fingerprint
+from indexer.rows.analysis import CountedModel
+from indexer.rows.model_rows import add_model
+from indexer.text_pass.blocks import BLOCK_PASSAGES, Block, Shard, blocks
+from indexer.text_pass.local_engine import SAVE_SECONDS, PassEngine, local_engine
+from indexer.text_pass.text_pass import BATCH_TOKENS, NamedEncoder, TextPass
 from lexiscope import text as texts
 from lexiscope.checkpoint import AnchorFit, Checkpoint
-from lexiscope.evidence import families, matched_controls
+from lexiscope.evidence import NameTables, families, matched_controls
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
-from store import Builder
+from store import BuildWriter
 
 LOG_TOKENS = 50_000
-"""Where the output is no terminal, a line of progress this often."""
-LONGEST = 1 << 16
+"""Where the output is not a terminal, progress is printed once in so many tokens."""
+MAX_LENGTH = 1 << 16
 """Tokens of a passage; positions are kept in 16 bits."""
 BYTES_A_FEATURE = 4000
-"""On disk: 2 kB in the index, as much in the work towards it."""
-
-EngineName = Literal["local", "ray"]
+"""On disk: 2 kB in the index, as much in the unfinished work."""
 
 
-class Ask(NamedTuple):
-    """What is asked of the indexer, beside dictionaries and text."""
+class IndexRequest(NamedTuple):
+    """What `lexiscope index` is asked to do, apart from dictionaries and text."""
 
     tokens: int | None = None
-    """of text to read, at most"""
+    """tokens of text to read, at most"""
     length: int = 256
     """tokens of a passage, BOS included"""
-    engine: EngineName = "local"
+    engine: Literal["local", "ray"] = "local"
     shard: Shard | None = None
-    """read these blocks only, save what they taught and stop"""
+    """read these blocks only, save what was counted and stop"""
     resume: bool = False
-    """go on from what is saved of the same job"""
+    """continue from what is saved of the same job"""
     ablate: int = CONTEXTS
-    """contexts in which each live feature is taken away; 0 leaves the ablation pass out"""
+    """contexts in which each live feature is ablated; 0 leaves the ablation pass out"""
     anchors: str = "current"
     """the anchor set fitted from the text for dictionaries that carry none"""
+    block_passages: int = BLOCK_PASSAGES
+    """passages of a block, the unit that is saved and that shards divide"""
+    save_seconds: float = SAVE_SECONDS
+    """seconds between saves, at least"""
 
 
-USUAL = Ask()
-
-
-class Job(NamedTuple):
-    """One model's part."""
+@dataclass(frozen=True)
+class ModelJob:
+    """The part of a job that is about one model."""
 
     model: LanguageModel
-    members: list[Member]
-    work: Work
-    shape: Shape
+    members: list[IdentifiedCheckpoint]
+    folder: JobFolder
     sources: Sequence[str]
-    ask: Ask
+    request: IndexRequest
     console: Console
 
+    @property
+    def shape(self) -> StateShape:
+        return self.folder.shape
+
     def passages(self) -> Iterator[np.ndarray]:
-        return texts.passages(self.model, self.sources, length=self.shape.length, tokens=self.ask.tokens)
+        return texts.passages(self.model, self.sources, length=self.shape.length, tokens=self.request.tokens)
+
+    def say(self, message: str) -> None:
+        self.console.print(f"{self.model.id}: {message}", highlight=False)
 
 
 def index(
@@ -84,189 +92,201 @@ def index(
     *,
     settings: Settings,
     console: Console,
-    ask: Ask = USUAL,
+    request: IndexRequest = IndexRequest(),  # noqa: B008
 ) -> str | None:
     """Index every checkpoint of every model over the text; other dictionaries of the served index are kept.
 
-    Checkpoints are taken one at a time and their weights read again from where they lie. Returns the build
+    Checkpoints are taken one at a time, and their weights are read again from their files. Returns the build
     id; None where a shard was read, which publishes nothing. Raises CheckpointError, TextError, ModelError,
     IndexingError, StoreError.
     """
-    if ask.length > LONGEST:
-        raise IndexingError(f"--length {ask.length:,} is more than {LONGEST:,}, the most a passage can have.")
+    if request.length > MAX_LENGTH:
+        raise IndexingError(
+            f"--length {request.length:,} is more than {MAX_LENGTH:,}, the most a passage can have."
+        )
     identified = identify_all(groups)
-    text = texts.fingerprint(sources)
-    jobs = [_job(model, members, text, sources, settings, ask, console) for model, members in identified]
-    if ask.shard is None:
-        with Builder(settings):
-            pass  # a builder that cannot build says so before the text is read, not after
-    with ExitStack() as held:
+    corpus = texts.fingerprint(sources)
+    jobs = [
+        ModelJob(
+            model, members, _folder(model, members, corpus, settings, request), sources, request, console
+        )
+        for model, members in identified
+    ]
+    if request.shard is None:
+        with BuildWriter(settings):
+            pass  # a build that cannot be written fails before the text is read, not after
+    with ExitStack() as locks:
         for job in jobs:
-            held.enter_context(job.work.lock())
+            locks.enter_context(job.folder.lock())
         check_space(settings.index, sum(BYTES_A_FEATURE * sum(job.shape.widths) for job in jobs))
         try:
-            learned = [learn(job) for job in jobs]
+            counted = [count_text(job) for job in jobs]
         except KeyboardInterrupt:
             raise IndexingError(
-                f"Interrupted: nothing was published. The same command with --resume goes on. {KEPT}"
+                f"Interrupted: nothing was published. The same command with --resume continues. {KEPT}"
             ) from None
-        if ask.shard is not None:
+        if request.shard is not None:
             for job in jobs:
-                _say_what_is_missing(job)
+                _report_missing_shards(job)
             return None
-        with Builder(settings) as builder:
-            kept = builder.keep_others(
-                replacing=[(model.id, member.source) for model, members in identified for member in members]
-            )
-            if kept.note:
-                console.print(kept.note)
-            for job, found in zip(jobs, learned, strict=True):
-                write_model(
-                    builder, job.model, job.members, found, corpus=text, console=console, ablate=ask.ablate
-                )
-            build = builder.publish()
+        build = _publish(jobs, counted, corpus, settings)
         for job in jobs:
-            job.work.remove()
+            job.folder.remove()
     return build
 
 
-def _job(
+def _folder(
     model: LanguageModel,
-    members: list[Member],
-    text: str,
-    sources: Sequence[str],
+    members: list[IdentifiedCheckpoint],
+    corpus: str,
     settings: Settings,
-    ask: Ask,
-    console: Console,
-) -> Job:
-    length = min(ask.length, model.context_length)
-    shape = Shape(model.vocab_size, length, tuple(m.d_sae for m in members), tuple(m.layer for m in members))
+    request: IndexRequest,
+) -> JobFolder:
+    length = min(request.length, model.context_length)
+    widths, layers = tuple(m.d_sae for m in members), tuple(m.layer for m in members)
+    shape = StateShape(model.vocab_size, length, widths, layers)
     weights = [(member.source, member.fingerprint) for member in members]
     key = fingerprint(
-        FORMAT, BLOCK, TOKENS, model.fingerprint, model.id, weights, text, ask.tokens, length, ask.anchors
+        *(FORMAT, request.block_passages, BATCH_TOKENS, model.fingerprint, model.id),
+        *(weights, corpus, request.tokens, length, request.anchors),
     )
-    return Job(model, members, Work(settings.index, key, shape, ask.shard), shape, sources, ask, console)
+    return JobFolder(settings.index, key, shape, request.shard)
 
 
-def learn(job: Job) -> Learned:
-    """Names, then everything the text says: all of it, or a shard's part."""
-    model, ask, console = job.model, job.ask, job.console
-    if job.work.unfinished() and not ask.resume:
-        console.print(
-            f"{model.id}: there is unfinished work of this very job in {job.work.folder}; --resume goes on from it."
+def _publish(
+    jobs: Sequence[ModelJob], counted: Sequence[CountedModel], corpus: str, settings: Settings
+) -> str:
+    with BuildWriter(settings) as writer:
+        kept = writer.keep_others(
+            replacing=[(job.model.id, member.source) for job in jobs for member in job.members]
         )
-    state = job.work.load() if ask.resume else State(job.shape)
+        if kept.note:
+            jobs[0].console.print(kept.note)
+        for job, model in zip(jobs, counted, strict=True):
+            add_model(writer, model, corpus=corpus, contexts=job.request.ablate, say=job.say)
+        return writer.publish()
+
+
+def count_text(job: ModelJob) -> CountedModel:
+    """Name all dictionaries, then read the text and count: all of it, or a shard."""
+    model, request = job.model, job.request
+    if job.folder.unfinished() and not request.resume:
+        job.say(f"there is unfinished work of this very job in {job.folder.path}; --resume continues it.")
+    state = job.folder.load() if request.resume else PassState(job.shape)
     if len(state.blocks):
-        console.print(
-            f"{model.id}: going on after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens)."
-        )
+        job.say(f"continuing after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
+    fits = AnchorFits(job)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}"),
         TimeRemainingColumn(),
-        console=console,
+        console=job.console,
     ) as progress:
-        task = progress.add_task(f"{model.id}: naming", total=len(job.members))
-        fits = Fits(job)
-        named: list[Named] = []
+        task = progress.add_task(f"{model.id}: naming features", total=len(job.members))
+        named = []
         for at, member in enumerate(job.members):
-            named.append(name(model, member, fits(at)))
+            named.append(name_dictionary(model, member, fits(at)))
             progress.advance(task)
-        relatives = Relatives(
+        tables = NameTables(
             families(model.embedding.cpu(), vocabulary.folded()),
-            matched_controls(torch.stack([n.counts for n in named]).mean(0)),
+            matched_controls(torch.stack([features.token_counts for features in named]).mean(0)),
         )
         task = progress.add_task(
-            f"{model.id}: reading the text (tokens)", total=ask.tokens, completed=state.n_tokens
+            f"{model.id}: reading the text (tokens)", total=request.tokens, completed=state.n_tokens
         )
 
         def advance(n: int) -> None:
             before = progress.tasks[task].completed
             progress.advance(task, n)
-            if not console.is_terminal and before // LOG_TOKENS < (before + n) // LOG_TOKENS:
-                console.print(f"{model.id}: {before + n:,.0f} tokens read")
+            if not job.console.is_terminal and before // LOG_TOKENS < (before + n) // LOG_TOKENS:
+                job.say(f"{before + n:,.0f} tokens read")
 
-        subjects = [subject(model, member, each) for member, each in zip(job.members, named, strict=True)]
-        engine = _engine(job, subjects, relatives)
-        there = {int(number) for number in state.blocks}
-        state = engine(state, _mine(job, there), advance=advance, save=job.work.save)
+        encoders = [named_encoder(model, *pair) for pair in zip(job.members, named, strict=True)]
+        read = _engine(job, encoders, tables)
+        done = {int(number) for number in state.blocks}
+        state = read(state, _blocks_to_read(job, done), advance=advance, save=job.folder.save)
     state.settle()
-    _check(job, state)
-    if ask.shard is not None:
-        job.work.save(state, finished=True)
-    return Learned(state, named, fits, vocabulary, relatives)
+    _check_firings(job, state)
+    if request.shard is not None:
+        job.folder.save(state, finished=True)
+    return CountedModel(model, job.members, named, fits, vocabulary, tables, state)
 
 
-class Fits:
-    """The anchors of each member: its own, or those fitted from the text, which are kept so that a resumed
+class AnchorFits:
+    """The anchors of each member: its own, or those fitted from the text. These are saved, so that a resumed
     job has the same names.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ModelJob) -> None:
         self._job = job
 
     def __call__(self, at: int) -> AnchorFit:
         member = self._job.members[at]
-        if member.anchored:
-            return member.fit()
-        fit = self._job.work.load_fit(member.layer)
-        if fit is None:
-            layers = sorted({m.layer for m in self._job.members if not m.anchored})
-            for layer, found in fit_anchors(
-                self._job.model, layers, self._job.passages(), anchors=self._job.ask.anchors
-            ).items():
-                self._job.work.save_fit(layer, found)
-            fit = self._job.work.load_fit(member.layer)
-            assert fit is not None
+        if member.has_anchors:
+            return member.load_fit()
+        fit = self._fitted(member.layer)
         return fit._replace(assigned=torch.full((member.d_sae,), -1))
 
+    def _fitted(self, layer: int) -> AnchorFit:
+        job = self._job
+        with job.folder.fit_lock():
+            fit = job.folder.load_fit(layer)
+            if fit is not None:
+                return fit
+            layers = sorted({member.layer for member in job.members if not member.has_anchors})
+            fits = fit_anchors(job.model, layers, job.passages(), anchors=job.request.anchors)
+            for fitted_layer, fitted in fits.items():
+                job.folder.save_fit(fitted_layer, fitted)
+            return fits[layer]
 
-def _engine(job: Job, subjects: Sequence[Subject], relatives: Relatives) -> Engine:
-    if job.ask.engine == "ray":
-        from indexer.text_pass.ray_engine import on_ray
 
-        return on_ray(job.model, subjects, relatives, length=job.shape.length)
-    return local(Reading(job.model, subjects, relatives, length=job.shape.length))
+def _engine(job: ModelJob, encoders: Sequence[NamedEncoder], tables: NameTables) -> PassEngine:
+    if job.request.engine == "ray":
+        from indexer.text_pass.ray_engine import ray_engine
+
+        return ray_engine(job.model, encoders, tables, job.shape)
+    return local_engine(TextPass(job.model, encoders, tables, job.shape), job.request.save_seconds)
 
 
-def _mine(job: Job, there: set[int]) -> Iterator[Block]:
-    """The blocks that are still to be read; raises IndexingError where a shard has none."""
-    number = -1
-    held = False
-    shard = job.ask.shard
-    for block in blocks(job.passages()):
-        number = block.number
-        mine = shard is None or shard.holds(number)
-        held |= mine
-        if mine and number not in there:
-            yield block
-    if not held:
+def _blocks_to_read(job: ModelJob, done: set[int]) -> Iterator[Block]:
+    """The job's blocks without those that are `done`. Raises IndexingError where a shard has none."""
+    size, shard = job.request.block_passages, job.request.shard
+    n_blocks = n_own = 0
+    for block in blocks(job.passages(), size):
+        n_blocks += 1
+        if shard is None or shard.holds(block.number):
+            n_own += 1
+            if block.number not in done:
+                yield block
+    if not n_own:
         raise IndexingError(
-            f"Shard {shard} has nothing to read: the text has {number + 1} block{'s' if number else ''} of {BLOCK} passages, "
-            f"so it can be divided into at most {number + 1}. {KEPT}"
+            f"Shard {shard} has nothing to read: the text has {n_blocks} block{'s' if n_blocks > 1 else ''} of "
+            f"{size} passages, so it can be divided into {n_blocks} at most. {KEPT}"
         )
 
 
-def _check(job: Job, state: State) -> None:
-    if job.ask.shard is None and not any((each.statistics.count > 0).any() for each in state.learned):
+def _check_firings(job: ModelJob, state: PassState) -> None:
+    if job.request.shard is None and not any(
+        (counts.statistics.count > 0).any() for counts in state.dictionaries
+    ):
         raise IndexingError(
             f"No feature of these dictionaries fires anywhere in this text: there is nothing to index. {KEPT}"
         )
 
 
-def _say_what_is_missing(job: Job) -> None:
-    missing, shard = job.work.missing_shards(), job.ask.shard
+def _report_missing_shards(job: ModelJob) -> None:
+    missing, shard = job.folder.missing_shards(), job.request.shard
     assert shard is not None
     if missing:
-        listed = ", ".join(f"{number}/{shard.of}" for number in missing[:12]) + (
-            " …" if len(missing) > 12 else ""
-        )
-        job.console.print(
-            f"{job.model.id}: shard {shard} is read. Missing: {listed}. Once they are there, --resume publishes (and reads the rest)."
+        listed = ", ".join(f"{n}/{shard.of}" for n in missing[:12]) + (" …" if len(missing) > 12 else "")
+        job.say(
+            f"shard {shard} is read. Missing: {listed}. When they are read too, --resume without --shards "
+            "publishes (and reads what is still missing)."
         )
     else:
-        job.console.print(
-            f"{job.model.id}: shard {shard} is read, and all others are there: the same command with --resume, without --shards, publishes."
+        job.say(
+            f"shard {shard} is read, and so are all others: the same command with --resume, without --shards, "
+            "publishes."
         )

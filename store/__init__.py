@@ -2,24 +2,27 @@
 `lexiscope.records`.
 """
 
-from store.errors import BadCursor, BuilderBusy, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
-from store.read.export import TABLES, Snapshot, arrow_schema, columns_document
-from store.read.store import Place, Resolved, Store
-from store.schema import SCHEMA_VERSION
-from store.write.build_writer import Builder, Kept
+from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
+from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
+from store.read.open_build import DictionaryEntry
+from store.read.store import Place, ResolvedName, Store
+from store.schema import CONTEXT_KINDS, SCHEMA_VERSION
+from store.write.build_writer import BuildWriter, KeptDictionaries
 
 __all__ = [
+    "CONTEXT_KINDS",
     "SCHEMA_VERSION",
     "TABLES",
     "BadCursor",
-    "Builder",
-    "BuilderBusy",
-    "Kept",
+    "BuildLocked",
+    "BuildSnapshot",
+    "BuildWriter",
+    "DictionaryEntry",
+    "KeptDictionaries",
     "NoIndex",
     "NotFound",
     "Place",
-    "Resolved",
-    "Snapshot",
+    "ResolvedName",
     "Store",
     "StoreError",
     "Unreachable",

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from store.errors import StoreError
 
 
-class Source(Protocol):
+class Backend(Protocol):
     def current(self) -> str:
         """The id of the build that serves now. Raises NoIndex, Unreachable."""
 

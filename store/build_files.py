@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from store.errors import BuilderBusy, NoIndex
+from store.errors import BuildLocked, NoIndex
 
 MAKE_ONE = "run `lexiscope demo`, or `lexiscope index RUN... --text FILE`"
 BUILD_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
@@ -96,7 +96,7 @@ def remove_builds(root: Path, *, but: set[str]) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """Hold the builders' lock; the kernel lets go of it when the process dies. Raises BuilderBusy."""
+    """Hold the builders' lock; the kernel lets go of it when the process dies. Raises BuildLocked."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "LOCK", "a+", encoding="ascii") as file:
         try:
@@ -104,7 +104,7 @@ def lock(root: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise BuilderBusy(
+            raise BuildLocked(
                 f"another builder (process {owner}) is writing the index in {root}: wait until it has finished",
                 kept="The index that serves is untouched.",
             ) from None

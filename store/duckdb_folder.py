@@ -7,8 +7,8 @@ from store import build_files, duckdb_connection
 from store.errors import NoIndex, StoreError
 
 
-class Folder:
-    """A `Source`."""
+class FolderBackend:
+    """A `Backend`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -25,7 +25,7 @@ class WrongVersion(StoreError):
     """The index was written by another version of the schema; there are no migrations."""
 
 
-class BuilderBusy(StoreError):
+class BuildLocked(StoreError):
     """Another builder holds the lock of this index folder."""
 
 

@@ -54,8 +54,8 @@ def complaint(error: BaseException) -> str:
     return (str(inner).strip() or type(inner).__name__).splitlines()[0]
 
 
-class Postgres:
-    """A `Source`. Raises StoreError when the URL is none."""
+class PostgresBackend:
+    """A `Backend`. Raises StoreError when the URL is none."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

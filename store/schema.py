@@ -300,6 +300,10 @@ decodes no other row
 """
 
 
+CONTEXT_KINDS = ("top", "quantile", "near_miss")
+"""context.kind, in the order that pages and exports list them"""
+
+
 def key_of(dictionary_id: int, index: int) -> int:
     return (dictionary_id << 31) + index
 

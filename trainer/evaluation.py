@@ -64,9 +64,9 @@ class _Naming:
     supported.
     """
 
-    def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
+    def __init__(self, names: Tensor, tables: evidence.NameTables) -> None:
         self.names = names
-        self.counts = evidence.EvidenceCounts(names.clamp_min(0), families, controls)
+        self.counts = evidence.EvidenceCounts(names.clamp_min(0), tables)
 
     def result(self, live: Tensor) -> evidence.Evidence:
         return self.counts.result(live & (self.names >= 0))
@@ -84,7 +84,7 @@ class _Naming:
             "reads_family": metrics.weighted_share(found.share["reads_family"] * named, weight),
             "predicts_precision": metrics.weighted_share(found.share["predicts"] * named, weight),
             "coverage_supported": metrics.coverage(
-                kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences
+                kept, torch.ones_like(kept, dtype=torch.bool), self.counts.occurrences.to(kept.device)
             ),
         }
 
@@ -97,17 +97,17 @@ class _Permuted:
     easy a null.
     """
 
-    def __init__(self, names: Tensor, families: Tensor, controls: Tensor) -> None:
-        self.names, self.families, self.controls = names, families, controls
-        self.head: list[tuple[SparseCode, evidence.PositionTokens]] = []
+    def __init__(self, names: Tensor, tables: evidence.NameTables) -> None:
+        self.names, self.tables = names, tables
+        self.head: list[tuple[SparseCode, evidence.FlatText]] = []
         self.firing = metrics.FiringSums(len(names), names.device)
         self.counts: evidence.EvidenceCounts | None = None
 
-    def add(self, code: SparseCode, where: evidence.PositionTokens) -> None:
+    def add(self, code: SparseCode, text: evidence.FlatText) -> None:
         if self.counts is not None:
-            self.counts.add(code, where)
+            self.counts.add(code, text)
             return
-        self.head.append((code, where))
+        self.head.append((code, text))
         self.firing.add(code)
         if self.firing.n >= HEAD:
             self._permute()
@@ -117,9 +117,9 @@ class _Permuted:
         order = torch.randperm(len(fired), generator=torch.Generator().manual_seed(0)).to(fired.device)
         names = self.names.clone()
         names[fired] = self.names[fired[order]]
-        self.counts = evidence.EvidenceCounts(names, self.families, self.controls)
-        for code, where in self.head:
-            self.counts.add(code, where)
+        self.counts = evidence.EvidenceCounts(names, self.tables)
+        for code, text in self.head:
+            self.counts.add(code, text)
         self.head = []
         return self.counts
 
@@ -141,17 +141,17 @@ class _Sums:
         dictionary, fit, device = candidate.dictionary, candidate.fit, model.device
         nearest = nearest_tokens(dictionary.directions, fit.anchors, 1)
         self.cosines = nearest.cosines[:, 0]
-        controls = evidence.matched_controls(fit.counts).to(device)
+        tables = evidence.NameTables(families, evidence.matched_controls(fit.counts))
         names = {"nearest": nearest.tokens[:, 0]} | (rival_names(candidate, model) if rivals else {})
-        self.namings = {kind: _Naming(tokens, families, controls) for kind, tokens in names.items()}
-        self.permuted = _Permuted(names["nearest"], families, controls)
+        self.namings = {kind: _Naming(tokens, tables) for kind, tokens in names.items()}
+        self.permuted = _Permuted(names["nearest"], tables)
         self.reconstruction = metrics.ReconstructionSums(dictionary.d_in, device)
         self.firing = metrics.FiringSums(dictionary.d_sae, device)
         self.passage_delta_ce: dict[int, tuple[float, int]] = {}
         """{passage: (Σ CE(with x̂) − CE, next tokens scored)}"""
         self.ce = self.kl = self.agree = 0.0
 
-    def add_code(self, x: Tensor, where: evidence.PositionTokens) -> Tensor:
+    def add_code(self, x: Tensor, text: evidence.FlatText) -> Tensor:
         """Count one batch's positions x [n, d_in]; returns x̂ [n, d_in]."""
         dictionary = self.candidate.dictionary
         code = dictionary.encode(x)
@@ -159,8 +159,8 @@ class _Sums:
         self.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
         self.firing.add(code)
         for naming in self.namings.values():
-            naming.counts.add(code, where)
-        self.permuted.add(code, where)
+            naming.counts.add(code, text)
+        self.permuted.add(code, text)
         return sparse + dense + dictionary.b_dec
 
     def add_patched(
@@ -195,6 +195,8 @@ class _Text(NamedTuple):
     following: Tensor
     scored: Tensor
     """which of those have a next token"""
+    flat: evidence.FlatText
+    """the same positions, for counting name evidence"""
 
 
 class _Default(NamedTuple):
@@ -290,9 +292,7 @@ def measure(
     if ce_tokens is not None and ce_tokens < 1:
         raise LexiscopeError(f"Cross-entropy over {ce_tokens} tokens means nothing; ask for at least 1.")
     candidates = [_on_device(candidate, model.device) for candidate in candidates]
-    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()).to(
-        model.device
-    )
+    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded())
     sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
     layers = sorted({candidate.layer for candidate in candidates})
     baseline = _Baseline(candidates)
@@ -301,17 +301,15 @@ def measure(
     for text in _texts(passages[:n_scored], size, model.device):
         residuals, logits = model.read_with_logits(text.tokens, layers)
         default = baseline.add(model, text, residuals, logits)
-        where = evidence.position_tokens(text.tokens, text.following, text.mask)
         for s in sums:
             residual = residuals[s.candidate.layer]
-            s.add_patched(model, text, s.add_code(residual[text.mask], where), residual, default)
+            s.add_patched(model, text, s.add_code(residual[text.mask], text.flat), residual, default)
         advance(int(text.mask.sum()))
     scored_tokens = sums[0].reconstruction.n
     for text in _texts(passages[n_scored:], size, model.device):
         residuals = model.read(text.tokens, layers)
-        where = evidence.position_tokens(text.tokens, text.following, text.mask)
         for s in sums:
-            s.add_code(residuals[s.candidate.layer][text.mask], where)
+            s.add_code(residuals[s.candidate.layer][text.mask], text.flat)
         advance(int(text.mask.sum()))
     shared = {"ce_tokens": scored_tokens, "passages": passages_fingerprint(passages[:n_scored])}
     return [_measured(s, model, baseline, shared) for s in sums]
@@ -352,8 +350,9 @@ def _passages_of(passages: Sequence[np.ndarray], tokens: int | None) -> int:
 def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> Iterator[_Text]:
     for batch in batches(passages, tokens=size):
         mask, following = batch.mask, batch.next_tokens
-        parts = (batch.tokens, mask, following, mask & (following >= 0))
-        yield _Text(batch.passages, *(part.to(device) for part in parts))
+        tokens, scored = batch.tokens.to(device), mask & (following >= 0)
+        flat = evidence.FlatText(batch.rows)
+        yield _Text(batch.passages, tokens, mask.to(device), following.to(device), scored.to(device), flat)
 
 
 def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
@@ -378,7 +377,7 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
     embedding = nearest_tokens(
         dictionary.directions[live], model.embedding - model.embedding.mean(0), 1
     ).cosines[:, 0]
-    occurrences = naming.counts.occurrences
+    occurrences = naming.counts.occurrences.to(names.device)
     weight = firings * live
     seen = fit.counts / fit.counts.sum() >= metrics.LIVE_RATE
     own = torch.where(fit.assigned >= 0, fit.assigned, names)

@@ -1,15 +1,15 @@
-"""What is counted of every feature of one dictionary: firings, moments, where in the scale and where in a
-passage it fires.
+"""Counts of every feature of one dictionary: firings, moments of the activation, and histograms of activation
+and position.
 """
 
 import numpy as np
 
 from indexer.counts.exact_sum import ExactSum
-from indexer.counts.firings import Fired
-from indexer.counts.positions import Stretch
+from indexer.counts.text_chunk import TextChunk
+from lexiscope.evidence import FlatFirings
 
 EDGES = np.round(10 ** np.linspace(-2, 3, 31), 6)
-"""31 edges of 30 logarithmic bins; activations are in scaled units (mean-square norm d). Values outside go to
+"""31 edges of 30 logarithmic bins. Activations are in scaled units (mean-square norm d); values outside go to
 the end bins.
 """
 BINS = len(EDGES) - 1
@@ -26,26 +26,25 @@ _STARTS = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
 _COARSE = np.clip(
     np.searchsorted(EDGES.astype(np.float32), np.nan_to_num(_STARTS), side="right") - 1, 0, BINS - 1
 )
-"""The bin of the smallest float32 that begins with each 16 bits: no edge but the next can lie before the
-largest.
+"""The bin of the smallest float32 with each upper 16 bits. The largest such float32 is in this bin or the
+next.
 """
 
 
 def bins(values: np.ndarray) -> np.ndarray:
-    """The histogram bin of each positive float32."""
+    """The histogram bin of each positive float32: a table look-up, which is faster than a binary search."""
     coarse = _COARSE.take(values.view(np.uint32) >> np.uint32(16))
     return coarse + (values >= _UPPER.take(coarse))
 
 
 def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """How often each cell is met."""
-    return (
-        np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int32)
-    )
+    """How often each (row, column) occurs."""
+    counts = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1])
+    return counts.reshape(shape).astype(np.int32)
 
 
-class Statistics:
-    """Merge by addition (`max` by maximum)."""
+class ActivationStatistics:
+    """Merged by addition (`max` by maximum)."""
 
     PARTS = ("count", "max", "histogram", "positions", "logit_hits")
 
@@ -53,30 +52,32 @@ class Statistics:
         self.d_sae = d_sae
         self.count = np.zeros(d_sae, np.int64)
         self.powers = ExactSum(POWERS, d_sae)
+        """Σ z, Σ z², Σ z³, Σ z⁴ of the activations z"""
         self.max = np.zeros(d_sae, np.float32)
         self.histogram = np.zeros((d_sae, BINS), np.int32)
         self.positions = np.zeros((d_sae, n_position_bins), np.int32)
         self.logit_hits = np.zeros(d_sae, np.int64)
-        """firings that the top token of the direction's logit effect follows"""
+        """firings followed by the token whose logit the direction raises most"""
 
-    def add(self, found: Fired, stretch: Stretch, logit_tokens: np.ndarray) -> None:
-        feature, size = found.feature, self.d_sae
+    def add(self, firings: FlatFirings, chunk: TextChunk, logit_tokens: np.ndarray) -> None:
+        """logit_tokens [d_sae] the token whose logit each direction raises most."""
+        feature, size = firings.feature, self.d_sae
         self.count += np.bincount(feature, minlength=size)
-        value = found.value.astype(np.float64)
+        value = firings.value.astype(np.float64)
         power = value.copy()
         sums = [np.bincount(feature, power, size)]
         for _ in range(1, POWERS):
             power *= value
             sums.append(np.bincount(feature, power, size))
         self.powers.add(np.stack(sums))
-        higher = np.flatnonzero(found.value > self.max.take(feature))
-        np.maximum.at(self.max, feature[higher], found.value[higher])
-        self.histogram += _table(feature, bins(found.value), self.histogram.shape)
-        self.positions += _table(feature, stretch.bin.take(found.at), self.positions.shape)
-        follows = stretch.following.take(found.at) == logit_tokens.take(feature)
+        higher = np.flatnonzero(firings.value > self.max.take(feature))
+        np.maximum.at(self.max, feature[higher], firings.value[higher])
+        self.histogram += _table(feature, bins(firings.value), self.histogram.shape)
+        self.positions += _table(feature, chunk.position_bin.take(firings.at), self.positions.shape)
+        follows = chunk.following.take(firings.at) == logit_tokens.take(feature)
         self.logit_hits += np.bincount(feature[follows], minlength=size)
 
-    def absorb(self, other: "Statistics") -> None:
+    def absorb(self, other: "ActivationStatistics") -> None:
         self.count += other.count
         self.powers.limbs += other.powers.limbs
         np.maximum(self.max, other.max, out=self.max)

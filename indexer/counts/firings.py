@@ -1,4 +1,4 @@
-"""The firings of one dictionary on a stretch of text, flat, and the activations around any of its positions."""
+"""The firings of one dictionary by passage and position, and the activations around any of its positions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,15 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from indexer.counts.positions import Stretch
+from indexer.counts.text_chunk import TextChunk
+from lexiscope.evidence import FlatFirings
 from lexiscope.sparse_code import SparseCode
 
 BEFORE, AFTER = 32, 16
-"""Tokens of context kept on either side of a position; BEFORE is no more than the gap between passages."""
+"""Tokens of context kept on either side of a position; BEFORE is at most the gap between passages (NEAR)."""
 TABLE = 1 << 20
 
 
-class Firings(NamedTuple):
+class TextFirings(NamedTuple):
     """m firings in a text, sorted by feature."""
 
     feature: np.ndarray
@@ -24,32 +25,16 @@ class Firings(NamedTuple):
     value: np.ndarray
 
 
-def firings(code: SparseCode, passage: Tensor, position: Tensor) -> Firings:
-    """code of n positions, which stand at `position` [n] of `passage` [n]."""
+def text_firings(code: SparseCode, passage: Tensor, position: Tensor) -> TextFirings:
+    """The firings of a code of n positions, which stand at `position` [n] of `passage` [n]."""
     at, column = (code.values > 0).nonzero(as_tuple=True)
-    found = Firings(
-        *(
-            part.numpy()
-            for part in (code.indices[at, column], passage[at], position[at], code.values[at, column])
-        )
-    )
-    order = np.lexsort((found.position, found.passage, found.feature))
-    return Firings(*(part[order] for part in found))
+    parts = (code.indices[at, column], passage[at], position[at], code.values[at, column])
+    unsorted = TextFirings(*(part.numpy() for part in parts))
+    order = np.lexsort((unsorted.position, unsorted.passage, unsorted.feature))
+    return TextFirings(*(part[order] for part in unsorted))
 
 
-class Fired(NamedTuple):
-    """m firings (or near misses) on a stretch."""
-
-    feature: np.ndarray
-    at: np.ndarray
-    """index into the stretch's encoded positions, ascending"""
-    value: np.ndarray
-
-    def rows(self, chosen: np.ndarray) -> "Fired":
-        return Fired(self.feature[chosen], self.at[chosen], self.value[chosen])
-
-
-class Windows(NamedTuple):
+class ContextWindows(NamedTuple):
     """The activations of the same feature around m positions, in flat arrays."""
 
     starts: np.ndarray
@@ -63,70 +48,52 @@ class Windows(NamedTuple):
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
-    def take(self, rows: np.ndarray) -> "Windows":
+    def take(self, rows: np.ndarray) -> "ContextWindows":
         lengths = self.lengths[rows]
         starts = np.concatenate([[0], lengths.cumsum()])
         entries = np.repeat(self.starts[:-1][rows] - starts[:-1], lengths) + np.arange(starts[-1])
-        return Windows(starts, self.positions[entries], self.values[entries])
+        return ContextWindows(starts, self.positions[entries], self.values[entries])
 
 
-def flat(codes: Sequence[SparseCode]) -> Fired:
-    """The firings of codes that follow each other on a stretch; padding (value 0) is left out."""
-    features, places, values, done = [], [], [], 0
-    for code in codes:
-        value, width = code.values.cpu().numpy(), code.values.shape[1]
-        at = np.repeat(np.arange(done, done + len(value)), width)
-        feature, value = code.indices.cpu().numpy().reshape(-1), value.reshape(-1)
-        done += len(code.values)
-        if not (value > 0).all():
-            fired = np.flatnonzero(value > 0)
-            feature, at, value = feature[fired], at[fired], value[fired]
-        features.append(feature)
-        places.append(at)
-        values.append(value)
-    return Fired(np.concatenate(features), np.concatenate(places), np.concatenate(values))
-
-
-class Nearby:
-    """Where else features fire, in the passages of some places: asked for few of many firings, so that few
-    are sorted.
+class NearbyFirings:
+    """Where else a feature fires in the passages of some positions. Only the firings of those features in
+    those passages are sorted: positions are few, firings many.
     """
 
-    def __init__(self, found: Fired, stretch: Stretch, places: Sequence[Fired]) -> None:
-        self.stretch = stretch
-        self._shift = max(1, len(stretch.tokens).bit_length())
-        asked = sum(len(place.feature) for place in places)
-        if asked * 4 < len(found.feature):
+    def __init__(self, firings: FlatFirings, chunk: TextChunk, positions: Sequence[FlatFirings]) -> None:
+        """`positions` are those that `windows` will be called for."""
+        self.chunk = chunk
+        self._shift = max(1, len(chunk.tokens).bit_length())
+        if 4 * sum(len(part.feature) for part in positions) < len(firings.feature):
             wanted = np.zeros(TABLE, bool)
-            for place in places:
-                wanted[self._cell(place)] = True
-            found = found.rows(np.flatnonzero(wanted.take(self._cell(found))))
-        value = np.minimum(found.value, np.float32(np.finfo(np.float16).max)).astype(np.float16)
-        packed = (self._key(found.feature, stretch.spot[found.at]) << 16) | value.view(np.uint16)
+            for part in positions:
+                wanted[self._cell(part)] = True
+            firings = firings.rows(np.flatnonzero(wanted.take(self._cell(firings))))
+        value = np.minimum(firings.value, np.float32(np.finfo(np.float16).max)).astype(np.float16)
+        packed = (self._key(firings.feature, chunk.place[firings.at]) << 16) | value.view(np.uint16)
         packed.sort()
         self._keys, self._values = packed >> 16, (packed & 0xFFFF).astype(np.uint16).view(np.float16)
 
-    def _cell(self, place: Fired) -> np.ndarray:
-        """A cell of a table for each (feature, passage); two may share one, which costs time and no truth."""
-        return (place.feature * 0x9E3779B1 + self.stretch.row.take(place.at) * 0x85EBCA6B) >> 7 & (TABLE - 1)
-
-    def _key(self, feature: np.ndarray, spot: np.ndarray) -> np.ndarray:
-        return (feature.astype(np.int64) << self._shift) | spot
-
-    def windows(self, place: Fired) -> Windows:
-        """Around each given place (where the feature may be silent itself): its firings within BEFORE and
-        AFTER tokens.
+    def _cell(self, part: FlatFirings) -> np.ndarray:
+        """A cell of a table for each (feature, passage). Several pairs may share a cell: firings are then
+        kept that no window needs.
         """
-        spot = self.stretch.spot[place.at]
-        low = np.searchsorted(self._keys, self._key(place.feature, spot - BEFORE))
-        high = np.searchsorted(
-            self._keys,
-            self._key(place.feature, np.minimum(spot + AFTER, len(self.stretch.tokens) - 1)),
-            side="right",
-        )
+        return (part.feature * 0x9E3779B1 + self.chunk.row.take(part.at) * 0x85EBCA6B) >> 7 & (TABLE - 1)
+
+    def _key(self, feature: np.ndarray, place: np.ndarray) -> np.ndarray:
+        return (feature.astype(np.int64) << self._shift) | place
+
+    def windows(self, positions: FlatFirings) -> ContextWindows:
+        """Around each position (where the feature itself may be silent): its firings within BEFORE and AFTER
+        tokens.
+        """
+        place = self.chunk.place[positions.at]
+        low = np.searchsorted(self._keys, self._key(positions.feature, place - BEFORE))
+        last = np.minimum(place + AFTER, len(self.chunk.tokens) - 1)
+        high = np.searchsorted(self._keys, self._key(positions.feature, last), side="right")
         lengths = high - low
         starts = np.concatenate([[0], lengths.cumsum()])
         entries = np.arange(starts[-1]) - np.repeat(starts[:-1] - low, lengths)
-        spots = self._keys[entries] & ((1 << self._shift) - 1)
-        positions = spots - np.repeat(self.stretch.starts[self.stretch.row[place.at]], lengths)
-        return Windows(starts, positions, self._values[entries])
+        places = self._keys[entries] & ((1 << self._shift) - 1)
+        offsets = places - np.repeat(self.chunk.starts[self.chunk.row[positions.at]], lengths)
+        return ContextWindows(starts, offsets, self._values[entries])

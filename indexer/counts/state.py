@@ -1,8 +1,8 @@
-"""What some blocks of a text taught about the dictionaries of one model: bounded by features, not by text,
-and mergeable.
+"""What a pass over some blocks of a text has counted of one model's dictionaries: bounded by features, not by
+text.
 
 `merge` is associative and commutative: any split of the blocks, in any order, ends in the same state, to the
-bit. Resuming, shards and clusters are all this one merge. A state goes to disk as plain arrays (`arrays`,
+bit. Resuming, shards and clusters all rest on it. A state is written to disk as plain arrays (`arrays`,
 `from_arrays`).
 """
 
@@ -11,26 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from indexer.counts.activation_statistics import Statistics, position_edges
-from indexer.counts.coactivation import SampledFirings, SampledPositions
-from indexer.counts.context_pools import Pool
+from indexer.counts.activation_statistics import ActivationStatistics, position_edges
+from indexer.counts.coactivation import SAMPLE, SampledFirings, SampledPositions
+from indexer.counts.context_pools import ContextPool
 from indexer.counts.exact_sum import ExactSum
-from indexer.counts.name_counts import NameHits
-from indexer.counts.token_counts import TokenCounts
-from lexiscope.errors import LexiscopeError
+from indexer.counts.token_counts import MAX_COUNTS, TokenCounts
+from indexer.errors import IndexingError
+from lexiscope.evidence import NameHits
 
 TOP, SAMPLED, NEAR_MISSES = 20, 25, 5
+"""Contexts of each feature in the index, by kind."""
 SPARE = 4
-"""Contexts kept beyond those, for some will turn out to repeat a text."""
+"""Contexts kept beyond those, because some will turn out to repeat a text."""
 FORMAT = 1
 """Of the arrays; part of a job's fingerprint, so that another version's unfinished work is left alone."""
 
 
-class IndexingError(LexiscopeError):
-    """Dictionaries or a text that cannot be indexed together, or work that cannot go on."""
-
-
-class Shape(NamedTuple):
+class StateShape(NamedTuple):
     """What two states must agree on to be merged."""
 
     vocab: int
@@ -39,68 +36,72 @@ class Shape(NamedTuple):
     widths: tuple[int, ...]
     """d_sae of each dictionary"""
     layers: tuple[int, ...]
-    """of each dictionary"""
+    """layer of each dictionary"""
+    max_token_counts: int = MAX_COUNTS
+    """token counts kept of a feature"""
+    sampled_positions: int = SAMPLE
+    """positions in the sample for coactivation"""
 
     @property
     def distinct_layers(self) -> list[int]:
         return sorted(set(self.layers))
 
 
-class Learned:
-    """Of one dictionary."""
+class DictionaryCounts:
+    """Everything counted of one dictionary."""
 
-    def __init__(self, d_sae: int, shape: Shape) -> None:
-        self.statistics = Statistics(d_sae, len(position_edges(shape.length)) - 1)
+    def __init__(self, d_sae: int, shape: StateShape) -> None:
+        self.statistics = ActivationStatistics(d_sae, len(position_edges(shape.length)) - 1)
         self.names = NameHits(d_sae)
-        self.tokens = TokenCounts(d_sae, shape.vocab)
-        self.top = Pool(d_sae, TOP + SPARE, one_a_passage=True)
-        self.sample = Pool(d_sae, SAMPLED + SPARE, one_a_passage=False)
-        self.near_misses = Pool(d_sae, NEAR_MISSES + SPARE, one_a_passage=True)
+        self.tokens = TokenCounts(d_sae, shape.vocab, shape.max_token_counts)
+        self.top = ContextPool(d_sae, TOP + SPARE, one_a_passage=True)
+        self.sample = ContextPool(d_sae, SAMPLED + SPARE, one_a_passage=False)
+        self.near_misses = ContextPool(d_sae, NEAR_MISSES + SPARE, one_a_passage=True)
         self.coactive = SampledFirings()
 
     @property
-    def pools(self) -> tuple[Pool, Pool, Pool]:
+    def pools(self) -> tuple[ContextPool, ContextPool, ContextPool]:
         return self.top, self.sample, self.near_misses
 
-    def absorb(self, other: "Learned", cutoff: np.uint64) -> None:
+    def absorb(self, other: "DictionaryCounts", cutoff: np.uint64) -> None:
         self.statistics.absorb(other.statistics)
         self.names.absorb(other.names)
         self.tokens.absorb(other.tokens)
-        for mine, theirs in zip(self.pools, other.pools, strict=True):
-            mine.absorb(theirs)
+        for own, pool in zip(self.pools, other.pools, strict=True):
+            own.absorb(pool)
         self.coactive.absorb(other.coactive, cutoff)
 
+    def settle(self) -> None:
+        self.tokens.settle()
+        self.coactive.settle()
+        for pool in self.pools:
+            pool.settle()
+
     def parts(self) -> dict[str, Any]:
-        return {
-            "statistics": self.statistics,
-            "names": self.names,
-            "tokens": self.tokens,
-            "top": self.top,
-            "sample": self.sample,
-            "near_misses": self.near_misses,
-            "coactive": self.coactive,
-        }
+        names = ("statistics", "names", "tokens", "top", "sample", "near_misses", "coactive")
+        return {name: getattr(self, name) for name in names}
 
 
-class State:
+class PassState:
     """Begins empty."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: StateShape) -> None:
         self.shape = shape
         self.blocks = np.zeros(0, np.int64)
-        """numbers of the blocks it is made of, ascending"""
+        """numbers of the blocks that were counted, ascending"""
         self.n_passages = 0
         self.occurrences = np.zeros(shape.vocab, np.int64)
         """of each token, at encoded positions"""
         self.position_totals = np.zeros(len(position_edges(shape.length)) - 1, np.int64)
+        """encoded positions in each bin"""
         self.norms = ExactSum(len(shape.distinct_layers))
-        """of the residual stream, summed over encoded positions"""
+        """Σ norm of the residual stream at each layer, over encoded positions"""
         self.covariances: dict[int, np.ndarray] = {}
-        """[d, d] of the residual stream, by layer; empty unless block 0 is in"""
-        self.positions = SampledPositions()
+        """[d, d] of the residual stream, by layer; empty until block 0 is counted"""
+        self.sampled_positions = SampledPositions(shape.sampled_positions)
         self.passages: dict[int, np.ndarray] = {}
         """token ids, BOS included, of the passages that contexts point into"""
-        self.learned = [Learned(width, shape) for width in shape.widths]
+        self.dictionaries = [DictionaryCounts(width, shape) for width in shape.widths]
 
     @property
     def n_tokens(self) -> int:
@@ -108,83 +109,80 @@ class State:
         return int(self.position_totals.sum())
 
     def settle(self) -> None:
-        """Drop all that is not needed any more; two states of the same blocks are then equal, array by array."""
-        for each in self.learned:
-            each.tokens.settle()
-            each.coactive.settle()
-            for pool in each.pools:
-                pool.settle()
+        """Drop what is no longer needed. Two states of the same blocks are then equal, array by array."""
+        for counts in self.dictionaries:
+            counts.settle()
         self.prune()
 
     def prune(self) -> None:
-        """Forget the passages that no context points into; pools are taken as they stand."""
-        used = np.unique(
-            np.concatenate(
-                [pool.pointed_at() for each in self.learned for pool in each.pools] or [np.zeros(0, np.int64)]
-            )
-        )
+        """Drop the passages that no context in a pool points into."""
+        pointed = [pool.passages() for counts in self.dictionaries for pool in counts.pools]
+        used = np.unique(np.concatenate([np.zeros(0, np.int64), *pointed]))
         self.passages = {number: self.passages[number] for number in used.tolist()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, settled, by dotted names."""
         self.settle()
-        ids = list(self.passages)
-        found: dict[str, np.ndarray] = {
+        passages = list(self.passages.values())
+        arrays: dict[str, np.ndarray] = {
             "format": np.array(FORMAT),
             "blocks": self.blocks,
             "n_passages": np.array(self.n_passages),
             "occurrences": self.occurrences,
             "position_totals": self.position_totals,
             "norms": self.norms.limbs,
-            "hashes": self.positions.hashes,
-            "passage_ids": np.array(ids, np.int64),
-            "passage_lengths": np.array([len(self.passages[number]) for number in ids], np.int64),
-            "passage_tokens": np.concatenate(
-                [self.passages[number] for number in ids] or [np.zeros(0, np.int32)]
-            ),
+            "hashes": self.sampled_positions.hashes,
+            "passage_ids": np.array(list(self.passages), np.int64),
+            "passage_lengths": np.array([len(ids) for ids in passages], np.int64),
+            "passage_tokens": np.concatenate([np.zeros(0, np.int32), *passages]).astype(np.int32),
         }
-        found |= {f"covariance.{layer}": covariance for layer, covariance in self.covariances.items()}
-        for number, each in enumerate(self.learned):
-            found[f"{number}.powers"] = each.statistics.powers.limbs
-            for name, part in each.parts().items():
-                found |= {f"{number}.{name}.{array}": getattr(part, array) for array in part.PARTS}
-        return found
+        arrays |= {f"covariance.{layer}": covariance for layer, covariance in self.covariances.items()}
+        for number, counts in enumerate(self.dictionaries):
+            arrays[f"{number}.powers"] = counts.statistics.powers.limbs
+            for name, part in counts.parts().items():
+                arrays |= {f"{number}.{name}.{array}": getattr(part, array) for array in part.PARTS}
+        return arrays
 
     @classmethod
-    def from_arrays(cls, shape: Shape, arrays: Mapping[str, np.ndarray]) -> "State":
+    def from_arrays(cls, shape: StateShape, arrays: Mapping[str, np.ndarray]) -> "PassState":
         """Raises IndexingError: not the arrays of a state of this shape."""
-        state = cls(shape)
         try:
             if int(arrays["format"]) != FORMAT:
                 raise IndexingError(
-                    f"Unfinished work of format {int(arrays['format'])} cannot be continued here (format {FORMAT})."
+                    f"Unfinished work of format {int(arrays['format'])} cannot be continued here "
+                    f"(format {FORMAT})."
                 )
-            state.blocks, state.n_passages = arrays["blocks"], int(arrays["n_passages"])
-            state.occurrences, state.position_totals = arrays["occurrences"], arrays["position_totals"]
-            state.norms.limbs, state.positions.hashes = arrays["norms"], arrays["hashes"]
-            cuts = arrays["passage_lengths"].cumsum()[:-1]
-            texts = np.split(arrays["passage_tokens"], cuts) if len(arrays["passage_ids"]) else []
-            state.passages = dict(zip(arrays["passage_ids"].tolist(), texts, strict=True))
-            state.covariances = {
-                layer: arrays[name]
-                for layer in shape.distinct_layers
-                if (name := f"covariance.{layer}") in arrays
-            }
-            for number, each in enumerate(state.learned):
-                each.statistics.powers.limbs = arrays[f"{number}.powers"]
-                for name, part in each.parts().items():
-                    for array in part.PARTS:
-                        setattr(part, array, arrays[f"{number}.{name}.{array}"])
-                for pool in each.pools:
-                    pool.settle()
+            return cls._filled(shape, arrays)
         except KeyError as error:
             raise IndexingError(f"Unfinished work is damaged: it has no {error}.") from error
+
+    @classmethod
+    def _filled(cls, shape: StateShape, arrays: Mapping[str, np.ndarray]) -> "PassState":
+        state = cls(shape)
+        state.blocks, state.n_passages = arrays["blocks"], int(arrays["n_passages"])
+        state.occurrences, state.position_totals = arrays["occurrences"], arrays["position_totals"]
+        state.norms.limbs, state.sampled_positions.hashes = arrays["norms"], arrays["hashes"]
+        ids, cuts = arrays["passage_ids"].tolist(), arrays["passage_lengths"].cumsum()[:-1]
+        passages = np.split(arrays["passage_tokens"], cuts) if ids else []
+        state.passages = dict(zip(ids, passages, strict=True))
+        state.covariances = {
+            layer: arrays[name]
+            for layer in shape.distinct_layers
+            if (name := f"covariance.{layer}") in arrays
+        }
+        for number, counts in enumerate(state.dictionaries):
+            counts.statistics.powers.limbs = arrays[f"{number}.powers"]
+            for name, part in counts.parts().items():
+                for array in part.PARTS:
+                    setattr(part, array, arrays[f"{number}.{name}.{array}"])
+            for pool in counts.pools:
+                pool.settle()
         return state
 
 
-def merge(a: State, b: State) -> State:
-    """What both teach, in `a`; `b` is used up. Raises IndexingError: a block in both, or states of other
-    dictionaries.
+def merge(a: PassState, b: PassState) -> PassState:
+    """Both states' counts, in `a`; `b` is used up. Raises IndexingError: a block in both, or states of
+    different dictionaries.
     """
     if a.shape != b.shape:
         raise IndexingError("States of other dictionaries, or of other passages, cannot be merged.")
@@ -197,9 +195,9 @@ def merge(a: State, b: State) -> State:
     a.position_totals += b.position_totals
     a.norms.limbs += b.norms.limbs
     a.covariances |= b.covariances
-    a.positions.add(b.positions.hashes)
+    a.sampled_positions.add(b.sampled_positions.hashes)
     a.passages |= b.passages
-    for mine, theirs in zip(a.learned, b.learned, strict=True):
-        mine.absorb(theirs, a.positions.cutoff)
+    for counts, others in zip(a.dictionaries, b.dictionaries, strict=True):
+        counts.absorb(others, a.sampled_positions.cutoff)
     a.prune()
     return a

@@ -1,17 +1,30 @@
 """Indexes in and out: Parquet, and the formats of Neuronpedia and SAEDashboard."""
 
-from indexer.exchange.export_folder import ExchangeError
-from indexer.exchange.merge_into_index import Merged
-from indexer.exchange.neuronpedia.export import Written, export_neuronpedia
-from indexer.exchange.neuronpedia.importing import Imported, import_neuronpedia
-from indexer.exchange.parquet import Exported, export_parquet, import_parquet
+from indexer.exchange.errors import ExchangeError, ImportRefused
+from indexer.exchange.merge_into_index import PublishedImport
+from indexer.exchange.neuronpedia.export import (
+    CREATOR,
+    NeuronpediaExport,
+    NeuronpediaExportRequest,
+    export_neuronpedia,
+)
+from indexer.exchange.neuronpedia.importing import (
+    NeuronpediaImport,
+    NeuronpediaImportRequest,
+    import_neuronpedia,
+)
+from indexer.exchange.parquet import ParquetExport, export_parquet, import_parquet
 
 __all__ = [
+    "CREATOR",
     "ExchangeError",
-    "Exported",
-    "Imported",
-    "Merged",
-    "Written",
+    "ImportRefused",
+    "NeuronpediaExport",
+    "NeuronpediaExportRequest",
+    "NeuronpediaImport",
+    "NeuronpediaImportRequest",
+    "ParquetExport",
+    "PublishedImport",
     "export_neuronpedia",
     "export_parquet",
     "import_neuronpedia",

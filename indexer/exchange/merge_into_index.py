@@ -1,5 +1,5 @@
-"""Imported dictionaries beside those the index holds: nothing is replaced unasked, and no two vocabularies
-share a model's id.
+"""Imported dictionaries beside those that the index holds: none is replaced unless that was requested, and no
+two vocabularies share a model's id.
 """
 
 import re
@@ -9,62 +9,67 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.exchange.export_folder import UNCHANGED, ExchangeError
+from indexer.exchange.errors import ImportRefused
 from lexiscope.errors import ModelError
 from lexiscope.language_model import model_slug
 from lexiscope.settings import Settings
-from store import Builder, NoIndex, Store, WrongVersion
+from store import BuildWriter, NoIndex, Store, WrongVersion
 
 SOURCE = re.compile(r"[0-9]+-[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Merged(NamedTuple):
+class PublishedImport(NamedTuple):
     build: str
     identities: list[tuple[str, str]]
     """(model, source) of each dictionary published"""
     note: str
-    """why nothing else could be kept, where that is so"""
+    """why no other dictionary could be kept, where that is so"""
 
 
-def merging(
-    builder: Builder,
+class KeptModels(NamedTuple):
+    models: set[str]
+    """whose tokens the build holds already"""
+    note: str
+    """as in PublishedImport"""
+
+
+def keep_others(
+    writer: BuildWriter,
     settings: Settings,
     identities: Sequence[tuple[str, str]],
     tokens: pa.Table,
     *,
     replace: bool,
-) -> tuple[set[str], str]:
-    """Copy what is not imported into the build; (models whose tokens it now holds, a note). `tokens` are
-    those of the imported models.
+) -> KeptModels:
+    """Copy every dictionary but those imported into the build. `tokens` are those of the imported models.
 
-    Raises ExchangeError: an identity that cannot be a URL, a dictionary that is there already, another
+    Raises ImportRefused: an identity that cannot be a URL, a dictionary that is in the index already, another
     vocabulary under one id.
     """
     for model, source in identities:
         _check_identity(model, source)
-    if len(set(identities)) < len(identities):
-        twice = next(identity for identity in identities if identities.count(identity) > 1)
-        raise ExchangeError(f"Two dictionaries are called {'/'.join(twice)}.", kept=UNCHANGED)
+        if identities.count((model, source)) > 1:
+            raise ImportRefused(f"Two dictionaries are called {model}/{source}.")
     store = Store(settings)
     try:
         with store.snapshot() as served:
-            there = {(entry.model, entry.source) for entry in served.dictionaries}
-            again = sorted(there & set(identities))
+            held = {(entry.model, entry.source) for entry in served.dictionaries}
+            again = sorted(held & set(identities))
             if again and not replace:
                 listed = ", ".join("/".join(identity) for identity in again[:5])
-                raise ExchangeError(
-                    f"The index already holds {listed}; import with --replace to replace what is there.",
-                    kept=UNCHANGED,
+                raise ImportRefused(
+                    f"The index already holds {listed}; import with --replace to replace what is there."
                 )
-            for model in {model for model, _ in there - set(identities)} & {model for model, _ in identities}:
-                held = pa.concat_tables(served.part(model=model, source=None).rows("token"))
-                _check_spellings(model, held, tokens.filter(pc.equal(tokens.column("model"), model)))
-    except (NoIndex, WrongVersion):  # keep_others says what that means
+            kept = {model for model, _ in held - set(identities)}
+            for model in kept & {model for model, _ in identities}:
+                own = pa.concat_tables(served.part(model=model, source=None).rows("token"))
+                _check_spellings(model, own, tokens.filter(pc.equal(tokens.column("model"), model)))
+    except (NoIndex, WrongVersion):  # the writer's keep_others explains these
         pass
     finally:
         store.close()
-    kept = builder.keep_others(replacing=identities)
-    return {model for model, _ in kept.sources}, kept.note
+    others = writer.keep_others(replacing=identities)
+    return KeptModels({model for model, _ in others.sources}, others.note)
 
 
 def _check_identity(model: str, source: str) -> None:
@@ -73,21 +78,16 @@ def _check_identity(model: str, source: str) -> None:
     except ModelError:
         usable = False
     if not usable:
-        raise ExchangeError(
-            f"'{model}' cannot be a model's id (letters, digits, '-', '_' and '.').", kept=UNCHANGED
-        )
+        raise ImportRefused(f"'{model}' cannot be a model's id (letters, digits, '-', '_' and '.').")
     if not SOURCE.fullmatch(source):
-        raise ExchangeError(
-            f"'{source}' cannot be a source: it is '<layer>-<set>', for example 6-res-jb.", kept=UNCHANGED
-        )
+        raise ImportRefused(f"'{source}' cannot be a source: it is '<layer>-<set>', for example 6-res-jb.")
 
 
-def _check_spellings(model: str, held: pa.Table, given: pa.Table) -> None:
+def _check_spellings(model: str, held: pa.Table, imported: pa.Table) -> None:
     columns = ["token_id", "shown", "raw"]
-    one, other = (table.select(columns).sort_by("token_id").combine_chunks() for table in (held, given))
+    one, other = (table.select(columns).sort_by("token_id").combine_chunks() for table in (held, imported))
     if not one.equals(other):
-        raise ExchangeError(
-            f"The index holds dictionaries of {model} with another vocabulary ({len(held):,} tokens, here {len(given):,}): "
-            "this is another model under the same id.",
-            kept=UNCHANGED,
+        raise ImportRefused(
+            f"The index holds dictionaries of {model} with another vocabulary ({len(held):,} tokens, here "
+            f"{len(imported):,}): this is another model under the same id."
         )

@@ -1,11 +1,11 @@
-"""The whole index, or part of it, as Parquet: one file a table (docs/columns.md) and `manifest.json`; and
-back.
+"""The whole index, or part of it, to Parquet files and back: one file a table (docs/columns.md), and
+`manifest.json`.
 
     OUT/manifest.json       schema version, build, dictionaries, and rows, bytes and sha256 of each file
     OUT/<table>.parquet     the rows of the table, as the store holds them
     OUT/columns.md          what every column means
 
-Both ways go piece by piece: memory does not grow with the index.
+Both directions go piece by piece, so that memory does not grow with the index.
 """
 
 import json
@@ -21,20 +21,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.exchange.export_folder import UNCHANGED, ExchangeError, new_folder
-from indexer.exchange.merge_into_index import Merged, merging
+from indexer.exchange.errors import ImportRefused
+from indexer.exchange.export_folder import export_folder
+from indexer.exchange.merge_into_index import PublishedImport, keep_others
 from lexiscope.settings import Settings
-from store import SCHEMA_VERSION, TABLES, Builder, Snapshot, Store, arrow_schema, columns_document
+from store import SCHEMA_VERSION, TABLES, BuildSnapshot, BuildWriter, Store, arrow_schema, columns_document
 
 MANIFEST = "manifest.json"
-ROWS = 16_384
+BATCH_ROWS = 16_384
 """Rows read back at once."""
 OWN_IDS = {"dictionary": "dictionary_id", "passage": "passage_id"}
+"""Tables whose rows are referred to, and the column of their id."""
 ID_COLUMNS = {
     **dict.fromkeys(("dictionary_id", "previous_dictionary", "next_dictionary"), "dictionary"),
     **dict.fromkeys(("passage_id", "passage"), "passage"),
 }
-"""Columns that hold an id, and whose."""
+"""Columns that hold an id, and the table that it refers to."""
 JSON_COLUMNS = ("training", "metrics", "causal", "verdicts")
 
 Advance = Callable[[int], None]
@@ -59,7 +61,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
 
 
-class Exported(NamedTuple):
+class ParquetExport(NamedTuple):
     manifest: Manifest
     folder: Path
 
@@ -72,9 +74,9 @@ def export_parquet(
     source: str | None = None,
     started: Callable[[int], None] = lambda rows: None,
     advance: Advance = lambda rows: None,
-) -> Exported:
-    """Write the served index, or its part, to a folder that must not exist. `started` is told of all rows,
-    `advance` of rows written.
+) -> ParquetExport:
+    """Write the served index, or part of it, to a folder that must not exist. `started` is called with the
+    number of all rows, `advance` with rows written.
 
     Raises ExchangeError, NotFound, NoIndex.
     """
@@ -82,7 +84,7 @@ def export_parquet(
     try:
         with store.snapshot() as whole:
             part = whole if model is None and source is None else whole.part(model=model, source=source)
-            with new_folder(out) as folder:
+            with export_folder(out) as folder:
                 started(sum(part.count(table) for table in TABLES))
                 files = {
                     f"{table}.parquet": _write(part, table, folder / f"{table}.parquet", advance)
@@ -99,10 +101,10 @@ def export_parquet(
                 (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     finally:
         store.close()
-    return Exported(manifest, out)
+    return ParquetExport(manifest, out)
 
 
-def _write(part: Snapshot, table: str, path: Path, advance: Advance) -> FileEntry:
+def _write(part: BuildSnapshot, table: str, path: Path, advance: Advance) -> FileEntry:
     rows = 0
     with pq.ParquetWriter(path, arrow_schema(table), compression="zstd") as writer:
         for piece in part.rows(table):
@@ -127,73 +129,67 @@ def import_parquet(
     replace: bool = False,
     started: Callable[[int], None] = lambda rows: None,
     advance: Advance = lambda rows: None,
-) -> Merged:
-    """Publish an export as part of the index; other dictionaries of the served one are kept. Every file is
-    checked before any is read in.
+) -> PublishedImport:
+    """Publish an export as part of the index; other dictionaries of the served index are kept. Every file is
+    checked before any is loaded.
 
-    Raises ExchangeError: files that are not as the manifest says, another schema version, a dictionary that
-    is there already (unless `replace`), another model under the id of one that is.
+    Raises ImportRefused: files that are not as the manifest describes them, another schema version, a
+    dictionary that is in the index already (unless `replace`), another model under the id of one in the
+    index.
     """
     manifest = read_manifest(folder)
     started(sum(entry.rows for entry in manifest.files.values()))
     identities = _identities(folder, manifest)
-    with Builder(settings) as builder:
-        spellings = (
-            pa.concat_tables(_pieces(folder, "token"))
-            if manifest.files["token.parquet"].rows
-            else arrow_schema("token").empty_table()
-        )
-        kept_models, note = merging(builder, settings, identities, spellings, replace=replace)
-        ids = {kind: _ids(folder, kind, column) for kind, column in OWN_IDS.items()}
-        after = {"dictionary": builder.next_dictionary_id, "passage": builder.next_passage_id}
-        shift = {
-            kind: after[kind] - int(own.min(initial=after[kind])) if after[kind] else 0
-            for kind, own in ids.items()
-        }
+    with BuildWriter(settings) as writer:
+        tokens = pa.concat_tables([arrow_schema("token").empty_table(), *_pieces(folder, "token")])
+        kept = keep_others(writer, settings, identities, tokens, replace=replace)
+        ids = {table: _ids(folder, table, column) for table, column in OWN_IDS.items()}
+        next_ids = {"dictionary": writer.next_dictionary_id, "passage": writer.next_passage_id}
+        shift = {table: _shift(own, next_ids[table]) for table, own in ids.items()}
         for table in TABLES:
+            path = folder / f"{table}.parquet"
             for piece in _pieces(folder, table):
-                rows = piece
-                if table == "token":
-                    rows = piece.filter(
-                        pc.invert(
-                            pc.is_in(
-                                piece.column("model"), value_set=pa.array(sorted(kept_models), pa.string())
-                            )
-                        )
-                    )
-                builder.add(table, _moved(folder / f"{table}.parquet", rows, ids, shift))
+                rows = _of_new_models(piece, kept.models) if table == "token" else piece
+                writer.add(table, _renumbered(path, rows, ids, shift))
                 advance(len(piece))
-        return Merged(builder.publish(), identities, note)
+        return PublishedImport(writer.publish(), identities, kept.note)
+
+
+def _shift(own: np.ndarray, first: int) -> int:
+    """What is added to ids, so that they begin at `first`; 0 where the build holds no ids yet."""
+    return first - int(own.min(initial=first)) if first else 0
+
+
+def _of_new_models(tokens: pa.Table, kept_models: set[str]) -> pa.Table:
+    kept = pa.array(sorted(kept_models), pa.string())
+    return tokens.filter(pc.invert(pc.is_in(tokens.column("model"), value_set=kept)))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an export whose every file is there, whole, unchanged and of this program's schema.
-    Raises ExchangeError.
+    """The manifest of an export all of whose files are there, complete, unchanged and of this program's
+    schema. Raises ImportRefused.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ExchangeError(f"{folder} is no export: {MANIFEST} does not lie in it.", kept=UNCHANGED)
+        raise ImportRefused(f"{folder} is no export: {MANIFEST} does not lie in it.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version != SCHEMA_VERSION:
-            raise ExchangeError(
+            raise ImportRefused(
                 f"{folder} was exported with schema version {version}, this program reads {SCHEMA_VERSION}: "
-                "index the dictionaries again, or import it with the version that wrote it.",
-                kept=UNCHANGED,
+                "index the dictionaries again, or import it with the version that wrote it."
             )
         manifest = Manifest.model_validate(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ExchangeError(f"{path} is not readable JSON: {error}.", kept=UNCHANGED) from error
+        raise ImportRefused(f"{path} is not readable JSON: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "it"
-        raise ExchangeError(
-            f"{path} is no manifest of an export: {where}: {first['msg']}.", kept=UNCHANGED
-        ) from error
+        raise ImportRefused(f"{path} is no manifest of an export: {where}: {first['msg']}.") from error
     if set(manifest.files) != {f"{table}.parquet" for table in TABLES}:
         odd = sorted(set(manifest.files) ^ {f"{table}.parquet" for table in TABLES})
-        raise ExchangeError(f"{path} does not list one file a table: {', '.join(odd)}.", kept=UNCHANGED)
+        raise ImportRefused(f"{path} does not list one file a table: {', '.join(odd)}.")
     for name, entry in manifest.files.items():
         _check_file(folder / name, entry)
     return manifest
@@ -201,35 +197,28 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_file(path: Path, entry: FileEntry) -> None:
     if not path.is_file():
-        raise ExchangeError(f"{path} is missing.", kept=UNCHANGED)
+        raise ImportRefused(f"{path} is missing.")
     size = path.stat().st_size
     if size != entry.bytes:
-        raise ExchangeError(
-            f"{path} has {size:,} bytes, {MANIFEST} says {entry.bytes:,}: it is cut short or changed.",
-            kept=UNCHANGED,
+        raise ImportRefused(
+            f"{path} has {size:,} bytes, {MANIFEST} says {entry.bytes:,}: it is cut short or changed."
         )
     if _digest(path) != entry.sha256:
-        raise ExchangeError(
-            f"{path} is not the file that was exported: its sha256 is not the one in {MANIFEST}.",
-            kept=UNCHANGED,
+        raise ImportRefused(
+            f"{path} is not the file that was exported: its sha256 is not the one in {MANIFEST}."
         )
     try:
-        found = pq.ParquetFile(path)
+        parquet = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise ExchangeError(
-            f"{path} is no readable Parquet file: {str(error).splitlines()[0]}.", kept=UNCHANGED
-        ) from error
+        raise ImportRefused(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}.") from error
     wanted = arrow_schema(path.stem)
-    if not found.schema_arrow.equals(wanted):
-        odd = sorted(set(_described(wanted)) ^ set(_described(found.schema_arrow)))
-        raise ExchangeError(
-            f"{path} does not have the columns of docs/columns.md: {'; '.join(odd[:4]) or 'their order'}.",
-            kept=UNCHANGED,
+    if not parquet.schema_arrow.equals(wanted):
+        odd = sorted(set(_described(wanted)) ^ set(_described(parquet.schema_arrow)))
+        raise ImportRefused(
+            f"{path} does not have the columns of docs/columns.md: {'; '.join(odd[:4]) or 'their order'}."
         )
-    if found.metadata.num_rows != entry.rows:
-        raise ExchangeError(
-            f"{path} has {found.metadata.num_rows:,} rows, {MANIFEST} says {entry.rows:,}.", kept=UNCHANGED
-        )
+    if parquet.metadata.num_rows != entry.rows:
+        raise ImportRefused(f"{path} has {parquet.metadata.num_rows:,} rows, {MANIFEST} says {entry.rows:,}.")
 
 
 def _described(schema: pa.Schema) -> list[str]:
@@ -239,19 +228,17 @@ def _described(schema: pa.Schema) -> list[str]:
 def _pieces(folder: Path, table: str) -> Iterator[pa.Table]:
     path = folder / f"{table}.parquet"
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=ROWS):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
             yield pa.Table.from_batches([batch]).cast(arrow_schema(table))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ExchangeError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}.", kept=UNCHANGED
-        ) from error
+        raise ImportRefused(f"{path} cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def _identities(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
-    """(model, source) of each dictionary in the files, their JSON columns read once: what cannot be parsed
-    would fail every page.
+    """(model, source) of each dictionary in the files. Their JSON columns are parsed once: invalid JSON would
+    make every page fail.
     """
-    found: list[tuple[str, str]] = []
+    identities: list[tuple[str, str]] = []
     for table in ("dictionary", "layer_summary"):
         for piece in _pieces(folder, table):
             for row in piece.to_pylist():
@@ -259,12 +246,10 @@ def _identities(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
                     if row.get(column) is not None:
                         _check_json(folder / f"{table}.parquet", row["dictionary_id"], column, row[column])
                 if table == "dictionary":
-                    found.append((row["model"], row["source"]))
-    if sorted("/".join(identity) for identity in found) != sorted(manifest.dictionaries):
-        raise ExchangeError(
-            f"{folder / MANIFEST} lists other dictionaries than dictionary.parquet holds.", kept=UNCHANGED
-        )
-    return found
+                    identities.append((row["model"], row["source"]))
+    if sorted("/".join(identity) for identity in identities) != sorted(manifest.dictionaries):
+        raise ImportRefused(f"{folder / MANIFEST} lists other dictionaries than dictionary.parquet holds.")
+    return identities
 
 
 def _check_json(path: Path, dictionary_id: int, column: str, text: str) -> None:
@@ -273,9 +258,7 @@ def _check_json(path: Path, dictionary_id: int, column: str, text: str) -> None:
     except json.JSONDecodeError:
         good = False
     if not good:
-        raise ExchangeError(
-            f"{path}: {column} of dictionary {dictionary_id} is no JSON object.", kept=UNCHANGED
-        )
+        raise ImportRefused(f"{path}: {column} of dictionary {dictionary_id} is no JSON object.")
 
 
 def _ids(folder: Path, table: str, column: str) -> np.ndarray:
@@ -287,26 +270,24 @@ def _ids(folder: Path, table: str, column: str) -> np.ndarray:
     )
 
 
-def _moved(path: Path, rows: pa.Table, ids: dict[str, np.ndarray], shift: dict[str, int]) -> pa.Table:
+def _renumbered(path: Path, rows: pa.Table, ids: dict[str, np.ndarray], shift: dict[str, int]) -> pa.Table:
     """The rows with their ids moved past those that the build holds; every id must be one of the export's
     own.
     """
     for place, field in enumerate(rows.schema):
-        kind = ID_COLUMNS.get(field.name)
-        if kind is None:
+        table = ID_COLUMNS.get(field.name)
+        if table is None:
             continue
         column = rows.column(place)
-        met = pc.unique(column.drop_null())
-        strange = met.filter(pc.invert(pc.is_in(met, value_set=pa.array(ids[kind], field.type))))
-        if len(strange):
-            raise ExchangeError(
-                f"{path}: {field.name} {strange[0]} points at a {kind} that is not in the export.",
-                kept=UNCHANGED,
+        used = pc.unique(column.drop_null())
+        missing = used.filter(pc.invert(pc.is_in(used, value_set=pa.array(ids[table], field.type))))
+        if len(missing):
+            raise ImportRefused(
+                f"{path}: {field.name} {missing[0]} points at a {table} that is not in the export."
             )
         try:
-            rows = rows.set_column(place, field, pc.add_checked(column, pa.scalar(shift[kind], field.type)))
+            moved = pc.add_checked(column, pa.scalar(shift[table], field.type))
         except pa.ArrowInvalid as error:
-            raise ExchangeError(
-                f"{path}: {field.name} holds ids too large to use.", kept=UNCHANGED
-            ) from error
+            raise ImportRefused(f"{path}: {field.name} holds ids too large to use.") from error
+        rows = rows.set_column(place, field, moved)
     return rows

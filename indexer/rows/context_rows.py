@@ -1,4 +1,4 @@
-"""From the pools of a dictionary to the rows of its contexts, and of the passages that they point into."""
+"""The rows of `context`, from the pools of a dictionary, and of the passages that they point into."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,20 +6,23 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from indexer.counts.context_pools import Pool
-from indexer.counts.firings import Windows
-from indexer.counts.positions import mix
-from indexer.counts.state import NEAR_MISSES, SAMPLED, TOP, Learned
+from indexer.counts.context_pools import ContextPool
+from indexer.counts.firings import ContextWindows
+from indexer.counts.runs import rank_in_run
+from indexer.counts.state import NEAR_MISSES, SAMPLED, TOP, DictionaryCounts
+from indexer.counts.text_chunk import mix
+from indexer.rows.columns import rows
+from store import CONTEXT_KINDS
 
 QUANTILES = 5
+"""Equal parts that the sample of each feature's firings is cut into, by activation."""
 TEXT_BEFORE, TEXT_AFTER = 8, 4
-"""Two contexts are the same text where these tokens around the position are."""
+"""Two contexts repeat a text where these tokens around the position are equal."""
 DIGITS = 3
 """Significant digits of the activations around a context's position."""
-KINDS = ("top", "quantile", "near_miss")
 
 
-class Texts:
+class PassageTexts:
     """The passages that contexts may point into, laid out flat."""
 
     def __init__(self, passages: Mapping[int, np.ndarray]) -> None:
@@ -29,8 +32,8 @@ class Texts:
         self._starts = self._lengths.cumsum() - self._lengths
         self._tokens = np.concatenate([*parts, np.zeros(1, np.int32)])
 
-    def around(self, passage: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """[m] a hash of the text around each place."""
+    def hash_around(self, passage: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """[m] a hash of the text around each position."""
         row = np.searchsorted(self.ids, passage)
         start, length = self._starts[row], self._lengths[row]
         hashed = np.zeros(len(passage), np.uint64)
@@ -53,88 +56,68 @@ class _Kept(NamedTuple):
 
 
 def context_table(
-    seen: Learned, texts: Texts, *, dictionary_id: int, first_passage: int
+    counts: DictionaryCounts, texts: PassageTexts, *, dictionary_id: int, first_passage: int
 ) -> tuple[pa.Table, np.ndarray]:
     """One row a context, sorted by feature; also the numbers of the passages they point into."""
     limits = (TOP, SAMPLED, NEAR_MISSES)
-    kept = [_distinct(pool, texts, limit) for pool, limit in zip(seen.pools, limits, strict=True)]
-    kept[1] = _by_quantile(seen.sample, kept[1])
-    pools = list(zip(seen.pools, kept, strict=True))
+    kept = [_distinct(pool, texts, limit) for pool, limit in zip(counts.pools, limits, strict=True)]
+    kept[1] = _by_quantile(counts.sample, kept[1])
+    pools = list(zip(counts.pools, kept, strict=True))
 
     def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(pool, name)[each.rows] for pool, each in pools])
+        return np.concatenate([getattr(pool, name)[part.rows] for pool, part in pools])
 
-    kind = np.repeat(np.arange(len(KINDS)), [len(each.rows) for each in kept])
-    feature, passage, quantile = (
-        column("feature"),
-        column("passage"),
-        np.concatenate([each.quantile for each in kept]),
-    )
-    rank = np.concatenate([each.rank for each in kept])
+    kind = np.repeat(np.arange(len(CONTEXT_KINDS)), [len(part.rows) for part in kept])
+    feature, passage = column("feature"), column("passage")
+    rank, quantile = (np.concatenate([getattr(part, name) for part in kept]) for name in ("rank", "quantile"))
     order = np.lexsort((rank, -quantile, kind, feature))
-    windows = [pool.windows.take(each.rows) for pool, each in pools]
-    starts = np.concatenate([[0], *(each.lengths for each in windows)]).cumsum()
-    around = Windows(
-        starts,
-        *(np.concatenate([getattr(each, name) for each in windows]) for name in ("positions", "values")),
-    ).take(order)
-    table = pa.table(
-        {
-            "dictionary_id": np.full(len(order), dictionary_id, np.int32),
-            "feature": feature[order],
-            "kind": pa.DictionaryArray.from_arrays(kind[order].astype(np.int32), list(KINDS)).cast(
-                pa.string()
-            ),
-            "quantile": pa.array(quantile[order].astype(np.int32), mask=quantile[order] < 0),
-            "rank": rank[order].astype(np.int32),
-            "passage": passage[order] + first_passage,
-            "position": column("position")[order],
-            "value": column("value")[order],
-            "positions": pa.ListArray.from_arrays(
-                around.starts.astype(np.int32), around.positions.astype(np.int32)
-            ),
-            "values": pa.ListArray.from_arrays(around.starts.astype(np.int32), rounded(around.values)),
-        }
+    around = _joined([pool.windows.take(part.rows) for pool, part in pools]).take(order)
+    starts = around.starts.astype(np.int32)
+    columns = {
+        "dictionary_id": np.full(len(order), dictionary_id),
+        "feature": feature[order],
+        "kind": pa.DictionaryArray.from_arrays(kind[order].astype(np.int32), list(CONTEXT_KINDS)),
+        "quantile": quantile[order],
+        "rank": rank[order],
+        "passage": passage[order] + first_passage,
+        "position": column("position")[order],
+        "value": column("value")[order],
+        "positions": pa.ListArray.from_arrays(starts, around.positions.astype(np.int32)),
+        "values": pa.ListArray.from_arrays(starts, rounded(around.values)),
+    }
+    return rows("context", columns), np.unique(passage)
+
+
+def _joined(windows: list[ContextWindows]) -> ContextWindows:
+    starts = np.concatenate([[0], *(part.lengths for part in windows)]).cumsum()
+    positions, values = (
+        np.concatenate([getattr(part, name) for part in windows]) for name in ("positions", "values")
     )
-    return table, np.unique(passage)
+    return ContextWindows(starts, positions, values)
 
 
-def _distinct(pool: Pool, texts: Texts, limit: int) -> _Kept:
-    """The pool's best entries without those whose text repeats a better one's of the same feature."""
-    text = texts.around(pool.passage, pool.position.astype(np.int64))
-    pair = mix(text ^ mix(pool.feature))
-    _, first = np.unique(pair, return_index=True)
-    rows = np.sort(first)
-    rank = _rank_in_runs(pool.feature[rows])
-    rows, rank = rows[rank < limit], rank[rank < limit]
-    return _Kept(rows, rank, np.full(len(rows), -1))
+def _distinct(pool: ContextPool, texts: PassageTexts, limit: int) -> _Kept:
+    """The pool's best `limit` entries of each feature, without those that repeat the text of a better one."""
+    text = texts.hash_around(pool.passage, pool.position.astype(np.int64))
+    _, first = np.unique(mix(text ^ mix(pool.feature)), return_index=True)
+    kept = np.sort(first)
+    rank = rank_in_run(pool.feature[kept])
+    kept, rank = kept[rank < limit], rank[rank < limit]
+    return _Kept(kept, rank, np.full(len(kept), -1))
 
 
-def _by_quantile(pool: Pool, kept: _Kept) -> _Kept:
+def _by_quantile(pool: ContextPool, kept: _Kept) -> _Kept:
     """Cut each feature's uniform sample of firings, by activation, into QUANTILES equal parts, 0 the weakest."""
     feature = pool.feature[kept.rows]
-    order = np.lexsort((-pool.value[kept.rows], feature))
-    rows = kept.rows[order]
-    rank = _rank_in_runs(pool.feature[rows])
-    sizes = np.bincount(feature, minlength=1)[pool.feature[rows]]
-    return _Kept(rows, rank, (sizes - 1 - rank) * QUANTILES // np.maximum(sizes, 1))
-
-
-def _rank_in_runs(sorted_keys: np.ndarray) -> np.ndarray:
-    """[n] 0, 1, 2, … within each run of equal keys."""
-    starts = (
-        np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
-        if len(sorted_keys)
-        else np.zeros(0, int)
-    )
-    return np.arange(len(sorted_keys)) - np.repeat(
-        starts, np.diff(np.concatenate([starts, [len(sorted_keys)]]))
-    )
+    ordered = kept.rows[np.lexsort((-pool.value[kept.rows], feature))]
+    rank = rank_in_run(pool.feature[ordered])
+    sizes = np.bincount(feature, minlength=1)[pool.feature[ordered]]
+    return _Kept(ordered, rank, (sizes - 1 - rank) * QUANTILES // np.maximum(sizes, 1))
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
     """[n] float32 with DIGITS significant digits: what float16 keeps of an activation, in a form that
-    compresses.
+    compresses well.
     """
     exact = values.astype(np.float64)
     scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(exact, 1e-8))))
@@ -142,19 +125,15 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 def passage_table(
-    passages: Mapping[int, np.ndarray], used: np.ndarray, *, first_passage: int, corpus: str
+    passages: Mapping[int, np.ndarray], numbers: np.ndarray, *, first_passage: int, corpus: str
 ) -> pa.Table:
-    """The passages that contexts point into, by id."""
-    texts = [passages[number] for number in used.tolist()]
-    offsets = (
-        np.concatenate([[0], np.array([len(text) for text in texts], np.int64)]).cumsum().astype(np.int32)
-    )
-    return pa.table(
-        {
-            "passage_id": used + first_passage,
-            "corpus": pa.array([corpus] * len(used), pa.string()),
-            "tokens": pa.ListArray.from_arrays(
-                offsets, np.concatenate([*texts, np.zeros(0, np.int32)]).astype(np.int32)
-            ),
-        }
-    )
+    """The passages of the given numbers; `corpus` is the text's fingerprint."""
+    texts = [passages[number] for number in numbers.tolist()]
+    offsets = np.concatenate([[0], np.array([len(text) for text in texts], np.int64)]).cumsum()
+    tokens = np.concatenate([np.zeros(0, np.int32), *texts]).astype(np.int32)
+    columns = {
+        "passage_id": numbers + first_passage,
+        "corpus": [corpus] * len(numbers),
+        "tokens": pa.ListArray.from_arrays(offsets.astype(np.int32), tokens),
+    }
+    return rows("passage", columns)

@@ -1,120 +1,101 @@
-"""The rows of `dictionary` and `layer_summary`: one dictionary in a line, and what the layer plots need."""
+"""The rows of `dictionary` and `layer_summary`: what a dictionary is, and its measures over all features."""
 
 import json
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from indexer.counts.activation_statistics import EDGES, position_edges
-from indexer.counts.state import Learned, State
-from indexer.dictionaries import Member, Named
-from indexer.geometry import Geometry
-from indexer.rows.ablation import Causal
+from indexer.counts.state import PassState
+from indexer.rows.analysis import AnalysedDictionary
 from indexer.rows.columns import rows
 from lexiscope import metrics
 from lexiscope.anchors import ALIGNED
-from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import Evidence
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.measures import DICTIONARY, RECORDED
 
 HUBS = 20
+"""Tokens listed that are among the nearest names of the most live features."""
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
 
-class Indexed(NamedTuple):
-    """All that is known of one dictionary."""
-
-    member: Member
-    dictionary: Dictionary
-    named: Named
-    learned: Learned
-    live: torch.Tensor
-    """[d_sae] bool"""
-    assigned: torch.Tensor
-    """[d_sae] the anchors of training, −1 for none"""
-    evidence: Evidence
-    shape: Geometry
-    causal: Causal | None
-    random_cosine: float
-    mean_norm: float
-    dictionary_id: int
-
-
 def dictionary_row(
     model: LanguageModel,
-    found: Indexed,
-    state: State,
+    analysed: AnalysedDictionary,
+    state: PassState,
     *,
     corpus: str,
-    previous: int | None,
-    following: int | None,
+    links: Sequence[int | None],
 ) -> pa.Table:
-    """`previous` and `following`: ids of the same set's dictionaries in the neighbouring layers."""
-    member = found.member
+    """`corpus` is the text's fingerprint, `links` the ids of the same set's dictionaries in the previous and the
+    next layer.
+    """
+    member = analysed.member
+    previous, following = links
     row = {
-        "dictionary_id": found.dictionary_id,
+        "dictionary_id": analysed.dictionary_id,
         "model": model.id,
         "source": member.source,
         "layer": member.layer,
         "recipe": member.recipe,
         "origin": member.checkpoint.origin,
         "architecture": member.checkpoint.architecture,
-        "d_in": found.dictionary.d_in,
-        "d_sae": found.dictionary.d_sae,
-        "k": found.dictionary.selection.max_active or 0,
+        "d_in": analysed.dictionary.d_in,
+        "d_sae": analysed.dictionary.d_sae,
+        "k": analysed.dictionary.selection.max_active or 0,
         "hook_name": member.checkpoint.hook or hook_name(member.layer),
-        "anchor_kind": member.anchor_kind,
+        "anchor_kind": analysed.anchor_kind,
         "model_path": model.path,
         "checkpoint_path": str(member.checkpoint.path.resolve()),
         "corpus": corpus,
         "n_tokens": state.n_tokens,
         "n_passages": state.n_passages,
         "vocab_size": model.vocab_size,
-        "mean_norm": found.mean_norm,
+        "mean_norm": analysed.mean_norm,
         "histogram_edges": EDGES.tolist(),
         "position_edges": position_edges(state.shape.length).tolist(),
         "position_totals": state.position_totals.tolist(),
         "training": json.dumps(member.checkpoint.details),
         "metrics": json.dumps(member.checkpoint.metrics),
-        "causal": None if found.causal is None else json.dumps(found.causal.parameters),
+        "causal": None if analysed.causal is None else json.dumps(analysed.causal.parameters),
         "previous_dictionary": previous,
         "next_dictionary": following,
     }
     return rows("dictionary", {name: [value] for name, value in row.items()})
 
 
-def summary_row(found: Indexed, state: State, verdicts: list[dict[str, Any]]) -> pa.Table:
-    """`verdicts`: how many features have each."""
-    live, names, statistics = found.live, found.named.names, found.learned.statistics
-    energy = torch.from_numpy(statistics.squares) * found.dictionary.W_dec.square().sum(-1)
+def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
+    live, names, statistics = analysed.live, analysed.named.names, analysed.counts.statistics
+    energy = torch.from_numpy(statistics.squares) * analysed.dictionary.W_dec.square().sum(-1)
     near = torch.bincount(names.tokens[live].flatten(), minlength=HUBS)
     hubs = near.sort(descending=True, stable=True)
-    causal = {} if found.causal is None else found.causal.measures()
-    recorded = found.member.checkpoint.metrics
+    causal = {} if analysed.causal is None else analysed.causal.measures()
+    recorded = analysed.member.checkpoint.metrics
     row = {
-        "dictionary_id": found.dictionary_id,
+        "dictionary_id": analysed.dictionary_id,
         "n_live": int(live.sum()),
         "dead_share": 1 - live.float().mean().item(),
         "l0": float(statistics.count.sum() / max(state.n_tokens, 1)),
-        "random_cosine": found.random_cosine,
+        "random_cosine": analysed.random_cosine,
         "index_tokens": state.n_tokens,
         **name_shares(
             names.tokens[:, 0],
             names.cosines[:, 0],
-            found.shape.cosine_embedding,
+            analysed.geometry.cosine_embedding,
             live=live,
             firings=torch.from_numpy(statistics.count),
             energy=energy,
-            evidence=found.evidence,
+            evidence=analysed.evidence,
             occurrences=torch.from_numpy(state.occurrences),
         ),
         **{name: recorded.get(name) for name in RECORDED},
         **{name: _mean(values) for name, values in causal.items() if name in DICTIONARY},
-        "verdicts": json.dumps({v["values"]: v["counts"] for v in verdicts}),
+        "verdicts": json.dumps(Counter(analysed.evidence.verdict(live))),
         "hub_tokens": hubs.indices[:HUBS].tolist(),
         "hub_counts": hubs.values[:HUBS].tolist(),
         **distributions(names.cosines[:, 0][live], statistics.count / max(state.n_tokens, 1)),

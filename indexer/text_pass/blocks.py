@@ -1,7 +1,7 @@
-"""The text in blocks of passages: what a finished part of an index is counted in, and what shards divide.
+"""The text in blocks of passages: the unit in which a pass over it is saved, resumed and divided into shards.
 
-A block is read by itself, batched by itself and summed by itself, so that what it teaches does not depend on
-who reads it.
+A block is read, batched and summed by itself, so that its counts do not depend on which other blocks are read
+with it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,8 +12,7 @@ import numpy as np
 
 from lexiscope.errors import LexiscopeError
 
-BLOCK = 256
-"""Passages a block."""
+BLOCK_PASSAGES = 256
 
 
 class Block(NamedTuple):
@@ -28,10 +27,11 @@ class Block(NamedTuple):
         return sum(len(passage) - 1 for passage in self.passages)
 
 
-def blocks(stream: Iterable[np.ndarray]) -> Iterator[Block]:
-    rest = iter(stream)
-    for number, passages in enumerate(iter(lambda: list(islice(rest, BLOCK)), [])):
-        yield Block(number, number * BLOCK, passages)
+def blocks(passages: Iterable[np.ndarray], size: int = BLOCK_PASSAGES) -> Iterator[Block]:
+    """Blocks of `size` passages, in order; the last may be smaller."""
+    rest = iter(passages)
+    for number, some in enumerate(iter(lambda: list(islice(rest, size)), [])):
+        yield Block(number, number * size, some)
 
 
 class Shard(NamedTuple):

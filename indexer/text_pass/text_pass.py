@@ -1,6 +1,6 @@
-"""The map: one block of a text through the model and every dictionary, into a state.
+"""The map: one block of a text through the model and every dictionary, counted into a state.
 
-The model runs on the calling thread; what it fired is counted on others meanwhile, one dictionary a task.
+The model runs on the calling thread. Firings are counted meanwhile on other threads, one dictionary a task.
 """
 
 from collections.abc import Sequence
@@ -13,69 +13,70 @@ from torch import Tensor
 
 from indexer.counts.activation_statistics import position_edges
 from indexer.counts.context_pools import draws
-from indexer.counts.firings import Fired, Nearby, flat
-from indexer.counts.name_counts import Relatives
-from indexer.counts.positions import Stretch
-from indexer.counts.state import IndexingError, Learned, Shape, State
+from indexer.counts.firings import NearbyFirings
+from indexer.counts.state import DictionaryCounts, PassState, StateShape
+from indexer.counts.text_chunk import TextChunk
+from indexer.errors import IndexingError
 from indexer.text_pass.blocks import Block
 from lexiscope.dictionary import Dictionary
+from lexiscope.evidence import FlatFirings, NameTables, flat_firings
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import Batch, batches
 
-TOKENS = 4096
+BATCH_TOKENS = 4096
 """Padded tokens a batch."""
-STRETCH = 1 << 18
-"""Fired of one dictionary counted at a time; more where there are many features, so that arrays over them
-weigh little.
+CHUNK_FIRINGS = 1 << 18
+"""Firings of one dictionary counted at a time; more where there are many features, so that arrays over
+features cost little beside arrays over firings.
 """
-LOSERS = 4
-"""Pre-activations a token that just lost the selection and are looked at as near misses."""
-LARGEST = 1e6
-"""An activation above this is a mistake somewhere, and its fourth power would be too much for exact sums."""
+RUNNERS_UP = 4
+"""Pre-activations of a token that came closest to being selected: the candidates for near misses."""
+MAX_ACTIVATION = 1e6
+"""A larger activation is a mistake somewhere, and its fourth power would overflow the exact sums."""
 
 
-class Subject(NamedTuple):
-    """A dictionary to index, with its names."""
+class NamedEncoder(NamedTuple):
+    """What the pass over the text needs of one dictionary: its encoder and its names."""
 
     layer: int
     dictionary: Dictionary
+    """without decoder rows"""
     names: np.ndarray
     """[d_sae] token ids"""
     logit_tokens: np.ndarray
-    """[d_sae] the top token of each direction through norm and unembedding"""
+    """[d_sae] the token whose logit each direction raises most"""
 
 
-class Held(NamedTuple):
-    """What one dictionary fired on batches that are not counted yet."""
+class PendingCodes(NamedTuple):
+    """The codes of one dictionary for batches that are not counted yet."""
 
     codes: list[SparseCode]
-    lost: list[SparseCode]
+    runners_up: list[SparseCode]
 
 
-class Reading:
-    """Reads blocks into `state`. `drain` before the state is used."""
+class TextPass:
+    """Reads blocks into `state`. Call `drain` before the state is used."""
 
     def __init__(
-        self, model: LanguageModel, subjects: Sequence[Subject], relatives: Relatives, *, length: int
+        self, model: LanguageModel, encoders: Sequence[NamedEncoder], tables: NameTables, shape: StateShape
     ) -> None:
-        self.model, self.subjects, self.relatives = model, subjects, relatives
-        widths, layers = tuple(s.dictionary.d_sae for s in subjects), tuple(s.layer for s in subjects)
-        self.state = State(Shape(model.vocab_size, length, widths, layers))
-        self._edges = position_edges(length)
-        self._layers = self.state.shape.distinct_layers
-        self._limit = max([STRETCH, *(8 * width for width in widths)])
-        self._threads = ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(subjects))))
+        self.model, self.encoders, self.tables = model, encoders, tables
+        self.state = PassState(shape)
+        self._edges = position_edges(shape.length)
+        self._layers = shape.distinct_layers
+        self._chunk_firings = max([CHUNK_FIRINGS, *(8 * width for width in shape.widths)])
+        self._threads = ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(encoders))))
         self._counting: list[Future[None]] = []
-        self._kept = 0
+        self._n_passages_kept = 0
 
     @torch.inference_mode()
     def read(self, block: Block) -> None:
         state, norms = self.state, np.zeros(len(self._layers))
-        pending: list[Batch] = []
-        held = [Held([], []) for _ in self.subjects]
-        fired = 0
-        for batch in batches(block.passages, tokens=TOKENS):
+        waiting: list[Batch] = []
+        pending = [PendingCodes([], []) for _ in self.encoders]
+        n_firings = 0
+        for batch in batches(block.passages, tokens=BATCH_TOKENS):
             if batch.tokens.shape[1] < 2:
                 continue
             residuals = self.model.read(batch.tokens.to(self.model.device), self._layers)
@@ -84,39 +85,39 @@ class Reading:
             norms += [x.norm(dim=-1).sum(dtype=torch.float64).item() for x in streams.values()]
             if block.number == 0 and not state.covariances:
                 state.covariances = {layer: torch.cov(x.T).cpu().numpy() for layer, x in streams.items()}
-            self._look_at(held, streams)
-            pending.append(batch)
-            fired += max(part.codes[-1].values.numel() for part in held)
-            if fired >= self._limit:
-                self._count(pending, held, block)
-                pending, held, fired = [], [Held([], []) for _ in self.subjects], 0
-        if pending:
-            self._count(pending, held, block)
+            self._encode(streams, pending)
+            waiting.append(batch)
+            n_firings += max(part.codes[-1].values.numel() for part in pending)
+            if n_firings >= self._chunk_firings:
+                self._count(waiting, pending, block)
+                waiting, pending, n_firings = [], [PendingCodes([], []) for _ in self.encoders], 0
+        if waiting:
+            self._count(waiting, pending, block)
         self._finish(block, norms)
 
-    def _look_at(self, held: list[Held], streams: dict[int, Tensor]) -> None:
-        for subject, part in zip(self.subjects, held, strict=True):
-            code, lost = subject.dictionary.select(streams[subject.layer], runners_up=LOSERS)
+    def _encode(self, streams: dict[int, Tensor], pending: list[PendingCodes]) -> None:
+        for encoder, part in zip(self.encoders, pending, strict=True):
+            code, runners_up = encoder.dictionary.select(streams[encoder.layer], runners_up=RUNNERS_UP)
             highest = code.values.amax() if code.values.numel() else code.values.new_zeros(())
-            if not highest <= LARGEST:
+            if not highest <= MAX_ACTIVATION:
                 raise IndexingError(
-                    f"A feature of the dictionary at layer {subject.layer} is activated to {highest.item():.3g}: it cannot belong to "
-                    f"{self.model.id}, or its weights are damaged."
+                    f"A feature of the dictionary at layer {encoder.layer} is activated to "
+                    f"{highest.item():.3g}: it cannot belong to {self.model.id}, or its weights are damaged."
                 )
             part.codes.append(code)
-            part.lost.append(lost)
+            part.runners_up.append(runners_up)
 
-    def _count(self, batches: list[Batch], held: list[Held], block: Block) -> None:
+    def _count(self, batches: list[Batch], pending: list[PendingCodes], block: Block) -> None:
         self.drain()
-        stretch = Stretch(batches, block.first, self._edges)
-        self.state.positions.add(stretch.chance)
-        cutoff = self.state.positions.cutoff
-        jobs = zip(self.state.learned, self.subjects, held, strict=True)
+        chunk = TextChunk(batches, block.first, self._edges)
+        self.state.sampled_positions.add(chunk.hash)
+        cutoff = self.state.sampled_positions.cutoff
+        tasks = zip(self.state.dictionaries, self.encoders, pending, strict=True)
         self._counting = [
-            self._threads.submit(observe, *job, stretch, self.relatives, cutoff) for job in jobs
+            self._threads.submit(count_chunk, *task, chunk, self.tables, cutoff) for task in tasks
         ]
-        self.state.occurrences += np.bincount(stretch.current, minlength=self.state.shape.vocab)
-        self.state.position_totals += np.bincount(stretch.bin, minlength=len(self._edges) - 1)
+        self.state.occurrences += np.bincount(chunk.current, minlength=self.state.shape.vocab)
+        self.state.position_totals += np.bincount(chunk.position_bin, minlength=len(self._edges) - 1)
 
     def _finish(self, block: Block, norms: np.ndarray) -> None:
         state = self.state
@@ -124,40 +125,44 @@ class Reading:
         state.passages |= {block.first + number: passage for number, passage in enumerate(block.passages)}
         state.n_passages += len(block.passages)
         state.blocks = np.append(state.blocks, block.number)
-        if len(state.passages) > 2 * self._kept + 4096:
+        if len(state.passages) > 2 * self._n_passages_kept + 4096:
             self.drain()
             state.prune()
-            self._kept = len(state.passages)
+            self._n_passages_kept = len(state.passages)
 
     def drain(self) -> None:
-        """Wait until all that was read is counted."""
+        """Wait until everything read is counted."""
         waiting, self._counting = self._counting, []
-        for job in waiting:
-            job.result()
+        for task in waiting:
+            task.result()
 
-    def take(self) -> State:
+    def take_state(self) -> PassState:
         """The state so far; reading goes on with an empty one."""
         self.drain()
-        taken, self.state, self._kept = self.state, State(self.state.shape), 0
+        taken, self.state, self._n_passages_kept = self.state, PassState(self.state.shape), 0
         taken.blocks.sort()
         return taken
 
 
-def observe(
-    learned: Learned, subject: Subject, held: Held, stretch: Stretch, relatives: Relatives, cutoff: np.uint64
+def count_chunk(
+    counts: DictionaryCounts,
+    encoder: NamedEncoder,
+    pending: PendingCodes,
+    chunk: TextChunk,
+    tables: NameTables,
+    cutoff: np.uint64,
 ) -> None:
-    """Count what one dictionary fired on a stretch."""
-    found, lost = flat(held.codes), flat(held.lost)
-    learned.statistics.add(found, stretch, subject.logit_tokens)
-    learned.names.add(found, stretch, subject.names, relatives)
-    learned.tokens.add(found, stretch)
-    learned.coactive.add(found, stretch, cutoff)
-    offers: list[tuple[Fired, np.ndarray]] = []
-    for pool, offered, key in zip(
-        learned.pools, (found, found, lost), (found.value, draws(found, stretch), lost.value), strict=True
-    ):
-        rows = pool.candidates(offered, key, stretch)
+    """Count the codes of one dictionary on a chunk; `cutoff` is of the sampled positions."""
+    firings, runners_up = flat_firings(pending.codes), flat_firings(pending.runners_up)
+    counts.statistics.add(firings, chunk, encoder.logit_tokens)
+    counts.names.add(firings, chunk, encoder.names, tables)
+    counts.tokens.add(firings, chunk)
+    counts.coactive.add(firings, chunk, cutoff)
+    offers: list[tuple[FlatFirings, np.ndarray]] = []
+    keys = (firings.value, draws(firings, chunk), runners_up.value)
+    for pool, offered, key in zip(counts.pools, (firings, firings, runners_up), keys, strict=True):
+        rows = pool.candidates(offered, key, chunk)
         offers.append((offered.rows(rows), key[rows]))
-    nearby = Nearby(found, stretch, [place for place, _ in offers])
-    for pool, (place, key) in zip(learned.pools, offers, strict=True):
-        pool.add(place, key, stretch, nearby)
+    nearby = NearbyFirings(firings, chunk, [candidates for candidates, _ in offers])
+    for pool, (candidates, key) in zip(counts.pools, offers, strict=True):
+        pool.add(candidates, key, chunk, nearby)

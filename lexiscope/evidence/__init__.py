@@ -7,10 +7,11 @@ tokens of like frequency.
 """
 
 from lexiscope.evidence.ablation import AblationCounts, ablation_p
-from lexiscope.evidence.counts import FDR, KINDS, Evidence, EvidenceCounts
+from lexiscope.evidence.counts import FDR, Evidence, EvidenceCounts
 from lexiscope.evidence.families import families, matched_controls
+from lexiscope.evidence.flat_text import NEAR, FlatFirings, FlatText, flat_firings
 from lexiscope.evidence.lift import HighestLift, highest_lift, lift_names
-from lexiscope.evidence.positions import NEAR, PositionTokens, position_tokens
+from lexiscope.evidence.name_hits import KINDS, NameHits, NameTables
 from lexiscope.evidence.significance import benjamini_hochberg, frequency_bins, poisson_tail
 
 __all__ = [
@@ -20,15 +21,18 @@ __all__ = [
     "AblationCounts",
     "Evidence",
     "EvidenceCounts",
+    "FlatFirings",
+    "FlatText",
     "HighestLift",
-    "PositionTokens",
+    "NameHits",
+    "NameTables",
     "ablation_p",
     "benjamini_hochberg",
     "families",
+    "flat_firings",
     "frequency_bins",
     "highest_lift",
     "lift_names",
     "matched_controls",
     "poisson_tail",
-    "position_tokens",
 ]

@@ -19,6 +19,11 @@ class Batch(NamedTuple):
     """index of each row's passage in the stream"""
 
     @property
+    def rows(self) -> list[np.ndarray]:
+        """The passages again, without padding."""
+        return [ids[:length] for ids, length in zip(self.tokens.numpy(), self.lengths.tolist(), strict=True)]
+
+    @property
     def mask(self) -> Tensor:
         """[batch, positions] True where a position belongs to the passage and is not position 0, which is
         never encoded.

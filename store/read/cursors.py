@@ -21,7 +21,7 @@ from store.errors import BadCursor
 Value = int | float
 
 
-class Key(NamedTuple):
+class SortKey(NamedTuple):
     """One column of an order; every column that lists are sorted by is a number."""
 
     column: sa.ColumnElement[Any]
@@ -81,7 +81,7 @@ def _fits(value: object, kind: type[Value]) -> bool:
     return isinstance(value, int) and abs(value) < 2**31 if kind is int else abs(value) < 1e38
 
 
-def after(keys: Sequence[Key], values: Sequence[Value]) -> sa.ColumnElement[bool]:
+def after(keys: Sequence[SortKey], values: Sequence[Value]) -> sa.ColumnElement[bool]:
     """Rows strictly after `values` in the order of `keys`. The first key's bound is said apart: an index can
     begin there.
     """

@@ -7,12 +7,12 @@ import sqlalchemy as sa
 from lexiscope.records import Collision, DictionaryPage, FeatureRef, Filters, HubToken
 from store import schema
 from store.read.listing import LISTING, list_features
-from store.read.open_build import REF_COLUMNS, Build, Dictionary
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
 
 SHOWN = 20
 
 
-def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> DictionaryPage:
+def dictionary_page(build: OpenBuild, model: str, source: str, filters: Filters) -> DictionaryPage:
     """`/{model}/{source}`. `filters.model`, `.source` and `.layer` are the dictionary's own. Raises NotFound,
     BadCursor.
     """
@@ -45,7 +45,7 @@ def dictionary_page(build: Build, model: str, source: str, filters: Filters) -> 
     )
 
 
-def _notable(build: Build, entry: Dictionary) -> tuple[list[Collision], list[FeatureRef]]:
+def _notable(build: OpenBuild, entry: DictionaryEntry) -> tuple[list[Collision], list[FeatureRef]]:
     shared, against = schema.collision.c, schema.disagreement.c
     vocabulary = build.vocabulary(entry.model)
     collisions = build.rows(

@@ -16,14 +16,13 @@ import sqlalchemy as sa
 
 from store import schema
 from store.errors import NotFound
-from store.read.open_build import Build, Dictionary
+from store.read.open_build import DictionaryEntry, OpenBuild
 from store.schema import SCHEMA_VERSION
 
 TABLES = ("token", "dictionary", "layer_summary", "passage", "feature", "context")
 """Each table after those its rows point at."""
 PIECE = {"feature": 4096, "context": 1024, "passage": 4096, "token": 32_768}
 """Ids a query asks for: features, features again (some fifty contexts each), passages, tokens."""
-KINDS = {"top": 0, "quantile": 1, "near_miss": 2}
 
 
 def arrow_schema(name: str) -> pa.Schema:
@@ -60,18 +59,18 @@ def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
     raise TypeError(f"no Arrow type for {kind!r}")
 
 
-class Snapshot:
+class BuildSnapshot:
     """What one build holds, or the part of it that `part` chose. Valid inside `Store.snapshot()` alone."""
 
-    def __init__(self, build: Build) -> None:
+    def __init__(self, build: OpenBuild) -> None:
         self._build = build
         self.id = build.id
-        self.dictionaries: list[Dictionary] = sorted(
+        self.dictionaries: list[DictionaryEntry] = sorted(
             build.dictionaries.values(), key=lambda entry: entry.dictionary_id
         )
         self._whole = True
 
-    def part(self, *, model: str | None, source: str | None) -> "Snapshot":
+    def part(self, *, model: str | None, source: str | None) -> "BuildSnapshot":
         """The dictionaries of a model, or of one source in every model. Raises NotFound, saying what there
         is.
         """
@@ -85,7 +84,7 @@ class Snapshot:
                 self._build.of_model(model)
             there = ", ".join(entry.id for entry in self.dictionaries[:12]) or "no dictionary"
             raise NotFound(f"the index holds no {model or '*'}/{source or '*'}: it holds {there}")
-        found = Snapshot(self._build)
+        found = BuildSnapshot(self._build)
         found._whole = len(chosen) == len(self.dictionaries)
         found.dictionaries = chosen
         return found
@@ -116,7 +115,7 @@ class Snapshot:
                 yield from self.of_dictionary(name, entry)
 
     def of_dictionary(
-        self, name: str, entry: Dictionary, *, features: range | None = None
+        self, name: str, entry: DictionaryEntry, *, features: range | None = None
     ) -> Iterator[pa.Table]:
         """The rows of one dictionary in `dictionary`, `layer_summary`, `feature` or `context`; of the last
         two, some features'.
@@ -126,7 +125,8 @@ class Snapshot:
         if table is schema.feature:
             yield from self._ranged(table, table.c.index, own, within=features)
         elif table is schema.context:
-            kind = sa.case(KINDS, value=table.c.kind, else_=len(KINDS))
+            places = {kind: place for place, kind in enumerate(schema.CONTEXT_KINDS)}
+            kind = sa.case(places, value=table.c.kind, else_=len(places))
             order = (table.c.feature, kind, table.c.rank, table.c.passage, table.c.position)
             yield from self._ranged(table, table.c.feature, own, order=order, within=features)
         else:

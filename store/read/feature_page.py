@@ -28,14 +28,13 @@ from lexiscope.records import (
 )
 from store import schema
 from store.errors import NotFound
-from store.read.open_build import REF_COLUMNS, Build, Dictionary, Row, number, scored
-from store.read.vocabulary import Vocabulary
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, number, scored
+from store.read.vocabulary import SearchVocabulary
 
 BEFORE, AFTER = 32, 16
 """tokens of context shown on either side; 32 before is how far `reads_near` looks"""
 MAX_REFS = 64
 MAX_CONTEXTS = 1000
-KIND_ORDER = {"top": 0, "quantile": 1, "near_miss": 2}
 CONTEXT, LISTING = schema.context.c, schema.listing.c
 
 ROW = sa.select(schema.feature).where(sa.bindparam("key", type_=sa.BigInteger) == schema.FEATURE_KEY)
@@ -77,7 +76,7 @@ FEATURE_MEASURES, MOMENTS = _Measured(FeatureRecord), _Measured(Moments)
 EVIDENCE, CAUSAL, AFTERWARDS = _Measured(NameEvidence), _Measured(CausalEvidence), _Measured(Afterwards)
 
 
-def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePage:
+def feature_page(build: OpenBuild, model: str, source: str, index: int) -> FeaturePage:
     """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
     entry = build.dictionary(model, source)
     _check_index(entry, index)
@@ -90,14 +89,16 @@ def feature_page(build: Build, model: str, source: str, index: int) -> FeaturePa
     )
 
 
-def _check_index(entry: Dictionary, index: int) -> None:
+def _check_index(entry: DictionaryEntry, index: int) -> None:
     if not 0 <= index < entry.d_sae:
         raise NotFound(
             f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}"
         )
 
 
-def _record(build: Build, entry: Dictionary, row: Row, vocabulary: Vocabulary) -> FeatureRecord:
+def _record(
+    build: OpenBuild, entry: DictionaryEntry, row: Row, vocabulary: SearchVocabulary
+) -> FeatureRecord:
     here, previous, following, previous_coactive, next_coactive = _related(
         build,
         (entry.dictionary_id, row.neighbour_index, row.neighbour_cosine),
@@ -158,7 +159,7 @@ def _causal(row: Row) -> CausalEvidence | None:
     return CausalEvidence(**CAUSAL(row)) if row.ablation_contexts else None
 
 
-def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
+def _afterwards(row: Row, vocabulary: SearchVocabulary) -> Afterwards | None:
     if not row.pos_tokens:
         return None
     [logit] = scored(vocabulary, row.pos_tokens[:1], row.pos_values[:1])
@@ -166,13 +167,17 @@ def _afterwards(row: Row, vocabulary: Vocabulary) -> Afterwards | None:
     return Afterwards(**AFTERWARDS(row), lift=lift, logit=logit)
 
 
-def _contexts(build: Build, entry: Dictionary, index: int, vocabulary: Vocabulary) -> list[Context]:
+def _contexts(
+    build: OpenBuild, entry: DictionaryEntry, index: int, vocabulary: SearchVocabulary
+) -> list[Context]:
     found = build.rows(CONTEXTS, dictionary=entry.dictionary_id, feature=index)
-    rows = sorted(found, key=lambda row: (KIND_ORDER.get(row.kind, 9), -(row.quantile or 0), row.rank))
+    rows = sorted(
+        found, key=lambda row: (schema.CONTEXT_KINDS.index(row.kind), -(row.quantile or 0), row.rank)
+    )
     return [_context(row, vocabulary) for row in rows]
 
 
-def _context(row: Row, vocabulary: Vocabulary) -> Context:
+def _context(row: Row, vocabulary: SearchVocabulary) -> Context:
     start = max(0, row.position - BEFORE)
     values = [0.0] * len(row.tokens)
     for position, value in zip(row.positions, row._mapping["values"], strict=True):
@@ -190,7 +195,7 @@ def _context(row: Row, vocabulary: Vocabulary) -> Context:
 
 
 def _related(
-    build: Build, *lists: tuple[int | None, Sequence[int], Sequence[float]]
+    build: OpenBuild, *lists: tuple[int | None, Sequence[int], Sequence[float]]
 ) -> list[list[tuple[FeatureRef, float]]]:
     """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with
     their scores, in order.
@@ -209,12 +214,12 @@ def _related(
     return found
 
 
-def _refs(build: Build, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
+def _refs(build: OpenBuild, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
     keys = {schema.key_of(*pair) for pair in wanted}
     return {(row[0], row[1]): build.ref(row) for row in build.rows(REFS, keys=list(keys))} if keys else {}
 
 
-def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
+def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRef]:
     """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that
     does not exist.
     """
@@ -225,7 +230,7 @@ def feature_refs(build: Build, feature_ids: Sequence[str]) -> list[FeatureRef]:
     return [refs[key] for key in keys]
 
 
-def _parsed(build: Build, feature_id: str) -> tuple[int, int]:
+def _parsed(build: OpenBuild, feature_id: str) -> tuple[int, int]:
     parts = feature_id.split("/")
     if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11):
         raise NotFound(

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from lexiscope.records import FeatureRef, Filters
 from store import schema
 from store.read import cursors
-from store.read.cursors import Key, Value
-from store.read.open_build import REF_COLUMNS, Build, Dictionary
-from store.read.vocabulary import Entry
+from store.read.cursors import SortKey, Value
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
+from store.read.vocabulary import VocabularyEntry
 
 LISTING = schema.listing.c
 FEW_TOKENS = 1000
@@ -19,8 +19,8 @@ FEW_FEATURES = 2000
 """that an index finds sooner than a scan of the table"""
 
 
-class Names:
-    """Names that features are to carry."""
+class NameFilter:
+    """NameFilter that features are to carry."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
@@ -28,20 +28,20 @@ class Names:
         self.n_features = 0
         """that carry them"""
 
-    def add(self, model: str, entry: Entry) -> None:
+    def add(self, model: str, entry: VocabularyEntry) -> None:
         """A token; one that names nothing is left out."""
         if entry.n_features:
             self.tokens.setdefault(model, []).append(entry.token.id)
             self.n_features += entry.n_features
 
 
-class Listed(NamedTuple):
+class FeatureList(NamedTuple):
     features: list[FeatureRef]
     next: str | None
     """cursor of the next page; None on the last"""
 
 
-def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
+def asked_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEntry]:
     """The dictionaries that the filters leave in. Raises NotFound for a model or source that the index lacks."""
     entries = list(build.dictionaries.values()) if filters.model is None else build.of_model(filters.model)
     if filters.model is not None and filters.source is not None:
@@ -54,7 +54,9 @@ def asked_dictionaries(build: Build, filters: Filters) -> list[Dictionary]:
     ]
 
 
-def list_features(build: Build, filters: Filters, *, names: Names | None = None, query: str = "") -> Listed:
+def list_features(
+    build: OpenBuild, filters: Filters, *, names: NameFilter | None = None, query: str = ""
+) -> FeatureList:
     """One page of the features that pass `filters` and, where given, carry one of `names`.
 
     `query` is what `names` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
@@ -72,29 +74,29 @@ def list_features(build: Build, filters: Filters, *, names: Names | None = None,
     more = (
         cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
     )
-    return Listed([row.feature for row in shown], more)
+    return FeatureList([row.feature for row in shown], more)
 
 
 def list_mark(filters: Filters, query: str) -> str:
     return cursors.list_mark(query, filters.model_copy(update={"cursor": None, "limit": 1}).model_dump_json())
 
 
-class Found(NamedTuple):
+class ListedFeature(NamedTuple):
     feature: FeatureRef
     key: list[Value]
     """its values in the order asked for"""
 
 
 def rows_of(
-    build: Build,
-    entries: Sequence[Dictionary],
+    build: OpenBuild,
+    entries: Sequence[DictionaryEntry],
     filters: Filters,
-    keys: Sequence[Key],
+    keys: Sequence[SortKey],
     *,
     beyond: Sequence[Value] | None,
-    names: Names | None,
+    names: NameFilter | None,
     limit: int,
-) -> list[Found]:
+) -> list[ListedFeature]:
     """The first `limit` features after `beyond` in the order of `keys`."""
     if not entries or (names is not None and not names.tokens):
         return []
@@ -117,7 +119,7 @@ def rows_of(
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
     rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
-    return [Found(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
+    return [ListedFeature(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
 
 
 def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
@@ -130,7 +132,7 @@ def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
     return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
 
 
-def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElement[bool]]:
+def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.ColumnElement[bool]]:
     """Nothing where it is all of them: a database plans thirty ids a millisecond long."""
     return (
         []
@@ -140,7 +142,7 @@ def _within(build: Build, entries: Sequence[Dictionary]) -> list[sa.ColumnElemen
 
 
 def _carrying(
-    build: Build, entries: Sequence[Dictionary], tokens: dict[str, list[int]]
+    build: OpenBuild, entries: Sequence[DictionaryEntry], tokens: dict[str, list[int]]
 ) -> list[sa.ColumnElement[bool]]:
     """Token ids are a model's own: where there are several models, each wants its own."""
     own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
@@ -182,10 +184,10 @@ def _real(value: float) -> sa.ColumnElement[float]:
     return sa.cast(value, sa.REAL)
 
 
-UNIQUE = (Key(LISTING.dictionary_id), Key(LISTING.index))
+UNIQUE = (SortKey(LISTING.dictionary_id), SortKey(LISTING.index))
 
 
-def sorting(filters: Filters) -> list[Key]:
+def sorting(filters: Filters) -> list[SortKey]:
     """The order a sort asks for; `match`, which only a search has, is the index's own order."""
     first: dict[str, list[sa.ColumnElement[Any]]] = {
         "match": [],
@@ -195,7 +197,7 @@ def sorting(filters: Filters) -> list[Key]:
         "max_activation": [LISTING.max_activation],
         "name": [LISTING.name_order],
     }
-    return [*(Key(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
+    return [*(SortKey(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
 
 
 def unsupported() -> sa.ColumnElement[int]:

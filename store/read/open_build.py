@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from lexiscope.measures import DICTIONARY
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
 from store import build_files, schema
-from store.backend import Source
+from store.backend import Backend
 from store.errors import NotFound, WrongVersion
-from store.read.vocabulary import Entry, Vocabulary
+from store.read.vocabulary import SearchVocabulary, VocabularyEntry
 
 SUMMARY_FROM_DICTIONARY = (
     *("model", "source", "layer", "recipe", "origin", "architecture"),
@@ -46,7 +46,7 @@ REF_COLUMNS = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dictionary:
+class DictionaryEntry:
     """A row of `dictionary`, its JSON parsed, with its summary and the two distributions of its page."""
 
     dictionary_id: int
@@ -87,18 +87,18 @@ class Dictionary:
         return f"{self.model}/{self.source}"
 
 
-class Build:
+class OpenBuild:
     """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote
     it, Unreachable.
     """
 
-    def __init__(self, source: Source, build: str) -> None:
+    def __init__(self, source: Backend, build: str) -> None:
         self.id = build
         self._source = source
         self.engine = source.open(build)
         self.users = 0
         self.retired = False
-        self._vocabularies: dict[str, Vocabulary] = {}
+        self._vocabularies: dict[str, SearchVocabulary] = {}
         self._made: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
         try:
@@ -119,7 +119,7 @@ class Build:
                 kept="Checkpoints are untouched; only the index is made again.",
             )
 
-    def _dictionaries(self) -> list[Dictionary]:
+    def _dictionaries(self) -> list[DictionaryEntry]:
         summaries = {row.dictionary_id: row for row in self.rows(sa.select(schema.layer_summary))}
         order = (schema.dictionary.c.model, schema.dictionary.c.layer, schema.dictionary.c.source)
         entries = []
@@ -131,7 +131,7 @@ class Build:
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
             own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
             entries.append(
-                Dictionary(
+                DictionaryEntry(
                     **own,
                     summary=summary,
                     hubs=list(zip(sums["hub_tokens"], sums["hub_counts"], strict=True)),
@@ -168,21 +168,21 @@ class Build:
             self._made[key] = make()
         return self._made[key]
 
-    def of_model(self, model: str) -> list[Dictionary]:
+    def of_model(self, model: str) -> list[DictionaryEntry]:
         """A model's dictionaries in layer order. Raises NotFound."""
         found = [entry for entry in self.dictionaries.values() if entry.model == model]
         if not found:
             raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
         return found
 
-    def dictionary(self, model: str, source: str) -> Dictionary:
+    def dictionary(self, model: str, source: str) -> DictionaryEntry:
         """Raises NotFound."""
         if (model, source) not in self.by_source:
             sources = _listed([entry.source for entry in self.of_model(model)])
             raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
         return self.by_source[model, source]
 
-    def vocabulary(self, model: str) -> Vocabulary:
+    def vocabulary(self, model: str) -> SearchVocabulary:
         with self._lock:
             if model not in self._vocabularies:
                 own, named = schema.token.c, schema.carried.c
@@ -199,9 +199,10 @@ class Build:
                 )
                 rows = self.rows(sa.select(*columns).select_from(joined).where(own.model == model))
                 entries = [
-                    Entry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5]) for row in rows
+                    VocabularyEntry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5])
+                    for row in rows
                 ]
-                self._vocabularies[model] = Vocabulary(model, entries)
+                self._vocabularies[model] = SearchVocabulary(model, entries)
             return self._vocabularies[model]
 
     def token(self, model: str, token_id: int) -> Token:
@@ -255,7 +256,7 @@ class Build:
         return []
 
 
-def scored(vocabulary: Vocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
+def scored(vocabulary: SearchVocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:
     tokens = vocabulary.shown(ids)
     return [
         ScoredToken(id=t.id, shown=t.shown, raw=t.raw, score=s) for t, s in zip(tokens, scores, strict=True)

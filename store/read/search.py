@@ -16,21 +16,21 @@ from lexiscope import tokens
 from lexiscope.records import Filters, SearchPage, Token, TokenHit
 from store.errors import NotFound
 from store.read import cursors
-from store.read.cursors import Key, Value
+from store.read.cursors import SortKey, Value
 from store.read.listing import (
     LISTING,
     UNIQUE,
-    Found,
-    Listed,
-    Names,
+    FeatureList,
+    ListedFeature,
+    NameFilter,
     asked_dictionaries,
     list_features,
     list_mark,
     rows_of,
     unsupported,
 )
-from store.read.open_build import Build
-from store.read.vocabulary import MATCHES, Entry, parse, unmarked
+from store.read.open_build import OpenBuild
+from store.read.vocabulary import MATCHES, VocabularyEntry, parse, unmarked
 
 GROWTH = 8
 """the first statement looks at as many features as the page has room for; each further one, where filters
@@ -38,16 +38,16 @@ leave too few, at more
 """
 
 
-class Match(NamedTuple):
+class TokenMatch(NamedTuple):
     tier: int
     """index into MATCHES"""
     place: int
     """the token's rank by occurrences in its model"""
     model: str
-    entry: Entry
+    entry: VocabularyEntry
 
 
-def search(build: Build, query: str, filters: Filters) -> SearchPage:
+def search(build: OpenBuild, query: str, filters: Filters) -> SearchPage:
     """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound,
     BadCursor.
     """
@@ -61,7 +61,7 @@ def search(build: Build, query: str, filters: Filters) -> SearchPage:
     if filters.sort == "match":
         listed = _best_first(build, query, filters)
     else:
-        names = Names()
+        names = NameFilter()
         for match in matches(build, query, filters.model):
             names.add(match.model, match.entry)
         listed = list_features(build, filters, names=names, query=query)
@@ -78,7 +78,7 @@ def search(build: Build, query: str, filters: Filters) -> SearchPage:
     )
 
 
-def matches(build: Build, query: str, model: str | None) -> Iterator[Match]:
+def matches(build: OpenBuild, query: str, model: str | None) -> Iterator[TokenMatch]:
     """The tokens that match, best first, each once."""
     asked = parse(query)
     if asked is None:
@@ -90,17 +90,22 @@ def matches(build: Build, query: str, model: str | None) -> Iterator[Match]:
         for place, name in heapq.merge(*(_with(tiers[name][tier], name) for name in tiers)):
             if (name, place) not in seen:
                 seen.add((name, place))
-                yield Match(tier, place, name, vocabularies[name].entries[place])
+                yield TokenMatch(tier, place, name, vocabularies[name].entries[place])
 
 
 def _with(places: Iterator[int], name: str) -> Iterator[tuple[int, str]]:
     return ((place, name) for place in places)
 
 
-BEST_FIRST = (Key(LISTING.name_place), Key(unsupported()), Key(LISTING.cosine, descending=True), *UNIQUE)
+BEST_FIRST = (
+    SortKey(LISTING.name_place),
+    SortKey(unsupported()),
+    SortKey(LISTING.cosine, descending=True),
+    *UNIQUE,
+)
 
 
-def _best_first(build: Build, query: str, filters: Filters) -> Listed:
+def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     """Features in the order of the tokens that name them, a few tokens at a time until the page is full."""
     mark = list_mark(filters, query)
     beyond: list[Value] | None = None
@@ -108,23 +113,23 @@ def _best_first(build: Build, query: str, filters: Filters) -> Listed:
         kinds = [int, *(key.kind for key in BEST_FIRST)]
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
     entries = asked_dictionaries(build, filters)
-    wanted, found = filters.limit + 1, list[Found]()
+    wanted, found = filters.limit + 1, list[ListedFeature]()
     for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
         rows = rows_of(
             build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found)
         )
-        found += [Found(row.feature, [tier, *row.key]) for row in rows]
+        found += [ListedFeature(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
             break
     shown = found[: filters.limit]
     more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(found) == wanted else None
-    return Listed([row.feature for row in shown], more)
+    return FeatureList([row.feature for row in shown], more)
 
 
 def _portions(
-    build: Build, query: str, model: str | None, beyond: list[Value] | None, *, room: int
-) -> Iterator[tuple[int, Names]]:
+    build: OpenBuild, query: str, model: str | None, beyond: list[Value] | None, *, room: int
+) -> Iterator[tuple[int, NameFilter]]:
     """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each,
     and never one place in two portions.
     """
@@ -135,22 +140,22 @@ def _portions(
         if match.entry.n_features and (match.tier, match.place) >= start
     )
     for tier, of_tier in groupby(naming, key=lambda match: match.tier):
-        names = Names()
+        names = NameFilter()
         for _, of_place in groupby(of_tier, key=lambda match: match.place):
             for match in of_place:
                 names.add(match.model, match.entry)
             if names.n_features >= room:
                 yield tier, names
-                names, room = Names(), room * GROWTH
+                names, room = NameFilter(), room * GROWTH
         if names.tokens:
             yield tier, names
 
 
-def hit(model: str, entry: Entry) -> TokenHit:
+def hit(model: str, entry: VocabularyEntry) -> TokenHit:
     return TokenHit(model=model, token=entry.token, count=entry.occurrences, n_features=entry.n_features)
 
 
-def find_token(build: Build, model: str, wanted: str | int) -> Token:
+def find_token(build: OpenBuild, model: str, wanted: str | int) -> Token:
     """A token by id, by `#id`, or by its exact text (marks allowed). Raises NotFound, naming near spellings."""
     build.of_model(model)
     if isinstance(wanted, int):

@@ -26,14 +26,14 @@ from lexiscope.records import (
 )
 from lexiscope.settings import Settings
 from store import build_files, schema
-from store.backend import Source
-from store.duckdb_folder import Folder
+from store.backend import Backend
+from store.duckdb_folder import FolderBackend
 from store.errors import NotFound
-from store.postgres import Postgres
+from store.postgres import PostgresBackend
 from store.read.dictionary_page import dictionary_page
-from store.read.export import Snapshot
+from store.read.export import BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
-from store.read.open_build import Build
+from store.read.open_build import OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
 
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     """mean residual norm at its hook point, the unit of steering; None where it was not measured"""
 
 
-class Resolved(NamedTuple):
+class ResolvedName(NamedTuple):
     """The token a name meant, and the features that carry it, best-evidenced first (may be none)."""
 
     token: Token
@@ -67,12 +67,14 @@ class Store:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._source: Source = Postgres(settings) if settings.database_url else Folder(settings)
+        self._source: Backend = (
+            PostgresBackend(settings) if settings.database_url else FolderBackend(settings)
+        )
         self._lock = threading.Lock()
-        self._build: Build | None = None
+        self._build: OpenBuild | None = None
 
     @contextmanager
-    def _reading(self) -> Iterator[Build]:
+    def _reading(self) -> Iterator[OpenBuild]:
         current = self._source.current()
         with self._lock:
             build = self._opened(current)
@@ -85,9 +87,9 @@ class Store:
                 if build.retired and not build.users:
                     build.engine.dispose()
 
-    def _opened(self, build: str) -> Build:
+    def _opened(self, build: str) -> OpenBuild:
         if self._build is None or self._build.id != build:
-            fresh = Build(self._source, build)
+            fresh = OpenBuild(self._source, build)
             self._retire()
             self._build = fresh
         return self._build
@@ -139,12 +141,12 @@ class Store:
             return feature_refs(build, ids)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self) -> Iterator[BuildSnapshot]:
         """The build that serves now, held open so that it can be copied out while newer ones are published."""
         with self._reading() as build:
-            yield Snapshot(build)
+            yield BuildSnapshot(build)
 
-    def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> Resolved:
+    def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> ResolvedName:
         """The features that carry a token (its id, `#id`, or exact text with its space), of one layer or of
         all.
         """
@@ -159,7 +161,7 @@ class Store:
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
             weak = {"unsupported": 1, "dead": 2}
             ranked.sort(key=lambda item: (weak.get(item[1].verdict, 0), item[0], item[1].layer))
-            return Resolved(token, [ref for _, ref in ranked])
+            return ResolvedName(token, [ref for _, ref in ranked])
 
     def places(self) -> list[Place]:
         """Every dictionary, with the paths of its model and checkpoint."""
@@ -203,7 +205,7 @@ class Store:
             return feature_refs(build, [f"{entry.id}/{start}"])[0]
 
 
-def _model_summary(build: Build, model: str) -> ModelSummary:
+def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
     entries = build.of_model(model)
     return ModelSummary(
         model=model,

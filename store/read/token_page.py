@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage
 from store import schema
 from store.read.listing import LISTING, carriers, unsupported
-from store.read.open_build import REF_COLUMNS, Build, Dictionary, number
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, number
 from store.read.search import hit
 
 FEATURES_A_LAYER = 20
@@ -33,7 +33,7 @@ def _carriers() -> sa.Select[Any]:
 CARRIERS = _carriers()
 
 
-def token_page(build: Build, model: str, token_id: int) -> TokenPage:
+def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
     """`/tokens/{model}/{id}`: at most 20 features a dictionary, the best-evidenced first. Raises NotFound."""
     token = build.token(model, token_id)
     entries = build.of_model(model)
@@ -50,7 +50,7 @@ def token_page(build: Build, model: str, token_id: int) -> TokenPage:
     )
 
 
-def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
+def _layer(entry: DictionaryEntry, features: list[FeatureRef]) -> TokenLayer:
     best = max((ref.cosine for ref in features), default=None)
     return TokenLayer(
         layer=entry.layer, source=entry.source, recipe=entry.recipe, best_cosine=best, features=features
@@ -58,10 +58,10 @@ def _layer(entry: Dictionary, features: list[FeatureRef]) -> TokenLayer:
 
 
 def features_named(
-    build: Build, entries: list[Dictionary], token_id: int, *, limit: int
+    build: OpenBuild, entries: list[DictionaryEntry], token_id: int, *, limit: int
 ) -> dict[int, list[FeatureRef]]:
-    """Dictionary id → its features that carry the token: supported before unsupported, then live, then by how
-    far the shares of firings that read or predict the name exceed chance.
+    """DictionaryEntry id → its features that carry the token: supported before unsupported, then live, then
+    by how far the shares of firings that read or predict the name exceed chance.
     """
     found: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
     for row in build.rows(CARRIERS, token=token_id, place=limit):

@@ -2,7 +2,7 @@
 carry each name.
 
 Tokens stand in the order of their occurrences in the corpus, so that matches are found best first and a
-search that has enough may stop. Spellings are joined into one text each; Python's substring search runs
+search that has enough may stop. JoinedSpellings are joined into one text each; Python's substring search runs
 through a whole vocabulary in about a millisecond.
 """
 
@@ -24,7 +24,7 @@ MAX_QUERY = 200
 MAX_ID = 2**31 - 1
 
 
-class Entry(NamedTuple):
+class VocabularyEntry(NamedTuple):
     """A row of `token`, with the number of features named after it."""
 
     token: Token
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     n_features: int
 
 
-class Spellings:
+class JoinedSpellings:
     """Texts in an order, to be searched together."""
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -51,16 +51,16 @@ class Spellings:
             at = self._joined.find(wanted, self._ends[place])
 
 
-class Vocabulary:
+class SearchVocabulary:
     """The tokens of a model; `place` is a token's rank by occurrences, 0 the most frequent."""
 
-    def __init__(self, model: str, entries: Sequence[Entry]) -> None:
+    def __init__(self, model: str, entries: Sequence[VocabularyEntry]) -> None:
         self.model = model
         self.entries = sorted(entries, key=lambda entry: (-entry.occurrences, entry.token.id))
         self.place_of = {entry.token.id: place for place, entry in enumerate(self.entries)}
         self._by_id = {entry.token.id: entry.token for entry in entries}
-        self._shown = Spellings([entry.token.shown for entry in self.entries])
-        self._folded = Spellings([entry.folded for entry in self.entries])
+        self._shown = JoinedSpellings([entry.token.shown for entry in self.entries])
+        self._folded = JoinedSpellings([entry.folded for entry in self.entries])
 
     def get(self, token_id: int) -> Token:
         """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an
@@ -79,13 +79,13 @@ class Vocabulary:
         found = [self.entries[place].token for place in self._shown.find(SEPARATOR + shown + SEPARATOR)]
         return sorted(found, key=lambda token: token.id)
 
-    def variants(self, token_id: int) -> list[Entry]:
+    def variants(self, token_id: int) -> list[VocabularyEntry]:
         """Other tokens of the same fold, most frequent first."""
         own = self.entries[self.place_of[token_id]]
         alike = (self.entries[place] for place in self._folded.find(SEPARATOR + own.folded + SEPARATOR))
         return [entry for entry in alike if entry.token.id != token_id]
 
-    def matches(self, query: "Query") -> list[Iterator[int]]:
+    def matches(self, query: "TokenQuery") -> list[Iterator[int]]:
         """For each tier of MATCHES, the places of the tokens that match so, ascending; a token may come again
         in a later tier.
         """
@@ -106,7 +106,7 @@ class Vocabulary:
         ]
 
 
-class Query(NamedTuple):
+class TokenQuery(NamedTuple):
     """What a person typed, as vocabularies are spelled."""
 
     shown: str
@@ -117,15 +117,17 @@ class Query(NamedTuple):
     """written `#123`"""
 
 
-def parse(query: str) -> Query | None:
+def parse(query: str) -> TokenQuery | None:
     """None for a query that asks nothing: an empty one, or one too long to be a token."""
     if not query or len(query) > MAX_QUERY:
         return None
     if re.fullmatch(r"#[0-9]+", query):
-        return Query(query, "", _id(query[1:]), True)
+        return TokenQuery(query, "", _id(query[1:]), True)
     natural = unmarked(query).encode(errors="replace")
     folded = storable(tokens.folded(natural))
-    return Query(tokens.shown(natural), folded, _id(folded) if re.fullmatch(r"[0-9]+", folded) else -1, False)
+    return TokenQuery(
+        tokens.shown(natural), folded, _id(folded) if re.fullmatch(r"[0-9]+", folded) else -1, False
+    )
 
 
 def unmarked(query: str) -> str:

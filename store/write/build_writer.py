@@ -1,7 +1,7 @@
 """Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in
 PostgreSQL), or nothing.
 
-    with Builder(settings) as builder:
+    with BuildWriter(settings) as builder:
         builder.keep_others(replacing=[("gpt2-small", "6-vasae")])
         builder.add("dictionary", table)        # ids from builder.next_dictionary_id and builder.next_passage_id on
         ...
@@ -28,12 +28,12 @@ from store.errors import StoreError
 from store.read.vocabulary import storable
 from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
 from store.write import derived_tables
-from store.write.postgres_writer import Shipment
+from store.write.postgres_writer import PostgresWriter
 
 OLD_SERVES = "The old index still serves."
 
 
-class Kept(NamedTuple):
+class KeptDictionaries(NamedTuple):
     """What `keep_others` took over."""
 
     sources: list[tuple[str, str]]
@@ -42,14 +42,14 @@ class Kept(NamedTuple):
     """why nothing could be kept, where that is so"""
 
 
-class Builder:
-    """A build under construction. Leaving the block without `publish` deletes it. Raises BuilderBusy,
+class BuildWriter:
+    """A build under construction. Leaving the block without `publish` deletes it. Raises BuildLocked,
     StoreError.
     """
 
     def __init__(self, where: Settings | Path) -> None:
         self._settings = where if isinstance(where, Settings) and where.database_url else None
-        self._shipment: Shipment | None = None
+        self._shipment: PostgresWriter | None = None
         self.root = where.index if isinstance(where, Settings) else where
         self.build = build_files.new_build_id()
         self.next_dictionary_id = 0
@@ -64,7 +64,7 @@ class Builder:
             build_files.remove_leftovers(self.root)
             opening.callback(build_files.remove_leftovers, self.root)
             if self._settings is not None:
-                self._shipment = Shipment(self._settings, self.build)
+                self._shipment = PostgresWriter(self._settings, self.build)
                 opening.callback(self._shipment.close)
             self._connection = duckdb_connection.writer(build_files.building_path(self.root, self.build))
             opening.callback(self._connection.close)
@@ -79,7 +79,7 @@ class Builder:
     ) -> None:
         self._exit.close()
 
-    def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> Kept:
+    def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> KeptDictionaries:
         """Copy every dictionary of the current build but those (model, source), with its passages and its
         model's tokens.
 
@@ -92,10 +92,10 @@ class Builder:
                 return self._keep_remotely(self._shipment, set(replacing))
         current = build_files.current_build(self.root)
         if current is None:
-            return Kept([])
+            return KeptDictionaries([])
         old = build_files.build_path(self.root, current)
         if not old.exists():
-            return Kept([], f"{old} has gone: nothing of it could be kept")
+            return KeptDictionaries([], f"{old} has gone: nothing of it could be kept")
         with _disk_errors():
             self._sql(f"ATTACH '{str(old).replace(chr(39), chr(39) * 2)}' AS old (READ_ONLY)")
             try:
@@ -103,14 +103,14 @@ class Builder:
             finally:
                 self._sql("DETACH old")
 
-    def _copy(self, replacing: set[tuple[str, str]]) -> Kept:
+    def _copy(self, replacing: set[tuple[str, str]]) -> KeptDictionaries:
         [(version,)] = self._sql("SELECT schema_version FROM old.meta")
         if version != SCHEMA_VERSION:
-            return Kept([], _too_old(version))
+            return KeptDictionaries([], _too_old(version))
         rows = self._sql("SELECT dictionary_id, model, source FROM old.dictionary ORDER BY dictionary_id")
         kept = [row for row in rows if (row[1], row[2]) not in replacing]
         if not kept:
-            return Kept([])
+            return KeptDictionaries([])
         ids = ", ".join(str(row[0]) for row in kept)
         self._kept_models = {row[1] for row in kept}
         for name in ("dictionary", "layer_summary", "feature", "context"):
@@ -124,25 +124,25 @@ class Builder:
         )
         [(self.next_dictionary_id,)] = self._sql("SELECT max(dictionary_id) + 1 FROM dictionary")
         [(self.next_passage_id,)] = self._sql("SELECT coalesce(max(passage_id) + 1, 0) FROM passage")
-        return Kept([(row[1], row[2]) for row in kept])
+        return KeptDictionaries([(row[1], row[2]) for row in kept])
 
     def _unlink(self, ids: str) -> None:
         for link in ("previous_dictionary", "next_dictionary"):
             self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
 
-    def _keep_remotely(self, shipment: Shipment, replacing: set[tuple[str, str]]) -> Kept:
+    def _keep_remotely(self, shipment: PostgresWriter, replacing: set[tuple[str, str]]) -> KeptDictionaries:
         """The small tables are fetched, so that the whole build is checked; features, contexts and passages
         are copied by the server.
         """
         if shipment.previous is None:
-            return Kept([])
+            return KeptDictionaries([])
         version = shipment.previous_version()
         if version is None:
-            return Kept(
+            return KeptDictionaries(
                 [], f"build {shipment.previous} has gone from the database: nothing of it could be kept"
             )
         if version != SCHEMA_VERSION:
-            return Kept([], _too_old(version))
+            return KeptDictionaries([], _too_old(version))
         for name in ("dictionary", "layer_summary", "token"):
             self._insert(name, shipment.previous_rows(name))
         named = (
@@ -161,7 +161,7 @@ class Builder:
         self._unlink(ids)
         if rows:
             self.next_dictionary_id, self.next_passage_id = rows[-1][0] + 1, shipment.highest_passage() + 1
-        return Kept([(row[1], row[2]) for row in rows])
+        return KeptDictionaries([(row[1], row[2]) for row in rows])
 
     def add(self, table: str, rows: pa.Table) -> None:
         """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError,

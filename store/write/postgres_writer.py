@@ -21,7 +21,7 @@ from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
 from lexiscope.settings import Settings
 from store import postgres, schema
-from store.errors import BuilderBusy, StoreError
+from store.errors import BuildLocked, StoreError
 from store.write import derived_tables
 
 LOCK = 0x1E7150
@@ -30,8 +30,8 @@ NULL = r"\N"
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
-class Shipment:
-    """The server's side of one builder. Raises StoreError, BuilderBusy."""
+class PostgresWriter:
+    """The server's side of one builder. Raises StoreError, BuildLocked."""
 
     def __init__(self, settings: Settings, build: str) -> None:
         self._url = postgres.url(settings)
@@ -63,7 +63,7 @@ class Shipment:
                         "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND objid = {}"
                     ).format(LOCK)
                 )
-                raise BuilderBusy(
+                raise BuildLocked(
                     f"another builder ({', '.join(str(row[0]) for row in holder) or 'unknown'}) is writing the index in"
                     f" {postgres.where(self._url)}: wait until it has finished",
                     kept="The index that serves is untouched.",

@@ -72,11 +72,12 @@ def test_imported_features_have_pages(model: LanguageModel, tmp_path: Path) -> N
     """
     from fastapi.testclient import TestClient
 
-    from indexer.exchange import import_neuronpedia
+    from indexer.exchange import NeuronpediaImportRequest, import_neuronpedia
     from server import create_app
 
     settings = Settings(index=tmp_path / "index")
-    import_neuronpedia(dashboards.write(tmp_path / "batches", model), lambda: model, settings=settings)
+    folder = dashboards.write(tmp_path / "batches", model)
+    import_neuronpedia(NeuronpediaImportRequest(folder, lambda: model), settings=settings)
     with TestClient(create_app(settings)) as client:
         for path in (
             "/",

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.counts.firings import Firings
-from indexer.rows.ablation import PROMPT, STRENGTH, Causal, causal_effects, spread
+from indexer.causal.ablation import StreamCache, spread_over_activations
+from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
+from indexer.causal.scores import PROMPT, STRENGTH
+from indexer.counts.firings import TextFirings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import FDR, matched_controls
 from lexiscope.language_model import LanguageModel
@@ -32,7 +34,7 @@ def passages(model: LanguageModel) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def found(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray]) -> Firings:
+def found(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray]) -> TextFirings:
     """All firings of the dictionary in the passages, by feature."""
     rows = []
     for number, passage in enumerate(passages):
@@ -44,7 +46,7 @@ def found(model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarra
                 if value > 0:
                     rows.append((feature, number, position, value))
     feature, passage, position, value = (np.array(column) for column in zip(*sorted(rows), strict=True))
-    return Firings(feature, passage, position, value.astype(np.float32))
+    return TextFirings(feature, passage, position, value.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -52,29 +54,33 @@ def occurrences(model: LanguageModel, passages: list[np.ndarray]) -> torch.Tenso
     return torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
 
 
-def best_of_each_passage(found: Firings) -> Firings:
+def best_of_each_passage(found: TextFirings) -> TextFirings:
     order = np.lexsort((-found.value, found.passage, found.feature))
     pair = found.feature[order] * PASSAGES + found.passage[order]
-    return Firings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in found))
+    return TextFirings(*(column[order[np.unique(pair, return_index=True)[1]]] for column in found))
 
 
 def effects(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings, **given: object
-) -> Causal:
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    **given: object,
+) -> CausalEffects:
     counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
     given = {"names": torch.arange(1, FEATURES + 1), "live": torch.ones(FEATURES, dtype=torch.bool), **given}
-    return causal_effects(
-        model,
-        LAYER,
-        dictionary,
+    request = CausalRequest(
+        streams=StreamCache(model, [LAYER], passages),
+        layer=LAYER,
+        dictionary=dictionary,
         controls=matched_controls(counts),
         sample=found,
         top=best_of_each_passage(found),
-        passages=passages,
         occurrences=counts,
         mean_norm=2.0,
         **given,
     )
+    return causal_effects(request)
 
 
 def falls(
@@ -96,10 +102,10 @@ def falls(
 
 
 def test_ranks_and_shares_equal_running_the_model_twice_for_every_firing(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
 ) -> None:
-    causal = effects(model, dictionary, passages, found, contexts_each=3)
-    chosen = spread(found, torch.ones(FEATURES, dtype=torch.bool), 3)
+    causal = effects(model, dictionary, passages, found, contexts=3)
+    chosen = spread_over_activations(found, torch.ones(FEATURES, dtype=torch.bool), 3)
     by_feature: dict[int, list[torch.Tensor]] = {}
     for firing in zip(*(column.tolist() for column in chosen), strict=True):
         by_feature.setdefault(firing[0], []).append(falls(model, dictionary, passages, firing))
@@ -117,35 +123,39 @@ def test_ranks_and_shares_equal_running_the_model_twice_for_every_firing(
 
 
 def test_a_feature_named_by_what_its_ablation_lowers_most_is_found_and_other_names_are_at_chance(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
 ) -> None:
     names = torch.zeros(FEATURES, dtype=torch.long)
     for firing in zip(
-        *(column.tolist() for column in spread(found, torch.ones(FEATURES, dtype=torch.bool), 1)), strict=True
+        *(
+            column.tolist()
+            for column in spread_over_activations(found, torch.ones(FEATURES, dtype=torch.bool), 1)
+        ),
+        strict=True,
     ):
         names[firing[0]] = falls(model, dictionary, passages, firing).argmax()
-    true = effects(model, dictionary, passages, found, names=names, contexts_each=5)
+    true = effects(model, dictionary, passages, found, names=names, contexts=5)
     known = true.ablation_contexts > 0
     assert true.ablation_top5[known].mean() > 0.5
     assert true.ablation_top5_null[known].mean() < 0.1
     assert (true.q_ablation[known] <= FDR).float().mean() > 0.3
-    turned = effects(model, dictionary, passages, found, names=names.roll(7), contexts_each=5)
+    turned = effects(model, dictionary, passages, found, names=names.roll(7), contexts=5)
     assert (turned.q_ablation[known] <= FDR).float().mean() <= FDR
 
 
 def test_firings_are_taken_from_all_levels_of_activation() -> None:
     value = np.random.default_rng(0).permutation(np.arange(1, 26)).astype(np.float32)
-    sample = Firings(np.zeros(25, int), np.arange(25), np.ones(25, int), value)
-    chosen = spread(sample, torch.ones(1, dtype=torch.bool), 5)
+    sample = TextFirings(np.zeros(25, int), np.arange(25), np.ones(25, int), value)
+    chosen = spread_over_activations(sample, torch.ones(1, dtype=torch.bool), 5)
     assert chosen.value.tolist() == [3, 8, 13, 18, 23]
-    assert len(spread(sample, torch.ones(1, dtype=torch.bool), 40).value) == 25
+    assert len(spread_over_activations(sample, torch.ones(1, dtype=torch.bool), 40).value) == 25
 
 
 def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_contexts(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
 ) -> None:
     names = torch.tensor([int(passages[0][feature % LENGTH]) for feature in range(FEATURES)])
-    causal = effects(model, dictionary, passages, found, names=names, contexts_each=1)
+    causal = effects(model, dictionary, passages, found, names=names, contexts=1)
     for feature in range(FEATURES):
         strongest = []
         for passage in range(PASSAGES):
@@ -161,9 +171,9 @@ def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_con
 
 
 def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
 ) -> None:
-    causal = effects(model, dictionary, passages, found, contexts_each=1)
+    causal = effects(model, dictionary, passages, found, contexts=1)
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]])
 
     def score(logits: torch.Tensor, token: int) -> float:
@@ -183,16 +193,16 @@ def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
 
 
 def test_what_is_not_tested_says_so(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: Firings
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
 ) -> None:
     live = torch.ones(FEATURES, dtype=torch.bool)
     live[:10] = False
-    causal = effects(model, dictionary, passages, found, live=live, limit=20, contexts_each=2)
+    causal = effects(model, dictionary, passages, found, live=live, limit=20, contexts=2)
     tested = causal.ablation_contexts > 0
     assert tested.sum() <= 20 and not tested[:10].any()
     assert (causal.ablation_contexts[~tested] == -1).all()
     for column in (causal.ablation_rank, causal.ablation_top5, causal.q_ablation, causal.p_ablation):
         assert torch.equal(column.isnan(), ~tested)
     assert causal.parameters["limit"] == 20 and causal.parameters["features"] == tested.sum()
-    again = effects(model, dictionary, passages, found, live=live, limit=20, contexts_each=2)
+    again = effects(model, dictionary, passages, found, live=live, limit=20, contexts=2)
     assert torch.equal(again.ablation_contexts, causal.ablation_contexts)

@@ -18,10 +18,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.exchange import ExchangeError, Imported, export_neuronpedia, import_neuronpedia
+from indexer.exchange import (
+    ExchangeError,
+    NeuronpediaExportRequest,
+    NeuronpediaImport,
+    NeuronpediaImportRequest,
+    export_neuronpedia,
+    import_neuronpedia,
+)
 from indexer.exchange.neuronpedia import dashboard_files
-from indexer.exchange.neuronpedia.imported_rows import token_rows
-from indexer.exchange.neuronpedia.token_spellings import Spellings, plain
+from indexer.exchange.neuronpedia.token_spellings import TokenizerSpellings, plain
+from indexer.rows.model_rows import token_table
 from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
@@ -29,7 +36,7 @@ from lexiscope.records import VERDICT_WORDS, Context, FeatureRecord, Filters
 from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
-from store import Builder, NotFound, Store
+from store import BuildWriter, NotFound, Store
 from tests.indexer import dashboards
 from tests.store import synthetic
 
@@ -47,8 +54,9 @@ def publish_tiny(settings: Settings, model: LanguageModel) -> None:
     """A synthetic dictionary whose tokens are the tiny model's."""
     entry = synthetic.Dictionary(model.id, 1)
     size = {"vocabulary": model.vocab_size}
-    with Builder(settings) as builder:
-        builder.add("token", token_rows(model, np.arange(model.vocab_size)))
+    with BuildWriter(settings) as builder:
+        vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
+        builder.add("token", token_table(model, vocabulary, np.arange(model.vocab_size)))
         builder.add("passage", synthetic.passage_table(range(40), corpus="nothing", length=64, **size))
         builder.add("dictionary", synthetic.dictionary_table(0, entry, links=(False, False), **size))
         builder.add("layer_summary", synthetic.summary_table(0, entry))
@@ -67,7 +75,7 @@ def served(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Se
 @pytest.fixture(scope="module")
 def exported(served: Settings, model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("neuronpedia") / "out"
-    export_neuronpedia(out, settings=served, model=model.id, source="1-vasae")
+    export_neuronpedia(NeuronpediaExportRequest(out, model.id, "1-vasae"), settings=served)
     return out
 
 
@@ -90,8 +98,9 @@ def record(settings: Settings, model: LanguageModel, index: int, source: str = "
         store.close()
 
 
-def imported(folder: Path, model: LanguageModel, settings: Settings, **given: Any) -> Imported:
-    return import_neuronpedia(folder, lambda: model, settings=settings, **given)
+def imported(folder: Path, model: LanguageModel, settings: Settings, **given: Any) -> NeuronpediaImport:
+    request = NeuronpediaImportRequest(folder, lambda: model, **given)
+    return import_neuronpedia(request, settings=settings)
 
 
 # --- out ---
@@ -157,10 +166,10 @@ def test_an_export_of_nothing_or_over_something_is_refused(
     served: Settings, model: LanguageModel, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFound, match="holds no tiny/7-vasae"):
-        export_neuronpedia(tmp_path / "a", settings=served, model=model.id, source="7-vasae")
+        export_neuronpedia(NeuronpediaExportRequest(tmp_path / "a", model.id, "7-vasae"), settings=served)
     (tmp_path / "b").mkdir()
     with pytest.raises(ExchangeError, match="exists already"):
-        export_neuronpedia(tmp_path / "b", settings=served, model=model.id, source="1-vasae")
+        export_neuronpedia(NeuronpediaExportRequest(tmp_path / "b", model.id, "1-vasae"), settings=served)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -334,7 +343,7 @@ def test_skipped_features_count_and_have_no_page(
     (folder / "skipped_indexes.json").write_text(
         json.dumps({"model_id": model.id, "layer": "1", "skipped_indexes": [5, 9]})
     )
-    assert imported(folder, model, settings).n_nothing == 2
+    assert imported(folder, model, settings).n_without_page == 2
     with Store(settings).snapshot() as snapshot:
         assert snapshot.dictionaries[0].d_sae == 10
     with pytest.raises(NotFound, match="indexed without feature 9"):
@@ -540,7 +549,7 @@ def test_a_broken_export_says_so(
     tmp_path: Path,
     settings: Settings,
 ) -> None:
-    export_neuronpedia(tmp_path / "out", settings=served, model=model.id, source="1-vasae")
+    export_neuronpedia(NeuronpediaExportRequest(tmp_path / "out", model.id, "1-vasae"), settings=served)
     spoil(tmp_path / "out" / model.id / "1-vasae")
     with pytest.raises(ExchangeError, match=says):
         imported(tmp_path / "out", model, settings, set_name="again")
@@ -607,8 +616,8 @@ def test_another_model_is_accepted_when_a_person_says_it_is_the_same(
 def test_every_token_is_read_back_from_its_plain_spelling(model: LanguageModel) -> None:
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     spelled = [plain(raw, shown) for raw, shown in zip(vocabulary.raw, vocabulary.shown, strict=True)]
-    spellings = Spellings(model.tokenizer, model.vocab_size)
-    assert spellings.settle(dict.fromkeys(spelled, 1)) == "plain"
+    spellings = TokenizerSpellings(model.tokenizer, model.vocab_size)
+    assert spellings.choose(dict.fromkeys(spelled, 1)) == "plain"
     assert spellings.ids(spelled) == list(range(model.vocab_size))
 
 

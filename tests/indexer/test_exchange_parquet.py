@@ -145,9 +145,9 @@ def test_what_is_there_is_replaced_only_when_asked(exported: Path, tmp_path: Pat
 def test_another_model_under_the_same_id_is_refused(exported: Path, tmp_path: Path) -> None:
     settings = Settings(index=tmp_path / "index")
     with_fewer = [synthetic.Dictionary("tiny", 7)]
-    from store import Builder
+    from store import BuildWriter
 
-    with Builder(settings) as builder:
+    with BuildWriter(settings) as builder:
         synthetic.add(builder, with_fewer, vocabulary=200)
         builder.publish()
     refused(exported, settings, "another vocabulary")

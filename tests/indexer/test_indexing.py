@@ -24,19 +24,23 @@ def indexed(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     settings = Settings(index=tmp_path_factory.mktemp("index"))
-    ask = indexer.Ask(length=48)
+    request = indexer.IndexRequest(length=48)
     indexer.index(
-        [(model, map(load_checkpoint, runs))], [str(text_file)], settings=settings, console=QUIET, ask=ask
+        [(model, map(load_checkpoint, runs))],
+        [str(text_file)],
+        settings=settings,
+        console=QUIET,
+        request=request,
     )
     return settings
 
 
 def quick(
-    settings: Settings, model: LanguageModel, runs: list[Path], text: Path, **asked: object
+    settings: Settings, model: LanguageModel, runs: list[Path], text: Path, **given: object
 ) -> str | None:
-    ask = indexer.Ask(**{"length": 48, "ablate": 0, **asked})
+    request = indexer.IndexRequest(**{"length": 48, "ablate": 0, **given})
     return indexer.index(
-        [(model, map(load_checkpoint, runs))], [str(text)], settings=settings, console=QUIET, ask=ask
+        [(model, map(load_checkpoint, runs))], [str(text)], settings=settings, console=QUIET, request=request
     )
 
 
@@ -139,7 +143,7 @@ def test_a_dictionary_of_another_model_and_two_of_one_name_are_refused_and_the_o
 
 
 @pytest.mark.parametrize(
-    ("text", "asked", "error", "says"),
+    ("text", "given", "error", "says"),
     [
         ("a", {}, TextError, "shorter than one passage"),
         (
@@ -153,7 +157,7 @@ def test_a_dictionary_of_another_model_and_two_of_one_name_are_refused_and_the_o
 )
 def test_a_text_that_cannot_be_indexed_publishes_nothing(
     text: str,
-    asked: dict[str, object],
+    given: dict[str, object],
     error: type[LexiscopeError],
     says: str,
     model: LanguageModel,
@@ -163,7 +167,7 @@ def test_a_text_that_cannot_be_indexed_publishes_nothing(
     file = tmp_path / "text.txt"
     file.write_text(text)
     with pytest.raises(error, match=says):
-        quick(Settings(index=tmp_path / "index"), model, runs[:1], file, **asked)
+        quick(Settings(index=tmp_path / "index"), model, runs[:1], file, **given)
     assert not (tmp_path / "index" / "CURRENT").exists()
 
 

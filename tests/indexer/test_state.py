@@ -1,6 +1,4 @@
-"""What is learned of a text does not depend on how it was split, and counts what an obvious implementation
-counts.
-"""
+"""The counts of a text do not depend on how it was split, and equal those of an obvious implementation."""
 
 import copy
 from collections import Counter
@@ -12,30 +10,30 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.counts import coactivation, token_counts
-from indexer.counts.activation_statistics import EDGES, Statistics, bins, position_edges
+from indexer.counts.activation_statistics import EDGES, ActivationStatistics, bins, position_edges
 from indexer.counts.coactivation import SampledFirings, matches
-from indexer.counts.context_pools import Pool, draws
+from indexer.counts.context_pools import ContextPool, draws
 from indexer.counts.exact_sum import ExactSum
-from indexer.counts.firings import Fired, Nearby, flat
-from indexer.counts.name_counts import NameHits, Relatives
-from indexer.counts.positions import Stretch
-from indexer.counts.state import IndexingError, Shape, State, merge
+from indexer.counts.firings import NearbyFirings
+from indexer.counts.state import PassState, StateShape, merge
+from indexer.counts.text_chunk import TextChunk
 from indexer.counts.token_counts import TokenCounts
-from indexer.rows.context_rows import Texts, context_table
+from indexer.errors import IndexingError
+from indexer.rows.context_rows import PassageTexts, context_table
 from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
-from indexer.text_pass.text_pass import Held, Subject, observe
+from indexer.text_pass.text_pass import NamedEncoder, PendingCodes, count_chunk
 from lexiscope.errors import LexiscopeError
-from lexiscope.evidence import EvidenceCounts, matched_controls, position_tokens
+from lexiscope.evidence import FlatFirings, NameTables, flat_firings, matched_controls
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 
 VOCAB, D_SAE, LENGTH, K = 12, 8, 24, 3
 EDGES_OF_POSITIONS = position_edges(LENGTH)
-RELATIVES = Relatives(
-    torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1, -1]), matched_controls(torch.arange(VOCAB))
-)
-RELATIVES.family[:, 2] = -1
+PAIRS = torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1])
+TABLES = NameTables(torch.nn.functional.pad(PAIRS, (0, 1), value=-1), matched_controls(torch.arange(VOCAB)))
+SHAPE = StateShape(VOCAB, LENGTH, (D_SAE, D_SAE), (0, 1))
+TIGHT = SHAPE._replace(max_token_counts=4, sampled_positions=20)
+"""So little room that the samples of positions and of token counts are cut."""
 
 
 def text(seed: int, passages: int = 24) -> list[np.ndarray]:
@@ -52,27 +50,27 @@ def code(n: int, seed: int) -> SparseCode:
     return SparseCode(torch.from_numpy(values.copy()), torch.from_numpy(indices))
 
 
-def subject(seed: int) -> Subject:
+def encoder(seed: int) -> NamedEncoder:
     draw = np.random.default_rng(seed)
-    return Subject(0, None, draw.integers(0, VOCAB, D_SAE), draw.integers(0, VOCAB, D_SAE))  # type: ignore[arg-type]
+    return NamedEncoder(0, None, draw.integers(0, VOCAB, D_SAE), draw.integers(0, VOCAB, D_SAE))  # type: ignore[arg-type]
 
 
-def learn(block: Block) -> State:
-    """What `Reading.read` does to a block, without a model: two dictionaries, of random codes that follow
-    from the block's number.
+def count(block: Block, shape: StateShape) -> PassState:
+    """What `TextPass.read` does to a block, without a model: two dictionaries, of random codes that follow from
+    the block's number.
     """
-    state = State(Shape(VOCAB, LENGTH, (D_SAE, D_SAE), (0, 1)))
+    state = PassState(shape)
     for number, batch in enumerate(batches(block.passages, tokens=100)):
         if batch.tokens.shape[1] < 2:
             continue
-        stretch = Stretch([batch], block.first, EDGES_OF_POSITIONS)
-        state.positions.add(stretch.chance)
-        for at, learned in enumerate(state.learned):
+        chunk = TextChunk([batch], block.first, EDGES_OF_POSITIONS)
+        state.sampled_positions.add(chunk.hash)
+        for at, counts in enumerate(state.dictionaries):
             seed = block.number * 1000 + number * 10 + at
-            held = Held([code(len(stretch), seed)], [code(len(stretch), seed + 5)])
-            observe(learned, subject(at), held, stretch, RELATIVES, state.positions.cutoff)
-        state.occurrences += np.bincount(stretch.current, minlength=VOCAB)
-        state.position_totals += np.bincount(stretch.bin, minlength=len(EDGES_OF_POSITIONS) - 1)
+            pending = PendingCodes([code(len(chunk), seed)], [code(len(chunk), seed + 5)])
+            count_chunk(counts, encoder(at), pending, chunk, TABLES, state.sampled_positions.cutoff)
+        state.occurrences += np.bincount(chunk.current, minlength=VOCAB)
+        state.position_totals += np.bincount(chunk.position_bin, minlength=len(EDGES_OF_POSITIONS) - 1)
         state.norms.add(np.random.default_rng(block.number).random(2))
     state.passages = {block.first + at: passage for at, passage in enumerate(block.passages)}
     state.n_passages, state.blocks = len(block.passages), np.array([block.number])
@@ -81,22 +79,22 @@ def learn(block: Block) -> State:
     return state
 
 
-def parts(seed: int, size: int = 4) -> list[State]:
+def parts(seed: int, shape: StateShape, size: int = 4) -> list[PassState]:
     passages = text(seed)
     return [
-        learn(Block(number, at, passages[at : at + size]))
+        count(Block(number, at, passages[at : at + size]), shape)
         for number, at in enumerate(range(0, len(passages), size))
     ]
 
 
-def merged(states: Sequence[State]) -> State:
-    whole = State(states[0].shape)
+def merged(states: Sequence[PassState]) -> PassState:
+    whole = PassState(states[0].shape)
     for state in states:
         whole = merge(whole, state)
     return whole
 
 
-def same(a: State, b: State) -> bool:
+def same(a: PassState, b: PassState) -> bool:
     one, two = a.arrays(), b.arrays()
     assert one.keys() == two.keys()
     different = [name for name in one if not np.array_equal(one[name], two[name])]
@@ -104,46 +102,39 @@ def same(a: State, b: State) -> bool:
     return True
 
 
-@pytest.fixture(params=["roomy", "tight"])
-def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Tight: so little room that samples of positions and of token counts are cut."""
-    if request.param == "tight":
-        monkeypatch.setattr(token_counts, "MOST", 4)
-        monkeypatch.setattr(coactivation, "POSITIONS", 20)
-    return str(request.param)
-
-
-@pytest.mark.usefixtures("bounds")
+@pytest.mark.parametrize("shape", [SHAPE, TIGHT], ids=["roomy", "tight"])
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 50), order=st.permutations(range(6)), cut=st.integers(1, 5))
-def test_any_split_of_the_text_in_any_order_teaches_the_same(seed: int, order: list[int], cut: int) -> None:
-    whole = merged(parts(seed))
-    again = parts(seed)
+def test_any_split_of_the_text_in_any_order_counts_the_same(
+    shape: StateShape, seed: int, order: list[int], cut: int
+) -> None:
+    whole = merged(parts(seed, shape))
+    again = parts(seed, shape)
     left, right = merged([again[i] for i in order[:cut]]), merged([again[i] for i in order[cut:]])
     other = merge(right, left)
     assert same(whole, other)
     tables = []
     for state in (whole, other):
         tables += [
-            context_table(each, Texts(state.passages), dictionary_id=0, first_passage=0)[0]
-            for each in state.learned
+            context_table(counts, PassageTexts(state.passages), dictionary_id=0, first_passage=0)[0]
+            for counts in state.dictionaries
         ]
     assert tables[:2] == tables[2:]
 
 
-@pytest.mark.usefixtures("bounds")
-def test_a_state_survives_the_disk(tmp_path: object) -> None:
-    whole = merged(parts(3))
+@pytest.mark.parametrize("shape", [SHAPE, TIGHT], ids=["roomy", "tight"])
+def test_a_state_survives_being_written_and_read(shape: StateShape) -> None:
+    whole = merged(parts(3, shape))
     arrays = whole.arrays()
-    back = State.from_arrays(whole.shape, {name: array.copy() for name, array in arrays.items()})
+    back = PassState.from_arrays(whole.shape, {name: array.copy() for name, array in arrays.items()})
     assert same(back, whole)
-    more = parts(3)[-1]
+    more = parts(3, shape)[-1]
     more.blocks = np.array([99])
     assert same(merge(back, copy.deepcopy(more)), merge(whole, more))
 
 
 def test_states_that_share_a_block_or_are_of_other_dictionaries_are_not_merged() -> None:
-    first, second, *_ = parts(0)
+    first, second, *_ = parts(0, SHAPE)
     with pytest.raises(IndexingError, match="Block 0 is in both"):
         merge(copy.deepcopy(first), first)
     second.shape = second.shape._replace(layers=(0, 2))
@@ -151,36 +142,20 @@ def test_states_that_share_a_block_or_are_of_other_dictionaries_are_not_merged()
         merge(first, second)
 
 
-def stretch_of(passages: list[np.ndarray]) -> Stretch:
+def chunk_of(passages: list[np.ndarray]) -> TextChunk:
     (batch,) = batches(passages, tokens=10**7, window=10**6)
-    return Stretch([batch], 0, EDGES_OF_POSITIONS)
-
-
-@settings(max_examples=40)
-@given(seed=st.integers(0, 300))
-def test_name_hits_equal_the_definition_of_name_evidence(seed: int) -> None:
-    (batch,) = batches(text(seed, 6), tokens=10**6)
-    stretch = Stretch([batch], 0, EDGES_OF_POSITIONS)
-    if not len(stretch):
-        return
-    fired, names = code(len(stretch), seed), subject(seed).names
-    hits = NameHits(D_SAE)
-    hits.add(flat([fired]), stretch, names, RELATIVES)
-    expected = EvidenceCounts(torch.from_numpy(names), RELATIVES.families, RELATIVES.controls)
-    expected.add(fired, position_tokens(batch.tokens, batch.next_tokens, batch.mask))
-    assert np.array_equal(hits.hits, expected.hits.numpy())
-    assert np.array_equal(hits.control_hits, expected.control_hits.numpy())
+    return TextChunk([batch], 0, EDGES_OF_POSITIONS)
 
 
 @given(seed=st.integers(0, 100))
 def test_statistics_equal_counting_one_firing_at_a_time(seed: int) -> None:
-    stretch = stretch_of(text(seed, 8))
-    if not len(stretch):
+    chunk = chunk_of(text(seed, 8))
+    if not len(chunk):
         return
-    found = flat([code(len(stretch), seed)])
-    logit_tokens = subject(seed).logit_tokens
-    statistics = Statistics(D_SAE, len(EDGES_OF_POSITIONS) - 1)
-    statistics.add(found, stretch, logit_tokens)
+    found = flat_firings([code(len(chunk), seed)])
+    logit_tokens = encoder(seed).logit_tokens
+    statistics = ActivationStatistics(D_SAE, len(EDGES_OF_POSITIONS) - 1)
+    statistics.add(found, chunk, logit_tokens)
     for feature in range(D_SAE):
         mine = found.feature == feature
         values = found.value[mine].astype(float)
@@ -190,11 +165,10 @@ def test_statistics_equal_counting_one_firing_at_a_time(seed: int) -> None:
         )
         assert np.array_equal(
             statistics.positions[feature],
-            np.histogram(stretch.position[found.at[mine]], EDGES_OF_POSITIONS)[0],
+            np.histogram(chunk.position[found.at[mine]], EDGES_OF_POSITIONS)[0],
         )
         assert (
-            statistics.logit_hits[feature]
-            == (stretch.following[found.at[mine]] == logit_tokens[feature]).sum()
+            statistics.logit_hits[feature] == (chunk.following[found.at[mine]] == logit_tokens[feature]).sum()
         )
         if len(values) and np.ptp(values):
             assert statistics.max[feature] == found.value[mine].max()
@@ -224,17 +198,17 @@ def test_exact_sums_are_sums_and_the_same_in_any_order(values: list[float], draw
 
 @given(seed=st.integers(0, 200))
 def test_a_pool_of_best_contexts_equals_sorting_everything(seed: int) -> None:
-    stretch = stretch_of(text(seed, 10))
-    if not len(stretch):
+    chunk = chunk_of(text(seed, 10))
+    if not len(chunk):
         return
-    found = flat([code(len(stretch), seed)])
-    pool = Pool(D_SAE, 5, one_a_passage=True)
-    rows = pool.candidates(found, found.value, stretch)
+    found = flat_firings([code(len(chunk), seed)])
+    pool = ContextPool(D_SAE, 5, one_a_passage=True)
+    rows = pool.candidates(found, found.value, chunk)
     chosen = found.rows(rows)
-    pool.add(chosen, chosen.value, stretch, Nearby(found, stretch, [chosen]))
+    pool.add(chosen, chosen.value, chunk, NearbyFirings(found, chunk, [chosen]))
     pool.settle()
     everything = zip(
-        found.feature, -found.value, stretch.passage[found.at], stretch.position[found.at], strict=True
+        found.feature, -found.value, chunk.passage[found.at], chunk.position[found.at], strict=True
     )
     expected: list[tuple[int, int, int]] = []
     taken: Counter[int] = Counter()
@@ -250,16 +224,16 @@ def test_a_pool_of_best_contexts_equals_sorting_everything(seed: int) -> None:
 @settings(max_examples=25)
 @given(seed=st.integers(0, 200), few=st.booleans())
 def test_windows_hold_the_same_features_firings_nearby_and_no_others(seed: int, few: bool) -> None:
-    stretch = stretch_of([np.concatenate([p, p, p, p]) for p in text(seed, 10)])
-    if not len(stretch):
+    chunk = chunk_of([np.concatenate([p, p, p, p]) for p in text(seed, 10)])
+    if not len(chunk):
         return
-    found = flat([code(len(stretch), seed)])
+    found = flat_firings([code(len(chunk), seed)])
     asked = found.rows(np.arange(0, len(found.feature), 9 if few else 1))
-    around = Nearby(found, stretch, [asked]).windows(asked)
-    passage, position = stretch.passage[found.at], stretch.position[found.at]
+    around = NearbyFirings(found, chunk, [asked]).windows(asked)
+    passage, position = chunk.passage[found.at], chunk.position[found.at]
     for row in range(0, len(asked.feature), 5):
         here = position[found.at == asked.at[row]][0]
-        close = (found.feature == asked.feature[row]) & (passage == stretch.passage[asked.at[row]])
+        close = (found.feature == asked.feature[row]) & (passage == chunk.passage[asked.at[row]])
         close &= (position >= here - 32) & (position <= here + 16)
         entries = slice(around.starts[row], around.starts[row + 1])
         assert around.positions[entries].tolist() == position[close].tolist()
@@ -267,20 +241,20 @@ def test_windows_hold_the_same_features_firings_nearby_and_no_others(seed: int, 
 
 
 def test_the_sample_is_uniform_and_the_same_wherever_a_place_is_met() -> None:
-    stretch = stretch_of([np.arange(LENGTH) for _ in range(500)])
-    everywhere = Fired(np.full(len(stretch), 3), np.arange(len(stretch)), np.ones(len(stretch), np.float32))
-    drawn = draws(everywhere, stretch)
+    chunk = chunk_of([np.arange(LENGTH) for _ in range(500)])
+    everywhere = FlatFirings(np.full(len(chunk), 3), np.arange(len(chunk)), np.ones(len(chunk), np.float32))
+    drawn = draws(everywhere, chunk)
     assert abs(drawn.mean() - 0.5) < 0.01 and abs(np.quantile(drawn, 0.1) - 0.1) < 0.01
-    assert len(np.unique(stretch.chance)) == len(stretch)
-    assert np.array_equal(draws(everywhere.rows(np.arange(7)), stretch), drawn[:7])
-    assert abs((stretch.level >= 2).mean() - 0.25) < 0.02
+    assert len(np.unique(chunk.hash)) == len(chunk)
+    assert np.array_equal(draws(everywhere.rows(np.arange(7)), chunk), drawn[:7])
+    assert abs((chunk.level >= 2).mean() - 0.25) < 0.02
 
 
-def fired_on(tokens: list[int]) -> tuple[Fired, Stretch]:
+def fired_on(tokens: list[int]) -> tuple[FlatFirings, TextChunk]:
     passages = [np.array([0, *tokens[at : at + LENGTH - 1]]) for at in range(0, len(tokens), LENGTH - 1)]
-    stretch = stretch_of(passages)
-    n = len(stretch)
-    return Fired(np.zeros(n, int), np.arange(n), np.ones(n, np.float32)), stretch
+    chunk = chunk_of(passages)
+    n = len(chunk)
+    return FlatFirings(np.zeros(n, int), np.arange(n), np.ones(n, np.float32)), chunk
 
 
 def test_the_lift_token_is_the_one_that_matters_not_the_rarest() -> None:
@@ -291,13 +265,10 @@ def test_the_lift_token_is_the_one_that_matters_not_the_rarest() -> None:
     assert (lift.token[0], lift.hits[0], lift.name_hits[0], lift.counted[0]) == (2, 39, 60, 100)
 
 
-def test_tokens_of_a_feature_that_fires_on_too_many_are_counted_in_a_sample(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(token_counts, "MOST", 200)
+def test_tokens_of_a_feature_that_fires_on_too_many_are_counted_in_a_sample() -> None:
     tokens = np.random.default_rng(0).integers(0, 1000, 20_000)
     tokens[::4] = 7
-    counts = TokenCounts(1, 1000)
+    counts = TokenCounts(1, 1000, max_counts=200)
     counts.add(*fired_on(tokens.tolist()))
     lift = counts.lift(np.array([7]), np.full(1000, 20))
     assert len(counts.keys) <= 200 and 80 < lift.counted[0] < 20_000

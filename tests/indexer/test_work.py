@@ -16,14 +16,13 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer import job, job_files
-from indexer.counts.name_counts import Relatives
-from indexer.counts.state import Shape, State
-from indexer.job_files import Work
-from indexer.text_pass import blocks, local_engine
+from indexer import job_files
+from indexer.counts.state import PassState, StateShape
+from indexer.job_files import JobFolder
 from indexer.text_pass.blocks import Block
-from indexer.text_pass.text_pass import Reading, Subject
+from indexer.text_pass.text_pass import NamedEncoder, TextPass
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.evidence import NameTables
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
 
@@ -35,33 +34,22 @@ TABLES = {
     "passage": "passage_id",
     "token": "token_id",
 }
-ASK = indexer.Ask(length=48, ablate=0)
+REQUEST = indexer.IndexRequest(length=48, ablate=0, block_passages=16)
 KILLED = """
 import sys, time, torch
 from pathlib import Path
 from rich.console import Console
 import indexer
-from indexer.text_pass import blocks
-from indexer.text_pass import local_engine
-from indexer import job
 from indexer.text_pass import text_pass
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import load_language_model
 from lexiscope.settings import Settings
-blocks.BLOCK = job.BLOCK = 16
-local_engine.SAVE_EVERY = 0
-read = text_pass.Reading.read
-text_pass.Reading.read = lambda self, block: (time.sleep(0.2), read(self, block))
+read = text_pass.TextPass.read
+text_pass.TextPass.read = lambda self, block: (time.sleep(0.2), read(self, block))
 model, text, index, *runs = sys.argv[1:]
 indexer.index([(load_language_model(model, model_id="tiny"), map(load_checkpoint, map(Path, runs)))], [text],
-    settings=Settings(index=Path(index)), console=Console(), ask=indexer.Ask(length=48, ablate=0))
+    settings=Settings(index=Path(index)), console=Console(), request=indexer.IndexRequest(length=48, ablate=0, block_passages=16, save_seconds=0))
 """
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (blocks, job):
-        monkeypatch.setattr(module, "BLOCK", 16)
 
 
 def build(
@@ -69,12 +57,16 @@ def build(
     model: LanguageModel,
     runs: list[Path],
     text: Path,
-    ask: indexer.Ask = ASK,
+    request: indexer.IndexRequest = REQUEST,
     console: Console | None = None,
 ) -> str | None:
     groups = [(model, map(load_checkpoint, runs))]
     return indexer.index(
-        groups, [str(text)], settings=Settings(index=root), console=console or Console(quiet=True), ask=ask
+        groups,
+        [str(text)],
+        settings=Settings(index=root),
+        console=console or Console(quiet=True),
+        request=request,
     )
 
 
@@ -92,10 +84,7 @@ def expected(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[tuple[object, ...]]]:
     root = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (blocks, job):
-            patch.setattr(module, "BLOCK", 16)
-        build(root, model, runs, text_file)
+    build(root, model, runs, text_file)
     assert not list(root.glob("work-*"))
     return rows(root)
 
@@ -108,7 +97,7 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
     tmp_path: Path,
     expected: dict[str, list[tuple[object, ...]]],
 ) -> None:
-    build(tmp_path, model, runs, text_file, ASK._replace(tokens=2000))
+    build(tmp_path, model, runs, text_file, REQUEST._replace(tokens=2000))
     served = rows(tmp_path)
     command = [
         sys.executable,
@@ -136,8 +125,8 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
     done = len(np.load(saved)["blocks"])
     assert done > 0
     told = Console(record=True, width=200)
-    build(tmp_path, model, runs, text_file, ASK._replace(resume=True), told)
-    assert f"going on after {done} blocks" in told.export_text()
+    build(tmp_path, model, runs, text_file, REQUEST._replace(resume=True), told)
+    assert f"continuing after {done} blocks" in told.export_text()
     found = rows(tmp_path)
     for table in TABLES:
         assert found[table] == expected[table], table
@@ -154,12 +143,12 @@ def test_shards_in_any_order_and_one_left_over_publish_the_same_rows(
     told = Console(record=True, width=200)
     for shard in ("3/3", "1/3"):
         assert (
-            build(tmp_path, model, runs, text_file, ASK._replace(shard=indexer.parse_shard(shard)), told)
+            build(tmp_path, model, runs, text_file, REQUEST._replace(shard=indexer.parse_shard(shard)), told)
             is None
         )
     assert not (tmp_path / "CURRENT").exists()
     assert "Missing: 2/3" in told.export_text()
-    build(tmp_path, model, runs, text_file, ASK._replace(resume=True))
+    build(tmp_path, model, runs, text_file, REQUEST._replace(resume=True))
     found = rows(tmp_path)
     for table in TABLES:
         assert found[table] == expected[table], table
@@ -168,7 +157,7 @@ def test_shards_in_any_order_and_one_left_over_publish_the_same_rows(
 def test_unfinished_work_is_mentioned_with_the_option_that_continues_it(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
 ) -> None:
-    build(tmp_path, model, runs[:1], text_file, ASK._replace(shard=indexer.parse_shard("1/2")))
+    build(tmp_path, model, runs[:1], text_file, REQUEST._replace(shard=indexer.parse_shard("1/2")))
     told = Console(record=True, width=200)
     build(tmp_path, model, runs[:1], text_file, console=told)
     said = told.export_text()
@@ -178,18 +167,17 @@ def test_unfinished_work_is_mentioned_with_the_option_that_continues_it(
 def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, seen = Reading.read, []
+    read, seen = TextPass.read, []
 
-    def interrupted(self: Reading, block: Block) -> None:
+    def interrupted(self: TextPass, block: Block) -> None:
         read(self, block)
         seen.append(block.number)
         if len(seen) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(local_engine, "SAVE_EVERY", 0)
-    monkeypatch.setattr(Reading, "read", interrupted)
-    with pytest.raises(indexer.IndexingError, match="--resume goes on"):
-        build(tmp_path, model, runs[:1], text_file)
+    monkeypatch.setattr(TextPass, "read", interrupted)
+    with pytest.raises(indexer.IndexingError, match="--resume continues"):
+        build(tmp_path, model, runs[:1], text_file, REQUEST._replace(save_seconds=0))
     assert not (tmp_path / "CURRENT").exists()
     assert list(tmp_path.glob("work-*/all.npz"))
 
@@ -197,8 +185,8 @@ def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
 def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = State(Shape(10, 16, (4,), (0,)))
-    saved = Work(tmp_path, "key", state.shape, None)
+    state = PassState(StateShape(10, 16, (4,), (0,)))
+    saved = JobFolder(tmp_path, "key", state.shape, None)
     saved.save(state)
     with saved.lock(), pytest.raises(indexer.IndexingError, match="Another process"), saved.lock():
         pass
@@ -210,24 +198,25 @@ def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kep
     with pytest.raises(indexer.IndexingError, match=r"No space left.*still there"):
         saved.save(state)
     assert len(saved.load().blocks) == 0
-    (path,) = saved.folder.glob("*.npz")
+    (path,) = saved.path.glob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(indexer.IndexingError, match="is damaged"):
         saved.load()
-    assert [p.name for p in saved.folder.iterdir() if p.suffix == ".npz"] == ["all.npz"]
+    assert [p.name for p in saved.path.iterdir() if p.suffix == ".npz"] == ["all.npz"]
 
 
 def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: list[Path]) -> None:
     dictionary = load_checkpoint(runs[0]).dictionary
     names = np.arange(dictionary.d_sae)
-    relatives = Relatives(torch.arange(model.vocab_size)[:, None], torch.arange(model.vocab_size)[:, None])
-    reading = Reading(model, [Subject(0, dictionary, names, names)], relatives, length=48)
+    tables = NameTables(torch.arange(model.vocab_size)[:, None], torch.arange(model.vocab_size)[:, None])
+    shape = StateShape(model.vocab_size, 48, (dictionary.d_sae,), (0,))
+    reading = TextPass(model, [NamedEncoder(0, dictionary, names, names)], tables, shape)
     reading.read(Block(0, 0, [np.array([model.bos]), np.array([model.bos, 5])]))
     reading.read(Block(1, 2, [np.array([model.bos])]))
-    state = reading.take()
+    state = reading.take_state()
     state.settle()
     assert (state.n_tokens, state.n_passages, state.blocks.tolist()) == (1, 3, [0, 1])
-    assert state.learned[0].statistics.count.sum() == dictionary.selection.k
+    assert state.dictionaries[0].statistics.count.sum() == dictionary.selection.k
 
 
 @pytest.mark.timeout(280)
@@ -246,7 +235,7 @@ def test_a_cluster_of_two_nodes_publishes_the_same_rows(
         cluster.add_node(num_cpus=1)
         ray.init(address=cluster.address, log_to_driver=False)
         assert len([node for node in ray.nodes() if node["Alive"]]) == 2
-        build(tmp_path, model, runs, text_file, ASK._replace(engine="ray"))
+        build(tmp_path, model, runs, text_file, REQUEST._replace(engine="ray"))
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -260,4 +249,4 @@ def test_ray_that_is_not_installed_is_named_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(indexer.IndexingError, match=r"pip install 'lexiscope\[ray\]'"):
-        build(tmp_path, model, runs[:1], text_file, ASK._replace(engine="ray"))
+        build(tmp_path, model, runs[:1], text_file, REQUEST._replace(engine="ray"))

@@ -2,37 +2,34 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from lexiscope.errors import LexiscopeError
 from lexiscope.evidence import (
     FDR,
+    KINDS,
     NEAR,
     AblationCounts,
     Evidence,
     EvidenceCounts,
-    PositionTokens,
+    FlatText,
+    NameTables,
     ablation_p,
     benjamini_hochberg,
     families,
     lift_names,
     matched_controls,
     poisson_tail,
-    position_tokens,
 )
 from lexiscope.sparse_code import SparseCode
 
 VOCAB, FEATURES = 50, 30
 
 
-def random_text(n: int = 400, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, VOCAB, (n // 40, 40), generator=draw)
-    following = torch.cat([tokens[:, 1:], torch.full((n // 40, 1), -1)], 1)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    mask[:, 0] = False
-    return tokens, following, mask
+def random_text(n: int = 400, *, seed: int = 0) -> list[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    return list(draw.integers(0, VOCAB, (n // 40, 40)))
 
 
 def random_code(n: int, *, seed: int = 1) -> SparseCode:
@@ -41,68 +38,76 @@ def random_code(n: int, *, seed: int = 1) -> SparseCode:
     return SparseCode(torch.randn(n, 4, generator=draw).clamp_min(0), indices)
 
 
-def setup(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def setup(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, NameTables]:
+    """Names of all features, families, and the tables of families and controls."""
     draw = torch.Generator().manual_seed(seed)
     names = torch.randint(0, VOCAB, (FEATURES,), generator=draw)
     kin = families(torch.randn(VOCAB, 8, generator=draw), [f"word{i}" for i in range(VOCAB)], nearest=3)
-    return names, kin, matched_controls(torch.randint(1, 100, (VOCAB,), generator=draw).float())
+    controls = matched_controls(torch.randint(1, 100, (VOCAB,), generator=draw).float())
+    return names, kin, NameTables(kin, controls)
 
 
 def test_counts_equal_a_loop_over_firings() -> None:
-    names, kin, controls = setup()
-    tokens, following, mask = random_text()
-    code = random_code(int(mask.sum()))
-    counts = EvidenceCounts(names, kin, controls)
-    counts.add(code, position_tokens(tokens, following, mask))
-    slow = {kind: [0] * FEATURES for kind in ("here", "family", "near", "predicts", "firings")}
+    names, kin, tables = setup()
+    passages = random_text()
+    text = FlatText(passages)
+    code = random_code(len(text))
+    counts = EvidenceCounts(names, tables)
+    counts.add(code, text)
+    slow = {kind: [0] * FEATURES for kind in (*KINDS, "firings")}
+    controls = {kind: [0] * FEATURES for kind in KINDS}
     at = 0
-    for passage in range(len(tokens)):
-        for position in range(1, tokens.shape[1]):
+    for tokens in passages:
+        for position in range(1, len(tokens)):
+            current, before = int(tokens[position]), tokens[max(0, position - NEAR) : position].tolist()
+            following = int(tokens[position + 1]) if position + 1 < len(tokens) else -1
             for value, feature in zip(code.values[at].tolist(), code.indices[at].tolist(), strict=True):
                 if value <= 0:
                     continue
-                name, current = names[feature].item(), tokens[passage, position].item()
-                before = tokens[passage, max(0, position - NEAR) : position].tolist()
                 slow["firings"][feature] += 1
-                slow["here"][feature] += current == name
-                slow["family"][feature] += current == name or current in kin[name].tolist()
-                slow["near"][feature] += current == name or name in before
-                slow["predicts"][feature] += following[passage, position].item() == name
+                name = names[feature].item()
+                control = int(tables.controls[name, (feature + current) % tables.controls.shape[1]])
+                for candidate, hits in ((name, slow), (control, controls)):
+                    hits["reads_here"][feature] += current == candidate
+                    hits["reads_family"][feature] += (
+                        current == candidate or current in kin[candidate].tolist()
+                    )
+                    hits["reads_near"][feature] += current == candidate or candidate in before
+                    hits["predicts"][feature] += following == candidate
             at += 1
     assert counts.firings.tolist() == slow["firings"]
-    for row, kind in enumerate(("here", "family", "near", "predicts")):
+    for row, kind in enumerate(KINDS):
         assert counts.hits[row].tolist() == slow[kind], kind
+        assert counts.control_hits[row].tolist() == controls[kind], kind
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_flat_text_has_what_is_around_each_position_and_nothing_of_other_passages(first: int) -> None:
+    passages = [np.array(ids) for ids in ([3, 1, 4], [1], [5, 9])]
+    text = FlatText(passages, first=first)
+    expected = [
+        (row, position, int(ids[position]), int(ids[position + 1]) if position + 1 < len(ids) else -1)
+        for row, ids in enumerate(passages)
+        for position in range(first, len(ids))
+    ]
+    assert [*zip(text.row, text.position, text.current, text.following, strict=True)] == expected
 
 
 def test_any_split_of_the_text_counts_the_same() -> None:
-    names, kin, controls = setup()
-    tokens, following, mask = random_text()
-    code, whole = random_code(int(mask.sum())), position_tokens(tokens, following, mask)
-    once, parts = EvidenceCounts(names, kin, controls), EvidenceCounts(names, kin, controls)
+    names, _, tables = setup()
+    passages = random_text()
+    whole = FlatText(passages)
+    code = random_code(len(whole))
+    once, parts = EvidenceCounts(names, tables), EvidenceCounts(names, tables)
     once.add(code, whole)
-    for rows in reversed(torch.arange(len(whole.current)).split(57)):
-        parts.add(
-            SparseCode(code.values[rows], code.indices[rows]), PositionTokens(*(part[rows] for part in whole))
-        )
+    for number in reversed(range(0, len(passages), 3)):
+        rows = torch.from_numpy(np.flatnonzero((whole.row >= number) & (whole.row < number + 3)))
+        part = SparseCode(code.values[rows], code.indices[rows])
+        parts.add(part, FlatText(passages[number : number + 3]))
     assert torch.equal(once.hits, parts.hits)
     assert torch.equal(once.control_hits, parts.control_hits)
+    assert torch.equal(once.firings, parts.firings)
     assert torch.equal(once.occurrences, parts.occurrences)
-
-
-def test_counts_of_two_texts_add_up_to_those_of_both_and_other_names_are_refused() -> None:
-    names, kin, controls = setup()
-    tokens, following, mask = random_text()
-    code, whole = random_code(int(mask.sum())), position_tokens(tokens, following, mask)
-    once, first, second = (EvidenceCounts(names, kin, controls) for _ in range(3))
-    once.add(code, whole)
-    for counts, rows in ((first, slice(0, 100)), (second, slice(100, None))):
-        counts.add(
-            SparseCode(code.values[rows], code.indices[rows]), PositionTokens(*(part[rows] for part in whole))
-        )
-    first.merge(second)
-    assert all(torch.equal(found, first.state()[name]) for name, found in once.state().items())
-    with pytest.raises(LexiscopeError, match="other names"):
-        once.merge(EvidenceCounts(names.roll(1), kin, controls))
 
 
 def planted(
@@ -110,12 +115,9 @@ def planted(
 ) -> tuple[Evidence, torch.Tensor]:
     """A dictionary whose features fire on a token (and, half the time, elsewhere), named by `rule`."""
     draw = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, vocab, (n // 100, 100), generator=draw)
-    following = torch.cat([tokens[:, 1:], torch.full((n // 100, 1), -1)], 1)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    where = position_tokens(tokens, following, mask)
-    anywhere = torch.randint(0, features, (len(where.current),), generator=draw)
-    on = where.current if rule != "predicts" else where.following
+    text = FlatText(list(torch.randint(0, vocab, (n // 100, 100), generator=draw).numpy()), first=0)
+    anywhere = torch.randint(0, features, (len(text),), generator=draw)
+    on = torch.from_numpy(text.current if rule != "predicts" else text.following).long()
     on = torch.where((on >= 0) & (on < features), on, anywhere)
     code = SparseCode(torch.ones(len(on), 2), torch.stack([on, anywhere], 1))
     code.values[:, 1] = (code.indices[:, 0] != code.indices[:, 1]).float()
@@ -123,10 +125,9 @@ def planted(
     if rule == "permuted":
         names = names[torch.randperm(features, generator=draw)]
     kin = families(torch.randn(vocab, 16, generator=draw), [f"w{i}" for i in range(vocab)])
-    counts = EvidenceCounts(
-        names, kin, matched_controls(torch.bincount(where.current, minlength=vocab).float())
-    )
-    counts.add(code, where)
+    occurrences = np.bincount(text.current, minlength=vocab)
+    counts = EvidenceCounts(names, NameTables(kin, matched_controls(torch.from_numpy(occurrences))))
+    counts.add(code, text)
     live = counts.firings > 0
     return counts.result(live), live
 
@@ -153,21 +154,15 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(10, 400, (200, 100), generator=draw)
     tokens[torch.rand(tokens.shape, generator=draw) < 0.2] = 1
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    where = position_tokens(tokens, torch.cat([tokens[:, 1:], tokens[:, :1]], 1), mask)
+    text = FlatText(list(tokens.numpy()), first=0)
     kin = torch.cat([torch.arange(400)[:, None], torch.full((400, 1), -1)], 1).int()
     kin[399, 1] = 1
     names = torch.full((50,), 399)
     names[1:] = torch.arange(300, 349)
-    counts = EvidenceCounts(
-        names, kin, matched_controls(torch.bincount(tokens.flatten(), minlength=400).float())
-    )
-    counts.add(
-        SparseCode(
-            torch.ones(len(where.current), 1), torch.randint(0, 50, (len(where.current), 1), generator=draw)
-        ),
-        where,
-    )
+    controls = matched_controls(torch.bincount(tokens.flatten(), minlength=400).float())
+    counts = EvidenceCounts(names, NameTables(kin, controls))
+    code = SparseCode(torch.ones(len(text), 1), torch.randint(0, 50, (len(text), 1), generator=draw))
+    counts.add(code, text)
     found = counts.result(torch.ones(50, dtype=torch.bool))
     assert found.share["reads_family"][0] > 0.15
     assert found.verdict(torch.ones(50, dtype=torch.bool))[0] == "unsupported"
@@ -197,10 +192,10 @@ def test_the_p_value_of_ablation_hits_equals_its_definition() -> None:
 
 
 def test_the_ablation_test_makes_a_name_predicted_and_costs_the_next_token_test_a_factor_of_two() -> None:
-    names, kin, controls = setup()
-    tokens, following, mask = random_text()
-    counts = EvidenceCounts(names, kin, controls)
-    counts.add(random_code(int(mask.sum())), position_tokens(tokens, following, mask))
+    names, _, tables = setup()
+    text = FlatText(random_text())
+    counts = EvidenceCounts(names, tables)
+    counts.add(random_code(len(text)), text)
     live = counts.firings > 0
     plain, p = counts.result(live), torch.full((FEATURES,), float("nan"), dtype=torch.float64)
     assert torch.equal(counts.result(live, p).q_predicts, plain.q_predicts)  # no feature was tested

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from lexiscope.settings import Settings
 from server import create_app
-from store import Builder
+from store import BuildWriter
 from tests.store import synthetic
 
 LIVE, BETTER, BOTH_BETTER = "/tiny/1-vasae/6", "/tiny/1-vasae/5", "/tiny/1-vasae/35"
@@ -124,7 +124,7 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
         return table
 
     entry = synthetic.Dictionary("m", 0)
-    with Builder(tmp_path) as builder:
+    with BuildWriter(tmp_path) as builder:
         builder.add("token", synthetic.token_table("m"))
         builder.add("passage", synthetic.passage_table(range(4), corpus="nothing", length=64))
         dictionary = synthetic.dictionary_table(0, entry, links=(False, False))

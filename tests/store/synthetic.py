@@ -1,5 +1,5 @@
 """A small index with known contents: two models, five dictionaries, about 200 features each, made through the
-Builder.
+BuildWriter.
 
 `tables(...)` gives the Arrow tables the indexer would write, so that any test can publish one model, a
 changed one, or many; `publish(where)` writes the usual index. Words are chosen so that spellings, prefixes
@@ -18,7 +18,7 @@ import pyarrow as pa
 from lexiscope import tokens
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
-from store import Builder, schema
+from store import BuildWriter, schema
 
 WORDS = (
     " Paris",
@@ -309,7 +309,7 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
 
 
 def add(
-    builder: Builder,
+    builder: BuildWriter,
     entries: Sequence[Dictionary],
     *,
     length: int = 64,
@@ -350,6 +350,6 @@ def _follows(one: Dictionary, other: Dictionary) -> bool:
 
 def publish(where: Settings | Path, entries: Sequence[Dictionary] = USUAL) -> str:
     """A new index in a folder or a database; the build's id."""
-    with Builder(where) as builder:
+    with BuildWriter(where) as builder:
         add(builder, entries)
         return builder.publish()

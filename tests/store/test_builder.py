@@ -17,7 +17,7 @@ import pytest
 
 from lexiscope.records import Filters
 from lexiscope.settings import Settings
-from store import Builder, BuilderBusy, NoIndex, Store, StoreError, WrongVersion, build_files
+from store import BuildLocked, BuildWriter, NoIndex, Store, StoreError, WrongVersion, build_files
 from store.postgres import schema_of
 from tests.store import synthetic
 from tests.store.postgres_server import Server
@@ -32,7 +32,7 @@ def run_builder(where: Settings, body: str) -> subprocess.Popen[str]:
         import os, resource, signal, sys, time
         from pathlib import Path
         from lexiscope.settings import Settings
-        from store import Builder, StoreError
+        from store import BuildWriter, StoreError
         from tests.store import synthetic
         where = Settings(index=Path({str(where.index)!r}), database_url={where.database_url!r})
     """
@@ -69,7 +69,7 @@ def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(
     process = run_builder(
         place,
         """
-        with Builder(where) as builder:
+        with BuildWriter(where) as builder:
             synthetic.add(builder, [synthetic.Dictionary("late", 0)])
             print("added", flush=True)
             time.sleep(60)
@@ -81,7 +81,7 @@ def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(
     assert list(place.index.glob("*.building*")), "the kill came too late to test anything"
     assert {model.model for model in Store(place).home().models} == {"other", "tiny"}
     assert Store(place).build_id() == build
-    with Builder(place):
+    with BuildWriter(place):
         assert len(list(place.index.glob("*.building.duckdb"))) == 1, (
             "the next builder clears the killed one's file away"
         )
@@ -92,7 +92,7 @@ def test_leaving_the_block_without_publishing_leaves_nothing(
     place: Settings, request: pytest.FixtureRequest
 ) -> None:
     build = synthetic.publish(place, SMALL)
-    with pytest.raises(RuntimeError), Builder(place) as builder:
+    with pytest.raises(RuntimeError), BuildWriter(place) as builder:
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         raise RuntimeError
     assert published(place, request) == stored_as(place, [build]) and not list(
@@ -103,9 +103,9 @@ def test_leaving_the_block_without_publishing_leaves_nothing(
 
 def test_a_second_builder_is_refused_while_the_first_works(place: Settings, tmp_path: Path) -> None:
     elsewhere = place.model_copy(update={"index": tmp_path / "elsewhere"}) if place.database_url else place
-    with Builder(place), pytest.raises(BuilderBusy, match=str(os.getpid())), Builder(elsewhere):
+    with BuildWriter(place), pytest.raises(BuildLocked, match=str(os.getpid())), BuildWriter(elsewhere):
         pass
-    with Builder(elsewhere):
+    with BuildWriter(elsewhere):
         pass
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         try:
-            with Builder(where) as builder:
+            with BuildWriter(where) as builder:
                 synthetic.add(builder, [synthetic.Dictionary("late", layer, d_sae=2000) for layer in range(3)])
                 builder._sql("CHECKPOINT")
                 builder.publish()
@@ -163,7 +163,7 @@ def test_keeping_others_replaces_one_dictionary_and_changes_nothing_else(place: 
     synthetic.publish(place)
     old = Store(place)
     before = {source: old.feature("tiny", source, 5).feature for source in ("0-vasae", "1-plain", "2-vasae")}
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         kept = builder.keep_others(replacing=[("tiny", "1-vasae")])
         assert sorted(kept.sources) == [
             ("other", "0-vasae"),
@@ -186,7 +186,7 @@ def test_keeping_others_replaces_one_dictionary_and_changes_nothing_else(place: 
 
 def test_replacing_everything_keeps_nothing(place: Settings) -> None:
     synthetic.publish(place, SMALL)
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         assert builder.keep_others(replacing=[("m", "0-vasae")]).sources == []
         synthetic.add(builder, [synthetic.Dictionary("new", 0, d_sae=30)])
         builder.publish()
@@ -195,7 +195,7 @@ def test_replacing_everything_keeps_nothing(place: Settings) -> None:
 
 def test_two_dictionaries_of_one_name_cannot_be_published(place: Settings) -> None:
     build = synthetic.publish(place)
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         builder.keep_others(replacing=[])
         synthetic.add(builder, [synthetic.Dictionary("tiny", 1)])
         with pytest.raises(StoreError, match=r"twice.*tiny/1-vasae"):
@@ -205,7 +205,7 @@ def test_two_dictionaries_of_one_name_cannot_be_published(place: Settings) -> No
 
 def test_rows_with_wrong_columns_or_types_are_refused_by_name(tmp_path: Path) -> None:
     good = synthetic.token_table("m")
-    with Builder(tmp_path) as builder:
+    with BuildWriter(tmp_path) as builder:
         with pytest.raises(StoreError, match="missing: folded; unknown: spelling"):
             builder.add(
                 "token",
@@ -224,7 +224,7 @@ def test_text_that_holds_nul_quotes_and_line_ends_comes_back(place: Settings) ->
     odd = ["a\0b", 'say "x"', "back\\slash\\N", "", "line\nend\r", "{1,2}", "é‽𝄞"]
     table = synthetic.token_table("m", size=30)
     spellings = pa.array([*odd, *table.column("folded").to_pylist()[len(odd) :]])
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         synthetic.add(
             builder,
             [synthetic.Dictionary("m", 0, d_sae=30)],
@@ -251,7 +251,7 @@ def test_an_index_of_another_version_is_refused_with_the_command_that_rebuilds(
             writable.execute("UPDATE meta SET schema_version = 0")
     with pytest.raises(WrongVersion, match=r"version 0.*lexiscope index"):
         Store(place).home()
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         assert "indexed again" in builder.keep_others(replacing=[]).note
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from lexiscope.records import Filters
 from lexiscope.settings import Settings
-from store import Builder, NoIndex, Store, StoreError, Unreachable
+from store import BuildWriter, NoIndex, Store, StoreError, Unreachable
 from store.postgres import schema_of
 from tests.store import synthetic
 from tests.store.postgres_server import Server, running_server
@@ -33,7 +33,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(
     build = synthetic.publish(place, SMALL)
     with (
         pytest.raises(StoreError, match="could not be written to PostgreSQL") as caught,
-        Builder(place) as builder,
+        BuildWriter(place) as builder,
     ):
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         mortal.stop()
@@ -47,7 +47,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(
 def test_a_builder_whose_server_came_back_publishes(mortal: Server, tmp_path: Path) -> None:
     place = Settings(index=tmp_path, database_url=mortal.url(mortal.new_database()))
     synthetic.publish(place, SMALL)
-    with Builder(place) as builder:
+    with BuildWriter(place) as builder:
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         mortal.stop()
         mortal.start()
@@ -77,7 +77,7 @@ def test_a_server_that_goes_away_while_serving_says_so_and_is_asked_again_when_b
 def test_a_url_that_is_none_is_refused_with_one_that_is(url: str, tmp_path: Path) -> None:
     for ask in (
         lambda: Store(Settings(database_url=url)),
-        lambda: Builder(Settings(index=tmp_path, database_url=url)).__enter__(),
+        lambda: BuildWriter(Settings(index=tmp_path, database_url=url)).__enter__(),
     ):
         with pytest.raises(StoreError, match=r"postgresql\+psycopg://user:password@host:5432/database"):
             ask()
@@ -93,7 +93,7 @@ def test_a_wrong_password_and_a_missing_database_are_said_in_one_line(server: Se
         place = Settings(index=tmp_path, database_url=url)
         with pytest.raises(Unreachable, match=says) as reading:
             Store(place).home()
-        with pytest.raises(StoreError, match=says) as building, Builder(place):
+        with pytest.raises(StoreError, match=says) as building, BuildWriter(place):
             pass
         for caught in (reading, building):
             assert (
@@ -126,7 +126,7 @@ def test_a_tampered_pointer_and_a_dropped_build_say_how_to_make_an_index(
         connection.execute(f"DROP SCHEMA {schema_of(build)} CASCADE")
     with pytest.raises(NoIndex, match="lexiscope index"):
         Store(here).home()
-    with Builder(here) as builder:
+    with BuildWriter(here) as builder:
         assert "gone" in builder.keep_others(replacing=[]).note
 
 
@@ -136,7 +136,7 @@ def test_what_a_killed_builder_left_is_dropped_by_the_next(here: Settings, serve
         connection.execute("CREATE SCHEMA lexiscope_20200101t000000_abcdef_building")
         connection.execute("CREATE TABLE lexiscope_20200101t000000_abcdef_building.feature (x int)")
         connection.execute("CREATE SCHEMA lexiscope_notes")
-        with Builder(here):
+        with BuildWriter(here):
             pass
         left = {
             row[0]

@@ -15,7 +15,7 @@ from lexiscope import metrics
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
-from lexiscope.evidence import matched_controls, position_tokens
+from lexiscope.evidence import FlatText, NameTables, matched_controls
 from lexiscope.language_model import LanguageModel
 from lexiscope.selection import TopK
 from lexiscope.sparse_code import SparseCode
@@ -233,12 +233,10 @@ def naming_of(model: LanguageModel, names: torch.Tensor) -> evaluation._Naming:
     """Features that fire exactly on their own token of a random text, under the given names."""
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 50, (40, 60), generator=draw)
-    following = torch.cat([tokens[:, 1:], torch.full((40, 1), -1)], 1)
-    where = position_tokens(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
-    naming = evaluation._Naming(
-        names, torch.arange(50)[:, None].int(), matched_controls(torch.bincount(tokens.flatten()))
-    )
-    naming.counts.add(SparseCode(torch.ones(len(where.current), 1), where.current[:, None]), where)
+    text = FlatText(list(tokens.numpy()), first=0)
+    tables = NameTables(torch.arange(50)[:, None], matched_controls(torch.bincount(tokens.flatten())))
+    naming = evaluation._Naming(names, tables)
+    naming.counts.add(SparseCode(torch.ones(len(text), 1), tokens.reshape(-1, 1)), text)
     return naming
 
 
@@ -258,21 +256,18 @@ def test_permuted_names_are_hardly_ever_supported_however_the_text_is_cut(
 ) -> None:
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 200, (100, 60), generator=draw)
-    following = torch.cat([tokens[:, 1:], torch.full((100, 1), -1)], 1)
-    where = position_tokens(tokens, following, torch.ones_like(tokens, dtype=torch.bool))
-    code = SparseCode(torch.ones(len(where.current), 1), where.current[:, None])
-    controls = matched_controls(torch.bincount(tokens.flatten()))
+    passages = list(tokens.numpy())
+    tables = NameTables(torch.arange(200)[:, None], matched_controls(torch.bincount(tokens.flatten())))
     live = torch.ones(200, dtype=torch.bool)
     found = []
     for head in (1_000, 100_000):
         monkeypatch.setattr(evaluation, "HEAD", head)
-        permuted = evaluation._Permuted(torch.arange(200), torch.arange(200)[:, None].int(), controls)
-        for rows in torch.arange(len(where.current)).split(500):
-            permuted.add(
-                SparseCode(code.values[rows], code.indices[rows]),
-                type(where)(*(part[rows] for part in where)),
-            )
-        assert permuted.counts is None or int(permuted.counts.firings.sum()) == len(where.current)
+        permuted = evaluation._Permuted(torch.arange(200), tables)
+        for number in range(0, 100, 8):
+            text = FlatText(passages[number : number + 8], first=0)
+            code = SparseCode(torch.ones(len(text), 1), torch.from_numpy(text.current).long()[:, None])
+            permuted.add(code, text)
+        assert permuted.counts is None or int(permuted.counts.firings.sum()) == tokens.numel()
         found.append(permuted.supported(live))
     assert max(max(pair) for pair in found) <= 0.06
 

@@ -1,1 +1,1 @@
-"""Neuronpedia's and SAEDashboard's files, out and in."""
+"""The files of Neuronpedia and SAEDashboard, written and read."""

@@ -1,28 +1,29 @@
-"""Which imported contexts are kept, and as what: `top` without repeated texts, the others as quantiles of
-what fires.
+"""Which imported contexts are kept, and as what kind: `top` without repeated texts, the others by quantile of
+the firings.
 
-SAEDashboard's intervals are equal widths from 0 to the maximum, zeros included, so that nearly all that fires
-is in the lowest; and a quarter of its contexts repeat a text. Here each text stands once among a feature's
-top contexts, each stretch around a firing once among the others, and a quantile is the fifth of the firings
-that the feature's own histogram puts the activation in.
+SAEDashboard's intervals are equal widths from 0 to the maximum, zeros included, so that nearly all firings
+are in the lowest; and a quarter of its contexts repeat a text. Here each text stands once among a feature's
+top contexts, the text around a firing stands once among the others, and a quantile is the fifth of the
+firings in which the feature's own histogram puts the activation.
 """
 
-from itertools import pairwise
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 
-from indexer.exchange.neuronpedia.contents import Contexts, Dashboards
+from indexer.counts.runs import run_starts
+from indexer.exchange.neuronpedia.dashboards import DashboardContexts, Dashboards
+from indexer.rows.context_rows import QUANTILES, TEXT_AFTER, TEXT_BEFORE
 
 TOP = 20
-"""Contexts taken as top ones where the files mark none."""
-QUANTILES = 5
-AROUND = (8, 5)
-"""Tokens before and from a firing on that make two contexts the same, as for an index of one's own."""
+"""Contexts taken as top contexts where the files mark none."""
 
 
-class Texts(NamedTuple):
+@dataclass(frozen=True)
+class ImportedTexts:
     """The distinct texts, one after another."""
 
     tokens: np.ndarray
@@ -30,8 +31,18 @@ class Texts(NamedTuple):
     starts: np.ndarray
     """[texts + 1]"""
 
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
-class Chosen(NamedTuple):
+    def __getitem__(self, text: int) -> np.ndarray:
+        return self.tokens[self.starts[text] : self.starts[text + 1]]
+
+    def around(self, text: int, place: int) -> bytes:
+        """The tokens that make two contexts repeat a text."""
+        return self[text][max(0, place - TEXT_BEFORE) : place + TEXT_AFTER + 1].tobytes()
+
+
+class ChosenContexts(NamedTuple):
     """The kept contexts, sorted by feature, then kind, then strength."""
 
     feature: np.ndarray
@@ -40,85 +51,75 @@ class Chosen(NamedTuple):
     rank: list[int]
     text: np.ndarray
     place: np.ndarray
+    """the position in the text"""
     value: np.ndarray
     entries: list[slice]
-    """each one's firings in `Contexts.positions` and `values`"""
-    repeated: int
-    """left out because they repeat another of the same feature"""
-    on_unknown: int
+    """each one's firings in `DashboardContexts.positions` and `values`"""
+    n_repeated: int
+    """left out because they repeat another context of the same feature"""
+    n_unknown: int
     """left out because they were picked for a string that is no token"""
 
 
-def texts_of(contexts: Contexts, ids: np.ndarray) -> Texts:
-    """ids [strings] the token of each string."""
+def imported_texts(contexts: DashboardContexts, token_ids: np.ndarray) -> ImportedTexts:
+    """token_ids [strings] the token of each string."""
     starts = np.concatenate([[0], np.cumsum(np.array(contexts.text_lengths, np.int64))])
-    return Texts(ids[np.array(contexts.tokens, np.int64)], starts)
+    return ImportedTexts(token_ids[np.array(contexts.tokens, np.int64)], starts)
 
 
-def choose(found: Dashboards, texts: Texts) -> Chosen:
-    contexts = found.contexts
+def choose_contexts(dashboards: Dashboards, texts: ImportedTexts) -> ChosenContexts:
+    contexts = dashboards.contexts
     feature, value = np.array(contexts.feature, np.int64), np.array(contexts.value, np.float32)
-    text, place, top = (
-        np.array(contexts.text, np.int64),
-        np.array(contexts.place, np.int64),
-        np.array(contexts.top, bool),
-    )
-    ends = np.cumsum(np.array(contexts.lengths, np.int64))
-    same_in_any_order = np.array(
-        [crc32(texts.tokens[a:b].tobytes()) for a, b in pairwise(texts.starts.tolist())], np.int64
-    )
-    order = np.lexsort((place, same_in_any_order[text], -value, feature))
+    text, place = np.array(contexts.text, np.int64), np.array(contexts.place, np.int64)
+    top = np.array(contexts.top, bool)
+    content = np.array([crc32(texts[number].tobytes()) for number in range(len(texts))], np.int64)
+    order = np.lexsort((place, content[text], -value, feature))  # does not depend on the order of the files
     order = order[texts.tokens[texts.starts[text[order]] + place[order]] >= 0]
-    bounds = np.flatnonzero(np.diff(feature[order], prepend=-1))
     kept: list[int] = []
     kinds: list[str] = []
     quantiles: list[int | None] = []
     ranks: list[int] = []
-    for rows in np.split(order, bounds[1:]) if len(order) else []:
-        marked = top[rows].any()
-        strong = [row for row in rows if not marked or top[row]]
-        best = _without_repeats(strong, [int(text[row]) for row in strong])[: None if marked else TOP]
+    bounds = run_starts(feature[order])
+    for rows in np.split(order, bounds[1:]) if len(order) else ():
+        any_marked = top[rows].any()
+        strong = [row for row in rows if top[row] or not any_marked]
+        best = _first_of_each(strong, [int(text[row]) for row in strong])[: None if any_marked else TOP]
         taken = set(best)
         others = [row for row in rows if not top[row] and row not in taken]
-        around = [_around(texts, int(text[row]), int(place[row])) for row in others]
-        sampled = _without_repeats(others, around)
+        around = [texts.around(int(text[row]), int(place[row])) for row in others]
+        sampled = _first_of_each(others, around)
         kept += [*best, *sampled]
         kinds += ["top"] * len(best) + ["quantile"] * len(sampled)
-        quantiles += [None] * len(best) + _fifths(value[sampled], found.features[int(feature[rows[0]])].bars)
+        bars = dashboards.features[int(feature[rows[0]])].bars
+        quantiles += [*([None] * len(best)), *_quantiles(value[sampled], bars)]
         ranks += [*range(len(best)), *range(len(sampled))]
-    rows = np.array(kept, np.int64)
-    entries = [slice(int(ends[row] - contexts.lengths[row]), int(ends[row])) for row in kept]
-    return Chosen(
-        feature[rows],
-        kinds,
-        quantiles,
-        ranks,
-        text[rows],
-        place[rows],
-        value[rows],
-        entries,
-        len(order) - len(rows),
-        len(feature) - len(order),
+    ends = np.cumsum(np.array(contexts.lengths, np.int64))
+    chosen = np.array(kept, np.int64)
+    return ChosenContexts(
+        feature=feature[chosen],
+        kind=kinds,
+        quantile=quantiles,
+        rank=ranks,
+        text=text[chosen],
+        place=place[chosen],
+        value=value[chosen],
+        entries=[slice(int(ends[row] - contexts.lengths[row]), int(ends[row])) for row in kept],
+        n_repeated=len(order) - len(chosen),
+        n_unknown=len(feature) - len(order),
     )
 
 
-def _without_repeats(rows: list[int], keys: list[int] | list[bytes]) -> list[int]:
+def _first_of_each(rows: Sequence[int], keys: Sequence[Hashable]) -> list[int]:
     """The first row of each key."""
-    first: dict[int | bytes, int] = {}
+    first: dict[Hashable, int] = {}
     for row, key in zip(rows, keys, strict=True):
         first.setdefault(key, row)
     return list(first.values())
 
 
-def _around(texts: Texts, text: int, place: int) -> bytes:
-    start, end = int(texts.starts[text]), int(texts.starts[text + 1])
-    at = start + place
-    return texts.tokens[max(start, at - AROUND[0]) : min(end, at + AROUND[1])].tobytes()
-
-
-def _fifths(values: np.ndarray, bars: list[tuple[float, int]]) -> list[int]:
-    """The fifth of the firings that each activation is in, 0 the weakest: by the histogram, or among
-    themselves where there is none.
+def _quantiles(values: np.ndarray, bars: list[tuple[float, int]]) -> list[int]:
+    """The part of the firings, of QUANTILES, that each activation is in, 0 the weakest: by the histogram, or
+    among the activations themselves where there is none.
     """
     if not bars:
         places = values.argsort(kind="stable").argsort(kind="stable")

@@ -1,19 +1,20 @@
 """One dictionary in the layout that Neuronpedia imports: what its own exporter, and SAEDashboard's
 `neuronpedia_export.py`, write.
 
-    OUT/config/explanation_type.jsonl, explanation_model_type.jsonl      what the explanations' typeName and model refer to
+    OUT/config/explanation_type.jsonl, explanation_model_type.jsonl      what explanations refer to by name
     OUT/{model}/{source}/release.jsonl model.jsonl sourceset.jsonl source.jsonl
     OUT/{model}/{source}/{features,activations,explanations}/batch-N.jsonl.gz
 
-Contexts are the stretch a page of ours shows (32 tokens before, 16 after), because activations are known
-there and nowhere else. Near misses have no place in the format and stay behind. Every line of a file has the
-same keys: the importer reads them off the first.
+Contexts are the tokens that a feature's page shows (32 before, 16 after), because activations are known only
+there. Near misses have no place in the format and are left out. Every line of a file has the same keys: the
+importer reads the columns off the first line.
 """
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -22,195 +23,216 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from indexer.counts.firings import AFTER, BEFORE
-from indexer.exchange.export_folder import new_folder
-from indexer.exchange.neuronpedia.token_spellings import plain
+from indexer.exchange.export_folder import export_folder
+from indexer.exchange.neuronpedia.export_headers import (
+    EXPLANATION_MODEL,
+    EXPLANATION_TYPE,
+    explanation_headers,
+    source_headers,
+)
+from indexer.exchange.neuronpedia.token_spellings import OUT_OF_RANGE, plain
+from indexer.rows.context_rows import QUANTILES
 from lexiscope.records import VERDICT_WORDS
 from lexiscope.settings import Settings
-from store import Snapshot, Store
+from store import BuildSnapshot, DictionaryEntry, Store
 
 FEATURES_A_FILE = 1024
 CREATOR = "clkht01d40000jv08hvalcvly"
 """The creator that Neuronpedia's and SAEDashboard's exporters fall back to; it exists in every Neuronpedia.
 """
-EXPLANATION_TYPE, EXPLANATION_MODEL = "lexiscope_vocabulary-name", "lexiscope_no-language-model"
-QUANTILES = 5
+EMPTY_FEATURE_FIELDS = (
+    *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
+    *("correlated_neurons_indices", "correlated_neurons_pearson", "correlated_neurons_l1"),
+    *("correlated_features_indices", "correlated_features_pearson", "correlated_features_l1"),
+    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist"),
+)
+"""Fields of Neuronpedia's features that the index has no values for."""
+
+JsonObject = dict[str, Any]
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True)
+class NeuronpediaExportRequest:
+    out: Path
+    """a folder that must not exist"""
+    model: str
+    source: str
+    creator: str = CREATOR
+    """the Neuronpedia user that the rows belong to"""
+
+
+class NeuronpediaExport(NamedTuple):
     folder: Path
     n_features: int
     n_activations: int
 
 
 def export_neuronpedia(
-    out: Path,
+    request: NeuronpediaExportRequest,
     *,
     settings: Settings,
-    model: str,
-    source: str,
-    creator: str = CREATOR,
     started: Callable[[int], None] = lambda features: None,
     advance: Callable[[int], None] = lambda features: None,
-) -> Written:
-    """Write one dictionary of the served index to a folder that must not exist. Raises ExchangeError,
-    NotFound, NoIndex.
+) -> NeuronpediaExport:
+    """Write one dictionary of the served index. `started` is called with the number of its features,
+    `advance` with features written. Raises ExchangeError, NotFound, NoIndex.
     """
     store = Store(settings)
     try:
-        with store.snapshot() as whole:
-            part = whole.part(model=model, source=source)
-            with new_folder(out) as folder:
+        with store.snapshot() as served:
+            part = served.part(model=request.model, source=request.source)
+            with export_folder(request.out) as folder:
                 started(part.count("feature"))
-                return _Export(part, folder, creator).write(advance)._replace(folder=out / model / source)
+                n_features, n_activations = _Writer(part, folder, request.creator).write(advance)
     finally:
         store.close()
+    return NeuronpediaExport(request.out / request.model / request.source, n_features, n_activations)
 
 
-class _Export:
-    def __init__(self, part: Snapshot, out: Path, creator: str) -> None:
-        self.part, self.out = part, out
+class _Writer:
+    def __init__(self, part: BuildSnapshot, out: Path, creator: str) -> None:
+        self.part, self.out, self.creator = part, out, creator
         [self.entry] = part.dictionaries
         self.folder = out / self.entry.model / self.entry.source
-        self.set_name = self.entry.source.partition("-")[2]
         self.now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.of = {"modelId": self.entry.model, "layer": self.entry.source}
-        self.made = {"creatorId": creator, "createdAt": self.now}
-        self.creator = creator
+        self.lines = _Lines(part, self.entry, {"creatorId": creator, "createdAt": self.now})
+
+    def write(self, advance: Callable[[int], None]) -> tuple[int, int]:
+        """(features, activations) written."""
+        for name in ("features", "activations", "explanations"):
+            (self.folder / name).mkdir(parents=True)
+        self._write_headers()
+        n_features = n_activations = 0
+        d_sae = self.entry.d_sae
+        for number, start in enumerate(range(0, d_sae, FEATURES_A_FILE)):
+            numbers = range(start, min(start + FEATURES_A_FILE, d_sae))
+            rows = {row["index"]: row for row in self._rows("feature", numbers)}
+            if rows:
+                n_activations += self._write_batch(number, numbers, rows)
+                n_features += len(rows)
+                advance(len(rows))
+        return n_features, n_activations
+
+    def _write_batch(self, number: int, numbers: range, rows: dict[int, JsonObject]) -> int:
+        """The number of activations written."""
+        contexts = [row for row in self._rows("context", numbers) if row["kind"] != "near_miss"]
+        activations = 0
+        with ExitStack() as opened:
+            files = {
+                name: opened.enter_context(_gzip_lines(self.folder / name / f"batch-{number}.jsonl.gz"))
+                for name in ("features", "activations", "explanations")
+            }
+            for row in rows.values():
+                files["features"].write(_line(self.lines.feature(row)))
+                files["explanations"].write(_line(self.lines.explanation(row)))
+            for activation in self.lines.activations(contexts, rows, first=numbers.start):
+                files["activations"].write(_line(activation))
+                activations += 1
+        return activations
+
+    def _rows(self, table: str, features: range) -> list[JsonObject]:
+        pieces = self.part.of_dictionary(table, self.entry, features=features)
+        return [row for piece in pieces for row in piece.to_pylist()]
+
+    def _write_headers(self) -> None:
+        config = self.out / "config"
+        config.mkdir()
+        for name, line in source_headers(
+            self.entry, build=self.part.id, creator=self.creator, now=self.now
+        ).items():
+            (self.folder / f"{name}.jsonl").write_text(_line(line), encoding="utf-8")
+        for name, line in explanation_headers(creator=self.creator, now=self.now).items():
+            (config / f"{name}.jsonl").write_text(_line(line), encoding="utf-8")
+
+
+class _Lines:
+    """Rows of the index as Neuronpedia's lines."""
+
+    def __init__(self, part: BuildSnapshot, entry: DictionaryEntry, created: JsonObject) -> None:
+        self.part, self.entry, self.created = part, entry, created
+        self.identity = {"modelId": entry.model, "layer": entry.source}
         self.spelling: dict[int, str] = {}
         self.shown: dict[int, str] = {}
         for piece in part.rows("token"):
-            for token, shown, raw in zip(
-                *(piece.column(name).to_pylist() for name in ("token_id", "shown", "raw")), strict=True
-            ):
+            columns = (piece.column(name).to_pylist() for name in ("token_id", "shown", "raw"))
+            for token, shown, raw in zip(*columns, strict=True):
                 self.spelling[token], self.shown[token] = plain(bytes.fromhex(raw), shown), shown
-        edges = np.asarray(self.entry.histogram_edges)
-        self.centres = [_short(centre) for centre in np.sqrt(edges[:-1] * edges[1:])]
+        edges = np.asarray(entry.histogram_edges)
+        self.centres = _short(np.sqrt(edges[:-1] * edges[1:]))
 
-    def write(self, advance: Callable[[int], None]) -> Written:
-        self._write_headers()
-        n_features = n_activations = 0
-        for name in ("features", "activations", "explanations"):
-            (self.folder / name).mkdir(parents=True)
-        for number, start in enumerate(range(0, self.entry.d_sae, FEATURES_A_FILE)):
-            asked = range(start, min(start + FEATURES_A_FILE, self.entry.d_sae))
-            rows = self._rows("feature", asked)
-            if not rows:
-                continue
-            with ExitStack() as files:
-                features, activations, explanations = (
-                    files.enter_context(_lines(self.folder / name / f"batch-{number}.jsonl.gz"))
-                    for name in ("features", "activations", "explanations")
-                )
-                maxima = {row["index"]: row for row in rows}
-                for row in rows:
-                    _put(features, self._feature(row))
-                    _put(explanations, self._explanation(row))
-                for activation in self._activations(asked, maxima):
-                    _put(activations, activation)
-                    n_activations += 1
-            n_features += len(rows)
-            advance(len(rows))
-        return Written(self.folder, n_features, n_activations)
-
-    def _rows(self, table: str, features: range) -> list[dict[str, Any]]:
-        return [
-            row
-            for piece in self.part.of_dictionary(table, self.entry, features=features)
-            for row in piece.to_pylist()
-        ]
-
-    def _feature(self, row: dict[str, Any]) -> dict[str, Any]:
+    def feature(self, row: JsonObject) -> JsonObject:
         filled = np.flatnonzero(row["histogram"])
         bins = slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
-        empty = (
-            "neuron_alignment_indices",
-            "neuron_alignment_values",
-            "neuron_alignment_l1",
-            "correlated_neurons_indices",
-        )
-        empty += (
-            "correlated_neurons_pearson",
-            "correlated_neurons_l1",
-            "correlated_features_indices",
-            "correlated_features_pearson",
-        )
-        empty += (
-            "correlated_features_l1",
-            "logits_hist_data_bar_heights",
-            "logits_hist_data_bar_values",
-            "decoder_weights_dist",
-        )
         return {
-            **self.of,
+            **self.identity,
             "index": str(row["index"]),
-            **self.made,
-            "maxActApprox": _short(row["max_activation"]),
+            **self.created,
+            "maxActApprox": _short_number(row["max_activation"]),
             "hasVector": False,
             "vector": [],
             "vectorLabel": None,
             "vectorDefaultSteerStrength": 10,
             "hookName": self.entry.hook_name,
             "topkCosSimIndices": row["neighbour_index"],
-            "topkCosSimValues": [_short(value) for value in row["neighbour_cosine"]],
-            **{name: [] for name in empty},
+            "topkCosSimValues": _short(row["neighbour_cosine"]),
+            **{name: [] for name in EMPTY_FEATURE_FIELDS},
             "neg_str": self._spelled(row["neg_tokens"]),
-            "neg_values": [_short(value) for value in row["neg_values"]],
+            "neg_values": _short(row["neg_values"]),
             "pos_str": self._spelled(row["pos_tokens"]),
-            "pos_values": [_short(value) for value in row["pos_values"]],
-            "frac_nonzero": _short(row["density"]),
+            "pos_values": _short(row["pos_values"]),
+            "frac_nonzero": _short_number(row["density"]),
             "freq_hist_data_bar_heights": row["histogram"][bins],
             "freq_hist_data_bar_values": self.centres[bins],
-            "sourceSetName": self.set_name,
+            "sourceSetName": self.entry.source.partition("-")[2],
         }
 
-    def _explanation(self, row: dict[str, Any]) -> dict[str, Any]:
-        name = self.shown.get(row["name_token"], f"⟨unused {row['name_token']}⟩")
+    def explanation(self, row: JsonObject) -> JsonObject:
+        token = row["name_token"]
         return {
             "id": self._id("explanation", row["index"]),
-            **self.of,
+            **self.identity,
             "index": str(row["index"]),
-            "authorId": self.creator,
-            "description": f"{name} · {VERDICT_WORDS[row['verdict']]}",
-            "notes": f"A token of the vocabulary (id {row['name_token']}), at cosine {row['cosine']:.2f} of its anchor "
-            f"({row['anchor_kind']}); no language model wrote it.",
+            "authorId": self.created["creatorId"],
+            "description": f"{self.shown.get(token, f'⟨unused {token}⟩')} · {VERDICT_WORDS[row['verdict']]}",
+            "notes": (
+                f"A token of the vocabulary (id {token}), at cosine {row['cosine']:.2f} of its anchor "
+                f"({row['anchor_kind']}); no language model wrote it."
+            ),
             "typeName": EXPLANATION_TYPE,
             "explanationModelName": EXPLANATION_MODEL,
         }
 
-    def _activations(self, features: range, rows: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        contexts = [row for row in self._rows("context", features) if row["kind"] != "near_miss"]
+    def activations(
+        self, contexts: Sequence[JsonObject], features: dict[int, JsonObject], *, first: int
+    ) -> Iterator[JsonObject]:
+        """A line for each context of features numbered from `first`."""
         passages = self.part.passages(sorted({row["passage"] for row in contexts}))
-        spans: dict[tuple[int, int], list[float]] = {}
+        quantiles: dict[tuple[int, int], list[float]] = {}
         for row in contexts:
             if row["kind"] == "quantile":
-                spans.setdefault((row["feature"], row["quantile"]), []).append(row["value"])
+                quantiles.setdefault((row["feature"], row["quantile"]), []).append(row["value"])
         for number, row in enumerate(contexts):
             passage, at = passages[row["passage"]], row["position"]
             start, end = max(0, at - BEFORE), min(len(passage), at + AFTER + 1)
             values = [0.0] * (end - start)
             for position, value in zip(row["positions"], row["values"], strict=True):
                 if start <= position < end:
-                    values[position - start] = _short(value)
-            highest = max(values)
-            feature = rows[row["feature"]]
-            low, high, contains = -1.0, _short(feature["max_activation"]), -1.0
+                    values[position - start] = _short_number(value)
+            feature, highest = features[row["feature"]], max(values)
+            low, high, contains = -1.0, _short_number(feature["max_activation"]), -1.0
             if row["kind"] == "quantile":
-                span = spans[row["feature"], row["quantile"]]
-                low, high, contains = (
-                    _short(min(span)),
-                    _short(max(span)),
-                    _short(feature["density"] / QUANTILES),
-                )
+                span = quantiles[row["feature"], row["quantile"]]
+                low, high, contains = _short([min(span), max(span), feature["density"] / QUANTILES])
             yield {
-                "id": self._id("activation", features.start, number),
+                "id": self._id("activation", first, number),
                 "tokens": self._spelled(passage[start:end]),
-                **self.of,
+                **self.identity,
                 "index": str(row["feature"]),
                 "maxValue": highest,
                 "maxValueTokenIndex": values.index(highest),
                 "minValue": min(values),
                 "values": values,
-                **self.made,
+                **self.created,
                 "dataIndex": str(row["passage"]),
                 "dataSource": self.entry.corpus,
                 "dfaValues": [],
@@ -225,179 +247,26 @@ class _Export:
             }
 
     def _spelled(self, tokens: Sequence[int]) -> list[str]:
-        return [self.spelling.get(token, "<|outofrange|>") for token in tokens]
+        return [self.spelling.get(token, OUT_OF_RANGE) for token in tokens]
 
-    def _id(self, *parts: Any) -> str:
+    def _id(self, *parts: object) -> str:
         """The same for the same build, so that importing twice adds nothing twice."""
         key = "/".join(str(part) for part in (self.part.id, self.entry.id, *parts))
         return "lx" + sha256(key.encode()).hexdigest()[:23]
 
-    def _write_headers(self) -> None:
-        entry, public = self.entry, {"visibility": "PUBLIC"}
-        self.folder.mkdir(parents=True)
-        release = f"lexiscope-{entry.model}-{self.set_name}"
-        about = f"Lexiscope {self.set_name}: features of {entry.model} named by its own vocabulary ({entry.recipe}, {entry.architecture})"
-        noted = (
-            f"Names are tokens: nearest {entry.anchor_kind} anchor of each decoder row, with evidence; no language model wrote them. "
-            f"Contexts were picked by activation; quantiles are fifths of the firings. Index build {self.part.id}."
-        )
-        named = {"creatorName": "Lexiscope"}
-        self._header(
-            "release",
-            {
-                **{
-                    "name": release,
-                    "description": about,
-                    "descriptionShort": about,
-                    "urls": [],
-                    "creatorNameShort": "Lexiscope",
-                },
-                **{
-                    "isNewUi": False,
-                    "featured": False,
-                    "creatorEmail": None,
-                    "defaultSourceSetName": None,
-                    "defaultSourceId": None,
-                },
-                **{"defaultUmapSourceIds": [], **named, **self.made, **public},
-            },
-        )
-        self._header(
-            "model",
-            {
-                **{
-                    "id": entry.model,
-                    "instruct": entry.model.endswith("-it"),
-                    "displayNameShort": entry.model,
-                    "displayName": entry.model,
-                },
-                **{
-                    "tlensId": None,
-                    "dimension": entry.d_in,
-                    "defaultSourceSetName": None,
-                    "defaultSourceId": None,
-                    "website": None,
-                },
-                **{
-                    "inferenceEnabled": False,
-                    "layers": 0,
-                    "neuronsPerLayer": 0,
-                    "owner": "",
-                    "updatedAt": self.now,
-                    **self.made,
-                    **public,
-                },
-            },
-        )
-        self._header(
-            "sourceset",
-            {
-                **{
-                    "modelId": entry.model,
-                    "name": self.set_name,
-                    "description": about,
-                    "type": "",
-                    "urls": [],
-                    "creatorEmail": None,
-                },
-                **{
-                    "hasDashboards": True,
-                    "releaseName": release,
-                    "defaultOfModelId": None,
-                    "defaultRange": 1,
-                    "defaultShowBreaks": True,
-                },
-                **{
-                    "showDfa": False,
-                    "showCorrelated": False,
-                    "showHeadAttribution": False,
-                    "showUmap": False,
-                },
-                **named,
-                **self.made,
-                **public,
-            },
-        )
-        per_prompt = round(entry.n_tokens / entry.n_passages) if entry.n_passages else 0
-        self._header(
-            "source",
-            {
-                **{
-                    "id": entry.source,
-                    "modelId": entry.model,
-                    "setName": self.set_name,
-                    "hasDashboards": True,
-                    "inferenceEnabled": False,
-                },
-                **dict.fromkeys(
-                    (
-                        "saelensConfig",
-                        "saelensRelease",
-                        "saelensSaeId",
-                        "hfRepoId",
-                        "hfFolderId",
-                        "defaultOfModelId",
-                    )
-                ),
-                **{
-                    "hasUmap": False,
-                    "hasUmapLogSparsity": False,
-                    "hasUmapClusters": False,
-                    "dataset": entry.corpus,
-                    "notes": noted,
-                },
-                **{
-                    "num_prompts": entry.n_passages,
-                    "num_tokens_in_prompt": per_prompt,
-                    **self.made,
-                    **public,
-                },
-            },
-        )
-        self._write_config(about)
 
-    def _header(self, name: str, line: dict[str, Any]) -> None:
-        (self.folder / f"{name}.jsonl").write_text(_line(line), encoding="utf-8")
-
-    def _write_config(self, about: str) -> None:
-        """Neuronpedia's explanations refer to a type and a model by name; these rows must be there before
-        they are imported.
-        """
-        (self.out / "config").mkdir()
-        common = {
-            "featured": False,
-            "url": None,
-            "creatorName": "Lexiscope",
-            "createdAt": self.now,
-            "updatedAt": self.now,
-        }
-        kind = {
-            "name": EXPLANATION_TYPE,
-            "displayName": "vocabulary name",
-            "isAttention": False,
-            "settings": None,
-            "creatorId": self.creator,
-        }
-        model = {"name": EXPLANATION_MODEL, "displayName": "no language model", "openRouterModelId": None}
-        words = "The token whose anchor is nearest to the feature's direction, and whether what it fires on supports that name."
-        for name, line in (("explanation_type", kind), ("explanation_model_type", model)):
-            (self.out / "config" / f"{name}.jsonl").write_text(
-                _line({**line, "description": words, **common}), encoding="utf-8"
-            )
-
-
-def _lines(path: Path) -> IO[str]:
+def _gzip_lines(path: Path) -> IO[str]:
     return gzip.open(path, "wt", compresslevel=5, encoding="utf-8")
 
 
-def _put(file: IO[str], line: dict[str, Any]) -> None:
-    file.write(_line(line))
-
-
-def _line(line: dict[str, Any]) -> str:
+def _line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-def _short(value: float) -> float:
+def _short_number(value: float) -> float:
     """The shortest decimal that reads back as the same 32-bit number."""
     return float(str(np.float32(value)))
+
+
+def _short(values: Sequence[float] | np.ndarray) -> list[float]:
+    return [_short_number(value) for value in values]

@@ -1,9 +1,4 @@
-"""What imported contexts say of each feature: which tokens it fires on, its name, and the evidence for that
-name.
-
-Rows here are the imported features in order of their indices. All counts are over the imported contexts
-alone.
-"""
+"""Evidence for the names of an imported dictionary, counted over the imported contexts alone."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,141 +7,122 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.exchange.neuronpedia.choose_contexts import Chosen, Texts
-from indexer.exchange.neuronpedia.contents import Dashboards
+from indexer.exchange.neuronpedia.choose_contexts import ImportedTexts
+from indexer.exchange.neuronpedia.imported_dictionary import ImportedDictionary
 from lexiscope.evidence import (
-    NEAR,
     Evidence,
     EvidenceCounts,
+    FlatFirings,
+    FlatText,
     HighestLift,
-    PositionTokens,
+    NameTables,
     families,
     highest_lift,
     lift_names,
     matched_controls,
 )
-from lexiscope.language_model import LanguageModel
-from lexiscope.sparse_code import SparseCode
 from lexiscope.tokens import Vocabulary
 
-CHUNK = 65_536
-"""Firings whose surroundings are looked at at once."""
+TEXTS_AT_ONCE = 4096
+"""Texts laid out flat at a time, which bounds memory."""
 
 
-class Firings(NamedTuple):
-    """Each firing once, however many contexts show it."""
+class ImportedFirings(NamedTuple):
+    """Each firing once, however many contexts show it, in the order of the texts."""
 
     row: np.ndarray
     at: np.ndarray
-    """its position in `Texts.tokens`"""
+    """its position in `ImportedTexts.tokens`"""
     value: np.ndarray
 
 
-class Behaviour(NamedTuple):
-    firings: Firings
+class ImportedCounts(NamedTuple):
+    firings: ImportedFirings
     occurrences: np.ndarray
     """[vocab] in the distinct texts"""
     peaks: Tensor
-    """[rows] the token of highest lift among those that every other of its top contexts peaks on, −1 where it
-    never fires
+    """[rows] the token of highest lift among those that every other top context of the feature peaks on, −1
+    where it never fires
     """
 
 
-class Judged(NamedTuple):
+class ImportedEvidence(NamedTuple):
     evidence: Evidence
     lift: HighestLift
     logit_share: np.ndarray
-    """[rows] share of the firings that its top logit token follows"""
+    """[rows] share of the firings that the top logit token follows"""
 
 
-def observe(
-    found: Dashboards,
-    chosen: Chosen,
-    texts: Texts,
-    index: np.ndarray,
-    model: LanguageModel,
-    *,
-    name_by_peaks: bool,
-) -> Behaviour:
-    """index [rows] the imported features, ascending. The contexts that choose a name are left out of the
-    firings that judge it: else almost any name would be supported.
+def count_imported(imported: ImportedDictionary, *, name_by_peaks: bool) -> ImportedCounts:
+    """With `name_by_peaks`, the contexts that choose a name are left out of the firings that it is tested on:
+    otherwise almost any name would be supported.
     """
-    row, at = np.searchsorted(index, chosen.feature), texts.starts[chosen.text] + chosen.place
-    naming = np.array(
-        [kind == "top" and rank % 2 == 0 for kind, rank in zip(chosen.kind, chosen.rank, strict=True)], bool
-    )
+    contexts, texts, bos = imported.contexts, imported.texts, imported.model.bos
+    row, at = imported.rows_of(contexts.feature), texts.starts[contexts.text] + contexts.place
+    pairs = zip(contexts.kind, contexts.rank, strict=True)
+    naming = np.array([kind == "top" and rank % 2 == 0 for kind, rank in pairs], bool)
     left_out = naming if name_by_peaks else np.zeros_like(naming)
-    firings = _firings(found, chosen, texts, index, without=(row[left_out], at[left_out]))
-    opens = texts.starts[:-1]
-    opens = opens[texts.tokens[opens] == model.bos]
-    counted = np.bincount(texts.tokens[texts.tokens >= 0], minlength=model.vocab_size)
-    counted[model.bos] -= len(opens)  # position 0, which is never encoded
-    columns = (
-        torch.from_numpy(column.astype(np.int64))
-        for column in (row[naming], texts.tokens[at[naming]], counted)
+    firings = _firings(imported, without=(row[left_out], at[left_out]))
+    occurrences = np.bincount(texts.tokens[texts.tokens >= 0], minlength=imported.model.vocab_size)
+    n_opened = int((texts.tokens[texts.starts[:-1]] == bos).sum())
+    occurrences[bos] -= n_opened  # position 0 is never encoded
+    peaks = lift_names(
+        torch.from_numpy(row[naming]),
+        torch.from_numpy(texts.tokens[at[naming]]),
+        torch.from_numpy(occurrences),
+        len(imported.index),
     )
-    return Behaviour(firings, counted, lift_names(*columns, len(index)))
+    return ImportedCounts(firings, occurrences, peaks)
 
 
-def judge(
-    seen: Behaviour, texts: Texts, names: Tensor, live: Tensor, top_logit: np.ndarray, model: LanguageModel
-) -> Judged:
-    """Evidence for names [rows], by the definitions and the rule of an index of one's own; top_logit [rows],
-    −1 for none.
-    """
-    n = len(names)
-    occurrences = torch.from_numpy(seen.occurrences)
-    vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
-    counts = EvidenceCounts(
-        names, families(model.embedding.cpu(), vocabulary.folded()), matched_controls(occurrences)
-    )
+def name_evidence(
+    imported: ImportedDictionary, counted: ImportedCounts, names: np.ndarray
+) -> ImportedEvidence:
+    """Evidence for names [rows], by the definitions and the rule of an index made here."""
+    model, firings, n = imported.model, counted.firings, len(names)
+    occurrences = torch.from_numpy(counted.occurrences)
+    folded = Vocabulary(model.tokenizer, model.vocab_size).folded()
+    tables = NameTables(families(model.embedding.cpu(), folded), matched_controls(occurrences))
+    counts = EvidenceCounts(torch.from_numpy(names.astype(np.int64)), tables)
+    counts.occurrences = occurrences
     followed = np.zeros(n, np.int64)
-    for row, value, place in _places(seen.firings, texts):
-        counts.add(SparseCode(torch.from_numpy(value)[:, None], torch.from_numpy(row)[:, None]), place)
-        followed += np.bincount(row[place.following.numpy() == top_logit[row]], minlength=n)
-    counts.occurrences = occurrences  # of the texts, not of the places that fire in them
-    tokens = texts.tokens[seen.firings.at]
-    pairs, times = np.unique(seen.firings.row * model.vocab_size + tokens, return_counts=True)
-    columns = (pairs // model.vocab_size, pairs % model.vocab_size, times, counts.firings.numpy())
-    lift = highest_lift(*(torch.from_numpy(column) for column in columns), occurrences)
-    return Judged(counts.result(live), lift, followed / counts.firings.clamp_min(1).numpy())
-
-
-def _firings(
-    found: Dashboards,
-    chosen: Chosen,
-    texts: Texts,
-    index: np.ndarray,
-    *,
-    without: tuple[np.ndarray, np.ndarray],
-) -> Firings:
-    positions, values = (
-        np.array(found.contexts.positions, np.int64),
-        np.array(found.contexts.values, np.float32),
+    for part, text in _flat_parts(firings, imported.texts):
+        counts.add_firings(part, text)
+        follows = text.following[part.at] == imported.top_logits[part.feature]
+        followed += np.bincount(part.feature[follows], minlength=n)
+    tokens = imported.texts.tokens[firings.at]
+    pairs, times = np.unique(firings.row * model.vocab_size + tokens, return_counts=True)
+    lift = highest_lift(
+        torch.from_numpy(pairs // model.vocab_size),
+        torch.from_numpy(pairs % model.vocab_size),
+        torch.from_numpy(times),
+        counts.firings,
+        occurrences,
     )
-    entries = np.concatenate(
-        [np.zeros(0, np.int64), *(np.arange(part.start, part.stop) for part in chosen.entries)]
-    )
-    lengths = [part.stop - part.start for part in chosen.entries]
-    row = np.repeat(np.searchsorted(index, chosen.feature), lengths)
-    at = np.repeat(texts.starts[chosen.text], lengths) + positions[entries]
-    keys, first = np.unique(row * len(texts.tokens) + at, return_index=True)
-    first = first[~np.isin(keys, without[0] * len(texts.tokens) + without[1])]
-    first = first[texts.tokens[at[first]] >= 0]  # nothing can be said of a token that is not known
-    return Firings(row[first], at[first], values[entries][first])
+    evidence = counts.result(torch.from_numpy(imported.live))
+    return ImportedEvidence(evidence, lift, followed / counts.firings.clamp_min(1).numpy())
 
 
-def _places(firings: Firings, texts: Texts) -> Iterator[tuple[np.ndarray, np.ndarray, PositionTokens]]:
-    tokens = texts.tokens
-    text = np.searchsorted(texts.starts, firings.at, side="right") - 1
-    start, end = texts.starts[text], texts.starts[text + 1]
-    for begin in range(0, len(firings.at), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        at = firings.at[part]
-        following = np.where(at + 1 < end[part], tokens[np.minimum(at + 1, len(tokens) - 1)], -1)
-        before = at[:, None] - np.arange(NEAR, 0, -1)
-        near = np.where(before >= start[part, None], tokens[np.maximum(before, 0)], -1)
-        place = PositionTokens(
-            *(torch.from_numpy(column.astype(np.int64)) for column in (tokens[at], following, near))
-        )
-        yield firings.row[part], firings.value[part], place
+def _firings(imported: ImportedDictionary, *, without: tuple[np.ndarray, np.ndarray]) -> ImportedFirings:
+    """`without`: (rows, positions) of firings to leave out."""
+    columns, contexts, texts = imported.dashboards.contexts, imported.contexts, imported.texts
+    positions, values = np.array(columns.positions, np.int64), np.array(columns.values, np.float32)
+    parts = [np.arange(part.start, part.stop) for part in contexts.entries]
+    entries, lengths = np.concatenate([np.zeros(0, np.int64), *parts]), [len(part) for part in parts]
+    row = np.repeat(imported.rows_of(contexts.feature), lengths)
+    at = np.repeat(texts.starts[contexts.text], lengths) + positions[entries]
+    n_rows = len(imported.index)
+    keys, first = np.unique(at * n_rows + row, return_index=True)
+    first = first[~np.isin(keys, without[1] * n_rows + without[0])]
+    first = first[texts.tokens[at[first]] >= 0]  # nothing can be counted on an unknown token
+    return ImportedFirings(row[first], at[first], values[entries][first])
+
+
+def _flat_parts(firings: ImportedFirings, texts: ImportedTexts) -> Iterator[tuple[FlatFirings, FlatText]]:
+    """The firings on some texts at a time. Every position of a text counts as encoded."""
+    for begin in range(0, len(texts), TEXTS_AT_ONCE):
+        end = min(begin + TEXTS_AT_ONCE, len(texts))
+        text = FlatText([texts[number] for number in range(begin, end)], first=0)
+        start = texts.starts[begin]
+        part = slice(*np.searchsorted(firings.at, [start, texts.starts[end]]))
+        yield FlatFirings(firings.row[part], firings.at[part] - start, firings.value[part]), text

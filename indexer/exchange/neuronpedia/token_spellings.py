@@ -1,15 +1,14 @@
 """Tokens as other tools spell them, and back to ids.
 
-Files of SAEDashboard and Neuronpedia hold tokens as strings in one of four ways, and do not say which:
+Files of SAEDashboard and Neuronpedia hold tokens as strings, spelled in one of four ways that they do not name:
 
 - the tokenizer's own pieces: 'ĠParis', 'ãĤ±', '▁Paris', '<0x0A>';
 - SAEDashboard's: those pieces with ten sequences replaced ('Ġ' by a space, 'Ċ' by a newline, 'âĢĶ' by —, …),
-  so that a piece that is
-  no whole character stays in stand-ins: 'âĢ';
+  so that a piece that is no whole character keeps its stand-in characters: 'âĢ';
 - Neuronpedia's: pieces with '▁' or 'Ġ' as a space;
 - plain text: ' Paris'.
 
-`Spellings` reads a string in the way that most strings of the file fit, then in the others.
+`TokenizerSpellings` reads a string in the way that most strings of the files fit, then in the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ SAEDASHBOARD = {
 
 
 def plain(raw: bytes, shown: str) -> str:
-    """A token as text; parts of a character as their stand-ins, which SAEDashboard writes too."""
+    """A token as text. Parts of a character are written as stand-in characters, as SAEDashboard does."""
     if not raw:
         return shown
     try:
@@ -37,9 +36,9 @@ def plain(raw: bytes, shown: str) -> str:
         return "".join(STAND_IN[byte] for byte in raw)
 
 
-class Spellings:
-    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the
-    one a text would give wins: neither special nor a single byte's, then the lower id.
+class TokenizerSpellings:
+    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the one
+    that the tokenizer would produce for a text wins: neither special nor a single byte's, then the lower id.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
@@ -72,17 +71,16 @@ class Spellings:
         ):
             way.setdefault(spelling, token)
 
-    def settle(self, met: Mapping[str, int]) -> str:
-        """Read first in the way that most of these strings, counted, fit, and say which that is."""
-        fits = {
-            way: sum(times for text, times in met.items() if text in known)
-            for way, known in self.ways.items()
+    def choose(self, counts: Mapping[str, int]) -> str:
+        """Prefer the way in which most of these strings, by their counts, are tokens; returns that way."""
+        known = {
+            way: sum(times for text, times in counts.items() if text in ids) for way, ids in self.ways.items()
         }
-        self.order = sorted(self.ways, key=lambda way: -fits[way])
+        self.order = sorted(self.ways, key=lambda way: -known[way])
         return self.order[0]
 
     def ids(self, strings: Sequence[str]) -> list[int]:
-        """The ids of a text's tokens, UNKNOWN where no way of spelling knows a string."""
+        """The id of each string, UNKNOWN where it is no token in any way of spelling."""
         first = self.ways[self.order[0]]
         return [first[text] if text in first else self._otherwise(text) for text in strings]
 

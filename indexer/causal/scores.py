@@ -1,0 +1,92 @@
+"""The input and output scores of Arad, Mueller and Belinkov 2025 ("SAEs Are Good for Steering – If You Select
+the Right Features", arXiv 2505.20063; github.com/technion-cs-nlp/saes-are-good-for-steering,
+src/input_score.py and src/output_score.py).
+
+The feature's name stands where they take its top 20 logit-lens tokens. Each score is given for the name and,
+as its value at chance, for frequency-matched control tokens.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from indexer.causal.ablation import Passages, positions_a_pass, ranks_of
+from indexer.counts.firings import TextFirings
+from indexer.counts.runs import rank_in_run
+from lexiscope.dictionary import Dictionary
+from lexiscope.language_model import LanguageModel
+
+PROMPT = "In my opinion,"
+STRENGTH = 1.0
+"""What the output score adds to the prompt's last position, in mean residual norms of the layer."""
+TOP_CONTEXTS = 20
+
+
+class NameScores(NamedTuple):
+    """Per feature [d_sae], NaN where it was not tested."""
+
+    name: Tensor
+    chance: Tensor
+    """mean over the name's controls"""
+
+
+def input_scores(
+    top: TextFirings, passages: Passages, names: Tensor, controls: Tensor, tested: Tensor
+) -> NameScores:
+    """The share of a feature's top contexts whose strongest token is its name.
+
+    `top` holds one firing a passage and feature, the strongest. names [d_sae], controls [vocab, draws],
+    tested [d_sae] bool.
+    """
+    order = np.lexsort((-top.value, top.feature))
+    best = order[rank_in_run(top.feature[order]) < TOP_CONTEXTS]
+    feature = torch.from_numpy(top.feature[best].astype(np.int64))
+    pairs = zip(top.passage[best].tolist(), top.position[best].tolist(), strict=True)
+    strongest = torch.tensor([int(passages[passage][position]) for passage, position in pairs]).long()
+    name = names[feature]
+    hits = torch.stack([name == strongest, (controls[name] == strongest[:, None]).double().mean(1)]).double()
+    n = torch.bincount(feature, minlength=len(names))
+    sums = torch.zeros(2, len(names), dtype=torch.float64).index_add_(1, feature, hits)
+    score, chance = (sums / n.clamp_min(1)).float().where(tested & (n > 0), float("nan"))
+    return NameScores(score, chance)
+
+
+@torch.inference_mode()
+def output_scores(
+    model: LanguageModel,
+    layer: int,
+    dictionary: Dictionary,
+    names: Tensor,
+    controls: Tensor,
+    tested: Tensor,
+    *,
+    length: float,
+) -> NameScores:
+    """How much the score (1 − rank / |V|) · p of the name rises when `length` along the feature's direction
+    is added at the last position of PROMPT. Arad et al. add ten times the strongest activation there.
+
+    names [d_sae], controls [vocab, draws], tested [d_sae] bool.
+    """
+    tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]], device=model.device)
+    before = model.read_with_logits(tokens, [layer])
+    stream = before.residuals[layer]
+    last = tokens.shape[1] - 1
+    scores = torch.full((2, len(names)), float("nan"))
+    for part in tested.nonzero().squeeze(1).split(positions_a_pass(model)):
+        added = stream[0, last] + length * F.normalize(dictionary.W_dec[part], dim=-1)
+        logits = model.logits_at(tokens, layer, stream, torch.full((len(part),), last), added)
+        candidates = torch.cat([names[part, None], controls[names[part]]], 1).to(logits.device)
+        unchanged = weighted_probability(before.logits[:, last], candidates.view(1, -1))
+        rise = weighted_probability(logits, candidates) - unchanged.view(candidates.shape)
+        scores[0, part], scores[1, part] = rise[:, 0].cpu(), rise[:, 1:].mean(1).cpu()
+    return NameScores(scores[0], scores[1])
+
+
+def weighted_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[n, m] (1 − rank / |V|) · p of tokens [n, m] under logits [n, vocab]."""
+    own = logits.gather(1, tokens)
+    p = (own - logits.logsumexp(-1, keepdim=True)).exp()
+    return p * (1 - ranks_of(own, logits) / logits.shape[-1])

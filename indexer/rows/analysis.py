@@ -1,0 +1,106 @@
+"""Everything that is known of one dictionary of a job, from which its rows are written."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from indexer.causal.ablation import StreamCache
+from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
+from indexer.counts.state import DictionaryCounts, PassState
+from indexer.dictionaries import IdentifiedCheckpoint, NamedFeatures
+from indexer.geometry import Geometry, geometry, random_cosine
+from lexiscope.checkpoint import AnchorFit
+from lexiscope.dictionary import Dictionary
+from lexiscope.evidence import Evidence, EvidenceCounts, NameTables
+from lexiscope.language_model import LanguageModel
+from lexiscope.metrics import LIVE_RATE
+from lexiscope.tokens import Vocabulary
+
+
+class CountedModel(NamedTuple):
+    """One model's dictionaries after the pass over the text. Lists and `state.dictionaries` are in one order."""
+
+    model: LanguageModel
+    members: list[IdentifiedCheckpoint]
+    named: list[NamedFeatures]
+    anchors: Callable[[int], AnchorFit]
+    """of the dictionary at an index"""
+    vocabulary: Vocabulary
+    tables: NameTables
+    state: PassState
+
+    def live(self, at: int) -> Tensor:
+        """[d_sae] bool: features that fire often enough."""
+        count = self.state.dictionaries[at].statistics.count
+        return torch.from_numpy(count >= max(1.0, LIVE_RATE * self.state.n_tokens))
+
+
+class AnalysedDictionary(NamedTuple):
+    dictionary_id: int
+    member: IdentifiedCheckpoint
+    anchor_kind: str
+    dictionary: Dictionary
+    named: NamedFeatures
+    counts: DictionaryCounts
+    live: Tensor
+    """[d_sae] bool"""
+    assigned: Tensor
+    """[d_sae] the tokens of the anchors that rows were trained near, −1 for none"""
+    evidence: Evidence
+    geometry: Geometry
+    causal: CausalEffects | None
+    """None where the causal pass was left out"""
+    random_cosine: float
+    """mean cosine of a random direction to its nearest anchor"""
+    mean_norm: float
+    """of the residual stream"""
+
+
+def analyse(
+    counted: CountedModel, at: int, streams: StreamCache, *, dictionary_id: int, contexts: int
+) -> AnalysedDictionary:
+    """The dictionary at index `at`. `contexts` are those of the causal pass in which each feature is ablated;
+    0 leaves the pass out.
+    """
+    state, member, named = counted.state, counted.members[at], counted.named[at]
+    counts, dictionary, fit = state.dictionaries[at], member.load_dictionary(), counted.anchors(at)
+    live, occurrences = counted.live(at), state.occurrences
+    norm_sum = state.norms.value()[state.shape.distinct_layers.index(member.layer)]
+    mean_norm = float(norm_sum) / max(state.n_tokens, 1)
+    causal = None
+    if contexts:
+        request = CausalRequest(
+            streams=streams,
+            layer=member.layer,
+            dictionary=dictionary,
+            names=named.first,
+            controls=torch.from_numpy(counted.tables.controls),
+            sample=counts.sample.firings,
+            top=counts.top.firings,
+            occurrences=torch.from_numpy(occurrences),
+            live=live,
+            mean_norm=mean_norm,
+            contexts=contexts,
+        )
+        causal = causal_effects(request)
+    evidence = EvidenceCounts.of(
+        named.first, counted.tables, counts.names, counts.statistics.count, occurrences
+    )
+    directions = dictionary.directions
+    return AnalysedDictionary(
+        dictionary_id=dictionary_id,
+        member=member,
+        anchor_kind=fit.kind or member.anchor_kind,
+        dictionary=dictionary,
+        named=named,
+        counts=counts,
+        live=live,
+        assigned=fit.assigned,
+        evidence=evidence.result(live, None if causal is None else causal.p_ablation),
+        geometry=geometry(directions, fit, named.names, embedding=counted.model.embedding, live=live),
+        causal=causal,
+        random_cosine=random_cosine(torch.from_numpy(state.covariances[member.layer]), fit),
+        mean_norm=mean_norm,
+    )

@@ -1,0 +1,60 @@
+"""Adds the rows of one model's dictionaries to a build."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from indexer.causal.ablation import StreamCache
+from indexer.rows.analysis import CountedModel, analyse
+from indexer.rows.columns import rows
+from indexer.rows.context_rows import PassageTexts, context_table, passage_table
+from indexer.rows.dictionary_rows import dictionary_row, summary_row
+from indexer.rows.feature_rows import feature_table
+from indexer.rows.relations import Relations
+from lexiscope.language_model import LanguageModel
+from lexiscope.tokens import Vocabulary
+from store import BuildWriter
+
+
+def add_model(
+    writer: BuildWriter, counted: CountedModel, *, corpus: str, contexts: int, say: Callable[[str], None]
+) -> None:
+    """`corpus` is the text's fingerprint, `contexts` those of the causal pass for each feature (0 leaves it
+    out).
+    """
+    model, state = counted.model, counted.state
+    first_dictionary, first_passage = writer.next_dictionary_id, writer.next_passage_id
+    relations = Relations(counted)
+    folded = counted.vocabulary.folded()
+    texts, used = PassageTexts(state.passages), [np.zeros(0, np.int64)]
+    streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
+    for at, member in enumerate(counted.members):
+        say(f"writing the rows of {member.source}")
+        analysed = analyse(counted, at, streams, dictionary_id=first_dictionary + at, contexts=contexts)
+        features = feature_table(analysed, relations(at), folded=folded, occurrences=state.occurrences)
+        table, pointed = context_table(
+            analysed.counts, texts, dictionary_id=analysed.dictionary_id, first_passage=first_passage
+        )
+        used.append(pointed)
+        links = [None if other is None else first_dictionary + other for other in relations.of_layers(at)]
+        writer.add("dictionary", dictionary_row(model, analysed, state, corpus=corpus, links=links))
+        writer.add("layer_summary", summary_row(analysed, state))
+        writer.add("feature", features)
+        writer.add("context", table)
+    numbers = np.unique(np.concatenate(used))
+    writer.add("passage", passage_table(state.passages, numbers, first_passage=first_passage, corpus=corpus))
+    writer.add("token", token_table(model, counted.vocabulary, state.occurrences))
+
+
+def token_table(model: LanguageModel, vocabulary: Vocabulary, occurrences: np.ndarray) -> pa.Table:
+    """One row a token; occurrences [vocab] in the text."""
+    columns = {
+        "model": [model.id] * len(vocabulary),
+        "token_id": np.arange(len(vocabulary)),
+        "shown": vocabulary.shown,
+        "raw": [raw.hex() for raw in vocabulary.raw],
+        "folded": vocabulary.folded(),
+        "count": occurrences,
+    }
+    return rows("token", columns)
