@@ -32,7 +32,7 @@ bench-demo: .venv/installed
 bench-train: .venv/installed
 	$(BIN)/python -m bench.trainers $(ARGS)
 
-# Beside SAEDashboard. ARGS='--model smollm2 --features 128 1024', …
+# Beside SAEDashboard. ARGS='RUN --features 128 1024', …
 bench-index: .venv/installed
 	$(BIN)/python -m bench.dashboards $(ARGS)
 

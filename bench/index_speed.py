@@ -1,14 +1,12 @@
-"""What indexing costs beside the model: seconds of (forward pass + encoding) alone, and of indexing, in one
-run on the same text.
+"""What building an index costs: time beside the forward pass and encoding alone, size, memory.
 
-    python bench/index_speed.py --model data/demo/model --runs /work/runs/demo/*-vasae --text data/demo/corpus.txt.xz --tokens 100000
+    python -m bench.index_speed --runs RUN... --text FILE            time, the two taken in turns, block by
+    block
+    python -m bench.index_speed --runs RUN... --text FILE --whole    publish an index: its size and time
+    python -m bench.index_speed --shape llama --dictionaries 4       memory on synthetic firings, k 32
 
-The two take turns, block by block, so that a busy machine slows both; CPU seconds stand beside wall seconds.
-What is done once per dictionary and not per token (names, logit effects, families) is timed apart. `--whole`
-publishes an index and says its size and the time of everything but the ablation pass. `--shape gpt2` measures
-memory at 12 × 50,257 features on synthetic firings, and says what Llama's 32 × 128,256 would take; `--shape
-llama --dictionaries 4` measures a job that indexes four of its layers (the published index keeps the layers
-that other jobs wrote).
+Turns of one block each make a busy machine slow both sides; CPU seconds stand beside wall seconds. What is
+done once per dictionary (names, logit effects, families) is timed apart; the ablation pass is left out.
 """
 
 import argparse
@@ -26,6 +24,7 @@ import torch
 from rich.console import Console
 
 import indexer
+from bench.report import Report, times, write_option
 from indexer.counts.state import PassState, StateShape
 from indexer.counts.text_chunk import TextChunk
 from indexer.dictionaries import identify, name_dictionary, named_encoder
@@ -73,7 +72,7 @@ def bare(model: LanguageModel, encoders: list[NamedEncoder], block: Block) -> No
             each.dictionary.encode(residuals[each.layer][batch.mask])
 
 
-def speed(args: argparse.Namespace) -> None:
+def speed(args: argparse.Namespace, report: Report) -> None:
     model = load_language_model(args.model)
     once = Clock()
     with once.running():
@@ -104,25 +103,17 @@ def speed(args: argparse.Namespace) -> None:
         n += block.n_tokens
     with indexing.running():
         text_pass.take_state().settle()
-    print(
-        f"{n:,} tokens, {len(encoders)} dictionaries of {encoders[0].dictionary.d_sae:,}, {torch.get_num_threads()} threads"
-    )
-    print(
-        f"forward pass + encoding  {alone.wall:8.1f} s  {alone.cpu:8.1f} CPU s  {n / alone.wall:8,.0f} tokens/s"
-    )
-    print(
-        f"indexing                 {indexing.wall:8.1f} s  {indexing.cpu:8.1f} CPU s  {n / indexing.wall:8,.0f} tokens/s"
-    )
-    print(
-        f"ratio                    {indexing.wall / alone.wall:8.2f}    {indexing.cpu / alone.cpu:8.2f} CPU"
-    )
-    print(
-        f"names, logit effects and families, once: {once.wall:.1f} s ({once.cpu:.1f} CPU s); peak memory {peak():.2f} GB"
-    )
+    title = f"{len(encoders)} × {encoders[0].dictionary.d_sae:,} features, {n:,} tokens"
+    table = report.table(f"{title}, {torch.get_num_threads()} threads", ["", "wall s", "CPU s", "tokens/s"])
+    for label, clock in (("forward pass and encoding", alone), ("indexing", indexing)):
+        table.rows.append([label, f"{clock.wall:.1f}", f"{clock.cpu:.1f}", f"{n / clock.wall:,.0f}"])
+    table.rows.append(["ratio (≤ 1.3)", times(indexing.wall, alone.wall), times(indexing.cpu, alone.cpu), ""])
+    table.rows.append(["once per dictionary", f"{once.wall:.1f}", f"{once.cpu:.1f}", ""])
+    report.notes.append(f"Peak memory {peak():.2f} GB.")
 
 
-def whole(args: argparse.Namespace) -> None:
-    """A published index: bytes a live feature, and seconds of everything."""
+def whole(args: argparse.Namespace, report: Report) -> None:
+    """A published index: bytes a live feature, and the time of everything but the ablation pass."""
     model = load_language_model(args.model)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
@@ -141,12 +132,15 @@ def whole(args: argparse.Namespace) -> None:
                 "SELECT (SELECT sum(n_live) FROM layer_summary), (SELECT count(*) FROM context)"
             ).fetchall()
         size = file.stat().st_size
-        print(
-            f"index: {size / 1e6:.1f} MB, {live:,} live features, {contexts:,} contexts: {size / live:,.0f} bytes a live feature"
-        )
-        print(
-            f"everything but the ablation pass: {clock.wall:.1f} s ({clock.cpu:.1f} CPU s); peak memory {peak():.2f} GB"
-        )
+        table = report.table(f"A published index of {args.tokens:,} tokens", ["", "figure"])
+        table.rows += [
+            ["size", f"{size / 1e6:.1f} MB"],
+            ["live features", f"{live:,}"],
+            ["contexts", f"{contexts:,}"],
+            ["bytes a live feature (≤ 2,000)", f"{size / live:,.0f}"],
+            ["wall s, without the ablation pass", f"{clock.wall:.1f} ({clock.cpu:.1f} CPU s)"],
+            ["peak memory", f"{peak():.2f} GB"],
+        ]
 
 
 class Model(NamedTuple):
@@ -164,7 +158,7 @@ class Model(NamedTuple):
 SHAPES = {"gpt2": Model(12, 50_257, 768), "llama": Model(32, 128_256, 4096)}
 
 
-def memory(args: argparse.Namespace) -> None:
+def memory(args: argparse.Namespace, report: Report) -> None:
     """Synthetic firings (Zipf over features) of some layers' dictionaries, k 32: the state alone, and what it
     weighs.
     """
@@ -199,18 +193,26 @@ def memory(args: argparse.Namespace) -> None:
     live = sum(int((each.statistics.count > 0).sum()) for each in state.dictionaries)
     held_bytes = sum(array.nbytes for array in state.arrays().values())
     encoders = model.encoders(n_dictionaries)
-    print(
-        f"{n_dictionaries} of {model.layers} layers x {d_sae:,} features, {live:,} fired, {args.tokens:,} tokens: "
-        f"state {held_bytes / 1e9:.2f} GB settled, peak of the process {peak():.2f} GB ({before:.2f} before); "
-        f"encoders of d {model.d} beside it {encoders:.2f} GB: {peak() + encoders:.2f} GB and the model"
+    title = f"{args.shape}: {n_dictionaries} of {model.layers} layers × {d_sae:,} features"
+    table = report.table(
+        f"{title}, {args.tokens:,} tokens",
+        [
+            "features that fired",
+            "state, settled",
+            "peak of the process",
+            "encoders",
+            "all, without the model",
+        ],
     )
-    per, llama = held_bytes / (n_dictionaries * d_sae), SHAPES["llama"]
-    if args.shape != "llama":
-        print(
-            f"at Llama's shape, {llama.layers} x {llama.vocab:,}: state {per * llama.layers * llama.vocab / 1e9:.1f} GB, "
-            f"encoders of d {llama.d:,} in float32 {llama.encoders(llama.layers):.0f} GB; "
-            f"one layer at a time: {per * llama.vocab / 1e9:.2f} + {llama.encoders(1):.1f} GB"
-        )
+    table.rows.append(
+        [
+            f"{live:,}",
+            f"{held_bytes / 1e9:.2f} GB",
+            f"{peak():.2f} GB (start: {before:.2f})",
+            f"{encoders:.2f} GB",
+            f"{peak() + encoders:.2f} GB",
+        ]
+    )
 
 
 def main() -> None:
@@ -218,24 +220,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="data/demo/model")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[])
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="dictionaries of that model")
     parser.add_argument("--text", nargs="+", default=["data/demo/corpus.txt.xz"])
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument(
-        "--whole", action="store_true", help="publish an index into a folder that is then removed; its size"
-    )
+    parser.add_argument("--whole", action="store_true", help="publish an index into a temporary folder")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="memory on synthetic firings")
-    parser.add_argument(
-        "--dictionaries", type=int, help="layers of the shape that one job indexes; all unless given"
-    )
+    parser.add_argument("--dictionaries", type=int, help="layers of the shape in one job; all unless given")
+    write_option(parser)
     args = parser.parse_args()
-    if args.shape:
-        memory(args)
-    elif args.whole:
-        whole(args)
-    else:
-        speed(args)
+    if not args.runs and not args.shape:
+        parser.error("give --runs, or a --shape")
+    kind = "memory" if args.shape else "size" if args.whole else "speed"
+    report = Report("index_speed", kept_as=f"index_{kind}")
+    {"memory": memory, "size": whole, "speed": speed}[kind](args, report)
+    report.finish(write=args.write)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ CAPABILITIES = (
     ("avx512f", "AVX-512"),
     ("avx2", "AVX2"),
 )
-BENCHES = ("demo", "trainers", "index_speed", "dashboards", "store_reads", "steer_speed", "kernels")
 
 
 def machine() -> str:
@@ -53,8 +52,12 @@ class Table:
 class Report:
     """Tables and notes of one bench, under the command that made them."""
 
-    name: str
-    """the bench's module"""
+    bench: str
+    """its module in bench/"""
+    kept_as: str = ""
+    """its name in results/bench and docs/benchmarks.md, where a bench has several reports; else the
+    module's
+    """
     command: str = ""
     machine: str = field(default_factory=machine)
     load: float = field(default_factory=lambda: round(os.getloadavg()[0], 1))
@@ -64,7 +67,10 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.command = self.command or portable_command(["python", "-m", f"bench.{self.name}", *sys.argv[1:]])
+        self.kept_as = self.kept_as or self.bench
+        self.command = self.command or portable_command(
+            ["python", "-m", f"bench.{self.bench}", *sys.argv[1:]]
+        )
 
     def table(self, title: str, columns: Sequence[str]) -> Table:
         """A new table to add rows to."""
@@ -84,8 +90,8 @@ class Report:
         if write:
             FOLDER.mkdir(parents=True, exist_ok=True)
             kept = json.dumps(asdict(self), ensure_ascii=False, indent=1)
-            (FOLDER / f"{self.name}.json").write_text(kept + "\n", encoding="utf-8")
-            write_page()
+            (FOLDER / f"{self.kept_as}.json").write_text(kept + "\n", encoding="utf-8")
+            write_page(PAGE, FOLDER)
 
 
 def write_option(parser: argparse.ArgumentParser) -> None:
@@ -101,10 +107,10 @@ def load(file: Path) -> Report:
     return Report(**kept | {"tables": [Table(**each) for each in kept["tables"]]})
 
 
-def write_page(page: Path = PAGE, folder: Path = FOLDER) -> None:
-    """Put every kept report into its place in docs/benchmarks.md."""
+def write_page(page: Path, folder: Path) -> None:
+    """Put every report kept in `folder` into its place in the page."""
     fill(page, {file.stem: load(file).lines() for file in sorted(folder.glob("*.json"))})
 
 
 if __name__ == "__main__":
-    write_page()
+    write_page(PAGE, FOLDER)

@@ -1,18 +1,13 @@
-"""`make bench-steer`: what steering costs beside plain generation. Prints ratios; asserts none.
+"""`make bench-steer`: what steering costs beside plain generation, and how the model worker serves it.
 
-Targets (two cores): a steered row's time at most 1.15 times a plain row's at equal batch, on the bundled
-model and at GPT-2 shape (random weights); first token within 150 ms on the bundled model; 16 concurrent
-steers within 4 times the time of one; a worker that is idle again within 200 ms of a closed connection.
-
-`plain` is the same model writing the same number of rows with no hook at all, tokens drawn by the same
-sampler; each pair is timed in turns (plain, steered, plain, …), and the ratio is the median of the pairs', so
-that a machine's other work falls on both.
+Targets on two cores: a steered row at most 1.15 times a plain row at equal batch, on the bundled model and at
+GPT-2's shape (random weights); first token within 150 ms; 16 concurrent steers within 4 times one; idle
+within 200 ms of a closed connection. Plain is the same model writing as many rows without a hook, with the
+same sampler; the two are timed in turns, and the ratio is the median of the pairs'.
 """
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from bench.report import Report, write_option
 from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -124,29 +120,23 @@ def ratio(pairs: int, plain: Callable[[], float], steered: Callable[[], float]) 
     return statistics.median(one), statistics.median(other), statistics.median(b / a for a, b in times)
 
 
-def generation(where: Setting, pairs: int) -> None:
+def generation(where: Setting, pairs: int, report: Report) -> None:
     model = load_language_model(where.path, model_id=where.name)
     prompt, model_cache = model.tokenise(PROMPT), ModelCache()
+    title = f"{where.name}: rows of {TOKENS} tokens, {torch.get_num_threads()} threads"
+    table = report.table(title, ["", "plain s", "steered s", "ratio (≤ 1.15)"])
+
+    def row(label: str, plain: list[SteerPlan | None], steered: list[SteerPlan | None]) -> None:
+        found = ratio(pairs, lambda: write(model, prompt, plain), lambda: write(model, prompt, steered))
+        table.rows.append([label, *(f"{seconds:.3f}" for seconds in found[:2]), f"{found[2]:.3f}×"])
+
     for mode in ("add", "orthogonal", "clamp", "ablate"):
         done = make_plan([does(where, mode)], model_cache.dictionary, model, prompt=len(prompt))
-        plain, steered, times = ratio(
-            pairs,
-            lambda: write(model, prompt, [None, None]),
-            lambda done=done: write(model, prompt, [None, done]),
-        )
-        print(
-            f"{where.name}, {mode}: plain {plain:.3f} s, steered {steered:.3f} s for 2 rows of {TOKENS} "
-            f"tokens; ratio {times:.3f} (≤ 1.15)"
-        )
-    alone, both, times = ratio(
-        pairs, lambda: write(model, prompt, [None]), lambda done=done: write(model, prompt, [None, done])
-    )
-    print(
-        f"{where.name}: one plain row {alone:.3f} s, default and steered row {both:.3f} s; ratio {times:.3f}"
-    )
+        row(f"two rows, {mode}", [None, None], [None, done])
+    row("one plain row; two rows, default and steered", [None], [None, done])
 
 
-def service(where: Setting, pairs: int) -> None:
+def service(where: Setting, pairs: int, report: Report) -> None:
     job = SteerJob(
         model=where.name,
         model_path=where.path,
@@ -178,17 +168,11 @@ def service(where: Setting, pairs: int) -> None:
             singles.append(seconds)
             firsts += first
             crowds.append((await timed(client, 16))[0])
-        median = statistics.median(firsts)
-        print(
-            f"{where.name}: first token after {1000 * median:.0f} ms, median of {pairs}; "
-            f"least {1000 * min(firsts):.0f} ms (≤ 150 ms)"
-        )
-        times = statistics.median(b / a for a, b in zip(singles, crowds, strict=True))
-        one, many = statistics.median(singles), statistics.median(crowds)
-        print(
-            f"{where.name}: one steer {one:.2f} s, 16 at once {many:.2f} s, measured runs included; "
-            f"ratio {times:.2f} (≤ 4)"
-        )
+        ratios = statistics.median(b / a for a, b in zip(singles, crowds, strict=True))
+        medians = f"{statistics.median(crowds):.2f} s, {statistics.median(singles):.2f} s"
+        to_first = f"{1000 * statistics.median(firsts):.0f} ms (least {1000 * min(firsts):.0f})"
+        table.rows.append(["first token (≤ 150 ms)", to_first])
+        table.rows.append(["16 steers at once ÷ one (≤ 4)", f"{ratios:.2f}× ({medians})"])
 
     async def leave(client: WorkerClient, n: int) -> float:
         """Seconds from a connection closed after n events until nothing runs."""
@@ -202,11 +186,10 @@ def service(where: Setting, pairs: int) -> None:
 
     async def cancelled(client: WorkerClient) -> None:
         times = [1000 * await leave(client, n) for n in range(2, 4 * pairs)]
-        print(
-            f"{where.name}: idle {statistics.median(times):.0f} ms after a closed connection, median; "
-            f"at most {max(times):.0f} (≤ 200 ms)"
-        )
+        idle = f"{statistics.median(times):.0f} ms (most {max(times):.0f})"
+        table.rows.append(["idle after a closed connection (≤ 200 ms)", idle])
 
+    table = report.table(f"{where.name}: model worker, medians of {pairs}", ["", "figure"])
     with spawn_worker(Settings()) as worker:
         asyncio.run(rounds(WorkerClient(worker)))
         asyncio.run(cancelled(WorkerClient(worker)))
@@ -218,17 +201,18 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=7, help="timings of each kind")
     parser.add_argument("--only", choices=["demo", "gpt2-shape"], help="one model alone")
+    write_option(parser)
     given = parser.parse_args()
-    cores = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
-    print(f"machine: {cores}, torch threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}")
+    report = Report("steer_speed")
     with tempfile.TemporaryDirectory(prefix="bench-steer-") as place:
         folder = Path(place)
         if given.only != "gpt2-shape":
             demo = setting("demo", str(DEMO), folder)
-            generation(demo, given.pairs)
-            service(demo, given.pairs)
+            generation(demo, given.pairs, report)
+            service(demo, given.pairs, report)
         if given.only != "demo":
-            generation(setting("gpt2-shape", gpt2_shape(folder), folder), given.pairs)
+            generation(setting("gpt2-shape", gpt2_shape(folder), folder), given.pairs, report)
+    report.finish(write=given.write)
 
 
 if __name__ == "__main__":

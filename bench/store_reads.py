@@ -1,47 +1,35 @@
-"""`python -m bench.store_reads [--shape gpt2] [--database duckdb] [--requests 1000] [--write]`: how long the
-index takes to answer.
+"""`python -m bench.store_reads [--shape gpt2] [--database duckdb] [--requests 1000]`: how long the index
+takes to answer.
 
-Builds the synthetic index of bench/synthetic_index.py in both databases (PostgreSQL: a throw-away server, or
-the one of --url), or opens what --at already holds, and asks it random requests of the kinds people make, one
-at a time. Prints milliseconds beside the targets of issue 5; --write puts the table into docs/bench-store.md.
-CPU is this process's time, all threads: what a request costs on a machine that others use too (PostgreSQL's
-own processes are not in it).
+Builds the synthetic index of bench.synthetic_index in both databases (PostgreSQL: a temporary server, or the
+one of `--url`), or opens what `--at` holds, and sends random requests of the kinds that pages make, one at a
+time, after 50 to warm up. A third of the name searches are filtered, list pages have random sorts and
+filters, and feature records are of live features with 50 contexts. CPU is this process's time a request
+(PostgreSQL's own processes are not in it).
 """
 
 import argparse
-import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from bench import synthetic_index
+from bench.report import Report, Table, write_option
 from lexiscope.records import Filters
 from lexiscope.settings import Settings
 from store import NoIndex, Store
 from tests.store.postgres_server import Server, binaries
 
 TARGETS = {"feature record": 15, "name search": 40, "list page": 60, "token page": 40}
-PAGE = Path(__file__).parent.parent / "docs" / "bench-store.md"
+"""milliseconds, 99th percentile"""
+COLUMNS = ["index", "database", "request", "p50 ms", "p95", "p99", "target (p99)", "CPU ms"]
 MODEL = "synthetic"
 
 
-class Line(NamedTuple):
-    shape: str
-    database: str
-    kind: str
-    p50: float
-    p95: float
-    p99: float
-    cpu: float
-    """mean milliseconds of this process's CPU a request"""
-
-
-class Asker:
+class Requests:
     """Random requests to one store."""
 
     def __init__(self, store: Store, shape: synthetic_index.Shape) -> None:
@@ -54,10 +42,8 @@ class Asker:
         """Live features that have contexts, found by their references alone."""
         found: list[str] = []
         while len(found) < n:
-            ids = [
-                f"{MODEL}/{self.source()}/{self.draw.randrange(self.shape.vocab // self.shape.every) * self.shape.every}"
-                for _ in range(64)
-            ]
+            with_contexts = range(0, self.shape.vocab, self.shape.every)
+            ids = [f"{MODEL}/{self.source()}/{self.draw.choice(with_contexts)}" for _ in range(64)]
             found += [ref.id for ref in self.store.feature_refs(ids) if ref.verdict != "dead"]
         return found
 
@@ -117,56 +103,47 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def measure(settings: Settings, shape: synthetic_index.Shape, database: str, requests: int) -> list[Line]:
+def measure(settings: Settings, shape: synthetic_index.Shape, database: str, n: int, table: Table) -> None:
+    """Send n requests of each kind, and add a row for each."""
     store = Store(settings)
-    asker = Asker(store, shape)
-    asks: dict[str, Callable[[], None]] = {
-        "feature record": asker.feature_record,
-        "name search": asker.name_search,
-        "list page": asker.list_page,
-        "token page": asker.token_page,
+    draw = Requests(store, shape)
+    kinds: dict[str, Callable[[], None]] = {
+        "feature record": draw.feature_record,
+        "name search": draw.name_search,
+        "list page": draw.list_page,
+        "token page": draw.token_page,
     }
-    lines = []
-    for kind, ask in asks.items():
+    for kind, send in kinds.items():
         for _ in range(50):
-            ask()
+            send()
         taken, before = [], time.process_time()
-        for _ in range(requests):
+        for _ in range(n):
             start = time.perf_counter()
-            ask()
+            send()
             taken.append(1000 * (time.perf_counter() - start))
-            time.sleep(
-                taken[-1] / 5000
-            )  # a scheduler that throttles real-time processes has then no reason to
-        cpu = 1000 * (time.process_time() - before) / requests
-        line = Line(
-            shape.name, database, kind, *(percentile(taken, share) for share in (0.5, 0.95, 0.99)), cpu
-        )
-        lines.append(line)
-        print(row(line), flush=True)
+        cpu = 1000 * (time.process_time() - before) / n
+        p50, p95, p99 = (percentile(taken, share) for share in (0.5, 0.95, 0.99))
+        target = f"≤ {TARGETS[kind]}: {'met' if p99 <= TARGETS[kind] else '**missed**'}"
+        times = [f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}", target, f"{cpu:.1f}"]
+        table.rows.append([shape.name, database, kind, *times])
+        print(*table.rows[-1], sep="  ", file=sys.stderr, flush=True)
     store.close()
-    return lines
 
 
-def row(line: Line) -> str:
-    target = TARGETS[line.kind]
-    met = "met" if line.p99 <= target else "**missed**"
-    numbers = f"{line.p50:.1f} | {line.p95:.1f} | {line.p99:.1f} | ≤ {target}: {met} | {line.cpu:.1f}"
-    return f"| {line.shape} | {line.database} | {line.kind} | {numbers} |"
-
-
-def prepared(settings: Settings, shape: synthetic_index.Shape) -> str:
-    """The index built, unless it is there; what building it took."""
+def prepared(settings: Settings, shape: synthetic_index.Shape, database: str) -> str:
+    """The index built, unless it is there; its size, and what building it took."""
+    about = f"{shape.name}, {database}: {shape.n_features:,} features ({shape.layers} × {shape.vocab:,})"
+    about += f", contexts of one feature in {shape.every}"
     try:
         build = Store(settings).build_id()
-        took = "was there"
     except NoIndex:
         start = time.perf_counter()
         build = synthetic_index.write(settings, shape)
-        took = f"built in {time.perf_counter() - start:.0f} s"
+        about += f", built in {time.perf_counter() - start:.0f} s"
     file = settings.index / f"{build}.duckdb"
-    size = f", {file.stat().st_size / 1e6:,.0f} MB" if file.exists() and not settings.database_url else ""
-    return f"{shape.n_features:,} features ({shape.layers} × {shape.vocab:,}), contexts of one feature in {shape.every}: {took}{size}"
+    if file.exists() and not settings.database_url:
+        about += f", {file.stat().st_size / 1e6:,.0f} MB"
+    return f"{about}."
 
 
 @contextmanager
@@ -187,57 +164,31 @@ def place(database: str, shape: synthetic_index.Shape, at: Path, url: str) -> It
             server.close()
 
 
-def machine() -> str:
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    cores = f"{len(os.sched_getaffinity(0))} cores ({models[0] if models else 'unknown'})"
-    return f"{cores}, load average {load}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", action="append", choices=sorted(synthetic_index.SHAPES))
     parser.add_argument("--database", action="append", choices=["duckdb", "postgres"])
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--at", type=Path, default=Path("data/bench-store"))
+    parser.add_argument(
+        "--at", type=Path, default=Path("data/index/bench-store"), help="where DuckDB indexes are kept"
+    )
     parser.add_argument(
         "--url",
         default="",
         help="a running server, without the database: postgresql+psycopg://user:password@host:port",
     )
-    parser.add_argument("--write", action="store_true")
-    asked = parser.parse_args()
-    written = []
-    for shape in [synthetic_index.SHAPES[name] for name in asked.shape or ["gpt2", "llama"]]:
-        for database in asked.database or ["duckdb", "postgres"]:
-            with place(database, shape, asked.at, asked.url) as settings:
-                about = f"{database}, {shape.name}: {prepared(settings, shape)}; {machine()}."
-                print(about, flush=True)
-                written.append((about, measure(settings, shape, database, asked.requests)))
-    if asked.write:
-        PAGE.write_text(page(written, asked.requests))
-
-
-def page(written: list[tuple[str, list[Line]]], requests: int) -> str:
-    lines = "\n".join(row(line) for _, measured in written for line in measured)
-    notes = "\n".join(f"- {about}" for about, _ in written)
-    return f"""# How long the index takes to answer
-
-`python -m bench.store_reads --write`: {requests:,} random requests of each kind, one at a time, after 50 to warm up; milliseconds.
-A feature record is of a live feature with 50 contexts; a name search is an exact name, a name without its case, a beginning, a middle,
-an id or one letter, a third of them filtered; a list page is a dictionary's page under a random sort and filters. CPU is the asking
-process's mean a request, which other work on the machine hardly changes (PostgreSQL's own processes are not in it).
-
-| index | database | request | p50 | p95 | p99 | target (p99) | CPU |
-|---|---|---|--:|--:|--:|---|--:|
-{lines}
-
-{notes}
-"""
+    write_option(parser)
+    given = parser.parse_args()
+    report = Report("store_reads")
+    table = report.table(f"{given.requests:,} requests of each kind", COLUMNS)
+    for shape in [synthetic_index.SHAPES[name] for name in given.shape or ["gpt2", "llama"]]:
+        for database in given.database or ["duckdb", "postgres"]:
+            with place(database, shape, given.at, given.url) as settings:
+                report.notes.append(prepared(settings, shape, database))
+                measure(settings, shape, database, given.requests, table)
+    report.finish(write=given.write)
 
 
 if __name__ == "__main__":

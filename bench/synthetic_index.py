@@ -1,10 +1,9 @@
-"""A synthetic index of millions of features, written through the BuildWriter by whole columns: what
-bench/store_reads.py reads.
+"""A synthetic index of millions of features, written by whole columns: what bench.store_reads reads.
 
-Shapes and entropies are a real index's: 45 contexts a live feature (20 top, 25 of quantiles; 5 near misses
-more), about half the features live, every feature named after its own token nine times in ten and otherwise
-after a frequent one, 30-bin histograms, ten neighbours, three matches in each neighbouring layer. Contexts
-are written for one feature in `every`: their table's depth is what a read feels, not its length.
+Shapes and entropies are those of a real index: 45 contexts a live feature (20 top, 25 of quantiles, and 5
+near misses), half the features live, nine in ten named after their own token and the rest after a frequent
+one, 30-bin histograms, ten neighbours, three matches in each neighbouring layer. Contexts are written for one
+feature in `every`.
 """
 
 import json

@@ -6,6 +6,7 @@ two ways of naming that need no text: the nearest anchor and, where the checkpoi
 highest lift.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -53,7 +54,18 @@ def compare(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     return found
 
 
-def main(runs: Sequence[Path], folder: Path = RESULTS) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="evaluated, with `lexiscope eval --write`"
+    )
+    write(parser.parse_args().runs)
+
+
+def write(runs: Sequence[Path], folder: Path = RESULTS) -> None:
+    """Compare the seeds of every recipe and layer among the runs; the figures of others are kept."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for run in runs:
         details = load_checkpoint(run, anchors=False).details
@@ -72,4 +84,4 @@ def main(runs: Sequence[Path], folder: Path = RESULTS) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    main()

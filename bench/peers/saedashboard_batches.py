@@ -1,7 +1,6 @@
-"""SAEDashboard's NeuronpediaRunner as it stands, on a model, a dictionary and tokens that lie on this
-machine.
+"""SAEDashboard's NeuronpediaRunner, unchanged, on a local model, dictionary and tokens.
 
-Its own code does all that is timed: forward passes (cached on disk after the first batch of features),
+Its own code does everything that is timed: forward passes (cached on disk after the first batch of features),
 encoding, statistics, sequences, `batch-N.json`. Two of its steps reach for a hub and are replaced: the model
 and its tokenizer are read from a folder, unprocessed (as the dictionary was trained), and no text is
 streamed, because its tokens file is laid where it looks for one. Runs in SAEDashboard's environment; prints
@@ -57,23 +56,21 @@ class LocalRunner(NeuronpediaRunner):
         super()._load_sae_or_transcoder()
         norms = self.sae.W_dec.norm(dim=-1)
         if norms.max() > 1.001 * norms.min():
-            raise SystemExit(
-                f"{self.cfg.sae_path}: decoder norms from {norms.min():.4f} to {norms.max():.4f}, where equal ones are needed."
-            )
+            span = f"{norms.min():.4f} to {norms.max():.4f}"
+            raise SystemExit(f"{self.cfg.sae_path}: decoder norms from {span}, where equal ones are needed.")
         self.sae.cfg.rescale_acts_by_decoder_norm = True
         origin = json.loads((Path(self.cfg.sae_path) / "cfg.json").read_text())["metadata"]
-        for name in (
-            "model_name",
-            "hook_name",
-        ):  # SAELens drops them where the metadata does not say which SAELens wrote it
+        # SAELens drops these where the metadata does not say which SAELens wrote it
+        for name in ("model_name", "hook_name"):
             self.sae.cfg.metadata[name] = origin[name]
+
+    model_id: str
 
     def _extract_model_info(self) -> None:
         super()._extract_model_info()
         self.folder = self.model_id
-        self.model_id = self.cfg.model_id = Path(
-            self.folder
-        ).name  # it names its output folder by this, and a path would leave it
+        # the output folder is named by this, and a path would lead out of it
+        self.model_id = self.cfg.model_id = Path(self.folder).name
 
     def _initialize_model(self) -> None:
         """transformer-lens 2 opens official names only; its own two steps take a folder."""

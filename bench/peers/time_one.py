@@ -1,8 +1,7 @@
 """Time one trainer on synthetic activations, in a process and an environment of its own; the last line
 printed is JSON.
 
-Called by bench/trainers.py. Wall time is what a user waits; CPU time is beside it because it holds on a
-machine that is shared.
+Called by bench.trainers. CPU time is measured beside wall time because it also holds on a shared machine.
 """
 
 import argparse
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from activations import synthetic
+
+from bench.peers.activations import synthetic
 
 N_ROWS = 65_536
 """Activations in the buffer."""
@@ -124,7 +124,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    module = importlib.import_module(asked.trainer)
+    module = importlib.import_module(f"bench.peers.{asked.trainer}")
     peak = gemm_peak(asked.device)
     n = max(N_ROWS, 4 * asked.batch)
     sample = synthetic(n, asked.d, asked.width, device=asked.device)
@@ -164,7 +164,9 @@ def main() -> None:
             break
     load.append(os.getloadavg()[0])
     buffer = sample.x.numel() * sample.x.element_size() + sample.tokens.numel() * sample.tokens.element_size()
-    extra = trainer.extra() if hasattr(trainer, "extra") else {"wall": 0.0, "cpu": 0.0, "note": ""}
+    extra: dict[str, Any] = (
+        trainer.extra() if hasattr(trainer, "extra") else {"wall": 0.0, "cpu": 0.0, "note": ""}
+    )
     found = {
         "name": module.NAME,
         "steps": len(walls),
