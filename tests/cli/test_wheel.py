@@ -53,6 +53,6 @@ def test_an_installed_wheel_serves_a_page(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=280,
     )
     assert result.returncode == 0, result.stderr

@@ -219,7 +219,7 @@ def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: 
     assert state.dictionaries[0].statistics.count.sum() == dictionary.selection.k
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.ray
 def test_a_cluster_of_two_nodes_publishes_the_same_rows(
     model: LanguageModel,
     runs: list[Path],

@@ -125,7 +125,7 @@ def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
             print("StoreError", error, error.kept)
         """,
     )
-    answer, _ = process.communicate(timeout=120)
+    answer, _ = process.communicate(timeout=280)
     assert (
         answer.startswith("StoreError the index could not be written") and "old index still serves" in answer
     )

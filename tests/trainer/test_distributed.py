@@ -51,6 +51,7 @@ def alone(model_folder: Path, text_file: Path, tmp_path_factory: pytest.TempPath
     return out / "tiny"
 
 
+@pytest.mark.torchrun
 def test_two_ranks_that_split_the_tokens_train_what_one_process_trains(
     alone: Path, model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_two_ranks_that_split_the_tokens_train_what_one_process_trains(
     assert sorted(path.name for path in (tmp_path / "tiny").iterdir()) == ["0-vasae", "1-vasae"]
 
 
+@pytest.mark.torchrun
 def test_two_ranks_that_split_the_layers_train_exactly_what_one_process_trains(
     alone: Path, model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
