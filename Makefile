@@ -4,13 +4,20 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test lint smoke results bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: demo test test-fast lint smoke results bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
 
+# Two processes, each with one torch thread; a module's tests stay together, so that its fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n $(or $(TEST_PROCESSES),2) --dist loadscope
+
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# Leaves out what needs Chromium, PostgreSQL, Ray or torchrun, and what is slow.
+test-fast: .venv/installed-test
+	$(PYTEST) -m "not (browser or postgres or ray or torchrun or slow)"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -109,12 +109,12 @@ def test_a_run_writes_its_checkpoint_and_reloading_it_reproduces_its_metrics(
 
 
 def test_metrics_hold_the_measures_of_a_run_and_shares_are_shares(runs: list[Path]) -> None:
-    chances = {measure.chance for measure in RUN.values() if measure.chance}
+    chances = {each.chance for each in RUN.values() if each.chance}
     for path in runs:
         metrics = json.loads((path / "metrics.json").read_text())
         assert {key for key in metrics if not key.startswith("named_")} == {*RUN, *chances}
-        for measure in RUN.values():
-            assert measure.unit != "share" or 0 <= metrics[measure.name] <= 1, measure.name
+        for each in RUN.values():
+            assert each.unit != "share" or 0 <= metrics[each.name] <= 1, each.name
         assert metrics["delta_ce_ci"][0] <= metrics["delta_ce"] <= metrics["delta_ce_ci"][1]
     anchored = json.loads((runs[0] / "metrics.json").read_text())
     assert anchored["aligned_live"] > 0.99
