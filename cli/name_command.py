@@ -154,6 +154,8 @@ def show(
         f"{checkpoint.path}: {summary.origin}, {summary.architecture}, "
         f"reads {checkpoint.hook or 'the layer that was given'}"
     )
+    if summary.warning:
+        console.print(f"[bold]WARNING:[/bold] {summary.warning}", highlight=False)
     for note in checkpoint.notes:
         console.print(f"Note: {note}.")
     figures = Table(show_header=False)

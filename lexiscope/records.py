@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from lexiscope.measures import DICTIONARY, FEATURE, Measure
+from lexiscope.measures.warnings import reconstruction_warning
 
 RESERVED_MODEL_IDS = frozenset(
     {"about", "api", "compare", "docs", "healthz", "random", "read", "search", "static", "steer", "tokens"}
@@ -272,8 +273,8 @@ class LayerSummary(Record):
     layer: int
     recipe: str
     origin: str = Field(
-        description="who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or "
-        "neuronpedia (imported)"
+        description="the library that trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), "
+        "gemma-scope, dictionary_learning, llamascopium, qwen-scope, linear-layers; neuronpedia for an import"
     )
     architecture: str = Field(
         description="as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
@@ -298,10 +299,16 @@ class LayerSummary(Record):
     ablation_top5: float | None = measured(DICTIONARY["ablation_top5"], None)
     verdicts: dict[str, int] = Field(description="features by verdict")
     random_cosine: float = measured(DICTIONARY["random_cosine"])
+    fve_text: float | None = measured(DICTIONARY["fve_text"], None)
     fve: float | None = measured(DICTIONARY["fve"], None)
     delta_ce: float | None = measured(DICTIONARY["delta_ce"], None)
     dense_share: float | None = measured(DICTIONARY["dense_share"], None)
     index_tokens: int = measured(DICTIONARY["index_tokens"])
+
+    @computed_field(description="why its figures may be worthless; empty where nothing suggests it")  # type: ignore[prop-decorator]
+    @property
+    def warning(self) -> str:
+        return reconstruction_warning(self.fve_text)
 
 
 class ModelSummary(Record):

@@ -5,7 +5,8 @@ interventions that do not fit together.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -45,6 +46,14 @@ class ResolvedSteer(NamedTuple):
     features: list[ResolvedFeature]
 
 
+class ModelWeights(NamedTuple):
+    """Where a language model is loaded from, and which it is."""
+
+    path: str
+    identity: str
+    """`LanguageModel.identity`; empty if the index does not record it"""
+
+
 class ResolvedRead(NamedTuple):
     """A job, and the dictionaries it reads with."""
 
@@ -65,9 +74,21 @@ class IndexedModel:
                 f"the index has no model {model[:200]!r}; its models are: {', '.join(known) or 'none'}"
             )
 
-    @property
-    def model_path(self) -> str:
-        return next(iter(self.places.values())).model_path
+    def weights(self, sources: Iterable[str]) -> ModelWeights:
+        """The language model that the dictionaries `sources` were indexed with. Raises HTTPException 422 if
+        they were indexed with different weights.
+        """
+        places = [self.places[source] for source in sources]
+        identities = {place.model_identity for place in places if place.model_identity}
+        if len(identities) > 1:
+            raise HTTPException(
+                422,
+                f"{', '.join(sorted({place.source for place in places}))} were indexed with different "
+                f"weights of {self.model}. Index each model again with an id of its own (--model-id).",
+            )
+        paths = list(dict.fromkeys(place.model_path for place in places))
+        path = next((path for path in paths if Path(path).exists()), paths[0])
+        return ModelWeights(path, next(iter(identities), ""))
 
     def feature(self, feature_id: str) -> FeatureRef:
         """A feature by its id."""
@@ -152,10 +173,12 @@ def dictionary_path(place: Place) -> DictionaryPath:
 def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
     model = IndexedModel(store, request.model)
     interventions, features = _interventions(model, request.features)
+    weights = model.weights(one.feature.source for one in interventions)
     job = SteerJob(
         **_sampling(request),
         model=request.model,
-        model_path=model.model_path,
+        model_path=weights.path,
+        model_identity=weights.identity,
         interventions=interventions,
         prompt=request.prompt,
         top_logprobs=request.top_logprobs,
@@ -168,10 +191,12 @@ def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
 def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
     model = IndexedModel(store, request.model)
     interventions, features = _interventions(model, request.features)
+    weights = model.weights(one.feature.source for one in interventions)
     job = SweepJob(
         **_sampling(request),
         model=request.model,
-        model_path=model.model_path,
+        model_path=weights.path,
+        model_identity=weights.identity,
         interventions=interventions,
         prompt=request.prompt,
         strengths=request.strengths,
@@ -185,9 +210,11 @@ def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
     if request.feature is not None:
         follow = model.locate(model.feature(request.feature), maximum=True)
     places = model.reading_places(request.sources, follow)
+    weights = model.weights(place.source for place in places)
     job = ReadJob(
         model=request.model,
-        model_path=model.model_path,
+        model_path=weights.path,
+        model_identity=weights.identity,
         texts=[request.text] if request.contrast is None else [request.text, request.contrast],
         sources=[dictionary_path(place) for place in places],
         follow=follow,

@@ -15,7 +15,7 @@ from sqlalchemy.types import TypeEngine
 
 from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = sa.MetaData()
 
@@ -74,7 +74,8 @@ dictionary = sa.Table(
     _column(
         "origin",
         TEXT,
-        "who trained it: lexiscope, saelens, sparsify, vasae (the paper's authors) or neuronpedia (imported)",
+        "the library that trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), gemma-scope, "
+        "dictionary_learning, llamascopium, qwen-scope, linear-layers; neuronpedia for an import",
     ),
     _column(
         "architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
@@ -85,6 +86,7 @@ dictionary = sa.Table(
     _column("hook_name", TEXT, "hook point it reads, in TransformerLens's words"),
     _column("anchor_kind", TEXT, "how the anchors that name its features were made"),
     _column("model_path", TEXT, "where the language model was loaded from"),
+    _column("model_identity", TEXT, "id of the language model's weights and vocabulary; empty if unknown"),
     _column("checkpoint_path", TEXT, "where the dictionary was loaded from"),
     _column("corpus", TEXT, "fingerprint of the indexed text"),
     _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),

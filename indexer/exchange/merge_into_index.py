@@ -3,7 +3,7 @@ two vocabularies share a model's id.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -39,9 +39,11 @@ def keep_others(
     identities: Sequence[tuple[str, str]],
     tokens: pa.Table,
     *,
+    models: Mapping[str, str],
     replace: bool,
 ) -> KeptModels:
-    """Copy every dictionary but those imported into the build. `tokens` are those of the imported models.
+    """Copy every dictionary but those imported into the build. `tokens` are those of the imported models,
+    `models` maps each one's id to its identity (empty where it is unknown).
 
     Raises ImportRefused: an identity that cannot be a URL, a dictionary that is in the index already, another
     vocabulary under one id.
@@ -64,6 +66,9 @@ def keep_others(
             for model in kept & {model for model, _ in identities}:
                 own = pa.concat_tables(served.part(model=model, source=None).rows("token"))
                 _check_spellings(model, own, tokens.filter(pc.equal(tokens.column("model"), model)))
+            for entry in served.dictionaries:
+                if (entry.model, entry.source) not in identities:
+                    _check_weights(entry.id, entry.model_identity, models.get(entry.model, ""))
     except (NoIndex, WrongVersion):  # the writer's keep_others explains these
         pass
     finally:
@@ -81,6 +86,14 @@ def _check_identity(model: str, source: str) -> None:
         raise ImportRefused(f"'{model}' cannot be a model's id (letters, digits, '-', '_' and '.').")
     if not SOURCE.fullmatch(source):
         raise ImportRefused(f"'{source}' cannot be a source: it is '<layer>-<set>', for example 6-res-jb.")
+
+
+def _check_weights(dictionary: str, held: str, given: str) -> None:
+    if held and given and held != given:
+        raise ImportRefused(
+            f"The index holds {dictionary} of another model under the same id: its weights differ from those of "
+            "the imported one. Give the imported model an id of its own (--model-id)."
+        )
 
 
 def _check_spellings(model: str, held: pa.Table, imported: pa.Table) -> None:

@@ -142,7 +142,12 @@ def import_parquet(
     identities = _identities(folder, manifest)
     with BuildWriter(settings) as writer:
         tokens = pa.concat_tables([arrow_schema("token").empty_table(), *_pieces(folder, "token")])
-        kept = keep_others(writer, settings, identities, tokens, replace=replace)
+        models = {
+            str(row["model"]): str(row["model_identity"])
+            for piece in _pieces(folder, "dictionary")
+            for row in piece.select(["model", "model_identity"]).to_pylist()
+        }
+        kept = keep_others(writer, settings, identities, tokens, models=models, replace=replace)
         ids = {table: _ids(folder, table, column) for table, column in OWN_IDS.items()}
         next_ids = {"dictionary": writer.next_dictionary_id, "passage": writer.next_passage_id}
         shift = {table: _shift(own, next_ids[table]) for table, own in ids.items()}

@@ -11,6 +11,7 @@ from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.counts.state import DictionaryCounts, PassState
 from indexer.dictionaries import IdentifiedCheckpoint, NamedFeatures
 from indexer.geometry import Geometry, geometry, random_cosine
+from indexer.rows.reconstruction import reconstruction
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import Evidence, EvidenceCounts, NameTables
@@ -56,6 +57,8 @@ class AnalysedDictionary(NamedTuple):
     """mean cosine of a random direction to its nearest anchor"""
     mean_norm: float
     """of the residual stream"""
+    fve_text: float
+    """how well it reconstructs the text that was read"""
 
 
 def analyse(
@@ -103,4 +106,5 @@ def analyse(
         causal=causal,
         random_cosine=random_cosine(torch.from_numpy(state.covariances[member.layer]), fit),
         mean_norm=mean_norm,
+        fve_text=reconstruction(dictionary, member.layer, streams),
     )

@@ -51,6 +51,7 @@ def dictionary_row(
         "hook_name": member.checkpoint.hook or hook_name(member.layer),
         "anchor_kind": analysed.anchor_kind,
         "model_path": model.path,
+        "model_identity": model.identity,
         "checkpoint_path": str(member.checkpoint.path.resolve()),
         "corpus": corpus,
         "n_tokens": state.n_tokens,
@@ -83,6 +84,7 @@ def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
         "l0": float(statistics.count.sum() / max(state.n_tokens, 1)),
         "random_cosine": analysed.random_cosine,
         "index_tokens": state.n_tokens,
+        "fve_text": analysed.fve_text,
         **name_shares(
             names.tokens[:, 0],
             names.cosines[:, 0],

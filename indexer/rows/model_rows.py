@@ -13,6 +13,7 @@ from indexer.rows.dictionary_rows import dictionary_row, summary_row
 from indexer.rows.feature_rows import feature_table
 from indexer.rows.relations import Relations
 from lexiscope.language_model import LanguageModel
+from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
 from store import BuildWriter
 
@@ -32,6 +33,9 @@ def add_model(
     for at, member in enumerate(counted.members):
         say(f"writing the rows of {member.source}")
         analysed = analyse(counted, at, streams, dictionary_id=first_dictionary + at, contexts=contexts)
+        say(f"{member.source} explains {analysed.fve_text:.2f} of the variance of this text (FVE)")
+        if warning := reconstruction_warning(analysed.fve_text):
+            say(f"WARNING: {member.source}: {warning}")
         features = feature_table(analysed, relations(at), folded=folded, occurrences=state.occurrences)
         table, pointed = context_table(
             analysed.counts, texts, dictionary_id=analysed.dictionary_id, first_passage=first_passage

@@ -92,6 +92,20 @@ class LanguageModel:
             digest.update(f"{name} {tuple(weights.shape)} {total}".encode())
         return digest.hexdigest()[:12]
 
+    @cached_property
+    def identity(self) -> str:
+        """A short id of the weights, rounded to bfloat16, and of the vocabulary: the same for a model that is
+        loaded in bfloat16, on any device and under any name.
+        """
+        digest = sha256()
+        for name, weights in self._bridge.named_parameters():
+            bits = weights.detach().bfloat16().flatten().view(torch.int16)
+            sums = [part.sum(dtype=torch.int64).item() for part in (bits, bits[::7], bits[::11])]
+            digest.update(f"{name} {tuple(weights.shape)} {sums}".encode())
+        for token, number in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            digest.update(f"{number} {token}".encode(errors="surrogatepass"))
+        return digest.hexdigest()[:12]
+
     # --- tokens ---
 
     def tokenise(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Measures of a dictionary on the indexed text. FVE, ΔCE and the dense share are those that its checkpoint
+"""Measures of a dictionary on the indexed text. Held-out FVE, ΔCE and the dense share are those that its checkpoint
 records, on held-out text.
 """
 
@@ -135,6 +135,16 @@ DICTIONARY = by_name(
             "mean nearest-anchor cosine of random directions of equal covariance: what a name is worth by "
             "chance",
             places=("tiles",),
+        ),
+        Measure(
+            "fve_text",
+            "FVE, this text",
+            "fraction",
+            "fraction of variance explained on a sample of the indexed text. Below about 0.5 the dictionary "
+            "is hardly read on the layer, model and scale that it was trained on",
+            absent="where an import brought no weights",
+            places=("tiles", "table"),
+            better="more",
         ),
         Measure(
             "fve",

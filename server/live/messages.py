@@ -85,6 +85,7 @@ class SteerJob(Sampling):
 
     model: str
     model_path: str
+    model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
     top_logprobs: int = 5
@@ -99,6 +100,7 @@ class SweepJob(Sampling):
 
     model: str
     model_path: str
+    model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
     strengths: list[float]
@@ -109,6 +111,7 @@ class ReadJob(Record):
 
     model: str
     model_path: str
+    model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     texts: list[str]
     sources: list[DictionaryPath]
     follow: LocatedFeature | None = None

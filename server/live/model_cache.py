@@ -117,6 +117,7 @@ class ModelCache:
 
     def _load_model(self, path: str, model_id: str) -> _Sized:
         model = load_language_model(path, model_id=model_id, device=str(self.device), dtype=self._dtype)
+        _ = model.identity  # computed here, while other jobs continue
         return _Sized(CachedModel(model, Vocabulary(model.tokenizer, model.vocab_size)), model.n_bytes)
 
     def _load_dictionary(self, path: str) -> _Sized:

@@ -62,6 +62,7 @@ class DictionaryEntry:
     hook_name: str
     anchor_kind: str
     model_path: str
+    model_identity: str
     checkpoint_path: str
     corpus: str
     n_tokens: int

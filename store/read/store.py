@@ -49,6 +49,8 @@ class Place(NamedTuple):
     recipe: str
     hook_name: str
     model_path: str
+    model_identity: str
+    """`LanguageModel.identity`; empty if it was not recorded"""
     checkpoint_path: str
     mean_norm: float | None = None
     """mean residual norm at its hook point, the unit of steering; None where it was not measured"""
@@ -174,6 +176,7 @@ class Store:
                     recipe=entry.recipe,
                     hook_name=entry.hook_name,
                     model_path=entry.model_path,
+                    model_identity=entry.model_identity,
                     checkpoint_path=entry.checkpoint_path,
                     mean_norm=entry.mean_norm,
                 )

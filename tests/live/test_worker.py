@@ -199,3 +199,10 @@ def test_weights_of_a_dictionary_are_mapped_from_their_file_not_read(tiny):
     loaded = ModelCache().dictionary(tiny.checkpoints[0])
     maps = Path("/proc/self/maps").read_text()
     assert loaded.dictionary.W_dec.shape[0] and f"{tiny.checkpoints[0]}/sae_weights.safetensors" in maps
+
+
+def test_a_model_with_other_weights_than_the_indexed_one_is_refused(tiny, ask, model):
+    job = tiny.job((0, 3, "add", 1.0))
+    assert ask(job.model_copy(update={"model_identity": model.identity}))[-1].event == "done"
+    with pytest.raises(WorkerRefused, match=r"not the model that was indexed as tiny.*--model-id"):
+        ask(job.model_copy(update={"model_identity": "000000000000"}))

@@ -255,6 +255,7 @@ def dictionary_table(
         "hook_name": f"blocks.{entry.layer}.hook_resid_post",
         "anchor_kind": "embedding",
         "model_path": f"/models/{entry.model}",
+        "model_identity": "",
         "checkpoint_path": f"/runs/{entry.model}/{entry.source}",
         "corpus": f"{entry.model} on nothing",
         "n_tokens": 1000 * entry.d_sae,

@@ -180,6 +180,7 @@ def dictionary_row(
         "hook_name": hook_name(imported.layer),
         "anchor_kind": names.kind,
         "model_path": model.path,
+        "model_identity": model.identity,
         "corpus": imported.corpus,
         "n_tokens": run.n_tokens,
         "n_passages": run.n_prompts,

@@ -143,7 +143,8 @@ def _publish(
     model, identity = imported.model, (imported.model.id, imported.source)
     tokens = token_table(model, Vocabulary(model.tokenizer, model.vocab_size), occurrences)
     with BuildWriter(settings) as writer:
-        kept = keep_others(writer, settings, [identity], tokens, replace=replace)
+        models = {model.id: model.identity}
+        kept = keep_others(writer, settings, [identity], tokens, models=models, replace=replace)
         key, first_passage = writer.next_dictionary_id, writer.next_passage_id
         if model.id not in kept.models:
             writer.add("token", tokens)

@@ -11,24 +11,29 @@ from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
 from server.live.interventions import SteerPlan
-from server.live.messages import Intervention, LocatedFeature
-from server.live.model_cache import CachedModel, ModelCache
+from server.live.messages import Intervention, Job, LocatedFeature
+from server.live.model_cache import CachedModel, ModelCache, NotLoadable
 
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
 
 
-def load_model(
-    cache: ModelCache, model_path: str, model_id: str, checkpoints: list[str]
-) -> JobSteps[CachedModel]:
-    """The model, with its dictionaries in memory. Other jobs continue while files are read. Raises
-    NotLoadable.
+def load_model(cache: ModelCache, job: Job, checkpoints: list[str]) -> JobSteps[CachedModel]:
+    """The job's model, with its dictionaries in memory. Other jobs continue while files are read. Raises
+    NotLoadable, also for a model with other weights than those that were indexed.
     """
-    if not cache.has(model_path, model_id, checkpoints):
-        future = LOADER.submit(cache.prepare, model_path, model_id, checkpoints)
+    if not cache.has(job.model_path, job.model, checkpoints):
+        future = LOADER.submit(cache.prepare, job.model_path, job.model, checkpoints)
         while not future.done():
             yield Pause.LOAD
         future.result()
-    return cache.prepare(model_path, model_id, checkpoints)
+    cached = cache.prepare(job.model_path, job.model, checkpoints)
+    if job.model_identity not in ("", cached.model.identity):
+        raise NotLoadable(
+            f"{job.model_path} is not the model that was indexed as {job.model}: its weights or its "
+            "vocabulary differ. Index the dictionaries again with this one, under another --model-id if both "
+            "are in use."
+        )
+    return cached
 
 
 def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:

@@ -34,7 +34,7 @@ def steer(
     Raises NotLoadable (model or checkpoint missing), ModelError and CheckpointError (the job does not fit the
     model or the dictionary), and Cancelled, at most one forward pass after `cancelled` becomes true.
     """
-    model, vocabulary = yield from load_model(cache, job.model_path, job.model, _checkpoints(job))
+    model, vocabulary = yield from load_model(cache, job, _checkpoints(job))
     prompt = tokenise_prompt(model, job.prompt, job.max_tokens)
     plan = make_plan(job.interventions, cache.dictionary, model, prompt=len(prompt))
     check_interventions(job.interventions, model, len(prompt) + job.max_tokens)

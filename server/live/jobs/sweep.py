@@ -37,7 +37,7 @@ def sweep(
 ) -> JobSteps[None]:
     """`resolved`, then `swept`. Raises the errors of `steer`."""
     checkpoints = checkpoints_of(job.interventions)
-    model, vocabulary = yield from load_model(cache, job.model_path, job.model, checkpoints)
+    model, vocabulary = yield from load_model(cache, job, checkpoints)
     prompt = tokenise_prompt(model, job.prompt, job.max_tokens)
     at_strengths = [
         [one.model_copy(update={"strength": strength}) for one in job.interventions]

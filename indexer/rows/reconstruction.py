@@ -1,0 +1,29 @@
+"""How well a dictionary reconstructs the text that was just read: the sign that it is read on the layer,
+model and scale that it was trained on.
+"""
+
+import torch
+
+from indexer.causal.ablation import StreamCache
+from lexiscope.dictionary import Dictionary
+from lexiscope.metrics import ReconstructionSums
+
+SAMPLE_TOKENS = 4096
+
+
+@torch.inference_mode()
+def reconstruction(dictionary: Dictionary, layer: int, streams: StreamCache) -> float:
+    """The fraction of variance explained (FVE) on the first SAMPLE_TOKENS tokens of the passages in
+    `streams`, BOS left out.
+    """
+    dictionary = dictionary.map(lambda tensor: tensor.to(streams.model.device))
+    sums = ReconstructionSums(dictionary.d_in, streams.model.device)
+    for number in sorted(int(number) for number in streams.passages):
+        if sums.n >= SAMPLE_TOKENS:
+            break
+        length = len(streams.passages[number])
+        x = streams(number, layer, length)[0, 1:].float()
+        if len(x):
+            code, dense = dictionary.encode(x), dictionary.dense_part(x)
+            sums.add(x, dictionary.decode(code, x) - dense, dense, torch.zeros_like(x[0]), code)
+    return sums.fve
