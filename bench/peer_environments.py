@@ -44,6 +44,7 @@ pyarrow and pandas refuse its numpy.
 ENVIRONMENTS = {
     "saelens": Environment(("sae-lens==6.54.12",)),
     "sparsify": Environment(("eai-sparsify==1.3.3",)),
+    "dictionary_learning": Environment(("dictionary-learning==0.1.0",)),
     "saedashboard": Environment(_DASHBOARD_NEEDS, alone=("sae-dashboard==0.8.0",)),
 }
 

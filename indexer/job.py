@@ -21,7 +21,7 @@ from indexer.dictionaries import IdentifiedCheckpoint, identify_all, name_dictio
 from indexer.errors import IndexingError
 from indexer.fit_anchors import fit_anchors
 from indexer.job_files import KEPT, JobFolder, check_space, fingerprint
-from indexer.model_identity import by_model, refuse_other_model
+from indexer.model_identity import by_model, refuse_other_model, trained_on_other
 from indexer.rows.analysis import CountedModel
 from indexer.rows.model_rows import add_model
 from indexer.text_pass.blocks import BLOCK_PASSAGES, Block, Shard, blocks
@@ -109,6 +109,9 @@ def index(
     for model, members in identified:
         for line in refuse_other_model(model, [member.source for member in members], settings):
             console.print(f"{line}.", highlight=False)
+        for member in members:
+            if line := trained_on_other(model, member.checkpoint):
+                console.print(f"WARNING: {line}.", highlight=False)
     corpus = texts.fingerprint(sources)
     jobs = [
         ModelJob(

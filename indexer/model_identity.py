@@ -47,6 +47,14 @@ def refuse_other_model(model: LanguageModel, sources: Iterable[str], settings: S
     return [_replacement(model, place) for place in replaced]
 
 
+def trained_on_other(model: LanguageModel, checkpoint: Checkpoint) -> str:
+    """In words, where a dictionary records that it was trained on other weights; empty otherwise."""
+    weights = (checkpoint.details.get("plan") or {}).get("weights")
+    if weights in (None, model.fingerprint) or checkpoint.details.get("model_id", model.id) != model.id:
+        return ""
+    return f"{checkpoint.path} was trained on other weights of {model.id} than those of {model.path}"
+
+
 def _replacement(model: LanguageModel, place: Place) -> str:
     other = (
         "" if place.model_identity == model.identity else f", read with another model ({place.model_path})"

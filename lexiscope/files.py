@@ -104,7 +104,8 @@ def lack_of_space(folder: Path, needed: int) -> str:
 
 def portable_command(arguments: Sequence[str]) -> str:
     """A command line to keep with what it made, without paths of this machine: an absolute path, also as
-    `--option=PATH`, becomes relative to the working folder where it lies under it, and its last name elsewhere.
+    `--option=PATH`, becomes relative to the working folder where it lies under it, and its last name
+    elsewhere.
     """
     folder = Path.cwd()
 

@@ -63,7 +63,9 @@ def measures_of(record: type[Record]) -> Mapping[str, Measure]:
 
 
 def measured_values(*records: Record | None) -> dict[str, Any]:
-    """{name of a measure: its value, or its `Share`} of all measures that the records hold; None is skipped."""
+    """{name of a measure: its value, or its `Share`} of all measures that the records hold; None is
+    skipped.
+    """
     return {
         measure.name: getattr(record, field)
         for record in records

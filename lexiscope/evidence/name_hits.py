@@ -16,7 +16,9 @@ to that token (`families`); stands there or within NEAR tokens before; comes nex
 
 
 class NameTables:
-    """What is known of each token, shared by all dictionaries of a model: its family and its control tokens."""
+    """What is known of each token, shared by all dictionaries of a model: its family and its control
+    tokens.
+    """
 
     def __init__(self, families: Tensor, controls: Tensor) -> None:
         """families [vocab, m] padded with −1; controls [vocab, draws] tokens of like frequency."""

@@ -4,6 +4,7 @@ door.
 A format is a `Format` in `FORMATS`; another library adds its module and one entry there.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ FORMATS = (
     qwen_scope.FORMAT,
     linear_layers.FORMAT,
 )
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
 DEPTH = 6
 """Folders below the given one that are searched for dictionaries."""
@@ -81,7 +83,12 @@ def dictionaries_in(path: Path, depth: int = DEPTH) -> Iterator[tuple[Format, Pa
 
 def _nothing(path: Path) -> str:
     if not path.exists():
-        return f"There is no file or folder at {path}."
+        hub = (
+            f" If it is a repository of the hub, fetch it first: hf download {path}."
+            if HUB_NAME.fullmatch(str(path))
+            else ""
+        )
+        return f"There is no file or folder at {path}.{hub}"
     known = "; ".join(f"{layout.files} ({layout.library})" for layout in FORMATS)
     if path.is_file():
         kind = (

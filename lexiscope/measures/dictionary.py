@@ -1,5 +1,5 @@
-"""Measures of a dictionary on the indexed text. Held-out FVE, ΔCE and the dense share are those that its checkpoint
-records, on held-out text.
+"""Measures of a dictionary on the indexed text. Held-out FVE, ΔCE and the dense share are those that its
+checkpoint records, on held-out text.
 """
 
 from lexiscope.measures.measure import Measure, by_name

@@ -30,11 +30,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("foreign") / "cases"
     writers = {
         "saelens": interpreter("saelens"),
+        "layouts": interpreter("saelens"),
+        "dictionary_learning": interpreter("dictionary_learning"),
         "sparsify": interpreter("sparsify"),
         "vasae": sys.executable,
     }
-    for library, python in writers.items():
-        command = [python, str(MAKE), library, str(folder)]
+    for kind, python in writers.items():
+        command = [python, str(MAKE), kind, str(folder)]
         subprocess.run(command, check=True, env=os.environ | {"SPARSIFY_DISABLE_TRITON": "1"})
     return folder
 

@@ -170,6 +170,15 @@ def test_a_dictionary_on_its_own_layer_explains_the_text_and_on_another_layer_or
     assert fve < 0.5 and "Likely causes: another layer" in warning and lines
 
 
+def test_a_dictionary_that_records_other_weights_is_warned_of(
+    model: LanguageModel, finetuned: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    right = index(model, runs[:1], text_file, Settings(index=tmp_path / "right"))
+    assert not any("other weights" in line for line in right)
+    wrong = index(finetuned, runs[:1], text_file, Settings(index=tmp_path / "wrong"))
+    assert any("was trained on other weights of tiny" in line for line in wrong)
+
+
 def test_the_warning_is_for_a_low_figure_alone() -> None:
     assert reconstruction_warning(None) == reconstruction_warning(0.5) == ""
     assert "BOS" in reconstruction_warning(0.49) and "0.49" in reconstruction_warning(0.49)

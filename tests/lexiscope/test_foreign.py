@@ -257,8 +257,10 @@ def test_a_file_or_folder_that_exists_is_never_said_to_be_missing(tmp_path: Path
     ):
         with pytest.raises(CheckpointError, match=words):
             load_checkpoint(tmp_path / name)
-    with pytest.raises(CheckpointError, match="There is no file or folder at"):
+    with pytest.raises(CheckpointError, match=r"There is no file or folder at .*none.$"):
         load_checkpoint(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="hf download jbloom/GPT2-Small-SAEs"):
+        load_checkpoint(Path("jbloom/GPT2-Small-SAEs"))
 
 
 def test_a_folder_of_several_dictionaries_lists_them_and_each_can_be_read(tmp_path: Path) -> None:
