@@ -12,8 +12,9 @@ from unicodedata import bidirectional
 from markupsafe import Markup, escape
 
 from lexiscope.measures import DIGITS, Measure
-from lexiscope.records import VERDICT_WORDS, Context, Token
+from lexiscope.records import VERDICT_WORDS, Context, Histogram, Token
 from lexiscope.tokens import Run, readable_runs
+from server.histograms import PositionBin
 
 REMEMBERED = 1 << 16
 """tokens whose HTML is cached; most tokens of a page are frequent ones"""
@@ -147,6 +148,46 @@ def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = 
     marked = "" if tick is None else f";--t:{min(max(tick / scale, 0), 1):.4f}"
     inner = "<b></b>" if marked else ""
     return Markup(f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{inner}</span>')
+
+
+def edge(value: float, as_share: bool) -> str:
+    """The edge of a histogram's bin."""
+    return f"{value * 100:.2g} %" if as_share else f"{value:.2f}"
+
+
+def bars(data: Histogram, as_shares: bool) -> Markup:
+    """The bars of a histogram, 10 wide and at most 100 high, with their bins and counts on hover."""
+    top = max(data.counts)
+    labels = [edge(value, as_shares) for value in data.edges]
+    return Markup("").join(
+        _rectangle(place, count / top, f"{labels[place]} to {labels[place + 1]}: {count:,}")
+        for place, count in enumerate(data.counts)
+        if count
+    )
+
+
+def position_bars(bins: Sequence[PositionBin]) -> Markup:
+    """The bars of a density by position, as in `bars`."""
+    top = max(one.density for one in bins)
+    return Markup("").join(
+        _rectangle(
+            place,
+            one.density / top,
+            f"positions {one.first} to {one.last}: {one.firings:,} firings on {one.positions:,} positions, "
+            f"{one.density * 100:.3g} %",
+        )
+        for place, one in enumerate(bins)
+        if one.density
+    )
+
+
+def _rectangle(place: int, share: float, title: str) -> Markup:
+    """One bar; `share` of the height, at least 1 %, so that it can be seen."""
+    height = max(100 * share, 1)
+    return Markup(
+        f'<rect x="{place * 10 + 0.5}" width="9" y="{100 - height:.2f}" height="{height:.2f}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
 
 
 @lru_cache(REMEMBERED)

@@ -5,6 +5,7 @@ Both have an ETag made of the index build, the address and the templates. A brow
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader
+from jinja2.ext import Extension
 from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, placed
@@ -36,12 +38,21 @@ class PageContent(NamedTuple):
     """variables of the template that are not in the record"""
 
 
+class _WithoutIndentation(Extension):
+    """Removes the indentation of templates, which is for their readers: a page has it thousands of times."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        return re.sub("^ +", "", source, flags=re.MULTILINE)
+
+
 class Templates:
     """The Jinja templates. `navigation` has the links of the site's header."""
 
     def __init__(self, frontend: Path = FRONTEND, *, navigation: Sequence[tuple[str, str]] = ()) -> None:
         self.environment = Environment(
-            loader=FileSystemLoader(frontend / "templates"), autoescape=True, trim_blocks=False
+            loader=FileSystemLoader(frontend / "templates"),
+            autoescape=True,
+            extensions=[_WithoutIndentation],
         )
         self.environment.globals |= {
             "navigation": navigation,

@@ -49,8 +49,14 @@ def page(
     features = [{"id": feature_id} for feature_id in query.feature]
     tokens = [{"token": token, "layer": query.layer} for token in query.token]
     model = query.model or (query.feature[0].split("/")[0] if query.feature else "")
+    models = store.home().models
+    layers = {
+        entry.model: [{"layer": layer.layer, "source": layer.source} for layer in entry.layers]
+        for entry in models
+    }
     context = {
-        "models": store.home().models,
+        "models": models,
+        "layers": layers,
         "form": {"model": model, "prompt": query.prompt, "features": [*features, *tokens]},
         "typical": TYPICAL,
         "off_manifold": OFF_MANIFOLD,
