@@ -39,6 +39,9 @@ CONTENDERS = (
         "Lexiscope, plain", "lexiscope_topk", None, ("recipe=plain",), "≥ 1,000 tokens/s (GPU: 1,000,000)"
     ),
     Contender(f"Lexiscope, plain, {AT_WORK}", "lexiscope_topk", None, ("recipe=plain", "silent=0.5"), ""),
+    Contender(
+        "Lexiscope, plain, by autograd", "lexiscope_topk", None, ("recipe=plain", "gradients=autograd"), ""
+    ),
     Contender("Lexiscope, vasae", "lexiscope_topk", None, ("recipe=vasae",), "≤ 1.05×"),
     Contender("sparsify, Signum (its default)", "sparsify_topk", "sparsify", (), "≥ 4× (GPU: 3×)"),
     Contender("sparsify, Adam", "sparsify_topk", "sparsify", ("optimiser=adam",), "≥ 4× (GPU: 3×)"),

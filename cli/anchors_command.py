@@ -10,7 +10,7 @@ from rich.table import Table
 from lexiscope.anchor_sets import CONTROLS, DESCRIPTIONS
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
-from trainer import Survey, harvest, surroundings, survey
+from trainer import Survey, anchor_sources, harvest, survey
 
 
 def survey_layers(
@@ -23,13 +23,13 @@ def survey_layers(
     width: int | None,
 ) -> dict[int, Survey]:
     """One pass of the model over the text, and one over its vocabulary a layer. Raises as
-    `trainer.harvest.harvest`.
+    `trainer.activations.harvest`.
     """
     model.check_layers(layers)
     with harvest(model, list(passages(model, sources, tokens=tokens)), layers=layers) as harvested:
         width = width or model.vocab_size
         return {
-            layer: survey(model, harvested, layer, surroundings(model, harvested, layer), k=k, width=width)
+            layer: survey(model, harvested, layer, anchor_sources(model, harvested, layer), k=k, width=width)
             for layer in layers
         }
 

@@ -88,7 +88,7 @@ class Checkpoint(NamedTuple):
     chosen_layer: int | None = None
     """the layer given by --layer"""
     chosen_set: str | None = None
-    """the set's name given by --set"""
+    """the set's name given by --set-name"""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def set_name(self) -> str:
-        """The name that dictionaries of one kind share over layers: as given by --set, as trained, as on
+        """The name that dictionaries of one kind share over layers: as given by --set-name, as trained, as on
         Neuronpedia, or by its folder.
         """
         if self.chosen_set or "set" in self.details:

@@ -1,31 +1,32 @@
-"""The trainer: harvest activations, fit dictionaries, evaluate them, write checkpoints. `train` is the door."""
+"""The trainer: harvest activations, train dictionaries, evaluate them, write checkpoints. `train` is the
+door.
+"""
 
-from trainer.choosing import Survey, surroundings, survey
+from trainer.activations.harvest import harvest
+from trainer.anchor_survey import Survey, anchor_sources, survey
+from trainer.architectures import Config
+from trainer.errors import RecipeError, TrainingDiverged
 from trainer.evaluation import Candidate, Measured, check_candidates, measure
-from trainer.harvest import harvest
-from trainer.paper import PaperRecipe, paper_recipe
-from trainer.paper_run import train_paper_recipes
 from trainer.plan import Plan, held_out_passages
-from trainer.recipes import RECIPES, Recipe, RecipeError, recipe
-from trainer.training import train
+from trainer.presets import configured, recipe, recipes
+from trainer.run import train
 
 __all__ = [
-    "RECIPES",
     "Candidate",
+    "Config",
     "Measured",
-    "PaperRecipe",
     "Plan",
-    "Recipe",
     "RecipeError",
     "Survey",
+    "TrainingDiverged",
+    "anchor_sources",
     "check_candidates",
+    "configured",
     "harvest",
     "held_out_passages",
     "measure",
-    "paper_recipe",
     "recipe",
-    "surroundings",
+    "recipes",
     "survey",
     "train",
-    "train_paper_recipes",
 ]

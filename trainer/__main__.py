@@ -5,28 +5,19 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lexiscope.anchor_sets import ANCHOR_SETS
 from lexiscope.errors import LexiscopeError
 from lexiscope.measures import RUN, as_text, placed
 from lexiscope.settings import Settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-ANCHORS_HELP = (
-    "what rows are held to and named by: "
-    + ", ".join(ANCHOR_SETS)
-    + ", or auto (a bake-off); current unless given"
-)
-RECIPE_HELP = (
-    "vasae (default), plain or matched, or by themselves paper-plain, paper-soft, paper-hard; may be repeated"
-)
+SHORTHANDS = ("k", "anchors", "cosine", "dense_rank", "learning_rate")
+"""Options that are short for --set FIELD=VALUE."""
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:
@@ -52,25 +43,33 @@ def train(
         typer.Option(help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated"),
     ],
     layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
-    recipe: Annotated[list[str] | None, typer.Option(help=RECIPE_HELP)] = None,
-    anchor_weight: Annotated[
-        float | None, typer.Option("--lambda", help="paper-soft: weight of the anchor term; 1e-4")
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="vasae (default), plain, matched, paper-soft, … (a wrong name lists all); may be repeated"
+        ),
     ] = None,
-    anchor_mode: Annotated[
-        str | None, typer.Option(help="paper-soft: nearest (default), logsumexp or softmax")
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[RECIPE.]FIELD=VALUE",
+            help="a setting of the recipes (a wrong field lists all); may be repeated",
+        ),
     ] = None,
-    anchor_every: Annotated[
-        int | None, typer.Option(help="paper-soft: steps between anchor terms; 1")
+    k: Annotated[int | None, typer.Option(help="active features a token; short for --set k=…")] = None,
+    anchors: Annotated[
+        str | None, typer.Option(help="the anchor set (a wrong name lists all); short for --set anchors=…")
     ] = None,
-    k: Annotated[int | None, typer.Option(help="active features a token; the recipe's unless given")] = None,
-    anchors: Annotated[str | None, typer.Option(help=ANCHORS_HELP)] = None,
     cosine: Annotated[
-        float | None, typer.Option(help="anchored rows keep at least this cosine to their anchor; 0.802")
+        float | None, typer.Option(help="least cosine of a row to its anchor; short for --set cosine=…")
     ] = None,
     dense_rank: Annotated[
-        int | None, typer.Option(min=0, help="rank of the dense path; the recipe's unless given")
+        int | None, typer.Option(help="rank of the dense path; short for --set dense_rank=…")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's; the recipe's unless given")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's; short for --set learning_rate=…")
+    ] = None,
     width: Annotated[
         int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")
     ] = None,
@@ -89,14 +88,14 @@ def train(
     length: Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")] = 256,
     seed: int = 0,
     cache: Annotated[
-        Path | None, typer.Option(help="keep activations in this folder, and use those that are there")
+        Path | None, typer.Option(help="keep activations in this folder, and reuse those in it")
     ] = None,
     buffer: Annotated[
         int | None,
-        typer.Option(min=1, help="tokens of activations at hand at once, without --cache; 500,000"),
+        typer.Option(min=1, help="tokens of activations held at once, without --cache; 500,000"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with what an interrupted run of the same plan left")
+        bool, typer.Option("--resume", help="continue an interrupted run of the same plan")
     ] = False,
     snapshot_every: Annotated[float, typer.Option(min=0, help="seconds between snapshots")] = 120.0,
     log: Annotated[str | None, typer.Option(help="tensorboard or wandb, beside train.jsonl")] = None,
@@ -105,39 +104,32 @@ def train(
     ] = False,
     set_name: Annotated[
         str | None,
-        typer.Option("--set", help="names the dictionaries <layer>-<set>; the recipe unless given"),
+        typer.Option("--set-name", help="names the dictionaries <layer>-<set>; the recipe unless given"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="checkpoints go to OUT/<model>/<layer>-<set>")] = None,
     model_id: Annotated[
-        str | None, typer.Option(help="the model's id in URLs, where its folder's name will not do")
+        str | None, typer.Option(help="the model's id in URLs; by default the name of its folder")
     ] = None,
 ) -> None:
     """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
     import trainer
     from lexiscope.language_model import load_language_model
     from trainer.distributed import ranks
-    from trainer.paper import PaperRecipe
-    from trainer.paper_run import train_paper_recipes
 
-    anchoring = {"anchor_weight": anchor_weight, "anchor_mode": anchor_mode, "anchor_every": anchor_every}
-    options = {
-        "k": k,
-        "anchors": anchors,
-        "cosine": cosine,
-        "dense_rank": dense_rank,
-        "learning_rate": learning_rate,
-    }
-    recipes = _recipes(recipe or ["vasae"], options, anchoring)
-    paper = any(isinstance(r, PaperRecipe) for r in recipes)
-    if paper and seen is not None:
+    given = {name: value for name, value in locals().items() if name in SHORTHANDS and value is not None}
+    short = [f"{name}={value}" for name, value in given.items()]
+    configs = trainer.configured(recipe or ["vasae"], [*short, *(settings or [])])
+    by_epochs = [config.name for config in configs if config.epochs]
+    if by_epochs and seen is not None:
         raise trainer.RecipeError(
-            "The paper's recipes train by epochs until the validation loss stops falling; leave --seen out."
+            f"{', '.join(by_epochs)} trains by epochs until the validation loss stops falling; leave --seen "
+            "out."
         )
     with ranks(split_layers=layers_over_ranks) as these:
         loaded = load_language_model(model, model_id=model_id)
         plan = trainer.Plan(
             sources=text,
-            runs=[(r, parse_layers(layers, loaded.n_layers)) for r in recipes],
+            runs=[(config, parse_layers(layers, loaded.n_layers)) for config in configs],
             out=out or Settings().runs,
             tokens=tokens,
             seen=seen or 2 * tokens,
@@ -155,37 +147,10 @@ def train(
             log=log,
         )
         console = Console(quiet=not these.writes)
-        if paper:
-            paths = train_paper_recipes(loaded, plan, console=console, ranks=these)
-        else:
-            paths = trainer.train(loaded, plan, console=console, ranks=these)
+        paths = trainer.train(loaded, plan, console=console, ranks=these)
         if paths:
             console.print(f"written to {paths[0].parent}", soft_wrap=True)
             _figures(paths, console)
-
-
-def _recipes(names: Sequence[str], options: dict[str, Any], anchoring: dict[str, Any]) -> list[Any]:
-    """The named recipes with the options that were given; those about the paper's anchor term are for
-    paper-soft alone.
-    """
-    import trainer
-    from trainer.paper import paper_recipe
-
-    given = {option: value for option, value in anchoring.items() if value is not None}
-    if given and "paper-soft" not in names:
-        raise trainer.RecipeError(
-            "--lambda, --anchor-mode and --anchor-every say something to the recipe paper-soft alone."
-        )
-    changed = {option: value for option, value in options.items() if value is not None}
-    found: list[Any] = []
-    for name in names:
-        if name.startswith("paper-"):
-            if changed.keys() - {"k"}:
-                raise trainer.RecipeError(f"Of {', '.join(changed)} the paper's recipes know k alone.")
-            found.append(paper_recipe(name, k=options["k"], **(given if name == "paper-soft" else {})))
-        else:
-            found.append(replace(trainer.recipe(name), **changed))
-    return found
 
 
 def _figures(paths: list[Path], console: Console) -> None:
@@ -197,8 +162,8 @@ def _figures(paths: list[Path], console: Console) -> None:
 
 
 def main(arguments: list[str], *, prog: str) -> None:
-    """Train as the arguments say. Raises LexiscopeError for what a person can mend, SystemExit for a command
-    line that is wrong.
+    """Train by command-line arguments. Raises LexiscopeError for what a person can mend, SystemExit for a
+    command line that is wrong.
     """
     app(arguments, prog_name=prog)
 

@@ -1,22 +1,18 @@
 """Several processes train together: the tokens of each batch are split over ranks, or the dictionaries are.
 
-Every rank holds the same weights, takes the same random choices and sees the summed gradients, so a rank is
-told from another only by the rows it reads. Rank 0 writes. Started by `torchrun --nproc-per-node N -m trainer
-…`.
+Every rank holds the same weights, makes the same random choices and gets the averaged gradients: ranks differ
+only in the rows they train on. Rank 0 writes. Started by `torchrun --nproc-per-node N -m trainer …`.
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from trainer.fitting import Fit
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)
@@ -57,31 +53,32 @@ class Ranks(NamedTuple):
         return torch.cat(parts)
 
     def mean(self, value: Tensor) -> Tensor:
-        if self.together:
-            dist.all_reduce(value)
-            value /= self.world
-        return value
-
-    def join(self, fit: "Fit") -> None:
-        """From here on, all ranks' fits are one: the same start, and in each step the same gradient and the
-        same rows that fired.
-        """
+        """The mean over ranks of a statistic of a batch."""
         if not self.together:
-            return
-        for tensor in fit.weights.tensors():
-            dist.broadcast(tensor, 0)
-        fit.reduce, fit.unite = self._reduce, self._unite
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.world
 
-    def _reduce(self, gradients: Sequence[Tensor], fired: Tensor) -> None:
-        for gradient in gradients:
-            dist.all_reduce(gradient)
-            gradient.div_(self.world)
-        self._unite(fired)
+    def share_start(self, tensors: Sequence[Tensor]) -> None:
+        """Rank 0's tensors become everyone's, in place."""
+        if self.together:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
 
-    def _unite(self, fired: Tensor) -> None:
-        seen = fired.byte()
-        dist.all_reduce(seen, dist.ReduceOp.MAX)
-        fired.copy_(seen)
+    def average(self, gradients: Sequence[Tensor]) -> None:
+        """Makes the ranks' gradients one, in place."""
+        if self.together:
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+                gradient.div_(self.world)
+
+    def unite(self, fired: Tensor) -> None:
+        """Makes the ranks' `fired` one, in place: a feature fired where it fired on any of them."""
+        if self.together:
+            seen = fired.byte()
+            dist.all_reduce(seen, dist.ReduceOp.MAX)
+            fired.copy_(seen)
 
     def wait(self) -> None:
         """Until every rank is here."""

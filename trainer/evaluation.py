@@ -7,7 +7,6 @@ tokens of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -323,11 +322,13 @@ def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> N
     for _, dictionary, fit, _ in candidates:
         if dictionary.d_in != model.d_model:
             raise CheckpointError(
-                f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is {model.d_model}."
+                f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is "
+                f"{model.d_model}."
             )
         if len(fit.anchors) != model.vocab_size:
             raise CheckpointError(
-                f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has {model.vocab_size:,}."
+                f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has "
+                f"{model.vocab_size:,}."
             )
 
 
@@ -356,15 +357,11 @@ def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> I
 
 
 def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
-    tensors: dict[str, Any] = {
-        name: value.to(device)
-        for name, value in vars(candidate.dictionary).items()
-        if isinstance(value, Tensor)
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in candidate.fit._asdict().items() if isinstance(value, Tensor)
     }
-    fit = candidate.fit._replace(
-        **{n: v.to(device) for n, v in candidate.fit._asdict().items() if isinstance(v, Tensor)}
-    )
-    return candidate._replace(dictionary=replace(candidate.dictionary, **tensors), fit=fit)
+    dictionary = candidate.dictionary.map(lambda tensor: tensor.to(device))
+    return candidate._replace(dictionary=dictionary, fit=candidate.fit._replace(**moved))
 
 
 def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[str, Any]) -> Measured:

@@ -101,7 +101,7 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
 
 
 def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
-    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is above 0, else 0; slope [n, d], rows [F, d]."""
+    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is above 0, else 0, for rows [F, d]."""
     if not has_kernels(rows):  # in chunks that stay in cache
         parts = [
             torch.bmm(rows[indices], part[..., None]).squeeze(-1)
@@ -170,8 +170,8 @@ def row_gradients(
     grid = (n_features, triton.cdiv(d, 128))
     sums = out if total is None else total
     _row_sums[grid](
-        order.longest_first, order.bounds, order.tokens, order.entries, weights.contiguous(), x.contiguous(), out, sums, d,
-        TOTAL=total is not None, BLOCK_N=16, BLOCK_D=128,
+        order.longest_first, order.bounds, order.tokens, order.entries, weights.contiguous(), x.contiguous(),
+        out, sums, d, TOTAL=total is not None, BLOCK_N=16, BLOCK_D=128,
     )  # fmt: skip
     if tangent_to is not None:
         _tangent[n_features,](out, tangent_to.contiguous(), d, BLOCK_D=triton.next_power_of_2(d))
@@ -203,11 +203,12 @@ def hold_rows(
     """
     if has_kernels(rows):
         d = rows.shape[1]
-        bound = anchors is not None and assigned is not None
-        _hold[len(rows),](
-            rows, anchors.contiguous() if bound else rows, assigned if bound else rows, cosine, (1 - cosine**2) ** 0.5, d,
-            ANCHORED=bound, BLOCK_D=triton.next_power_of_2(d),
-        )  # fmt: skip
+        sine, width = (1 - cosine**2) ** 0.5, triton.next_power_of_2(d)
+        if anchors is None or assigned is None:
+            _hold[len(rows),](rows, rows, rows, cosine, sine, d, ANCHORED=False, BLOCK_D=width)
+        else:
+            held_by = anchors.contiguous(), assigned
+            _hold[len(rows),](rows, *held_by, cosine, sine, d, ANCHORED=True, BLOCK_D=width)
         return
     for features in torch.arange(len(rows), device=rows.device).split(4096):  # chunks that stay in cache
         part = rows[features[0] : features[-1] + 1]
@@ -240,8 +241,8 @@ def _encode_top_k(y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, tile: Tile 
         grid = (triton.cdiv(len(part), tile.tokens) * triton.cdiv(n_features, tile.features),)
         _encode[grid](
             part, encoder, b_enc, pre, greatest, len(part), n_features, d, groups,
-            GROUP=GROUP, BLOCK_N=tile.tokens, BLOCK_F=tile.features, BLOCK_D=tile.depth, WHOLE=d % tile.depth == 0,
-            num_warps=tile.warps, num_stages=tile.stages,
+            GROUP=GROUP, BLOCK_N=tile.tokens, BLOCK_F=tile.features, BLOCK_D=tile.depth,
+            WHOLE=d % tile.depth == 0, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         values, indices = code.values[start : start + rows], code.indices[start : start + rows]
         width = max(triton.next_power_of_2(groups), kept)
@@ -254,7 +255,8 @@ if triton is not None:
     @triton.jit
     def _encode(
         y, encoder, b_enc, pre, greatest, n, n_features, d, groups,
-        GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr, WHOLE: tl.constexpr,
+        GROUP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr,
+        WHOLE: tl.constexpr,
     ):  # fmt: skip
         """One tile of pre-activations and its groups' greatest. Tiles of one feature range run together:
         encoder rows are read once.

@@ -1,4 +1,4 @@
-"""Where log lines go: train.jsonl always, TensorBoard or Weights & Biases when asked and installed."""
+"""Where log lines go: train.jsonl always; TensorBoard or Weights & Biases with --log, where installed."""
 
 import json
 from importlib.util import find_spec
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from lexiscope.errors import LexiscopeError
-from trainer.loop import LogLine
+from trainer.step import LogLine
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """--log NAME: the package it needs"""
-SHOWN = ("loss", "live", "tokens_per_second")
+SHOWN = ("loss", "live", "tokens_per_second", "validation_loss")
 
 
 class LogError(LexiscopeError):
-    """A logger that is not there."""
+    """A logger that does not exist or is not installed."""
 
 
 def check_logger(name: str | None) -> None:
@@ -27,7 +27,8 @@ def check_logger(name: str | None) -> None:
         )
     if find_spec(LOGGERS[name]) is None:
         raise LogError(
-            f"--log {name} needs the package '{LOGGERS[name]}', which is not installed: pip install {LOGGERS[name]}."
+            f"--log {name} needs the package '{LOGGERS[name]}', which is not installed: pip install "
+            f"{LOGGERS[name]}."
         )
 
 
@@ -62,7 +63,7 @@ class Log:
     def write(self, line: LogLine) -> None:
         self._file.write(json.dumps(line._asdict()) + "\n")
         self._file.flush()
-        shown = {name: getattr(line, name) for name in SHOWN}
+        shown = {name: value for name in SHOWN if (value := getattr(line, name)) is not None} | line.terms
         if self._tensorboard:
             for name, value in shown.items():
                 self._tensorboard.add_scalar(name, value, line.step)

@@ -1,6 +1,4 @@
-"""What `lexiscope train` is asked for: the plan, what is wrong with it, what its weights follow from, and its
-passages.
-"""
+"""The plan of a run: what to train, whether it can be, what identifies its weights, and its passages."""
 
 import importlib.metadata
 import sys
@@ -16,29 +14,32 @@ from lexiscope.errors import TextError
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import fingerprint, passages
+from trainer.activations.buffer import cropped
+from trainer.activations.harvest import Positions
+from trainer.activations.passages import VALIDATION_EVERY
+from trainer.architectures import Config
 from trainer.distributed import Ranks
+from trainer.errors import RecipeError
 from trainer.logs import check_logger
-from trainer.recipes import Recipe, RecipeError
-from trainer.sources import cropped
 
 HELD_OUT_EVERY = 10
 """Every tenth passage is held out, unless there is held-out text of its own."""
 BUFFER = 500_000
-"""Tokens the buffer holds unless told otherwise."""
+"""Tokens the buffer holds unless --buffer is given."""
 
 
 class Plan(NamedTuple):
     """What to train."""
 
     sources: Sequence[str]
-    runs: Sequence[tuple[Recipe, Sequence[int]]]
-    """each recipe with its layers; all share one pass of the model"""
+    runs: Sequence[tuple[Config, Sequence[int]]]
+    """each recipe with its layers; all share one pass of the model, and so read text in the same way"""
     out: Path
     """checkpoints go to out/<model>/<layer>-<recipe>"""
     tokens: int
     """distinct training tokens, at most"""
     seen: int
-    """tokens each dictionary is trained on (epochs × distinct)"""
+    """tokens each dictionary is trained on (epochs × distinct), unless its recipe counts epochs"""
     eval_tokens: int
     """held-out tokens, at least"""
     ce_tokens: int | None = None
@@ -52,7 +53,7 @@ class Plan(NamedTuple):
     held_out: Sequence[str] = ()
     """text to evaluate on; every tenth passage of `sources` unless given"""
     cache: Path | None = None
-    """keep the activations here, and use those that are (trainer.cache)"""
+    """keep the activations here, and use those that are there (trainer.activations.cache)"""
     buffer: int | None = None
     """tokens of activations held at once without a cache; the text must hold as many. BUFFER, or the text
     where it is shorter
@@ -66,12 +67,23 @@ class Plan(NamedTuple):
 
     @property
     def filling(self) -> int:
-        """Tokens of activations at hand at once."""
-        return self.tokens if self.cache else min(self.tokens, self.buffer or BUFFER)
+        """Tokens of activations held at once: all of them with a cache, or where a recipe counts epochs."""
+        whole = self.cache or any(config.epochs for config, _ in self.runs)
+        return self.tokens if whole else min(self.tokens, self.buffer or BUFFER)
+
+    @property
+    def positions(self) -> Positions:
+        """Which positions of a passage are harvested."""
+        return self.runs[0][0].positions
+
+    def as_read(self) -> "Plan":
+        """The plan with the passages' length as its recipes have it."""
+        longest = min((config.length for config, _ in self.runs if config.length), default=self.length)
+        return self._replace(length=min(self.length, longest))
 
 
-def destination(plan: Plan, model: LanguageModel, recipe: Recipe, layer: int) -> Path:
-    return plan.out / model.id / f"{layer}-{plan.set_name or recipe.name}"
+def destination(plan: Plan, model: LanguageModel, config: Config, layer: int) -> Path:
+    return plan.out / model.id / f"{layer}-{plan.set_name or config.name}"
 
 
 def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
@@ -80,18 +92,15 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
     """
     width = plan.width or model.vocab_size
     check_logger(plan.log)
-    model.check_layers([layer for _, asked in plan.runs for layer in asked])
-    for recipe, _ in plan.runs:
-        if not 0 < recipe.k <= width:
-            raise RecipeError(f"k is {recipe.k}: it must be between 1 and the dictionary's width, {width}.")
-        if ranks.together and recipe.batch % ranks.world:
-            raise RecipeError(
-                f"A batch of {recipe.batch:,} tokens does not divide by {ranks.world} ranks; take a number that divides it."
-            )
-        if plan.filling < recipe.batch:
-            raise RecipeError(
-                f"{plan.filling:,} tokens (--tokens, --buffer) are fewer than a batch of {recipe.batch:,}."
-            )
+    model.check_layers([layer for _, layers in plan.runs for layer in layers])
+    if len({(config.positions, config.length, config.epochs > 0) for config, _ in plan.runs}) > 1:
+        raise RecipeError(
+            f"{', '.join(config.name for config, _ in plan.runs)} do not read text in the same way "
+            "(positions, length, epochs): train them in runs of their own."
+        )
+    for config, _ in plan.runs:
+        config.check(d_in=model.d_model, d_sae=width, embedding=tuple(model.embedding.shape))
+        _check_batch(plan, config, ranks)
     both = {Path(source).resolve() for source in plan.sources} & {
         Path(source).resolve() for source in plan.held_out
     }
@@ -99,18 +108,53 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         raise TextError(f"{both.pop()} is given both to train on and to hold out.")
 
 
-def identity(model: LanguageModel, plan: Plan, recipe: Recipe, layer: int) -> dict[str, Any]:
+def _check_batch(plan: Plan, config: Config, ranks: Ranks) -> None:
+    if config.batch_of == "passages":
+        if ranks.together:
+            raise RecipeError(
+                f"{config.name} trains on whole passages, which are not split over ranks: give "
+                "--layers-over-ranks."
+            )
+        return
+    if ranks.together and config.batch % ranks.world:
+        raise RecipeError(
+            f"A batch of {config.batch:,} tokens does not divide by {ranks.world} ranks; take a number that "
+            "divides it."
+        )
+    if plan.filling < config.batch:
+        raise RecipeError(
+            f"{plan.filling:,} tokens (--tokens, --buffer) are fewer than a batch of {config.batch:,}."
+        )
+
+
+def check_amount(plan: Plan, tokens: int, passages: int) -> None:
+    """Raises TextError where the text, of so many training tokens and passages, is shorter than a batch or
+    than the buffer, or too short to validate on.
+    """
+    batch = max((config.batch for config, _ in plan.runs if config.batch_of == "tokens"), default=0)
+    least = max(batch, min(plan.buffer or 0, plan.tokens))
+    if tokens < least:
+        what = "a batch" if least == batch else "the buffer"
+        raise TextError(
+            f"The text gives {tokens:,} training tokens, fewer than {what} of {least:,}. Give more text."
+        )
+    if any(config.patience for config, _ in plan.runs) and passages < VALIDATION_EVERY:
+        raise TextError(
+            f"The text gives {passages} passages to train on, fewer than the {VALIDATION_EVERY} of which one "
+            "validates. Give more text."
+        )
+
+
+def identity(model: LanguageModel, plan: Plan, config: Config, layer: int) -> dict[str, Any]:
     """What the weights follow from."""
-    told = {name: getattr(plan, name) for name in ("tokens", "seen", "length", "seed", "filling")}
+    amounts = {name: getattr(plan, name) for name in ("tokens", "seen", "length", "seed", "filling")}
     text = {"text": fingerprint(plan.sources), "held_out": held_out_rule(plan)}
-    what = {"recipe": asdict(recipe), "layer": layer, "width": plan.width or model.vocab_size}
-    return {"model": model.id, "weights": model.fingerprint} | what | text | told
+    what = {"recipe": asdict(config), "layer": layer, "width": plan.width or model.vocab_size}
+    return {"model": model.id, "weights": model.fingerprint} | what | text | amounts
 
 
 def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict[str, Any]:
-    """What a checkpoint's metadata says of where it comes from, whatever trained it; `identified` as
-    `identity` gives it.
-    """
+    """Where a checkpoint comes from, for its metadata; `identified` as `identity` gives it."""
     recipe = identified["recipe"]
     return {
         "recipe": recipe["name"],
@@ -148,7 +192,8 @@ def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
             break
     if not found:
         raise TextError(
-            f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text, or --held-out."
+            f"The text gives fewer than {HELD_OUT_EVERY} passages: too few to hold one out. Give more text, "
+            "or --held-out."
         )
     return found
 

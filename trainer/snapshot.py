@@ -1,46 +1,46 @@
-"""A run that is not finished: the hidden folder beside its destination that `--resume` goes on from.
+"""A run that is not finished: the hidden folder beside its destination that `--resume` continues.
 
     .<layer>-<set>.unfinished/plan.json     what is being trained; a resume with another plan is refused
                               train.jsonl   one line a log step, flushed as it goes
-                              snapshot.pt   weights, moments, random state and step, replaced now and then
-                              checkpoint/   the dictionary, once it is trained; evaluated, it becomes the destination
+                              snapshot.pt   weights, moments, random state and step, replaced at intervals
+                              checkpoint/   the trained dictionary; once evaluated, it becomes the destination
 
 Every file appears under its name only when whole, so a process may die anywhere. Snapshots are read with
 `weights_only=True`.
 """
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from lexiscope.checkpoint import CONFIG, LOG, load_checkpoint, refuse_existing, write_json
+from lexiscope.checkpoint import LOG, load_checkpoint, refuse_existing, write_json
 from lexiscope.errors import CheckpointError
-from trainer.disk import lacks_room, whole
+from lexiscope.files import Locked, lack_of_space, lock, replace_file
+from lexiscope.formats.saelens import CONFIG
 from trainer.evaluation import Measured
 
 PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
 
 
-class Unfinished:
+class UnfinishedRun:
     """The run that will stand at `destination`. `plan` is plain JSON: equal plans, equal weights."""
 
     def __init__(self, destination: Path, plan: dict[str, Any]) -> None:
         self.destination, self.plan = destination, json.loads(json.dumps(plan))
         self.folder = destination.with_name(f".{destination.name}.unfinished")
-        self._lock: IO[str] | None = None
+        self._held: ExitStack | None = None
 
     # --- before any time is spent ---
 
     def check(self, *, resume: bool) -> None:
         """Raises CheckpointError where the destination holds a run, or where an unfinished one may not be
-        gone on with.
+        resumed.
 
         With `resume`, a finished run of the same plan is no error: see `finished`.
         """
@@ -52,7 +52,8 @@ class Unfinished:
             return
         if not resume:
             raise CheckpointError(
-                f"An unfinished run lies at {self.folder}; it is kept. Go on with it by --resume, or remove it first."
+                f"There is an unfinished run at {self.folder}; it is kept. Resume it with --resume, or "
+                "remove it first."
             )
         _refuse_other(self.plan, json.loads(file.read_text(encoding="utf-8")), self.folder)
 
@@ -70,20 +71,24 @@ class Unfinished:
         """Make the folder, and hold it against other processes until this one ends."""
         with self._errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "LOCK").open("w")
+            held = ExitStack()
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
+                held.enter_context(lock(self.folder / "LOCK"))
+            except Locked as error:
                 raise CheckpointError(
-                    f"Another process is training {self.destination}; two would spoil each other's run."
+                    f"Another process ({error.owner}) is training {self.destination}; two would spoil each "
+                    "other's run."
                 ) from None
-            self._lock = lock
+            self._held = held
             if not (self.folder / PLAN).is_file():
-                with whole(self.folder / PLAN) as partial:
+                with replace_file(self.folder / PLAN) as partial:
                     write_json(partial, self.plan)
 
     # --- while training ---
+
+    @property
+    def has_snapshot(self) -> bool:
+        return (self.folder / SNAPSHOT).is_file()
 
     @property
     def trained(self) -> Path | None:
@@ -106,13 +111,11 @@ class Unfinished:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""
-        with self._errors(), whole(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
+        with self._errors(), replace_file(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
             try:
                 torch.save(state, sink)
             except RuntimeError as error:  # torch's zip writer hides the disk's own error in one of these
                 raise OSError(28, str(error).splitlines()[0]) from error
-            sink.flush()
-            os.fsync(sink.fileno())
 
     @property
     def log(self) -> Path:
@@ -131,8 +134,8 @@ class Unfinished:
         self.remove()
 
     def leave(self) -> None:
-        """After an error: what can be gone on with is kept, the rest removed."""
-        if self._lock and not (self.folder / SNAPSHOT).is_file() and self.trained is None:
+        """After an error: what can be resumed is kept, the rest removed."""
+        if self._held and not self.has_snapshot and self.trained is None:
             self.remove()
         self.close()
 
@@ -141,10 +144,10 @@ class Unfinished:
         self.close()
 
     def close(self) -> None:
-        """Let other processes go on with the run."""
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+        """Let other processes resume the run."""
+        if self._held:
+            self._held.close()
+            self._held = None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -152,8 +155,8 @@ class Unfinished:
             yield
         except OSError as error:
             kept = (
-                "The last snapshot is kept: go on with --resume."
-                if (self.folder / SNAPSHOT).is_file()
+                "The last snapshot is kept: resume with --resume."
+                if self.has_snapshot
                 else "Nothing has changed."
             )
             raise CheckpointError(
@@ -163,9 +166,9 @@ class Unfinished:
 
 def refuse_full_disk(where: Path, needed: int) -> None:
     """Raises CheckpointError where `needed` bytes do not fit under `where`."""
-    if wrong := lacks_room(where, needed):
+    if lack := lack_of_space(where, needed):
         raise CheckpointError(
-            f"Checkpoints and snapshots of {wrong}. Free some disk, or give another place with --out."
+            f"Checkpoints and snapshots of {lack}. Free some disk, or give another place with --out."
         )
 
 
@@ -182,6 +185,6 @@ def _refuse_other(plan: dict[str, Any], found: dict[str, Any], where: Path) -> N
     ]
     if other:
         raise CheckpointError(
-            f"{where} is a run of another plan ({'; '.join(other)}). It is kept: go on with the plan it was "
-            "started with, or remove it first."
+            f"{where} is a run of another plan ({'; '.join(other)}). It is kept: resume it with the plan it "
+            "was started with, or remove it first."
         )

@@ -1,25 +1,33 @@
-"""Lexiscope's own trainer, as `lexiscope train` steps it; `recipe` is plain (the default), vasae or matched."""
+"""Lexiscope's own trainer, as `lexiscope train` steps it; `recipe` is plain unless given."""
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer
-from trainer import fitting, kernels
-from trainer.loop import Training
+from trainer import kernels
+from trainer.activations.passages import LayerActivations, Rows
+from trainer.architectures import Architecture, Start, build, topk, vasae
+from trainer.step import Training
 
 NAME = "Lexiscope"
 PARTS = {
-    "encoder": [(fitting.Fit, "_encode")],
+    "encoder": [(topk.TopK, "select")],
     "top-k": [(kernels, "top_k"), (kernels, "select_top_k")],
     "decode": [(kernels, "decode")],
-    "gradients": [(fitting.Fit, "_row_gradients")],
-    "AuxK": [(fitting.Fit, "_revive")],
-    "cones, norms": [(fitting.Fit, "hold"), (fitting, "stay_in_cones")],
+    "gradients": [(topk.TopK, "gradients")],
+    "AuxK": [(topk.TopK, "_add_aux_gradients")],
+    "cones, norms": [
+        (topk.TopK, "constrain_weights"),
+        (vasae.Vasae, "constrain_weights"),
+        (vasae, "stay_in_cones"),
+    ],
 }
 """What each part of a step is made of, without the parts inside it; names the trainer does not have are
 passed over.
@@ -41,31 +49,43 @@ class Trainer:
         rate: float | None = None,
         device: str = "cpu",
         silent: str = "0",
+        gradients: str = "by hand",
     ) -> None:
-        """`silent` is a share of rows to count as long silent before every step, so that AuxK has its work
-        from the first.
+        """`silent` is a share of features to count as long silent before every step, so that AuxK has
+        its work from the first; with `gradients=autograd` the default step replaces the hand-written one.
         """
-        changes = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
-        chosen = replace(trainer.recipe(recipe), **changes)
-        if embedding is None:  # only the anchored recipes and names look at it
+        changes: dict[str, Any] = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
+        config: Any = replace(trainer.recipe(recipe), **changes)
+        if embedding is None:  # only the anchored recipes and names use it
             embedding = torch.randn(int(tokens.max()) + 1, x.shape[1])
-        self.x, self.tokens = x, tokens
-        self.fit = fitting.Fit(chosen, x, tokens, embedding=embedding, d_sae=d_sae, device=device)
-        self.training = Training(self.fit, steps=steps, every=10**9)
-        self.rate = chosen.learning_rate
+        nothing = torch.zeros(1, dtype=torch.long)
+        self.activations = LayerActivations(x, tokens, nothing, nothing, None)
+        start = Start(x, tokens, embedding=embedding, d_sae=d_sae, device=device)
+        with torch.no_grad():
+            architecture = build(config, start)
+        if gradients == "autograd":
+            vars(architecture)["gradients"] = partial(Architecture.gradients, architecture)
+        self.training = Training(architecture, start.random, steps=steps, every=10**9)
+        self.rate = config.learning_rate
         self.silent = torch.randperm(d_sae, device=device)[: round(float(silent) * d_sae)]
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        return self.training.optimiser
 
     def step(self, rows: Tensor) -> None:
         """A turn of the training loop, schedule and restarts included."""
-        self.fit.silent[self.silent] = self.fit.recipe.aux_after + 1
-        self.training._train(self.x, self.tokens, rows)
+        architecture = self.training.architecture
+        architecture.silent[self.silent] = architecture.config.aux_after + 1
+        self.training.train_on(self.activations, Rows(rows))
 
     def bytes_of_state(self) -> int:
         """Weights and Adam's two moments."""
-        return sum(3 * tensor.numel() * tensor.element_size() for tensor in self.fit.weights.tensors())
+        tensors = self.training.architecture.parameters.values()
+        return sum(3 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def dictionary(self) -> dict[str, Tensor]:
-        found = self.fit.fitted().dictionary
+        found = self.training.dictionary()
         return {
             name: getattr(found, name).detach().float().cpu().contiguous()
             for name in ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -73,4 +93,4 @@ class Trainer:
 
 
 def reconstruct(trainer: Trainer, x: Tensor) -> Tensor:
-    return trainer.fit.fitted().dictionary.reconstruct(x)
+    return trainer.training.dictionary().reconstruct(x)

@@ -1,5 +1,5 @@
-"""The paper's own algorithm, `paper-soft`, from trainer.paper. One step without the anchor term, and the term
-by itself.
+"""The paper's own algorithm, `paper-soft`, from trainer.architectures.paper. One step without the anchor
+term, and the term by itself.
 
 The term costs O(F·V·d): at full shape most of a minute on two cores. It works through the features in chunks,
 so it is timed on one and on three of them, and the rest is added at the difference. Ours finds the nearest
@@ -9,14 +9,20 @@ authors' code computes it, through max and into the embedding.
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from trainer.paper import CHUNK, PaperSAE, _Progress, anchor_scores, paper_recipe, paper_step
+import trainer
+from trainer.activations.passages import LayerActivations, Rows
+from trainer.architectures import Start, build
+from trainer.objectives import CHUNK, anchor_pull
+from trainer.step import Training
 
 NAME = "paper-soft"
 
@@ -35,40 +41,43 @@ class Trainer:
         device: str = "cpu",
         anchor: str = "nearest",
     ) -> None:
-        self.x, self.device, self.autograd = x, torch.device(device), anchor == "autograd"
-        self.recipe, self.anchors = (
-            paper_recipe("paper-soft", k=k, anchor_every=10**9),
-            embedding.to(device).float(),
-        )
-        self.sae = PaperSAE(self.recipe, x.shape[1], d_sae, self.anchors).to(device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=self.recipe.learning_rate)
-        self.progress = _Progress(d_sae, self.device, lambda line: None)
+        self.device, self.autograd = torch.device(device), anchor == "autograd"
+        config: Any = replace(trainer.recipe("paper-soft"), k=k, anchor_every=10**9)  # type: ignore[call-arg]
+        start = Start(x, tokens, embedding=embedding, d_sae=d_sae, device=device, centre=False)
+        with torch.no_grad():
+            self.architecture = build(config, start)
+        self.anchors = embedding.to(device).float()
+        nothing = torch.zeros(1, dtype=torch.long)
+        self.activations = LayerActivations(x, tokens, nothing, nothing, None)
+        self.training = Training(self.architecture, start.random, steps=steps, every=10**9)
 
     def step(self, rows: Tensor) -> None:
         """Everything but the anchor term."""
-        self.progress.step += 1
-        paper_step(self.recipe, self.sae, self.optimiser, self.x[rows].float(), self.anchors, self.progress)
+        self.training.train_on(self.activations, Rows(rows))
 
     def extra(self) -> dict[str, float | str]:
         """Seconds (wall, CPU) that the anchor term adds to a step."""
         self._anchor_seconds(1)  # to warm up
         (wall, cpu), (wall_of_three, cpu_of_three) = self._anchor_seconds(1), self._anchor_seconds(3)
-        further = len(self.sae.directions) / CHUNK - 1
+        further = self.architecture.d_sae / CHUNK - 1
         return {
             "wall": wall + further * (wall_of_three - wall) / 2,
             "cpu": cpu + further * (cpu_of_three - cpu) / 2,
-            "note": f"anchor term timed on {CHUNK:,} and {3 * CHUNK:,} of {len(self.sae.directions):,} features, the rest in proportion",
+            "note": f"anchor term timed on {CHUNK:,} and {3 * CHUNK:,} of {self.architecture.d_sae:,} "
+            "features, the rest in proportion",
         }
 
     def _anchor_seconds(self, chunks: int) -> tuple[float, float]:
-        features = self.sae.directions.detach()[: chunks * CHUNK].contiguous().requires_grad_()
+        features = (
+            self.architecture.parameters["decoder"].detach()[: chunks * CHUNK].contiguous().requires_grad_()
+        )
         anchors = self.anchors.requires_grad_(self.autograd)
         _synchronise(self.device)
         wall, cpu = time.perf_counter(), time.process_time()
         (
             through_autograd(features, anchors)
             if self.autograd
-            else anchor_scores(features, anchors, "nearest")
+            else anchor_pull(features, anchors, "nearest")
         ).mean().backward()
         _synchronise(self.device)
         anchors.grad = None

@@ -101,7 +101,7 @@ def timed(parts: dict[str, list[tuple[Any, str]]], device: str) -> Any:
 
 def breakdown(trainer: Any, module: Any, batches: list[torch.Tensor], device: str) -> dict[str, float]:
     """Seconds a step of each part, of Adam and of the rest."""
-    parts = {**module.PARTS, "Adam": [(trainer.fit.optimiser, "step")]}
+    parts = {**module.PARTS, "Adam": [(trainer.optimiser, "step")]}
     with timed(parts, device) as spent:
         synchronise(device)
         begun = time.perf_counter()

@@ -34,7 +34,14 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(
 ) -> None:
     batches = dashboards.write(tmp_path / "batches", model)
     found = lexiscope(
-        "import", "neuronpedia", str(batches), "--model", str(model_folder), "--set", "theirs", work=tmp_path
+        "import",
+        "neuronpedia",
+        str(batches),
+        "--model",
+        str(model_folder),
+        "--set-name",
+        "theirs",
+        work=tmp_path,
     )
     assert found.returncode == 0, found.stderr
     assert "tiny/1-theirs: 5 features" in found.stdout and "repeat another" in found.stdout

@@ -14,7 +14,7 @@ import trainer
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel
 from trainer.distributed import Ranks
-from trainer.recipes import RecipeError
+from trainer.errors import RecipeError
 
 SIZES = "--layers 0,1 --tokens 4100 --seen 61440 --eval-tokens 100 --k 4 --length 48".split()
 

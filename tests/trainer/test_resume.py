@@ -21,9 +21,12 @@ import trainer
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
-from tests.trainer.test_sources import full_disk
-from trainer.harvest import HarvestError
-from trainer.snapshot import Unfinished
+from tests.trainer.test_activations import full_disk
+from trainer.activations.harvest import HarvestError
+from trainer.activations.passages import Batch
+from trainer.architectures.base import Gradients, Step
+from trainer.architectures.topk import TopK
+from trainer.snapshot import UnfinishedRun
 
 QUIET = Console(quiet=True)
 
@@ -61,15 +64,15 @@ class Interrupted(Exception):
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     """Training ends in an error right after its `after`-th snapshot."""
-    save, saved = Unfinished.save, []
+    save, saved = UnfinishedRun.save, []
 
-    def counted(self: Unfinished, state: dict[str, Any]) -> None:
+    def counted(self: UnfinishedRun, state: dict[str, Any]) -> None:
         save(self, state)
         saved.append(state["step"])
         if len(saved) == after:
             raise Interrupted
 
-    monkeypatch.setattr(Unfinished, "save", counted)
+    monkeypatch.setattr(UnfinishedRun, "save", counted)
 
 
 @pytest.mark.parametrize("buffer", [None, 300])
@@ -100,7 +103,10 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
 
 
 def command(model_folder: Path, text: Path, out: Path) -> list[str]:
-    sizes = "--layers 1 --tokens 4100 --seen 600000 --eval-tokens 100 --k 4 --length 48 --snapshot-every 0 --resume".split()
+    sizes = (
+        "--layers 1 --tokens 4100 --seen 600000 --eval-tokens 100 --k 4 --length 48 "
+        "--snapshot-every 0 --resume"
+    ).split()
     return [
         sys.executable,
         "-m",
@@ -204,7 +210,7 @@ def test_a_damaged_snapshot_is_refused_and_two_processes_do_not_share_a_run(
 ) -> None:
     folder = unfinished.out / model.id / ".1-vasae.unfinished"
     again = unfinished._replace(resume=True)
-    held = Unfinished(folder.with_name("1-vasae"), json.loads((folder / "plan.json").read_text()))
+    held = UnfinishedRun(folder.with_name("1-vasae"), json.loads((folder / "plan.json").read_text()))
     held.open()
     with pytest.raises(CheckpointError, match="Another process"):
         trainer.train(model, again, console=QUIET)
@@ -215,7 +221,7 @@ def test_a_damaged_snapshot_is_refused_and_two_processes_do_not_share_a_run(
 
 
 def test_a_disk_that_fills_up_keeps_the_last_snapshot(tmp_path: Path) -> None:
-    run = Unfinished(tmp_path / "0-vasae", {"seed": 0})
+    run = UnfinishedRun(tmp_path / "0-vasae", {"seed": 0})
     run.open()
     run.save({"step": 1, "weights": torch.zeros(10)})
     with full_disk(), pytest.raises(CheckpointError, match=r"could not be written.*last snapshot is kept"):
@@ -230,3 +236,30 @@ def test_an_error_before_the_first_snapshot_leaves_nothing(
     with full_disk(), pytest.raises(HarvestError):
         trainer.train(model, plan(text_file, tmp_path / "out"), console=QUIET)
     assert list((tmp_path / "out" / model.id).iterdir()) == []
+
+
+def test_a_run_whose_loss_is_not_finite_keeps_its_last_snapshot_and_says_what_to_try(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TopK.gradients
+
+    def broken(self: TopK, batch: Batch, step: Step) -> Gradients:
+        made = real(self, batch, step)
+        factor = float("nan") if step.number == 33 else 1.0
+        return made._replace(losses={"mse": made.losses["mse"] * factor})
+
+    runs = [(replace(trainer.recipe("plain"), k=4, batch=64), [1])]
+    asked = plan(text_file, tmp_path, runs=runs)
+    with monkeypatch.context() as patched:
+        patched.setattr(TopK, "gradients", broken)
+        with pytest.raises(
+            trainer.TrainingDiverged, match=r"layer 1 plain: .* step 33 .*snapshot of step 30"
+        ):
+            trainer.train(model, asked, console=QUIET)
+    (path,) = trainer.train(model, asked._replace(resume=True), console=QUIET)
+    assert all(tensor.isfinite().all() for tensor in weights(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(TopK, "gradients", broken)
+        with pytest.raises(trainer.TrainingDiverged, match="no snapshot yet, and nothing is kept"):
+            trainer.train(model, asked._replace(snapshot_every=1e9, out=tmp_path / "b"), console=QUIET)
+    assert not list((tmp_path / "b" / model.id).iterdir())

@@ -11,9 +11,9 @@ from lexiscope.anchor_sets import CONTROLS, DESCRIPTIONS
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
-from trainer.choosing import surroundings, survey
-from trainer.harvest import harvest
-from trainer.recipes import RecipeError
+from trainer.activations.harvest import harvest
+from trainer.anchor_survey import anchor_sources, survey
+from trainer.errors import RecipeError
 
 SMALL = {"k": 4, "batch": 256, "dense_rank": 2}
 
@@ -22,10 +22,9 @@ def test_the_survey_finds_that_the_mean_state_of_a_token_names_best(
     model: LanguageModel, text_file: Path
 ) -> None:
     with harvest(model, list(passages(model, [str(text_file)], length=48, tokens=3000)), layers=[0]) as found:
-        assert (
-            found.tokens[1:][found.following[:-1] >= 0] == found.following[:-1][found.following[:-1] >= 0]
-        ).all()
-        result = survey(model, found, 0, surroundings(model, found, 0), k=4, width=model.vocab_size)
+        tokens, following = found.layout.tokens, found.layout.following
+        assert (tokens[1:][following[:-1] >= 0] == following[:-1][following[:-1] >= 0]).all()
+        result = survey(model, found, 0, anchor_sources(model, found, 0), k=4, width=model.vocab_size)
     assert set(result.found) == set(DESCRIPTIONS)
     assert result.best not in CONTROLS
     assert result.found[result.best].firing > result.found["rotated"].firing

@@ -1,8 +1,8 @@
-"""Where training takes its activations from: a cache that holds them all, or a bounded buffer the model fills
-as training goes.
+"""Where training takes its activations from: a cache that holds them all, or a bounded buffer that the model
+refills as training goes on.
 
 Both are a series of `Filling`s, the same in every run of one plan. Which tokens a filling holds is known from
-the text alone, so that a resumed run walks past what it has seen without running the model.
+the text alone, so that a resumed run skips what it has trained on without running the model.
 """
 
 import itertools
@@ -15,19 +15,21 @@ import numpy as np
 
 from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel
-from trainer.cache import Origin, cached
-from trainer.harvest import Harvest, count, harvest
+from trainer.activations.cache import Origin, cached
+from trainer.activations.harvest import Harvest, Positions, count, harvest
 
 Read = Callable[[Sequence[int], Callable[[int], None]], AbstractContextManager[Harvest]]
-"""(layers, advance) → their activations, as long as the block lasts; `advance` is told of tokens as they are
-read.
+"""(layers, advance) → their activations, as long as the block lasts; `advance` is called with the number of
+tokens read since its last call.
 """
 
 
 class Filling(NamedTuple):
-    """Activations to train on for a while, and the recipe for getting them."""
+    """Activations to train on for a while, and how to read them."""
 
     tokens: int
+    """how many it holds, position 0 not counted"""
+    passages: int
     """how many it holds"""
     nth: int
     """0 for the first, counted through all epochs of the text: with the seed, it fixes the order of training
@@ -49,13 +51,18 @@ def from_cache(
             cached(model, passages, layers=layers, origin=origin, folder=folder, advance=advance)
         )
 
-    yield Filling(count(passages), 0, 0, True, read)
+    yield Filling(count(passages), len(passages), 0, 0, True, read)
 
 
 def from_model(
-    model: LanguageModel, text: Callable[[], Iterable[np.ndarray]], *, size: int
+    model: LanguageModel,
+    text: Callable[[], Iterable[np.ndarray]],
+    *,
+    size: int,
+    positions: Positions = "after-first",
 ) -> Iterator[Filling]:
-    """Fillings of `size` tokens, read by the model as they are met; the text starts again when it ends.
+    """Fillings of `size` tokens, each read by the model when its turn comes; the text starts again when it
+    ends.
 
     `text` opens the stream of passages. A text that one filling holds is read once.
     """
@@ -68,7 +75,8 @@ def from_model(
         following = next(fillings, None)
         whole = following is None and index == 0
         while True:
-            yield Filling(count(passages), index, epoch, whole, _reader(model, passages))
+            read = _reader(model, passages, positions)
+            yield Filling(count(passages), len(passages), index, epoch, whole, read)
             index += 1
             if whole:
                 return
@@ -77,8 +85,10 @@ def from_model(
             passages, following = following, next(fillings, None)
 
 
-def _reader(model: LanguageModel, passages: Sequence[np.ndarray]) -> Read:
-    return lambda layers, advance: harvest(model, passages, layers=layers, advance=advance)
+def _reader(model: LanguageModel, passages: Sequence[np.ndarray], positions: Positions) -> Read:
+    return lambda layers, advance: harvest(
+        model, passages, layers=layers, positions=positions, advance=advance
+    )
 
 
 def split(stream: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

@@ -22,9 +22,9 @@ from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import passages
 from tests import tiny
-from trainer.cache import Origin, cached
-from trainer.harvest import Harvest, HarvestError, harvest
-from trainer.sources import Filling, cropped, from_model, split
+from trainer.activations.buffer import Filling, cropped, from_model, split
+from trainer.activations.cache import Origin, cached
+from trainer.activations.harvest import Harvest, HarvestError, harvest
 
 QUIET = Console(quiet=True)
 LENGTH = 48
@@ -61,7 +61,7 @@ def read_all(fillings: Sequence[Filling]) -> list[list[int]]:
     found = []
     for filling in fillings:
         with filling.read([0], lambda n: None) as harvest:
-            found.append(harvest.tokens.tolist())
+            found.append(harvest.layout.tokens.tolist())
     return found
 
 
@@ -90,7 +90,7 @@ def test_a_text_that_fits_is_read_once(model: LanguageModel, some_passages: list
 def test_a_harvest_never_holds_position_zero(model: LanguageModel, some_passages: list[np.ndarray]) -> None:
     with harvest(model, some_passages, layers=[0, 1]) as found:
         assert found.activations[0].shape == found.activations[1].shape == (500, model.d_model)
-        assert model.bos not in found.tokens
+        assert model.bos not in found.layout.tokens
 
 
 def test_training_through_a_buffer_takes_all_steps_and_learns(
@@ -128,7 +128,7 @@ def test_a_cache_is_filled_once_gains_missing_layers_and_equals_a_harvest(
     assert sum(read) == 1000 and (folder / "1.bf16").stat().st_mtime_ns == written
     with harvest(model, some_passages, layers=[0, 1]) as fresh:
         for found, layers in ((first, [1]), (both, [0, 1]), (again, [0, 1])):
-            assert torch.equal(found.tokens, fresh.tokens)
+            assert torch.equal(found.layout.tokens, fresh.layout.tokens)
             assert all(torch.equal(found.activations[layer], fresh.activations[layer]) for layer in layers)
 
 
@@ -186,7 +186,7 @@ def test_a_pass_that_dies_leaves_no_layer_that_would_be_used(
     (folder,) = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {"manifest.json", "LOCK"}
     found = cached(model, some_passages, layers=[0], origin=origin(model), folder=tmp_path)
-    assert len(found.tokens) == 500
+    assert len(found.layout.tokens) == 500
 
 
 def test_a_truncated_layer_is_refused(

@@ -1,0 +1,51 @@
+"""`--recipe` and `--set` select a config, typed and checked."""
+
+import pytest
+
+from trainer.errors import RecipeError
+from trainer.presets import configured, recipe
+
+
+def test_settings_are_of_the_fields_type_and_go_to_the_recipes_that_have_them() -> None:
+    vasae, plain = configured(
+        ["vasae", "plain"], ["k=8", "cosine=0.7", "plain.aux_weight=1e-2", "centre=true", "schedule=constant"]
+    )
+    assert (vasae.k, plain.k, vasae.cosine) == (8, 8, 0.7)
+    assert plain.aux_weight == 0.01 and vasae.aux_weight != 0.01
+    assert vasae.centre is True and vasae.schedule == "constant"
+    assert vasae.name == "vasae"
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("cosine=0.7", "'cosine=0.7' sets nothing; .* plain: .*k"),
+        ("vasae.k=3", "sets nothing"),
+        ("k", "sets nothing"),
+        ("name=other", "sets nothing"),
+        ("k=many", "k is 'many' in plain; it takes a whole number"),
+        ("k=1.5", "a whole number"),
+        ("learning_rate=fast", "a number"),
+        ("centre=maybe", "true or false"),
+        ("schedule=cosine", "warmup-decay, constant"),
+        ("k=0", "k is 0: it must be a finite number above 0"),
+        ("aux_weight=-1", "not below 0"),
+        ("anchors=best", "no anchor set 'best'"),
+        ("terms=nothing:1", "no objective term 'nothing'"),
+        ("epochs=3", "epochs needs batch_of=passages"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_in_words(setting: str, says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        configured(["plain"], [setting])
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "-inf", "1e999", "0", "-0.001"])
+def test_a_learning_rate_that_cannot_train_is_refused(rate: str) -> None:
+    with pytest.raises(RecipeError, match="learning_rate is"):
+        configured(["vasae"], [f"learning_rate={rate}"])
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
+    with pytest.raises(RecipeError, match="no recipe 'best'; there are vasae, plain, matched"):
+        recipe("best")

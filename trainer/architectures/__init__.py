@@ -1,0 +1,17 @@
+"""The architectures that can be trained: one file each, behind the interface in `base`."""
+
+from trainer.architectures.base import BAKE_OFF, Architecture, Config, Step
+from trainer.architectures.paper import Paper
+from trainer.architectures.topk import TopK
+from trainer.architectures.vasae import Vasae
+from trainer.initialise import Start
+
+ARCHITECTURES: list[type[Architecture]] = [TopK, Vasae, Paper]
+
+__all__ = ["ARCHITECTURES", "BAKE_OFF", "Architecture", "Config", "Start", "Step", "build"]
+
+
+def build(config: Config, start: Start) -> Architecture:
+    """The config's architecture, ready to train. Raises RecipeError where it does not fit the sample."""
+    architecture = next(each for each in ARCHITECTURES if each.config_type is type(config))
+    return architecture(config, start)

@@ -1,0 +1,287 @@
+"""The interface between the training engine and an architecture (TopK, BatchTopK, Gated, …).
+
+A new architecture is one file here, an entry in `trainer.architectures.ARCHITECTURES`, and a test. The file
+holds a config and a class.
+
+The config is a frozen dataclass that derives from `Config`. Every field has a type and a default, and
+`--set FIELD=VALUE` sets it; `__post_init__` refuses values that make no sense, `check` those that do not fit
+the widths. An architecture without a preset (`trainer.presets`) is a recipe under its own name.
+
+The class derives from `Architecture`, or from one that is close to it: `TopK` has the encoder, the decoder,
+the dense path, the start and the restarts that most share. It implements
+
+    initialise(start)           make `parameters`, which Adam trains, and `buffers`, which the architecture
+                                changes itself (a running threshold): dicts of tensors, in every snapshot.
+    forward(x)                  x [n, d_in] → Pass(code, output), differentiable. `trainer.sparse` encodes and
+                                decodes so that gradients touch only rows that fired.
+    losses(batch, made, step)   {name: scalar}; their sum is minimised. The first is the reconstruction loss,
+                                the log's `loss`; the others are logged under their names.
+    dictionary()                the inference form in scaled space; the engine folds centring and scale in.
+
+and may override
+
+    gradients(batch, step)      fill `.grad` of every parameter: autograd through `losses` unless overridden.
+                                An override computes the gradient of the same losses by hand, for speed; a
+                                test compares each with autograd. A subclass that changes `forward`, `code` or
+                                `losses` gets autograd back.
+    constrain_gradients()       before Adam: remove what a constraint would undo.
+    constrain_weights()         after Adam: unit norm, cones.
+    restart(features, x, tokens)  move dead features to samples, where the config has restarts.
+    assigned                    [d_sae] the token that each row is held near, −1 for none.
+
+The engine (`trainer.step`) does the rest: batches, the learning rate, Adam, counting for how long each
+feature has been `silent`, restarts, early stopping, snapshots, logs, and the end of a run whose loss is not
+finite. It runs without a graph; the default `gradients` makes one.
+
+Activations are in scaled space: centred, with mean-square norm d (`centring`), unless the config has
+`centre=False`. A batch holds single positions, or with `batch_of="passages"` whole passages, so that an
+objective may run the language model (`language_model`, `layer`) on the reconstruction. Where several ranks
+train together, each sees its part of a batch, and gradients are averaged: take a statistic that is no sum
+over positions (a threshold, a variance) through `ranks.mean`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lexiscope.anchor_sets import ANCHOR_SETS, DESCRIPTIONS
+from lexiscope.checkpoint import AnchorFit
+from lexiscope.dictionary import Dictionary
+from lexiscope.language_model import LanguageModel
+from lexiscope.sparse_code import SparseCode
+from trainer.activations.harvest import Positions
+from trainer.activations.passages import Batch
+from trainer.distributed import ALONE, Ranks
+from trainer.errors import RecipeError
+from trainer.initialise import Start
+from trainer.objectives import TERMS, term_weights
+
+BAKE_OFF = "auto"
+"""As `anchors`: the set that names a briefly trained plain dictionary best (`trainer.anchor_survey`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How one dictionary is trained: what every architecture has. A checkpoint records the whole config."""
+
+    name: str
+    """the recipe's"""
+    anchors: str = "current"
+    """The anchor set that names are computed from (`lexiscope.anchor_sets`), or auto."""
+    batch: int = 2048
+    """Tokens a step, or passages where batch_of is passages."""
+    batch_of: Literal["tokens", "passages"] = "tokens"
+    """passages where an objective needs whole ones; the harvest must then fit in the buffer."""
+    learning_rate: float = 2e-3
+    """Adam's."""
+    schedule: Literal["warmup-decay", "constant"] = "warmup-decay"
+    """Warm-up over the first twentieth of the steps and linear decay over the last third, or neither."""
+    restarts: int = 0
+    """How often, over the first 60 % of the steps, rows that no longer fire are restarted at badly
+    reconstructed tokens.
+    """
+    terms: str = ""
+    """Further terms of the loss (`trainer.objectives.TERMS`) with weights: NAME:WEIGHT,NAME:WEIGHT."""
+    centre: bool = True
+    """Centre and scale activations, and leave outliers out; otherwise train on them as they are."""
+    positions: Positions = "after-first"
+    """Train on all positions of a passage but the first, or on all."""
+    length: int = 0
+    """Tokens a passage, at most; 0: as --length has it."""
+    epochs: int = 0
+    """Passes over the text, at most; 0: --seen tokens."""
+    patience: int = 0
+    """Stop after so many epochs without a lower validation loss (every sixth passage validates), and keep the
+    best epoch's weights; 0: no validation.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for values that cannot be used."""
+        if self.anchors != BAKE_OFF and self.anchors not in ANCHOR_SETS:
+            raise RecipeError(
+                f"There is no anchor set '{self.anchors}'; there are {BAKE_OFF}, {', '.join(ANCHOR_SETS)}."
+            )
+        self._positive("learning_rate", "batch")
+        self._not_negative("restarts", "length", "epochs", "patience")
+        if self.epochs and self.batch_of != "passages":
+            raise RecipeError("epochs needs batch_of=passages.")
+        if self.patience and not self.epochs:
+            raise RecipeError("patience needs epochs.")
+        term_weights(self.terms)
+
+    def _positive(self, *fields: str) -> None:
+        for field in fields:
+            value = getattr(self, field)
+            if not (isfinite(value) and value > 0):
+                raise RecipeError(f"{field} is {value}: it must be a finite number above 0.")
+
+    def _not_negative(self, *fields: str) -> None:
+        for field in fields:
+            value = getattr(self, field)
+            if not (isfinite(value) and value >= 0):
+                raise RecipeError(f"{field} is {value}: it must be a finite number, not below 0.")
+
+    def check(self, *, d_in: int, d_sae: int, embedding: tuple[int, ...]) -> None:
+        """Raises RecipeError where the config does not fit the widths; `embedding` is W_E's shape [vocab,
+        d_e].
+        """
+
+
+class Step(NamedTuple):
+    """Where training stands."""
+
+    number: int
+    """from 1"""
+    total: int
+
+    @property
+    def progress(self) -> float:
+        """In (0, 1]."""
+        return self.number / self.total
+
+
+class Pass(NamedTuple):
+    """What an architecture computes of x [n, d_in]."""
+
+    code: SparseCode
+    """[n, k] of the features that fired; k may vary from batch to batch, padded with value 0"""
+    output: Tensor
+    """[n, d_out] the reconstruction"""
+
+
+class Gradients(NamedTuple):
+    """What `gradients` reports, without a graph; the gradients themselves are in `.grad`."""
+
+    losses: dict[str, Tensor]
+    code: SparseCode
+    squares: Tensor
+    """[n] squared error of each token"""
+
+
+class Architecture(ABC):
+    """One dictionary in training; see the module's docstring."""
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[Config]]
+    feature_parameters: ClassVar[tuple[str, ...]] = ()
+    """parameters with a row for each feature, whose moments a restart sets to 0"""
+    precise: ClassVar[bool] = False
+    """encode in float32 even where bf16 is faster"""
+    config: Any
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    def __init__(self, config: Config, start: Start) -> None:
+        """Raises RecipeError where the config does not fit the sample."""
+        config.check(d_in=start.d_in, d_sae=start.d_sae, embedding=tuple(start.embedding.shape))
+        self.config, self.d_sae, self.device = config, start.d_sae, start.device
+        self.language_model: LanguageModel | None = start.model
+        self.layer = start.layer
+        self.centring = start.centring._replace(mean=start.centring.mean.to(self.device))
+        self.anchors = start.anchors(config.anchors, self.dense_rank)
+        """[vocab, d_in]"""
+        self.counts = start.counts
+        self.ranks: Ranks = ALONE
+        self.silent = torch.zeros(self.d_sae, dtype=torch.int32, device=self.device)
+        """[d_sae] steps since each feature last fired"""
+        self.matmul_dtype = torch.float32 if self.precise else fast_dtype(self.device)
+        self.buffers = {}
+        self.initialise(start)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_()
+            parameter.grad = torch.zeros_like(parameter)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A hand-written gradient holds only for the losses it was written for."""
+        super().__init_subclass__(**options)
+        changed = {"forward", "code", "losses"} & vars(cls).keys()
+        if changed and "gradients" not in vars(cls):
+            cls.gradients = Architecture.gradients  # type: ignore[method-assign]
+
+    @property
+    def dense_rank(self) -> int:
+        """Principal directions that anchors are taken outside of."""
+        return 0
+
+    @property
+    def assigned(self) -> Tensor:
+        """[d_sae] the token that each row is held near, −1 for none."""
+        return torch.full((self.d_sae,), -1, device=self.device)
+
+    @abstractmethod
+    def initialise(self, start: Start) -> None:
+        """Make `parameters`, and `buffers` where there are any, on `device`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Pass:
+        """The code and the reconstruction of x [n, d_in]."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+        """The weighted terms of the loss, the reconstruction's first; `made` is `forward(batch.x)`."""
+
+    @abstractmethod
+    def dictionary(self) -> Dictionary:
+        """The inference form in scaled space; without a graph."""
+
+    def code(self, x: Tensor) -> SparseCode:
+        """The code of x [n, d_in]."""
+        return self.forward(x).code
+
+    def gradients(self, batch: Batch, step: Step) -> Gradients:
+        """Fill `.grad` of every parameter with the gradient of the summed losses."""
+        with torch.enable_grad():
+            made = self.forward(batch.x)
+            losses = self.losses(batch, made, step)
+            for name, weight in term_weights(self.config.terms).items():
+                losses[name] = weight * TERMS[name](self, batch, made, step)
+            total = torch.stack(list(losses.values())).sum()
+            gradients = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
+        squares = (made.output.detach() - batch.target).square().sum(-1)
+        code = SparseCode(made.code.values.detach(), made.code.indices)
+        return Gradients({name: loss.detach() for name, loss in losses.items()}, code, squares)
+
+    def gradient(self, name: str) -> Tensor:
+        """`.grad` of a parameter."""
+        gradient = self.parameters[name].grad
+        assert gradient is not None  # every parameter gets one in __init__
+        return gradient
+
+    def constrain_gradients(self) -> None:  # noqa: B027
+        """Change `.grad` in place, before Adam."""
+
+    def constrain_weights(self) -> None:  # noqa: B027
+        """Change `parameters` in place, after Adam."""
+
+    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
+        """Move `features` [m] to samples x [m, d_in] on tokens [m]."""
+        raise NotImplementedError(f"{type(self).__name__} cannot restart features; set restarts=0.")
+
+    def anchor_fit(self, lift: Tensor) -> AnchorFit:
+        """What names are computed from, in the centred raw space; `lift` [d_sae] is each feature's token of
+        highest lift.
+        """
+        scale = self.centring.scale
+        mean = self.centring.mean.cpu() / scale
+        return AnchorFit(self.anchors / scale, self.counts, mean, self.assigned.cpu(), lift)
+
+    @property
+    def anchor_kind(self) -> str:
+        """What the anchors are, in words."""
+        outside = f", outside the top {self.dense_rank} principal directions" if self.dense_rank else ""
+        return DESCRIPTIONS[self.config.anchors] + outside
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven
+    times slower than fp32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    fast = device.type == "cuda" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,223 @@
+"""TopK: ReLU, then the k largest pre-activations of each token (arXiv 2406.04093), with a dense path beside
+the code, rows that start at data, unit-norm decoder rows, and AuxK for silent features.
+
+`TopK` is also what architectures with the same weights derive from: `select` decides the code, `losses` the
+objective.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexiscope import selection
+from lexiscope.dictionary import Dictionary
+from lexiscope.sparse_code import SparseCode, gather_sum, top_k
+from trainer import kernels, objectives, sparse
+from trainer.activations.passages import Batch
+from trainer.architectures.base import Architecture, Config, Gradients, Pass, Step
+from trainer.errors import RecipeError
+from trainer.initialise import Start, outside
+from trainer.objectives import SilentRows
+
+ENCODED = 1024
+"""Tokens whose pre-activations are held at once on a CPU: 206 MB at F 50,257."""
+START_SAMPLE = 4096
+"""Tokens on which the encoder's first scale is fitted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig(Config):
+    name: str = "topk"
+    k: int = 32
+    """Active features a token."""
+    dense_rank: int = 0
+    """Rank of the dense path, started at the top principal directions; 0 for none. Rows and anchors start
+    outside them.
+    """
+    restarts: int = 4
+    aux_k: int = 64
+    """Silent rows that reconstruct what a token's reconstruction misses (AuxK); 0 for none."""
+    aux_after: int = 100
+    """Steps without firing after which a row counts as silent."""
+    aux_weight: float = 1 / 32
+    """Weight of AuxK's mean squared error over the variance of what is missed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("k")
+        self._not_negative("dense_rank", "aux_k", "aux_after", "aux_weight")
+
+    def check(self, *, d_in: int, d_sae: int, embedding: tuple[int, ...]) -> None:
+        if self.k > d_sae:
+            raise RecipeError(f"k is {self.k}: it must be between 1 and the dictionary's width, {d_sae}.")
+        if self.dense_rank > d_in:
+            raise RecipeError(f"dense_rank is {self.dense_rank}: the residual stream has {d_in} dimensions.")
+
+
+class TopK(Architecture):
+    name = "topk"
+    config_type = TopKConfig
+    config: TopKConfig
+    feature_parameters = ("encoder", "b_enc", "decoder")
+
+    # --- the start ---
+
+    def initialise(self, start: Start) -> None:
+        """Rows at training samples; the dense path at the top principal directions."""
+        principal = start.principal(self.dense_rank)
+        rows = self.starting_samples(start)
+        begin = F.normalize(outside(start.batch(rows), principal), dim=-1)
+        every = torch.arange(self.d_sae, device=self.device)
+        directions = self.constrained(begin.to(self.device), every).cpu()
+        kept = start.centring.kept
+        sample = start.batch(kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]])
+        decoded = gather_sum(top_k(sample @ begin.T, self.config.k), directions)
+        shrink = (  # least squares: the first reconstruction is no overshoot
+            decoded * outside(sample, principal)
+        ).sum() / decoded.square().sum()
+        self.encoder_norm = float(shrink)
+        self.principal = principal.to(self.device)
+        tensors = {
+            "encoder": begin * shrink,
+            "b_enc": torch.zeros(self.d_sae),
+            "decoder": directions,
+            "b_dec": torch.zeros(start.d_in),
+            "dense_in": principal.clone(),
+            "dense_out": principal.T,
+        }
+        self.parameters = {name: t.contiguous().to(self.device) for name, t in tensors.items()}
+        self._scratch = (
+            None if self.device.type == "cuda" else _aligned(min(self.config.batch, ENCODED), self.d_sae)
+        )
+
+    @property
+    def dense_rank(self) -> int:
+        return self.config.dense_rank
+
+    def starting_samples(self, start: Start) -> Tensor:
+        """[d_sae] rows of the sample that the features start at."""
+        return start.spread_samples()
+
+    def constrained(self, directions: Tensor, features: Tensor) -> Tensor:
+        """Decoder rows [m, d] of `features` [m], within the constraint on weights."""
+        return F.normalize(directions, dim=-1)
+
+    # --- the pass ---
+
+    def select(self, x: Tensor) -> SparseCode:
+        """The code of x [n, d_in], without a graph."""
+        p, dtype = self.parameters, self.matmul_dtype
+        return kernels.encode_top_k(
+            x.to(dtype), p["encoder"].to(dtype), p["b_enc"], self.config.k, buffer=self._scratch
+        )
+
+    def forward(self, x: Tensor) -> Pass:
+        p = self.parameters
+        with torch.no_grad():
+            selected = self.select(x)
+        code = sparse.encode(x, p["encoder"], p["b_enc"], selected)
+        sparse_part = sparse.decode(code, p["decoder"], unit_rows=True)
+        return Pass(code, sparse_part + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"])
+
+    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+        """Mean squared error, and AuxK where features are silent."""
+        losses = {"mse": objectives.mse(made.output, batch.target)}
+        silent = self._silent_features()
+        if len(silent):
+            p = self.parameters
+            rows = SilentRows(p["encoder"][silent], p["b_enc"][silent], p["decoder"][silent])
+            losses["aux_k"] = self._aux_loss((batch.target - made.output).detach(), batch.x, rows)
+        return losses
+
+    def _silent_features(self) -> Tensor:
+        """[m] features that AuxK is for."""
+        if not self.config.aux_k:
+            return self.silent.new_empty(0).long()
+        return (self.silent > self.config.aux_after).nonzero().squeeze(1)
+
+    def _aux_loss(self, residual: Tensor, x: Tensor, rows: SilentRows) -> Tensor:
+        """AuxK over the variance of the residual [n, d], as its paper has it, so that its weight means the
+        same whatever is still missed; in proportion where fewer than aux_k rows are silent, as SAELens has
+        it.
+        """
+        mean = self.ranks.mean(residual.mean(0))
+        variance = self.ranks.mean(residual.square().mean()) - mean.square().mean()
+        share = min(len(rows.b_enc) / self.config.aux_k, 1.0)
+        loss = objectives.aux_k(residual, x, rows, self.config.aux_k)
+        return self.config.aux_weight * share * loss / variance.clamp_min(1e-12)
+
+    # --- the gradients by hand ---
+
+    def gradients(self, batch: Batch, step: Step) -> Gradients:
+        """The default, without a graph: one pass over the code's rows for each weight matrix."""
+        if self.config.terms:
+            return super().gradients(batch, step)
+        p, x, n = self.parameters, batch.x, batch.target.numel()
+        grad = {name: self.gradient(name) for name in p}
+        code = self.select(x)
+        hidden = x @ p["dense_in"]
+        error = kernels.decode(code, p["decoder"]) + hidden @ p["dense_out"] + p["b_dec"] - batch.target
+        slope = error * (2 / n)
+        back = kernels.code_gradient(code, p["decoder"], slope)
+        order = kernels.firings(code, self.d_sae)
+        kernels.row_gradients(order, code.values, slope, grad["decoder"], tangent_to=p["decoder"])
+        kernels.row_gradients(order, back, x, grad["encoder"], total=grad["b_enc"])
+        grad["b_dec"].copy_(slope.sum(0))
+        grad["dense_out"].copy_(hidden.T @ slope)
+        grad["dense_in"].copy_(x.T @ (slope @ p["dense_out"].T))
+        squares = error.square().sum(-1)
+        losses = {"mse": squares.sum() / n}
+        silent = self._silent_features()
+        if len(silent):
+            losses["aux_k"] = self._add_aux_gradients(-error, x, silent)
+        return Gradients(losses, code, squares)
+
+    def _add_aux_gradients(self, residual: Tensor, x: Tensor, silent: Tensor) -> Tensor:
+        """Autograd over copies of the silent rows alone; returns the loss."""
+        names = SilentRows._fields
+        rows = SilentRows(*(self.parameters[name][silent].detach().requires_grad_() for name in names))
+        with torch.enable_grad():
+            loss = self._aux_loss(residual, x, rows)
+            gradients = torch.autograd.grad(loss, rows)
+        for name, gradient in zip(names, gradients, strict=True):
+            self.gradient(name).index_add_(0, silent, gradient)
+        return loss.detach()
+
+    # --- the constraints ---
+
+    def constrain_weights(self) -> None:
+        """Unit norm."""
+        kernels.hold_rows(self.parameters["decoder"])
+
+    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
+        begin = F.normalize(outside(x, self.principal), dim=-1)
+        self.parameters["decoder"][features] = self.constrained(begin, features)
+        self.parameters["encoder"][features] = begin * self.encoder_norm
+        self.parameters["b_enc"][features] = 0
+
+    # --- the result ---
+
+    def selection(self) -> selection.Selection:
+        """How the trained dictionary selects."""
+        return selection.TopK(self.config.k)
+
+    def dictionary(self) -> Dictionary:
+        p, dense = {name: t.detach().cpu() for name, t in self.parameters.items()}, self.dense_rank > 0
+        return Dictionary(
+            W_enc=p["encoder"].T,
+            b_enc=p["b_enc"],
+            W_dec=p["decoder"],
+            b_dec=p["b_dec"],
+            selection=self.selection(),
+            dense_in=p["dense_in"] if dense else None,
+            dense_out=p["dense_out"] if dense else None,
+        )
+
+
+def _aligned(rows: int, columns: int) -> Tensor:
+    """[rows, columns] whose rows begin at whole cache lines: at 50,257 columns the product into it takes a
+    quarter less time.
+    """
+    return torch.empty(rows, -(-columns // 16) * 16)[:, :columns]

@@ -1,0 +1,66 @@
+"""VASAE: TopK whose rows start at a sample of a token and stay in the cone around that token's anchor
+(docs/method.md).
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexiscope.anchors import into_cones, stay_in_cones
+from trainer import kernels
+from trainer.architectures.topk import TopK, TopKConfig
+from trainer.errors import RecipeError
+from trainer.initialise import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class VasaeConfig(TopKConfig):
+    name: str = "vasae"
+    dense_rank: int = 16
+    cosine: float = 0.802
+    """The cone: the cosine of a row to its assigned anchor is at least this after every step (0.8, and a
+    margin for fp16 anchors).
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.cosine < 1:
+            raise RecipeError(f"The cone's cosine is {self.cosine}: it must be between 0 and 1.")
+
+
+class Vasae(TopK):
+    name = "vasae"
+    config_type = VasaeConfig
+    config: VasaeConfig
+
+    def initialise(self, start: Start) -> None:
+        self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device)
+        super().initialise(start)
+
+    def starting_samples(self, start: Start) -> Tensor:
+        """Samples by token; each row is assigned the token of its sample."""
+        samples = start.samples_by_token()
+        self.buffers["assigned"] = start.tokens[samples].long().to(self.device)
+        return samples
+
+    @property
+    def assigned(self) -> Tensor:
+        return self.buffers["assigned"]
+
+    def constrained(self, directions: Tensor, features: Tensor) -> Tensor:
+        return into_cones(directions, self.unit_anchors[self.assigned[features]], self.config.cosine)
+
+    def constrain_gradients(self) -> None:
+        """Without a part that would push a row at the edge of its cone out of it."""
+        decoder, gradient = self.parameters["decoder"], self.gradient("decoder")
+        stay_in_cones(gradient, decoder, self.unit_anchors, self.assigned, self.config.cosine)
+
+    def constrain_weights(self) -> None:
+        """Unit norm, within the cones."""
+        kernels.hold_rows(self.parameters["decoder"], self.unit_anchors, self.assigned, self.config.cosine)
+
+    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
+        """A row takes the token of its new sample."""
+        self.assigned[features] = tokens.long().to(self.device)
+        super().restart(features, x, tokens)

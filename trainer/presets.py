@@ -1,0 +1,81 @@
+"""Recipes: the named configs of `--recipe NAME`, and the settings of `--set FIELD=VALUE`."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from trainer.architectures import ARCHITECTURES, Config
+from trainer.architectures.paper import PaperConfig
+from trainer.architectures.topk import TopKConfig
+from trainer.architectures.vasae import VasaeConfig
+from trainer.errors import RecipeError
+
+PRESETS: tuple[Config, ...] = (
+    VasaeConfig(),
+    TopKConfig(name="plain"),
+    TopKConfig(name="matched", dense_rank=16),
+    PaperConfig(name="paper-plain"),
+    PaperConfig(name="paper-soft", anchor_weight=1e-4),
+    PaperConfig(name="paper-hard", frozen=True),
+)
+
+
+def recipes() -> dict[str, Config]:
+    """{name: config}; an architecture without a preset is a recipe under its own name."""
+    preset = {type(config) for config in PRESETS}
+    others = [each.config_type(name=each.name) for each in ARCHITECTURES if each.config_type not in preset]
+    return {config.name: config for config in (*PRESETS, *others)}
+
+
+def recipe(name: str) -> Config:
+    """Raises RecipeError for a name that is none."""
+    known = recipes()
+    if name not in known:
+        raise RecipeError(f"There is no recipe '{name}'; there are {', '.join(known)}.")
+    return known[name]
+
+
+def configured(names: Sequence[str], settings: Sequence[str]) -> list[Config]:
+    """The named recipes with each setting, `FIELD=VALUE` or `RECIPE.FIELD=VALUE`, in those that have the
+    field.
+
+    Raises RecipeError for a setting that no recipe has, or a value of another type.
+    """
+    configs = {name: recipe(name) for name in names}
+    for setting in settings:
+        target, _, value = setting.partition("=")
+        only, dot, field = target.strip().rpartition(".")
+        chosen = [name for name in configs if name == only] if dot else list(configs)
+        having = [name for name in chosen if field in _settings(configs[name])]
+        if "=" not in setting or not having:
+            known = "; ".join(f"{name}: {', '.join(_settings(configs[name]))}" for name in chosen or configs)
+            raise RecipeError(f"'{setting}' sets nothing; write FIELD=VALUE with a field of {known}.")
+        for name in having:
+            changed = {field: _parsed(configs[name], field, value.strip())}
+            configs[name] = replace(configs[name], **changed)
+    return list(configs.values())
+
+
+def _settings(config: Config) -> list[str]:
+    return [field.name for field in fields(config) if field.name != "name"]
+
+
+def _parsed(config: Config, field: str, text: str) -> Any:
+    """The value of the field's type that `text` spells."""
+    kind = get_type_hints(type(config))[field]
+    options = get_args(kind)
+    try:
+        if get_origin(kind) is Literal:
+            if text not in options:
+                raise ValueError
+            return text
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        wanted = (
+            ", ".join(map(str, options))
+            if options
+            else {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        )
+        raise RecipeError(f"{field} is '{text}' in {config.name}; it takes {wanted}.") from None
