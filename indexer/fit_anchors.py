@@ -1,5 +1,5 @@
-"""Anchors for dictionaries that bring none: fitted from a text in one streaming pass of the model (METHOD.md
-§4 item 4).
+"""Anchors for dictionaries that bring none: fitted from a text in one streaming pass of the model
+(docs/method.md#anchor-sets).
 
 In: a model, layers and passages. Out: an `AnchorFit` a layer, whose anchors name any dictionary of that
 layer. Memory is bounded by vocabulary and layers, not by the text.

@@ -1,4 +1,4 @@
-"""Each metric equals a slow, obvious computation of METHOD.md §5's definition."""
+"""Each metric equals a slow, obvious computation of its definition in docs/method.md."""
 
 import math
 
