@@ -31,14 +31,48 @@ def encode(
     return SparseCode(values, selected.indices)
 
 
-def decode(code: SparseCode, rows: Tensor, *, unit_rows: bool = False) -> Tensor:
+def decode(
+    code: SparseCode, rows: Tensor, *, unit_rows: bool = False, wanted: Tensor | None = None
+) -> Tensor:
     """[n, d] Σ_j values_j · rows[indices_j], for a non-negative code [n, k] and rows [d_sae, d].
 
     With `unit_rows` the rows have norm 1 and stay so: their gradient has no part along the row itself, as
-    that of rows / ‖rows‖ has none.
+    that of rows / ‖rows‖ has none. Values have a gradient where they are above 0, or where `wanted` [n, k]
+    bool says.
     """
-    output: Tensor = _Decode.apply(code.values, code.indices, rows, unit_rows)
+    output: Tensor = _Decode.apply(code.values, code.indices, rows, unit_rows, wanted)
     return output
+
+
+def above(
+    x: Tensor, encoder: Tensor, b_enc: Tensor, lowest: Tensor, *, buffer: Tensor | None = None
+) -> SparseCode:
+    """Every pre-activation of x [n, d] that is above its feature's `lowest` [d_sae], which is not negative;
+    in the order of features, padded with value 0. `buffer` [rows, d_sae] bounds the tokens held at once.
+    """
+    if buffer is None:
+        buffer = torch.empty(len(x), len(encoder), device=x.device)
+    values, token, feature = [], [], []
+    for start in range(0, len(x), len(buffer)):
+        part = x[start : start + len(buffer)]
+        pre = torch.addmm(b_enc, part, encoder.T, out=buffer[: len(part)])
+        row, column = (pre > lowest).nonzero(as_tuple=True)
+        values.append(pre[row, column])
+        token.append(row + start)
+        feature.append(column)
+    row, column = torch.cat(token), torch.cat(feature)
+    counts = torch.bincount(row, minlength=len(x))
+    width = max(1, int(counts.max()))
+    place = torch.arange(len(row), device=x.device) - (counts.cumsum(0) - counts)[row]
+    code = SparseCode(x.new_zeros(len(x), width), row.new_zeros(len(x), width))
+    code.values[row, place] = torch.cat(values)
+    code.indices[row, place] = column
+    return code
+
+
+def gathered(by_feature: Tensor, indices: Tensor) -> Tensor:
+    """[n, k] of by_feature [d_sae]; differentiable in it."""
+    return by_feature.index_select(0, indices.reshape(-1)).view(indices.shape)
 
 
 class _Encode(torch.autograd.Function):
@@ -65,17 +99,21 @@ class _Encode(torch.autograd.Function):
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, rows: Tensor, unit_rows: bool) -> Tensor:
-        ctx.save_for_backward(values, indices, rows)
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, rows: Tensor, unit_rows: bool, wanted: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(values, indices, rows, values > 0 if wanted is None else wanted)
         ctx.unit_rows = unit_rows
         return kernels.decode(SparseCode(values, indices), rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        values, indices, rows = ctx.saved_tensors
+        values, indices, rows, wanted = ctx.saved_tensors
         code = SparseCode(values, indices)
-        d_values = kernels.code_gradient(code, rows, slope) if ctx.needs_input_grad[0] else None
+        d_values = None
+        if ctx.needs_input_grad[0]:
+            d_values = kernels.code_gradient(SparseCode(wanted.to(rows.dtype), indices), rows, slope)
         d_rows = None
         if ctx.needs_input_grad[2]:
             d_rows = torch.empty_like(rows)
@@ -83,4 +121,4 @@ class _Decode(torch.autograd.Function):
             kernels.row_gradients(
                 order, values, slope.contiguous(), d_rows, tangent_to=rows if ctx.unit_rows else None
             )
-        return d_values, None, d_rows, None
+        return d_values, None, d_rows, None, None

@@ -1,12 +1,16 @@
 """The architectures that can be trained: one file each, behind the interface in `base`."""
 
 from trainer.architectures.base import BAKE_OFF, Architecture, Config, Step
+from trainer.architectures.batchtopk import BatchTopK
+from trainer.architectures.gated import Gated
+from trainer.architectures.jumprelu import JumpReLU
+from trainer.architectures.matryoshka import Matryoshka
 from trainer.architectures.paper import Paper
 from trainer.architectures.topk import TopK
 from trainer.architectures.vasae import Vasae
 from trainer.initialise import Start
 
-ARCHITECTURES: list[type[Architecture]] = [TopK, Vasae, Paper]
+ARCHITECTURES: list[type[Architecture]] = [TopK, Vasae, BatchTopK, Matryoshka, JumpReLU, Gated, Paper]
 
 __all__ = ["ARCHITECTURES", "BAKE_OFF", "Architecture", "Config", "Start", "Step", "build"]
 

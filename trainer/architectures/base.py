@@ -171,6 +171,8 @@ class Architecture(ABC):
     """parameters with a row for each feature, whose moments a restart sets to 0"""
     precise: ClassVar[bool] = False
     """encode in float32 even where bf16 is faster"""
+    by_batch: ClassVar[bool] = False
+    """training selects over a whole batch, inference by thresholds: the two codes of a token may differ"""
     config: Any
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]

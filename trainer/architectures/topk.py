@@ -6,6 +6,7 @@ objective.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ ENCODED = 1024
 """Tokens whose pre-activations are held at once on a CPU: 206 MB at F 50,257."""
 START_SAMPLE = 4096
 """Tokens on which the encoder's first scale is fitted."""
+LEVEL_SAMPLE = 512
+"""Tokens on which first thresholds are fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class TopK(Architecture):
     name = "topk"
     config_type = TopKConfig
     config: TopKConfig
-    feature_parameters = ("encoder", "b_enc", "decoder")
+    feature_parameters: ClassVar[tuple[str, ...]] = ("encoder", "b_enc", "decoder")
 
     # --- the start ---
 
@@ -103,6 +106,15 @@ class TopK(Architecture):
     def constrained(self, directions: Tensor, features: Tensor) -> Tensor:
         """Decoder rows [m, d] of `features` [m], within the constraint on weights."""
         return F.normalize(directions, dim=-1)
+
+    def level_of(self, active: int, start: Start) -> float:
+        """The pre-activation above which `active` features a token are, on a sample."""
+        kept = start.centring.kept
+        sample = kept[torch.randperm(len(kept), generator=start.random)[:LEVEL_SAMPLE]]
+        x = start.batch(sample).to(self.device)
+        pre = torch.addmm(self.parameters["b_enc"], x, self.parameters["encoder"].T)
+        level = pre.reshape(-1).topk(min(active * len(x), pre.numel()), sorted=False).values.min()
+        return max(float(level), 0.0)
 
     # --- the pass ---
 

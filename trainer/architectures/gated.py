@@ -1,0 +1,109 @@
+"""Gated: one linear map decides which features are active (the gate), a rescaled one how strongly (the
+magnitude), so that the sparsity penalty on the gate does not shrink activations (arXiv 2404.16014).
+
+The penalty's weight follows the number of active features, which ends near k. Inference folds the gate into a
+threshold for each feature.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lexiscope import selection
+from lexiscope.dictionary import Dictionary
+from lexiscope.sparse_code import SparseCode
+from trainer import objectives, sparse
+from trainer.activations.passages import Batch
+from trainer.architectures.base import Pass, Step
+from trainer.architectures.topk import TopK, TopKConfig
+from trainer.initialise import Start
+
+ACTIVE_AT_START = 2
+"""Times k features are active at the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedConfig(TopKConfig):
+    name: str = "gated"
+    k: int = 32
+    """Active features a token that training aims at, on average."""
+    sparsity: float = 1e-3
+    """First weight of the penalty, the sum of a token's positive gates."""
+    control: float = 0.05
+    """How fast that weight follows the number of active features: a token with twice k features multiplies it
+    by 1 + control; 0 keeps the first weight.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("sparsity")
+        self._not_negative("control")
+
+
+class Gated(TopK):
+    name = "gated"
+    config_type = GatedConfig
+    config: GatedConfig
+    feature_parameters = (*TopK.feature_parameters, "scale", "b_magnitude")
+    precise = True
+
+    def initialise(self, start: Start) -> None:
+        """As TopK; gates open where ACTIVE_AT_START · k features are active. `b_enc` is the gate's bias."""
+        super().initialise(start)
+        self.first_bias = -self.level_of(ACTIVE_AT_START * self.config.k, start)
+        self.parameters["b_enc"].fill_(self.first_bias)
+        self.parameters["scale"] = torch.zeros(self.d_sae, device=self.device)
+        self.parameters["b_magnitude"] = torch.zeros(self.d_sae, device=self.device)
+        self.buffers["sparsity"] = torch.tensor(self.config.sparsity, device=self.device)
+        self._active = torch.tensor(float(self.config.k))
+
+    def forward(self, x: Tensor) -> Pass:
+        p = self.parameters
+        with torch.no_grad():
+            closed = torch.zeros_like(p["b_enc"])
+            selected = sparse.above(x, p["encoder"], p["b_enc"], closed, buffer=self._scratch)
+        gate, opened = sparse.encode(x, p["encoder"], p["b_enc"], selected), selected.values > 0
+        linear = gate.values - sparse.gathered(p["b_enc"], gate.indices)
+        scale = sparse.gathered(p["scale"].exp(), gate.indices)
+        magnitude = linear * scale + sparse.gathered(p["b_magnitude"], gate.indices)
+        code = SparseCode(magnitude.relu() * opened, gate.indices)
+        self._gate = gate
+        sparse_part = sparse.decode(code, p["decoder"], unit_rows=True)
+        return Pass(code, sparse_part + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"])
+
+    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+        """TopK's, the penalty, and the error with which the open gates alone reconstruct through a decoder
+        that this term does not train.
+        """
+        p, losses = self.parameters, super().losses(batch, made, step)
+        self._active = (made.code.values.detach() > 0).sum() / len(batch.x)
+        losses["sparsity"] = self.buffers["sparsity"] * self._gate.values.sum() / len(batch.x)
+        rest = (batch.x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]).detach()
+        by_gates = sparse.decode(self._gate, p["decoder"].detach()) + rest
+        losses["gates"] = objectives.mse(by_gates, batch.target)
+        return losses
+
+    def constrain_weights(self) -> None:
+        """Unit norm; then the penalty's weight follows the number of active features."""
+        super().constrain_weights()
+        excess = (self.ranks.mean(self._active.clone()) / self.config.k - 1).clamp(-1, 1)
+        self.buffers["sparsity"] *= 1 + self.config.control * excess.to(self.device)
+
+    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
+        super().restart(features, x, tokens)
+        self.parameters["b_enc"][features] = self.first_bias
+        self.parameters["scale"][features] = 0
+        self.parameters["b_magnitude"][features] = 0
+
+    def dictionary(self) -> Dictionary:
+        """With magnitude m = w·x · e^s + b_m, the gate w·x + b_g > 0 is the threshold m > b_m − e^s b_g."""
+        p = {name: tensor.detach().cpu() for name, tensor in self.parameters.items()}
+        scale = p["scale"].exp()
+        threshold = p["b_magnitude"] - scale * p["b_enc"]
+        return replace(
+            super().dictionary(),
+            W_enc=p["encoder"].T * scale,
+            b_enc=p["b_magnitude"],
+            selection=selection.Threshold(threshold),
+        )
