@@ -23,7 +23,7 @@ class BatchTopKConfig(TopKConfig):
     name: str = "batchtopk"
     k: int = 32
     """Active features a token, on average over a batch."""
-    threshold_rate: float = 0.01
+    threshold_rate: float = 0.05
     """How much one batch moves the running threshold, once it is the mean of 1 / threshold_rate batches."""
 
     def __post_init__(self) -> None:
