@@ -9,6 +9,7 @@ weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from lexiscope.selection import Selected, Selection
 from lexiscope.sparse_code import SparseCode, gather_sum
 
+IDENTITY_ROWS = 64
 LAYER_NORM_EPSILON = 1e-5
 """Added to the deviation before encoding and not undone after decoding, as SAELens does."""
 
@@ -84,6 +86,20 @@ class Dictionary:
         """Every tensor by name, the selection's last."""
         found = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return found | self.selection.tensors()
+
+    @property
+    def identity(self) -> str:
+        """A short id of its weights, from every bias and threshold and from a sample of the rows of its
+        matrices.
+        """
+        digest = sha256(
+            f"{type(self.selection).__name__} {self.selection.max_active} {self.normalise}".encode()
+        )
+        for name, tensor in self.tensors().items():
+            some = tensor if tensor.ndim == 1 else tensor[:: max(1, len(tensor) // IDENTITY_ROWS)]
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(some.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Dictionary":
         """The same dictionary with `change` applied to each tensor (another device, a copy)."""

@@ -120,6 +120,7 @@ class IndexedModel:
         return LocatedFeature(
             feature=ref,
             checkpoint_path=place.checkpoint_path,
+            identity=place.dictionary_identity,
             mean_norm=place.mean_norm,
             max_activation=highest,
         )
@@ -166,6 +167,7 @@ def dictionary_path(place: Place) -> DictionaryPath:
         source=place.source,
         layer=place.layer,
         checkpoint_path=place.checkpoint_path,
+        identity=place.dictionary_identity,
         mean_norm=place.mean_norm,
     )
 

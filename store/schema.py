@@ -74,8 +74,9 @@ dictionary = sa.Table(
     _column(
         "origin",
         TEXT,
-        "the library that trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), gemma-scope, "
-        "dictionary_learning, llamascopium, qwen-scope, linear-layers; neuronpedia for an import",
+        "the library that trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), "
+        "gemma-scope, dictionary_learning, llamascopium, qwen-scope, linear-layers; neuronpedia for an "
+        "import",
     ),
     _column(
         "architecture", TEXT, "as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
@@ -87,6 +88,7 @@ dictionary = sa.Table(
     _column("anchor_kind", TEXT, "how the anchors that name its features were made"),
     _column("model_path", TEXT, "where the language model was loaded from"),
     _column("model_identity", TEXT, "id of the language model's weights and vocabulary; empty if unknown"),
+    _column("dictionary_identity", TEXT, "id of the dictionary's weights; empty where they are unknown"),
     _column("checkpoint_path", TEXT, "where the dictionary was loaded from"),
     _column("corpus", TEXT, "fingerprint of the indexed text"),
     _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),

@@ -52,6 +52,7 @@ def dictionary_row(
         "anchor_kind": analysed.anchor_kind,
         "model_path": model.path,
         "model_identity": model.identity,
+        "dictionary_identity": analysed.dictionary.identity,
         "checkpoint_path": str(member.checkpoint.path.resolve()),
         "corpus": corpus,
         "n_tokens": state.n_tokens,

@@ -9,6 +9,7 @@ import torch
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model.aliases import hub_name
+from lexiscope.language_model.identity import identity_of
 from lexiscope.language_model.model import LanguageModel
 from lexiscope.records import RESERVED_MODEL_IDS
 
@@ -59,6 +60,7 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(**location)
         weights = AutoModelForCausalLM.from_pretrained(**location, dtype=dtype, use_safetensors=True)
         weights = weights.eval().to(device)
+        identity = identity_of(weights, tokenizer)  # before transformer-lens takes the modules apart
         expected = _probe_logits(weights)
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=weights, tokenizer=_completable(tokenizer), device=device, dtype=dtype
@@ -72,7 +74,7 @@ def load_language_model(
     bridge.eval().requires_grad_(False)
     _return_tuples(bridge)
     _check_logits(name, expected, _probe_logits(bridge))
-    return LanguageModel(bridge, tokenizer, str(path.resolve()) if path.exists() else name, slug)
+    return LanguageModel(bridge, tokenizer, str(path.resolve()) if path.exists() else name, slug, identity)
 
 
 def _check_files(name: str) -> None:

@@ -49,13 +49,15 @@ class LanguageModel:
     """A decoder-only transformer with its tokenizer.
 
     `embedding` is raw W_E [vocab, d_model]. `bos` opens every passage and stands at position 0, which is
-    never encoded. The residual stream of layer L is the one after block L.
+    never encoded. The residual stream of layer L is the one after block L. `identity` is of the weights and
+    the vocabulary (`lexiscope.language_model.identity`).
     """
 
-    def __init__(self, bridge: Any, tokenizer: Any, path: str, model_id: str) -> None:
+    def __init__(self, bridge: Any, tokenizer: Any, path: str, model_id: str, identity: str) -> None:
         self._bridge = bridge
         self.path = path
         self.id = model_id
+        self.identity = identity
         config = bridge.cfg
         self.n_layers: int = config.n_layers
         self.d_model: int = config.d_model
@@ -90,20 +92,6 @@ class LanguageModel:
         for name, weights in self._bridge.named_parameters():
             total = weights.view(torch.int32).sum(dtype=torch.int64).item()
             digest.update(f"{name} {tuple(weights.shape)} {total}".encode())
-        return digest.hexdigest()[:12]
-
-    @cached_property
-    def identity(self) -> str:
-        """A short id of the weights, rounded to bfloat16, and of the vocabulary: the same for a model that is
-        loaded in bfloat16, on any device and under any name.
-        """
-        digest = sha256()
-        for name, weights in self._bridge.named_parameters():
-            bits = weights.detach().bfloat16().flatten().view(torch.int16)
-            sums = [part.sum(dtype=torch.int64).item() for part in (bits, bits[::7], bits[::11])]
-            digest.update(f"{name} {tuple(weights.shape)} {sums}".encode())
-        for token, number in sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1]):
-            digest.update(f"{number} {token}".encode(errors="surrogatepass"))
         return digest.hexdigest()[:12]
 
     # --- tokens ---

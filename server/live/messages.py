@@ -31,6 +31,7 @@ class DictionaryPath(Record):
     source: str
     layer: int
     checkpoint_path: str
+    identity: str = Field("", description="of the weights that were indexed; empty if it is not recorded")
     mean_norm: float | None = Field(
         None,
         description="the layer's mean residual norm from the index; a value in the checkpoint overrides it",
@@ -42,6 +43,7 @@ class LocatedFeature(Record):
 
     feature: FeatureRef
     checkpoint_path: str
+    identity: str = Field("", description="as in DictionaryPath")
     mean_norm: float | None = Field(None, description="as in DictionaryPath")
     max_activation: float | None = Field(
         None, description="on the indexed text; required by a clamp in multiples of the maximum"

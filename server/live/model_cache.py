@@ -117,16 +117,17 @@ class ModelCache:
 
     def _load_model(self, path: str, model_id: str) -> _Sized:
         model = load_language_model(path, model_id=model_id, device=str(self.device), dtype=self._dtype)
-        _ = model.identity  # computed here, while other jobs continue
         return _Sized(CachedModel(model, Vocabulary(model.tokenizer, model.vocab_size)), model.n_bytes)
 
     def _load_dictionary(self, path: str) -> _Sized:
         checkpoint = load_checkpoint(Path(path), anchors=False)
         checkpoint.refuse_transcoder()
         mean_norm = checkpoint.details.get("mean_norm")
+        identity = checkpoint.dictionary.identity
         dictionary = checkpoint.dictionary.map(lambda tensor: tensor.to(self.device))
         n_bytes = sum(tensor.nbytes for tensor in dictionary.tensors().values())
-        return _Sized(LoadedDictionary(dictionary, None if mean_norm is None else float(mean_norm)), n_bytes)
+        mean_norm = None if mean_norm is None else float(mean_norm)
+        return _Sized(LoadedDictionary(dictionary, mean_norm, identity), n_bytes)
 
 
 def _model_key(path: str, model_id: str) -> Key:

@@ -63,6 +63,7 @@ class DictionaryEntry:
     anchor_kind: str
     model_path: str
     model_identity: str
+    dictionary_identity: str
     checkpoint_path: str
     corpus: str
     n_tokens: int

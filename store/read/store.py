@@ -51,6 +51,8 @@ class Place(NamedTuple):
     model_path: str
     model_identity: str
     """`LanguageModel.identity`; empty if it was not recorded"""
+    dictionary_identity: str
+    """`Dictionary.identity`; empty if it was not recorded"""
     checkpoint_path: str
     mean_norm: float | None = None
     """mean residual norm at its hook point, the unit of steering; None where it was not measured"""
@@ -177,6 +179,7 @@ class Store:
                     hook_name=entry.hook_name,
                     model_path=entry.model_path,
                     model_identity=entry.model_identity,
+                    dictionary_identity=entry.dictionary_identity,
                     checkpoint_path=entry.checkpoint_path,
                     mean_norm=entry.mean_norm,
                 )

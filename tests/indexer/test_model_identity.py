@@ -192,8 +192,6 @@ def test_the_vocabulary_of_the_first_model_stays(
     index(model, runs[:1], text_file, settings)
     named = [Store(settings).feature("tiny", "0-vasae", i).feature.name for i in range(9)]
     other = load_language_model(str(tiny.make_model(tmp_path / "tiny", seed=3)))
-    other.tokenizer.add_tokens(["<extra>"])
-    other.__dict__.pop("identity", None)
     with pytest.raises(ModelError, match="--model-id"):
         index(other, runs[:1], text_file, settings, set_name="other")
     assert [Store(settings).feature("tiny", "0-vasae", i).feature.name for i in range(9)] == named

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lexiscope.checkpoint import load_checkpoint
 from lexiscope.settings import Settings
 from server.live import WorkerClient, WorkerRefused, spawn_worker
 from tests.live.jobs import finish
@@ -206,3 +207,17 @@ def test_a_model_with_other_weights_than_the_indexed_one_is_refused(tiny, ask, m
     assert ask(job.model_copy(update={"model_identity": model.identity}))[-1].event == "done"
     with pytest.raises(WorkerRefused, match=r"not the model that was indexed as tiny.*--model-id"):
         ask(job.model_copy(update={"model_identity": "000000000000"}))
+
+
+def test_a_dictionary_with_other_weights_than_the_indexed_one_is_refused(tiny, ask):
+    own = load_checkpoint(Path(tiny.checkpoints[0])).dictionary.identity
+    assert own != load_checkpoint(Path(tiny.checkpoints[1])).dictionary.identity
+    job = tiny.job((0, 3, "add", 1.0))
+
+    def indexed_as(identity):
+        changed = [one.model_copy(update={"identity": identity}) for one in job.interventions]
+        return job.model_copy(update={"interventions": changed})
+
+    assert ask(indexed_as(own))[-1].event == "done"
+    with pytest.raises(WorkerRefused, match="not the dictionary that was indexed"):
+        ask(indexed_as("000000000000"))

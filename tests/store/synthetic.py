@@ -256,6 +256,7 @@ def dictionary_table(
         "anchor_kind": "embedding",
         "model_path": f"/models/{entry.model}",
         "model_identity": "",
+        "dictionary_identity": "",
         "checkpoint_path": f"/runs/{entry.model}/{entry.source}",
         "corpus": f"{entry.model} on nothing",
         "n_tokens": 1000 * entry.d_sae,

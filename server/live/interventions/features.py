@@ -25,6 +25,8 @@ class LoadedDictionary(NamedTuple):
     dictionary: Dictionary
     mean_norm: float | None
     """the layer's mean residual norm; None if the checkpoint does not contain it"""
+    identity: str = ""
+    """`Dictionary.identity`"""
 
 
 LoadDictionary = Callable[[str], LoadedDictionary]

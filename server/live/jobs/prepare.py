@@ -11,7 +11,7 @@ from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
 from server.live.interventions import SteerPlan
-from server.live.messages import Intervention, Job, LocatedFeature
+from server.live.messages import DictionaryPath, Intervention, Job, LocatedFeature, ReadJob, SweepJob
 from server.live.model_cache import CachedModel, ModelCache, NotLoadable
 
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
@@ -19,7 +19,7 @@ LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
 
 def load_model(cache: ModelCache, job: Job, checkpoints: list[str]) -> JobSteps[CachedModel]:
     """The job's model, with its dictionaries in memory. Other jobs continue while files are read. Raises
-    NotLoadable, also for a model with other weights than those that were indexed.
+    NotLoadable, also for a model or a dictionary with other weights than those that were indexed.
     """
     if not cache.has(job.model_path, job.model, checkpoints):
         future = LOADER.submit(cache.prepare, job.model_path, job.model, checkpoints)
@@ -33,7 +33,24 @@ def load_model(cache: ModelCache, job: Job, checkpoints: list[str]) -> JobSteps[
             "vocabulary differ. Index the dictionaries again with this one, under another --model-id if both "
             "are in use."
         )
+    for used in _dictionaries(job):
+        if used.identity not in ("", cache.dictionary(used.checkpoint_path).identity):
+            raise NotLoadable(
+                f"{used.checkpoint_path} is not the dictionary that was indexed: its weights have changed. "
+                "Index it again."
+            )
     return cached
+
+
+def _dictionaries(job: Job) -> list[DictionaryPath | LocatedFeature]:
+    """Everything in the job that refers to a checkpoint."""
+    if isinstance(job, ReadJob):
+        return [*job.sources, *([] if job.follow is None else [job.follow])]
+    features = [used for one in job.interventions for used in (one, one.to, one.when) if used is not None]
+    if isinstance(job, SweepJob) or (job.controls is None and job.moved is None):
+        return [*features]
+    plain = [] if job.controls is None else job.controls.plain
+    return [*features, *plain, *([] if job.moved is None else [job.moved])]
 
 
 def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:
