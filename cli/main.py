@@ -48,8 +48,8 @@ Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS incl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, of the process unless given; its exit code. An error that the user can mend is one line on
-    stderr and exit code 1.
+    """Run one command, the process's unless given, and return its exit code: 1, with one line on stderr, for an
+    error that the user can mend.
     """
     try:
         app(arguments)

@@ -80,8 +80,8 @@ def main() -> None:
         moved = f"{effect['probability_default']:.2g} to {effect['probability_steered']:.2g}"
         print(
             f"smoke: first page {started:.1f} s; {len(pages)} pages, {model['n_features']:,} features, "
-            f"{model['n_live']:,} live; steering {feature['name']['shown']} at layer {feature['layer']} moved "
-            f"its probability {moved}, KL {steer['effect']['kl_first']:.2f} nats"
+            f"{model['n_live']:,} live; steering {feature['name']['shown']} at layer {feature['layer']} "
+            f"moved its probability {moved}, KL {steer['effect']['kl_first']:.2f} nats"
         )
 
 

@@ -18,7 +18,9 @@ from transformers import (
 )
 
 END = "<|endoftext|>"
-WORDS = "the cat sat on a mat and then one dog ran to Paris while rain fell over old grey stone houses by night".split()
+WORDS = (
+    "the cat sat on a mat and then one dog ran to Paris while rain fell over old grey stone houses by night"
+).split()
 
 
 def text(n_words: int, *, seed: int = 0) -> str:

@@ -272,17 +272,19 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
 def model_card(record: dict, args: argparse.Namespace) -> str:
     return f"""# The bundled model
 
-A GPT-2-architecture language model: 6 layers, d_model 256, 4 heads, context 256, tied embeddings, byte-level BPE
-vocabulary of 8,192. Weights are fp16.
+A GPT-2-architecture language model: 6 layers, d_model 256, 4 heads, context 256, tied embeddings, byte-level
+BPE vocabulary of 8,192. Weights are fp16.
 
-- **Trained on** {record["tokens_seen"] / 1e6:.1f} million tokens ({record["steps"]:,} steps) of public-domain English books
-  (Project Gutenberg texts); none of that text is in this repository.
-- **Held out** (16 further books, windows of 256 tokens): {record["nats_per_token"]} nats a token, {record["bits_per_byte"]} bits a byte.
+- **Trained on** {record["tokens_seen"] / 1e6:.1f} million tokens ({record["steps"]:,} steps) of public-domain
+  English books (Project Gutenberg texts); none of that text is in this repository.
+- **Held out** (16 further books, windows of 256 tokens): {record["nats_per_token"]} nats a token,
+  {record["bits_per_byte"]} bits a byte.
 - **Made by** `python data/demo/make_model.py train --text TEXT --heldout TEXT --minutes {args.minutes:g}`.
 
-It is here so that every part of Lexiscope can be tried in minutes on a laptop, with nothing downloaded. It is **not good
-for** anything else: it writes the grammar of old novels without their sense, knows no facts, no dialogue turns, no code and no
-language but English, and carries the views of its sources' times. Conclusions about "language models" should not rest on it.
+It is here so that every part of Lexiscope can be tried in minutes on a laptop, with nothing downloaded. It is
+**not good for** anything else: it writes the grammar of old novels without their sense, knows no facts, no
+dialogue turns, no code and no language but English, and carries the views of its sources' times. Conclusions
+about "language models" should not rest on it.
 """
 
 
@@ -300,7 +302,8 @@ def sample(args: argparse.Namespace) -> None:
         length = lengths.randrange(64, 251)
         prompt = torch.full((256, 1), tokenizer.bos_token_id)
         rows = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=0, max_new_tokens=length,
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=0,
+            max_new_tokens=length,
             suppress_tokens=[tokenizer.bos_token_id], pad_token_id=tokenizer.bos_token_id,
         )  # fmt: skip
         documents += [tokenizer.decode(row[1:]).strip() for row in rows]
