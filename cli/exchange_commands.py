@@ -155,7 +155,8 @@ def neuronpedia_in(
         typer.Option(help="its id in the index; given, it confirms that the files are of this model"),
     ] = None,
     set_name: Annotated[
-        str | None, typer.Option("--set-name", help="the set's name, instead of the one in the files")
+        str | None,
+        typer.Option("--set", "--set-name", help="the set's name, instead of the one in the files"),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="the layer, instead of the one in the files")

@@ -42,7 +42,9 @@ Layer = Annotated[
 ]
 SetName = Annotated[
     str | None,
-    typer.Option("--set-name", help="the name of the dictionaries' set, instead of their folder's name"),
+    typer.Option(
+        "--set", "--set-name", help="the name of the dictionaries' set, instead of their folder's name"
+    ),
 ]
 Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS included")]
 

@@ -19,6 +19,10 @@ SAME = 0.95
 """Cosine of the logits of the two, from which on they differ by rounding alone."""
 
 
+MAX_REASON = 300
+"""Characters of a library's error that are shown."""
+
+
 def model_slug(name: str) -> str:
     """A model id made from a folder, a GGUF file or a hub's `owner/name`: lower-case letters, digits, '-',
     '_' and '.'. Raises ModelError: the id is empty or reserved.
@@ -62,15 +66,19 @@ def load_language_model(
         weights = weights.eval().to(device)
         identity = identity_of(weights, tokenizer)  # before transformer-lens takes the modules apart
         expected = _probe_logits(weights)
+        classes = [*(weights.config.architectures or []), type(weights).__name__]  # GGUF records none
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=weights, tokenizer=_completable(tokenizer), device=device, dtype=dtype
+            name,
+            hf_model=weights,
+            tokenizer=_completable(tokenizer),
+            device=device,
+            dtype=dtype,
+            hf_config_overrides={"architectures": classes},
         )
     except Exception as error:  # transformers and transformer-lens raise anything from OSError to KeyError
         shown = name if name == given else f"{given} ({name} on the hub)"
         local = "" if path.exists() else " If it lies in a folder, give that as the model."
-        raise ModelError(
-            f"{shown} cannot be loaded as a language model: {_first_line(error)}{local}"
-        ) from error
+        raise ModelError(f"{shown} cannot be loaded as a language model: {_reason(error)}{local}") from error
     bridge.eval().requires_grad_(False)
     _return_tuples(bridge)
     _check_logits(name, expected, _probe_logits(bridge))
@@ -122,5 +130,10 @@ def _return_tuples(bridge: Any) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the list of everything that transformer-lens supports."""
+    line = next(iter(str(error).splitlines()), "")
+    unknown = re.search(r"Config architectures: (\[.*?\]), Model type: (\w+)", line)
+    if unknown:
+        return f"transformer-lens does not support its architecture ({unknown[1]}, model type {unknown[2]})."
+    return f"{type(error).__name__}: {line[:MAX_REASON]}{' …' if len(line) > MAX_REASON else ''}"

@@ -39,7 +39,7 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(
         str(batches),
         "--model",
         str(model_folder),
-        "--set-name",
+        "--set",
         "theirs",
         work=tmp_path,
     )

@@ -1,10 +1,12 @@
 """The language model reads, patches and generates as its Hugging Face original does."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GitConfig
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel, load_language_model, model_slug
@@ -191,3 +193,28 @@ def test_a_folder_with_the_name_of_an_alias_is_a_folder(
     monkeypatch.chdir(tmp_path)
     Path("gpt2-small").mkdir()
     assert hub_name("gpt2-small") == "gpt2-small"
+
+
+def test_a_model_whose_configuration_names_no_class_loads_by_its_own(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for given in (None, ["NameOfAnotherLibrary"]):
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": given}))
+        assert load_language_model(str(folder)).n_layers == 2
+
+
+def test_an_unknown_architecture_is_refused_without_a_list_of_all_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GitConfig(
+        vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    tiny.save_tokenizer(tmp_path)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"does not support its architecture .*GitForCausalLM.*model type git"
+    ) as refused:
+        load_language_model(str(tmp_path))
+    assert len(str(refused.value)) < 300
