@@ -39,7 +39,7 @@ def _command_of(config: dict[str, Any]) -> str:
     plan = details.get("plan", {})
     parts = ["lexiscope", "train", str(config["metadata"]["model_name"])]
     parts += [f"--text={name}" for name in details.get("text", [])]
-    parts += [f"--{key}={details[key]}" for key in ("recipe", "set")]
+    parts += [f"--recipe={details['recipe']}", f"--set-name={details['set']}"]
     parts += [f"--layers={details['layer']}", f"--k={config['k']}"]
     parts += [f"--{key}={plan[key]}" for key in ("tokens", "seen", "length", "seed") if key in plan]
     return shlex.join(parts)

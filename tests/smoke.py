@@ -65,8 +65,8 @@ def main() -> None:
         for page in pages:
             client.get(page, follow_redirects=True).raise_for_status()
         for page in pages[1:5]:
-            path, _, query = page.partition("?")
-            client.get(f"{path}.json?{query}").raise_for_status()
+            path, _, parameters = page.partition("?")
+            client.get(f"{path}.json?{parameters}").raise_for_status()
         body = {
             "model": model["model"],
             "prompt": "The old man",
@@ -78,10 +78,11 @@ def main() -> None:
         refused = client.post("/api/v1/steer", json=body | {"features": [{"id": feature["id"] + "999999"}]})
         assert refused.status_code == 404, refused.text
         moved = f"{effect['probability_default']:.2g} to {effect['probability_steered']:.2g}"
+        where = f"{feature['name']['shown']} at layer {feature['layer']}"
         print(
             f"smoke: first page {started:.1f} s; {len(pages)} pages, {model['n_features']:,} features, "
-            f"{model['n_live']:,} live; steering {feature['name']['shown']} at layer {feature['layer']} "
-            f"moved its probability {moved}, KL {steer['effect']['kl_first']:.2f} nats"
+            f"{model['n_live']:,} live; steering {where} moved its probability {moved}, "
+            f"KL {steer['effect']['kl_first']:.2f} nats"
         )
 
 

@@ -1,4 +1,4 @@
-"""Held-out evaluation by METHOD.md §5: one streaming pass over passages gives `metrics.json` for every
+"""Held-out evaluation (docs/method.md#definitions): one streaming pass over passages gives `metrics.json` for every
 dictionary.
 
 What needs only the code (reconstruction, firing, alignment, evidence, coverage) is counted over all passages;

@@ -3,7 +3,7 @@ directions, its anchors, and the samples at which rows start.
 
 The dense path starts at the top principal directions, and everything sparse starts outside them: rows and
 anchors that also held what the dense path explains would spend their code, and their cones, on it
-(docs/results.md).
+(results/notes.md).
 """
 
 from functools import cached_property

@@ -1,15 +1,12 @@
 """Lexiscope's own trainer, as `lexiscope train` steps it; `recipe` is plain unless given."""
 
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer
 from trainer import kernels
 from trainer.activations.passages import LayerActivations, Rows

@@ -7,17 +7,14 @@ anchors without a graph and differentiates their cosines alone; `anchor=autograd
 authors' code computes it, through max and into the embedding.
 """
 
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 import trainer
 from trainer.activations.passages import LayerActivations, Rows
 from trainer.architectures import Start, build

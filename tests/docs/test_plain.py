@@ -30,6 +30,19 @@ FORBIDDEN = {
 }
 
 
+CODE = [
+    file
+    for room in "lexiscope trainer indexer store server cli frontend data/demo tests".split()
+    for file in sorted((ROOT / room).rglob("*.py"))
+    if file != Path(__file__)
+]
+
+
+def test_code_cites_documents_of_the_repository_alone() -> None:
+    outside = FORBIDDEN["a document outside the repository"]
+    assert not [str(file) for file in CODE if outside.search(file.read_text(encoding="utf-8"))]
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_file_holds_nothing_of_where_and_when_it_was_written(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
