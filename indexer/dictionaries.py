@@ -3,11 +3,11 @@
 A dictionary passes through these stages, each of which adds to the one before:
 
     Checkpoint            files on disk, read (`lexiscope.checkpoint`)
-    IdentifiedCheckpoint  + the identity it is indexed under; its weights are dropped and read again when needed
+    IdentifiedCheckpoint  + the identity it is indexed under; weights are dropped and read again when needed
     NamedFeatures         + what the weights alone say: names and logit effects
     NamedEncoder          the encoder and the names, which is all that the pass over the text needs
     DictionaryCounts      + what the text says (`indexer.counts.state`)
-    AnalysedDictionary    + evidence, geometry and ablation: everything that rows are written from (`indexer.rows`)
+    AnalysedDictionary    + evidence, geometry and causal effects: all that rows need (`indexer.rows`)
 
 Only encoders stay in memory while the text is read: at GPT-2's width twelve dictionaries with their anchors
 are 6 GB.

@@ -45,8 +45,8 @@ def fit_anchors(
         raise IndexingError(f"There is no anchor set '{anchors}'; there are {', '.join(ANCHOR_SETS)}.")
     if anchors in ("embedding", "centred") and model.embedding.shape[1] != model.d_model:
         raise IndexingError(
-            f"{model.id} embeds tokens in width {model.embedding.shape[1]} and its residual stream has {model.d_model}: "
-            f"anchors '{anchors}' do not exist for it."
+            f"{model.id} embeds tokens in width {model.embedding.shape[1]} and its residual stream has "
+            f"{model.d_model}: anchors '{anchors}' do not exist for it."
         )
     model.check_layers(layers)
     gathered = {layer: _Layer(model.vocab_size, model.d_model, anchors) for layer in layers}

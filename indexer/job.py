@@ -269,8 +269,9 @@ def _blocks_to_read(job: ModelJob, done: set[int]) -> Iterator[Block]:
                 yield block
     if not n_own:
         raise IndexingError(
-            f"Shard {shard} has nothing to read: the text has {n_blocks} block{'s' if n_blocks > 1 else ''} of "
-            f"{size} passages, so it can be divided into {n_blocks} at most. {KEPT}"
+            f"Shard {shard} has nothing to read: the text has {n_blocks} "
+            f"block{'s' if n_blocks > 1 else ''} of {size} passages, so it can be divided into {n_blocks} "
+            f"at most. {KEPT}"
         )
 
 
@@ -294,6 +295,6 @@ def _report_missing_shards(job: ModelJob) -> None:
         )
     else:
         job.say(
-            f"shard {shard} is read, and so are all others: the same command with --resume, without --shards, "
-            "publishes."
+            f"shard {shard} is read, and so are all others: the same command with --resume, without "
+            "--shards, publishes."
         )

@@ -61,7 +61,9 @@ class JobFolder:
 
     @contextmanager
     def fit_lock(self) -> Iterator[None]:
-        """Held while anchors are fitted, so that of several shards only the first fits them; the others wait."""
+        """Held while anchors are fitted, so that of several shards only the first fits them;
+        the others wait.
+        """
         with files.lock(self.path / "LOCK-fits", wait=True):
             yield
 
@@ -143,8 +145,8 @@ def check_space(root: Path, needed: int) -> None:
     lack = files.lack_of_space(root, needed)
     if lack:
         raise IndexingError(
-            f"This index and the unfinished work beside it may need more than the disk has: {lack}. Free some "
-            f"space, or set LEXISCOPE_INDEX to a folder on another disk. {KEPT}"
+            f"This index and the unfinished work beside it may need more than the disk has: {lack}. Free "
+            f"some space, or set LEXISCOPE_INDEX to a folder on another disk. {KEPT}"
         )
 
 

@@ -114,8 +114,12 @@ class Coactive(FeatureRef):
     )
 
 
+CONTEXT_BEFORE, CONTEXT_AFTER = 32, 16
+"""Tokens of a context before its position and after it; `reads_near` looks as far back."""
+
+
 class Context(Record):
-    """A stretch of one passage around a firing (or nearly firing) position."""
+    """The tokens of one passage around a position where a feature fires (or nearly fires)."""
 
     kind: ContextKind
     quantile: int | None = Field(

@@ -1,4 +1,4 @@
-"""Where published builds lie, as readers see it: a folder of DuckDB files, or a PostgreSQL database."""
+"""Where published builds are, as readers see it: a folder of DuckDB files, or a PostgreSQL database."""
 
 from typing import Protocol
 
@@ -9,13 +9,15 @@ from store.errors import StoreError
 
 class Backend(Protocol):
     def current(self) -> str:
-        """The id of the build that serves now. Raises NoIndex, Unreachable."""
+        """The id of the build that is served now. Raises NoIndex, Unreachable."""
 
     def open(self, build: str) -> sa.Engine:
-        """A read-only engine over one build, its threads, memory and connections capped. Raises NoIndex."""
+        """A read-only engine over one build, with limits on threads, memory and connections.
+        Raises NoIndex.
+        """
 
     def name(self, build: str) -> str:
-        """The build, in words for a person."""
+        """The build, as messages call it."""
 
     def failure(self, error: Exception, build: str) -> StoreError:
-        """What a database's error means."""
+        """The error to raise for a database's error."""

@@ -1,12 +1,10 @@
-"""The files of an index folder: one `<build id>.duckdb` a build, `CURRENT` that names the one that serves,
-and the builders' `LOCK`.
+"""The files of an index folder: one `<build id>.duckdb` for each build, `CURRENT` with the id of the build
+that is served, and the lock of whoever writes a build.
 
-A build under construction is called `<build id>.building.duckdb` until it is whole; whatever still has
-`.building` in its name when nobody holds the lock was left by a builder that was killed. Only `CURRENT` is
-ever replaced, by a rename.
+A build is called `<build id>.building.duckdb` until it is complete. What still has `.building` in its name
+when nobody holds the lock was left by a writer that was killed. Only `CURRENT` is ever replaced.
 """
 
-import fcntl
 import os
 import re
 import secrets
@@ -16,7 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from store.errors import BuildLocked, NoIndex
+from lexiscope import files
+from store.errors import SERVED_UNCHANGED, BuildLocked, NoIndex
 
 MAKE_ONE = "run `lexiscope demo`, or `lexiscope index RUN... --text FILE`"
 BUILD_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
@@ -39,7 +38,7 @@ def pointer(root: Path) -> Path:
 
 
 def current_build(root: Path) -> str | None:
-    """The id that `CURRENT` holds; None when there is no index yet. NoIndex when the file holds anything
+    """The id in `CURRENT`; None where there is no index yet. Raises NoIndex where the file holds anything
     else.
     """
     try:
@@ -53,31 +52,17 @@ def current_build(root: Path) -> str | None:
     return build
 
 
-def fsync(path: Path) -> None:
-    """Force a file's, or a folder's, content to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def install(root: Path, build: str) -> None:
-    """Make a closed, complete `.building` file the one that serves. A crash at any line leaves the old index
-    serving.
-    """
-    fsync(building_path(root, build))
+    """Serve a closed, complete `.building` file. A crash at any line leaves the old index served."""
+    files.fsync(building_path(root, build))
     os.rename(building_path(root, build), build_path(root, build))
-    fsync(root)
-    fresh = root / f"CURRENT.{build}.building"
-    fresh.write_text(build + "\n", encoding="ascii")
-    fsync(fresh)
-    os.replace(fresh, pointer(root))
-    fsync(root)
+    files.fsync(root)
+    with files.replace_file(pointer(root)) as partial:
+        partial.write_text(build + "\n", encoding="ascii")
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete what killed builders left. Only under the lock."""
+    """Delete what killed writers left. Only under the lock."""
     for path in root.glob("*.building*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -96,19 +81,14 @@ def remove_builds(root: Path, *, but: set[str]) -> None:
 
 @contextmanager
 def lock(root: Path) -> Iterator[None]:
-    """Hold the builders' lock; the kernel lets go of it when the process dies. Raises BuildLocked."""
+    """Hold the lock for writing a build. Raises BuildLocked where another process holds it."""
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / "LOCK", "a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise BuildLocked(
-                f"another builder (process {owner}) is writing the index in {root}: wait until it has finished",
-                kept="The index that serves is untouched.",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    try:
+        with files.lock(root / "LOCK"):
+            yield
+    except files.Locked as error:
+        raise BuildLocked(
+            f"another process ({error.owner or 'unknown'}) is writing the index in {root}: wait until it has "
+            "finished",
+            kept=SERVED_UNCHANGED,
+        ) from None

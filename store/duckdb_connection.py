@@ -1,9 +1,9 @@
-"""DuckDB and duckdb-engine as this project uses them: every quirk of the pair lives here and nowhere else.
+"""DuckDB and duckdb-engine as this project uses them; workarounds for the pair are here only.
 
-duckdb-engine 0.17 is older than DuckDB 2.0. What works, and is used: connecting through SQLAlchemy, compiling
-Core statements, DDL, ARRAY columns (they come back as lists). What is avoided: reflection (`checkfirst`,
-`has_table`) and row-wise `executemany` inserts. DuckDB wants every connection of one process to one file to
-agree on its configuration, so a file is opened either by `writer` or by `reader`, never by both.
+duckdb-engine 0.17 is older than DuckDB 2.0. Connecting through SQLAlchemy, compiling Core statements, DDL and
+ARRAY columns (they come back as lists) work and are used. Reflection (`checkfirst`, `has_table`) and row-wise
+`executemany` inserts are avoided. DuckDB requires all connections of one process to one file to have the same
+configuration, so a file is opened either by `writer` or by `reader`, never by both.
 """
 
 import atexit
@@ -19,21 +19,22 @@ from duckdb_engine import Dialect, DuckDBEngineWarning
 from sqlalchemy.schema import CreateTable
 
 WRITER_MEMORY = "2GB"
-WIDE = 400
-"""characters"""
+WIDE_STATEMENT = 400
+"""Characters from which a statement is prepared once a connection."""
 Config = dict[str, str | bool | int | float | list[str]]
 OFFLINE: Config = {"autoinstall_known_extensions": False}
 
-# in a process that also loads torch, duckdb-engine's module is not cleared at exit, and DuckDB prints a page
-# about leaks
+# In a process that also loads torch, duckdb-engine's module is not cleared at exit, and DuckDB prints a long
+# report of leaks.
 atexit.register(vars(duckdb_engine).clear)
 
 
 def writer(path: Path) -> duckdb.DuckDBPyConnection:
-    """A new file at `path`, for one builder; what does not fit in memory spills beside it.
+    """A new file at `path`, for writing one build; what does not fit in memory is written to a file beside
+    it.
 
-    Values are not written as runs: a reader of one row would count through them from their block's beginning,
-    for every column.
+    Run-length encoding is off: to read one row, a reader would count through the runs from the beginning of
+    the block, for every column.
     """
     config: Config = {"memory_limit": WRITER_MEMORY, "temp_directory": f"{path}.tmp", **OFFLINE}
     connection = duckdb.connect(str(path), config=config)
@@ -45,18 +46,18 @@ class ReaderDialect(Dialect):
     """duckdb-engine for a file that never changes: statements are compiled once, and none opens a
     transaction.
 
-    duckdb-engine compiles every statement anew (3 ms for the widest); the Core statements of this room bind
-    every value that varies.
+    duckdb-engine compiles a statement each time (3 ms for the widest). The Core statements of this package
+    bind every value that varies, so that they can be cached.
     """
 
     supports_statement_cache = True
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        """Planning a statement of seventy columns takes longer than running it: such a one is prepared once a
-        connection.
+        """Planning a statement of seventy columns takes longer than running it, so such a statement is
+        prepared once a connection.
         """
         if (
-            len(statement) < WIDE
+            len(statement) < WIDE_STATEMENT
             or " IN (" in statement
             or not all(type(value) is int for value in parameters)
         ):
@@ -83,8 +84,8 @@ sa.dialects.registry.register("duckdb.reader", __name__, ReaderDialect.__name__)
 
 
 def reader(path: Path, *, threads: int, memory: str) -> sa.Engine:
-    """A read-only engine over a published file. The pool outgrows the server's 40 threads, so that no request
-    waits in it.
+    """A read-only engine over a published file. The pool may hold more connections than the server has
+    threads (40), so that no request waits for one.
     """
     config: Config = {"threads": threads, "memory_limit": memory, **OFFLINE}
     warnings.filterwarnings("ignore", category=DuckDBEngineWarning)
@@ -97,14 +98,8 @@ def reader(path: Path, *, threads: int, memory: str) -> sa.Engine:
     )
 
 
-def complaint(error: BaseException) -> str:
-    """The first line of what DuckDB said, SQLAlchemy's wrapping taken off."""
-    inner = getattr(error, "orig", None) or error
-    return (str(inner).strip() or type(inner).__name__).splitlines()[0]
-
-
 def compiled(statement: sa.Insert) -> str:
-    """A Core statement as text, its values in place."""
+    """A Core statement as text, with its values in it."""
     return str(statement.compile(dialect=Dialect(), compile_kwargs={"literal_binds": True}))
 
 

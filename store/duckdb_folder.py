@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
-from store.errors import NoIndex, StoreError
+from store.errors import NoIndex, StoreError, reason
 
 
 class FolderBackend:
@@ -24,7 +24,8 @@ class FolderBackend:
         path = build_files.build_path(self._root, build)
         if not path.is_file():
             raise NoIndex(
-                f"{build_files.pointer(self._root)} names build {build}, whose file has gone: {build_files.MAKE_ONE}"
+                f"{build_files.pointer(self._root)} names build {build}, whose file is gone: "
+                f"{build_files.MAKE_ONE}"
             )
         return duckdb_connection.reader(
             path, threads=self._settings.reader_threads, memory=self._settings.reader_memory
@@ -34,6 +35,4 @@ class FolderBackend:
         return str(build_files.build_path(self._root, build))
 
     def failure(self, error: Exception, build: str) -> StoreError:
-        return NoIndex(
-            f"{self.name(build)} cannot be read ({duckdb_connection.complaint(error)}): {build_files.MAKE_ONE}"
-        )
+        return NoIndex(f"{self.name(build)} cannot be read ({reason(error)}): {build_files.MAKE_ONE}")

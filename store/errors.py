@@ -1,12 +1,12 @@
-"""What can go wrong between the index and a person, each with its own type. Messages are one line, fit to
-show as they are.
-"""
+"""What can go wrong between the index and a person. Messages are one line, fit to be shown as they are."""
 
 from lexiscope.errors import LexiscopeError
 
+SERVED_UNCHANGED = "The index that is served is unchanged."
+
 
 class StoreError(LexiscopeError):
-    """An index that cannot be written or read. `kept` says what was kept safe."""
+    """An index that cannot be written or read. `kept` says what is unchanged."""
 
     def __init__(self, message: str, *, kept: str = "") -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class StoreError(LexiscopeError):
 
 
 class NoIndex(StoreError):
-    """There is no published index yet, or its file has gone."""
+    """There is no published index yet, or its file is gone."""
 
 
 class Unreachable(StoreError):
@@ -26,12 +26,20 @@ class WrongVersion(StoreError):
 
 
 class BuildLocked(StoreError):
-    """Another builder holds the lock of this index folder."""
+    """Another process is writing a build of this index."""
 
 
 class NotFound(StoreError):
-    """A model, dictionary, feature or token that the index does not hold; the message says what it does hold."""
+    """A model, dictionary, feature or token that the index does not hold; the message says what
+    it does hold.
+    """
 
 
 class BadCursor(StoreError):
     """A cursor that is broken, or belongs to another build or another search."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a database or its driver reported, without SQLAlchemy's wrapping."""
+    inner = getattr(error, "orig", None) or error
+    return (str(inner).strip() or type(inner).__name__).splitlines()[0]

@@ -1,8 +1,7 @@
-"""PostgreSQL through SQLAlchemy and psycopg: connecting, and what its errors mean. Published builds in a
-database, a schema each.
+"""Published builds in a PostgreSQL database, one schema each.
 
-`lexiscope.current` is a table of one row that names the build that serves and the one before; moving it is
-what publishing is.
+`lexiscope.current` is a table of one row with the build that is served and the one before. To publish a build
+is to change that row.
 """
 
 import psycopg
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 
 from lexiscope.settings import Settings
 from store import build_files
-from store.errors import NoIndex, StoreError, Unreachable
+from store.errors import NoIndex, StoreError, Unreachable, reason
 
 CONNECT_SECONDS = 5
 POINTER = "SELECT build FROM lexiscope.current"
@@ -18,8 +17,8 @@ GONE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg
 
 
 class BinaryCursor(psycopg.Cursor[tuple[object, ...]]):
-    """Values come in PostgreSQL's binary form: faster for lists, and a 32-bit real is exactly itself, which
-    cursors rely on.
+    """Values come in PostgreSQL's binary form: faster for lists, and a 32-bit real keeps its exact value, on
+    which cursors rely.
     """
 
     def execute(self, *args: object, **options: object) -> "BinaryCursor":
@@ -27,16 +26,17 @@ class BinaryCursor(psycopg.Cursor[tuple[object, ...]]):
 
 
 def url(settings: Settings) -> sa.URL:
-    """LEXISCOPE_DATABASE_URL, checked. Raises StoreError; a password is not repeated."""
+    """LEXISCOPE_DATABASE_URL, checked. Raises StoreError, without the password."""
     try:
-        found = sa.make_url(settings.database_url)
+        address = sa.make_url(settings.database_url)
     except sa.exc.ArgumentError:
-        found = sa.URL.create("nothing")
-    if found.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not found.database:
+        address = sa.URL.create("invalid")
+    if address.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not address.database:
         raise StoreError(
-            "LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write postgresql+psycopg://user:password@host:5432/database"
+            "LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write "
+            "postgresql+psycopg://user:password@host:5432/database"
         )
-    return found.set(drivername="postgresql+psycopg")
+    return address.set(drivername="postgresql+psycopg")
 
 
 def schema_of(build: str) -> str:
@@ -44,18 +44,12 @@ def schema_of(build: str) -> str:
 
 
 def where(address: sa.URL) -> str:
-    """The database, in words for a person."""
+    """The database, as messages call it; without the password."""
     return f"PostgreSQL at {address.render_as_string(hide_password=True).partition('://')[2]}"
 
 
-def complaint(error: BaseException) -> str:
-    """The first line of what the server or the driver said."""
-    inner = getattr(error, "orig", None) or error
-    return (str(inner).strip() or type(inner).__name__).splitlines()[0]
-
-
 class PostgresBackend:
-    """A `Backend`. Raises StoreError when the URL is none."""
+    """A `Backend`. Raises StoreError where the URL is invalid."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,10 +80,10 @@ class PostgresBackend:
         for last in (False, True):
             try:
                 with self._pointer.connect() as connection:
-                    found = connection.exec_driver_sql(POINTER).scalar()
-                if found is None:
+                    build = connection.exec_driver_sql(POINTER).scalar()
+                if build is None:
                     raise NoIndex(f"there is no index in {where(self._url)}: {build_files.MAKE_ONE}")
-                return self._checked(str(found))
+                return self._checked(str(build))
             except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
                 if isinstance(getattr(error, "orig", None), GONE):
                     raise NoIndex(
@@ -118,14 +112,16 @@ class PostgresBackend:
         inner = getattr(error, "orig", None)
         if isinstance(inner, GONE):
             return NoIndex(
-                f"{self.name(build)} is damaged or was deleted ({complaint(error)}): {build_files.MAKE_ONE}"
+                f"{self.name(build)} is damaged or was deleted ({reason(error)}): {build_files.MAKE_ONE}"
             )
         if isinstance(inner, psycopg.errors.QueryCanceled):
             return Unreachable(
-                f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: ask for less, or again"
+                f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: narrow "
+                "the request, or try again"
             )
         if isinstance(error, sa.exc.TimeoutError):
             return Unreachable(
-                f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: ask again"
+                f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: try "
+                "again"
             )
-        return Unreachable(f"{where(self._url)} cannot be asked ({complaint(error)})")
+        return Unreachable(f"{where(self._url)} cannot be queried ({reason(error)})")

@@ -1,5 +1,4 @@
-"""The tables of an index, once, for DuckDB and PostgreSQL alike. Every table and column says what it holds
-(`comment`).
+"""The tables of an index, for DuckDB and PostgreSQL alike. Every table and column has a `comment`.
 
 Rows are loaded in the order (dictionary, feature) or (passage): DuckDB's zone maps then answer point look-ups
 without an index. Columns are NOT NULL unless marked. `REAL` is 32 bits on both databases; JSON is kept as
@@ -296,16 +295,15 @@ disagreement = sa.Table(
 META = ("meta",)
 DERIVED = ("listing", "by_name", "carried", "collision", "disagreement")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
-"""what a builder is given; the rest it makes itself"""
+"""The tables whose rows a writer is given; it makes the others."""
 
 FEATURE_KEY = sa.column("key", sa.BigInteger)
-"""`listing.key` in `feature` too, added by the builder: DuckDB takes a row out by an index on one column, and
-decodes no other row
+"""`listing.key` in `feature` too, which the writer adds: with an index on one column, DuckDB reads one row
+without decoding others.
 """
 
-
 CONTEXT_KINDS = ("top", "quantile", "near_miss")
-"""context.kind, in the order that pages and exports list them"""
+"""Values of context.kind, in the order of pages and exports."""
 
 
 def key_of(dictionary_id: int, index: int) -> int:
@@ -319,7 +317,7 @@ DUCKDB_INDEXES = (
     ("feature", ("key",)),
     ("passage", ("passage_id",)),
 )
-"""where zone maps do not help: single rows, and rows in another order than the table's"""
+"""Where zone maps do not help: single rows, and rows in another order than the table's."""
 POSTGRES_INDEXES = (
     ("feature", ("key",)),
     ("feature", ("dictionary_id", "index")),

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from indexer.counts.text_chunk import TextChunk
 from lexiscope.evidence import FlatFirings
+from lexiscope.records import CONTEXT_AFTER, CONTEXT_BEFORE
 from lexiscope.sparse_code import SparseCode
 
-BEFORE, AFTER = 32, 16
-"""Tokens of context kept on either side of a position; BEFORE is at most the gap between passages (NEAR)."""
 TABLE = 1 << 20
 
 
@@ -84,12 +83,12 @@ class NearbyFirings:
         return (feature.astype(np.int64) << self._shift) | place
 
     def windows(self, positions: FlatFirings) -> ContextWindows:
-        """Around each position (where the feature itself may be silent): its firings within BEFORE and AFTER
-        tokens.
+        """Around each position (where the feature itself may be silent): its firings within the tokens
+        of a context.
         """
         place = self.chunk.place[positions.at]
-        low = np.searchsorted(self._keys, self._key(positions.feature, place - BEFORE))
-        last = np.minimum(place + AFTER, len(self.chunk.tokens) - 1)
+        low = np.searchsorted(self._keys, self._key(positions.feature, place - CONTEXT_BEFORE))
+        last = np.minimum(place + CONTEXT_AFTER, len(self.chunk.tokens) - 1)
         high = np.searchsorted(self._keys, self._key(positions.feature, last), side="right")
         lengths = high - low
         starts = np.concatenate([[0], lengths.cumsum()])

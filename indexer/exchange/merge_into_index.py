@@ -91,8 +91,8 @@ def _check_identity(model: str, source: str) -> None:
 def _check_weights(dictionary: str, held: str, given: str) -> None:
     if held and given and held != given:
         raise ImportRefused(
-            f"The index holds {dictionary} of another model under the same id: its weights differ from those of "
-            "the imported one. Give the imported model an id of its own (--model-id)."
+            f"The index holds {dictionary} of another model under the same id: its weights differ from "
+            "those of the imported one. Give the imported model an id of its own (--model-id)."
         )
 
 

@@ -21,7 +21,9 @@ from lexiscope.tokens import Vocabulary
 
 
 class CountedModel(NamedTuple):
-    """One model's dictionaries after the pass over the text. Lists and `state.dictionaries` are in one order."""
+    """One model's dictionaries after the pass over the text. Lists and `state.dictionaries` are
+    in one order.
+    """
 
     model: LanguageModel
     members: list[IdentifiedCheckpoint]

@@ -107,7 +107,9 @@ def _distinct(pool: ContextPool, texts: PassageTexts, limit: int) -> _Kept:
 
 
 def _by_quantile(pool: ContextPool, kept: _Kept) -> _Kept:
-    """Cut each feature's uniform sample of firings, by activation, into QUANTILES equal parts, 0 the weakest."""
+    """Cut each feature's uniform sample of firings, by activation, into QUANTILES equal parts,
+    0 the weakest.
+    """
     feature = pool.feature[kept.rows]
     ordered = kept.rows[np.lexsort((-pool.value[kept.rows], feature))]
     rank = rank_in_run(pool.feature[ordered])

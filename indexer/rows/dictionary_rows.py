@@ -32,8 +32,8 @@ def dictionary_row(
     corpus: str,
     links: Sequence[int | None],
 ) -> pa.Table:
-    """`corpus` is the text's fingerprint, `links` the ids of the same set's dictionaries in the previous and the
-    next layer.
+    """`corpus` is the text's fingerprint, `links` the ids of the same set's dictionaries in the previous and
+    the next layer.
     """
     member = analysed.member
     previous, following = links

@@ -1,9 +1,8 @@
 """Keyset paging: a list is ordered by columns that end in a unique key, and the next page starts after the
 last row's values.
 
-A cursor is those values as URL-safe base64 of JSON, with the build and a mark of the list it belongs to; it
-holds no secret and needs no state, and one that belongs elsewhere is refused instead of skipping rows
-silently.
+A cursor is those values as URL-safe base64 of JSON, with the build and a mark of the list it belongs to. It
+holds no secret and needs no state. A cursor of another list is refused, because it would skip rows silently.
 """
 
 import base64
@@ -22,7 +21,7 @@ Value = int | float
 
 
 class SortKey(NamedTuple):
-    """One column of an order; every column that lists are sorted by is a number."""
+    """One column of an order. All columns that lists are sorted by are numbers."""
 
     column: sa.ColumnElement[Any]
     descending: bool = False
@@ -42,7 +41,7 @@ class SortKey(NamedTuple):
 
 
 def list_mark(*parts: object) -> str:
-    """A short mark of one list: what was asked, without where in it the reader is."""
+    """A short mark of one list: the query and its filters, without the page."""
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:12]
 
 
@@ -52,7 +51,7 @@ def encode(*, build: str, mark: str, values: Sequence[Value]) -> str:
 
 
 def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) -> list[Value]:
-    """The values behind `cursor`. Raises BadCursor when it is broken, of another build, or of another list."""
+    """The values in `cursor`. Raises BadCursor where it is broken, of another build, or of another list."""
     try:
         of_build, of_mark, values = json.loads(
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -65,7 +64,8 @@ def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) 
         ) from None
     if of_build != build:
         raise BadCursor(
-            f"this cursor is of index build {of_build}, and {build} serves now: start again from the first page"
+            f"this cursor is of index build {of_build}, and {build} is served now: start again from the "
+            "first page"
         )
     if of_mark != mark:
         raise BadCursor(
@@ -75,15 +75,15 @@ def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) 
 
 
 def _fits(value: object, kind: type[Value]) -> bool:
-    """A finite number of the column's kind and size: what a database will take."""
+    """Whether it is a finite number that a column of this kind can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return False
     return isinstance(value, int) and abs(value) < 2**31 if kind is int else abs(value) < 1e38
 
 
 def after(keys: Sequence[SortKey], values: Sequence[Value]) -> sa.ColumnElement[bool]:
-    """Rows strictly after `values` in the order of `keys`. The first key's bound is said apart: an index can
-    begin there.
+    """Rows strictly after `values` in the order of `keys`. The bound on the first key is repeated as a
+    condition of its own, so that an index can be used.
     """
     steps = []
     for depth, key in enumerate(keys):

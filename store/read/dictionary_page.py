@@ -1,5 +1,5 @@
-"""One dictionary: its distributions, its most shared names, the names its evidence contradicts, and its list
-of features.
+"""One dictionary: its distributions, its most shared names, the names that the evidence contradicts, and its
+list of features.
 """
 
 import sqlalchemy as sa
@@ -13,8 +13,8 @@ SHOWN = 20
 
 
 def dictionary_page(build: OpenBuild, model: str, source: str, filters: Filters) -> DictionaryPage:
-    """`/{model}/{source}`. `filters.model`, `.source` and `.layer` are the dictionary's own. Raises NotFound,
-    BadCursor.
+    """`/{model}/{source}`. `filters.model`, `.source` and `.layer` are replaced by the dictionary's own.
+    Raises NotFound, BadCursor.
     """
     entry = build.dictionary(model, source)
     filters = filters.model_copy(update={"model": model, "source": source, "layer": None})
@@ -22,7 +22,7 @@ def dictionary_page(build: OpenBuild, model: str, source: str, filters: Filters)
         filters = filters.model_copy(update={"sort": "index", "descending": False})
     listed = list_features(build, filters)
     vocabulary = build.vocabulary(model)
-    collisions, disagreements = build.once(
+    collisions, disagreements = build.cached(
         ("dictionary page", entry.dictionary_id), lambda: _notable(build, entry)
     )
     return DictionaryPage(

@@ -1,13 +1,11 @@
-"""A published build, held open to be copied out: the rows of its tables as Arrow, in pieces that fit in
-memory.
+"""A published build, held open to be exported: the rows of its tables as Arrow, in pieces that fit in memory.
 
-Every piece is one bounded query over a range of ids, so that the order and the memory are the same on DuckDB
-and on PostgreSQL, however large the index. `arrow_schema` is the one place where a column's SQL type meets
-its Arrow type.
+Every piece is one bounded query over a range of ids, so that order and memory are the same on DuckDB and on
+PostgreSQL, however large the index. `arrow_schema` is the only place that maps SQL types to Arrow types.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,10 @@ from store.read.open_build import DictionaryEntry, OpenBuild
 from store.schema import SCHEMA_VERSION
 
 TABLES = ("token", "dictionary", "layer_summary", "passage", "feature", "context")
-"""Each table after those its rows point at."""
-PIECE = {"feature": 4096, "context": 1024, "passage": 4096, "token": 32_768}
-"""Ids a query asks for: features, features again (some fifty contexts each), passages, tokens."""
+"""Each table after those that its rows refer to."""
+PIECE_IDS = {"feature": 4096, "context": 1024, "passage": 4096, "token": 32_768}
+"""Ids in the range of one query: of features, of features (some fifty contexts each), of passages, of tokens.
+"""
 
 
 def arrow_schema(name: str) -> pa.Schema:
@@ -60,10 +59,10 @@ def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
 
 
 class BuildSnapshot:
-    """What one build holds, or the part of it that `part` chose. Valid inside `Store.snapshot()` alone."""
+    """The contents of one build, or of the part that `part` chose. Valid only inside `Store.snapshot()`."""
 
-    def __init__(self, build: OpenBuild) -> None:
-        self._build = build
+    def __init__(self, build: OpenBuild, piece_ids: Mapping[str, int] = PIECE_IDS) -> None:
+        self._build, self._piece_ids = build, piece_ids
         self.id = build.id
         self.dictionaries: list[DictionaryEntry] = sorted(
             build.dictionaries.values(), key=lambda entry: entry.dictionary_id
@@ -71,9 +70,7 @@ class BuildSnapshot:
         self._whole = True
 
     def part(self, *, model: str | None, source: str | None) -> "BuildSnapshot":
-        """The dictionaries of a model, or of one source in every model. Raises NotFound, saying what there
-        is.
-        """
+        """The dictionaries of a model, or of one source in every model. Raises NotFound."""
         chosen = [
             entry
             for entry in self.dictionaries
@@ -84,13 +81,13 @@ class BuildSnapshot:
                 self._build.of_model(model)
             there = ", ".join(entry.id for entry in self.dictionaries[:12]) or "no dictionary"
             raise NotFound(f"the index holds no {model or '*'}/{source or '*'}: it holds {there}")
-        found = BuildSnapshot(self._build)
-        found._whole = len(chosen) == len(self.dictionaries)
-        found.dictionaries = chosen
-        return found
+        part = BuildSnapshot(self._build, self._piece_ids)
+        part._whole = len(chosen) == len(self.dictionaries)
+        part.dictionaries = chosen
+        return part
 
     def count(self, name: str) -> int:
-        """Rows that `rows` will give."""
+        """The number of rows that `rows` gives."""
         table = schema.metadata.tables[name]
         if table is schema.passage and not self._whole:
             return len(self._passages)
@@ -102,8 +99,8 @@ class BuildSnapshot:
         return int(self._build.rows(sa.select(sa.func.count()).select_from(table).where(*where))[0][0])
 
     def rows(self, name: str) -> Iterator[pa.Table]:
-        """A table's rows, sorted as the schema says, in pieces. Links to dictionaries outside the part are
-        NULL.
+        """A table's rows in the schema's order, in pieces. Links to dictionaries outside the
+        part are NULL.
         """
         if name == "passage":
             yield from self._passage_rows()
@@ -118,7 +115,7 @@ class BuildSnapshot:
         self, name: str, entry: DictionaryEntry, *, features: range | None = None
     ) -> Iterator[pa.Table]:
         """The rows of one dictionary in `dictionary`, `layer_summary`, `feature` or `context`; of the last
-        two, some features'.
+        two, those of `features` only, where given.
         """
         table = schema.metadata.tables[name]
         own = table.c.dictionary_id == entry.dictionary_id
@@ -134,15 +131,15 @@ class BuildSnapshot:
             yield self._unlinked(found) if table is schema.dictionary else found
 
     def passages(self, ids: Sequence[int]) -> dict[int, list[int]]:
-        """Token ids of the passages asked."""
-        column, found = schema.passage.c, {}
-        for start in range(0, len(ids), PIECE["passage"]):
-            some = [int(number) for number in ids[start : start + PIECE["passage"]]]
+        """Token ids of each passage."""
+        column, tokens = schema.passage.c, {}
+        for start in range(0, len(ids), self._piece_ids["passage"]):
+            some = [int(number) for number in ids[start : start + self._piece_ids["passage"]]]
             rows = self._build.rows(
                 sa.select(column.passage_id, column.tokens).where(column.passage_id.in_(some))
             )
-            found.update({row[0]: list(row[1]) for row in rows})
-        return found
+            tokens.update({row[0]: list(row[1]) for row in rows})
+        return tokens
 
     @property
     def _models(self) -> list[str]:
@@ -150,7 +147,7 @@ class BuildSnapshot:
 
     @property
     def _passages(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the passages that the part's contexts point at, ascending."""
+        """Ids of the passages that the part's contexts are in, ascending."""
         context, ids = schema.context.c, np.zeros(0, np.int64)
         for entry in self.dictionaries:
             pointed = (
@@ -165,8 +162,8 @@ class BuildSnapshot:
             yield from self._ranged(table, column)
             return
         ids = self._passages
-        for start in range(0, len(ids), PIECE["passage"]):
-            some = ids[start : start + PIECE["passage"]].tolist()
+        for start in range(0, len(ids), self._piece_ids["passage"]):
+            some = ids[start : start + self._piece_ids["passage"]].tolist()
             yield self._arrow(table, sa.select(table).where(column.in_(some)).order_by(column))
 
     def _ranged(
@@ -182,8 +179,8 @@ class BuildSnapshot:
             if low is None:
                 return
             within = range(low, high + 1)
-        for start in range(within.start, within.stop, PIECE[table.name]):
-            stop = min(start + PIECE[table.name], within.stop)
+        for start in range(within.start, within.stop, self._piece_ids[table.name]):
+            stop = min(start + self._piece_ids[table.name], within.stop)
             statement = sa.select(table).where(*where, key >= start, key < stop).order_by(*(order or (key,)))
             found = self._arrow(table, statement)
             if len(found):
@@ -203,7 +200,9 @@ class BuildSnapshot:
             result = connection.execute(statement)
             if self._build.engine.dialect.name == "duckdb":
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # the extra copy it warns of is one piece
+                    warnings.simplefilter(
+                        "ignore", UserWarning
+                    )  # it warns of an extra copy, which is of one piece
                     return result.cursor.to_arrow_table().cast(wanted)
             columns = list(zip(*result.all(), strict=True)) or [()] * len(wanted)
         return pa.table(
@@ -213,12 +212,14 @@ class BuildSnapshot:
 
 
 def columns_document() -> str:
-    """docs/columns.md: every table and column with its type and the schema's own comment."""
+    """docs/columns.md: every table and column with its type and the comment of the schema."""
     lines = [
         "# Columns of the index",
         "",
-        f"Schema version {SCHEMA_VERSION}: the store's tables, and the Parquet files that `lexiscope export parquet` writes, one a table.",
-        "Made from the comments of `store/schema.py` by `lexiscope export columns`; a test keeps the two equal.",
+        f"Schema version {SCHEMA_VERSION}: the store's tables, and the Parquet files that `lexiscope "
+        "export parquet` writes, one a table.",
+        "Made from the comments of `store/schema.py` by `lexiscope export columns`; a test keeps the two "
+        "equal.",
     ]
     for name in TABLES:
         table = schema.metadata.tables[name]

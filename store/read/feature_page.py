@@ -1,6 +1,4 @@
-"""Everything known about one feature, from three queries: its row, its contexts in their passages, its
-neighbours.
-"""
+"""One feature, from three queries: its row, its contexts in their passages, its neighbours."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +7,8 @@ import sqlalchemy as sa
 
 from lexiscope.measures import FEATURE
 from lexiscope.records import (
+    CONTEXT_AFTER,
+    CONTEXT_BEFORE,
     VERDICT_WORDS,
     Afterwards,
     CausalEvidence,
@@ -28,11 +28,9 @@ from lexiscope.records import (
 )
 from store import schema
 from store.errors import NotFound
-from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, number, scored
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, integer_parameter, scored
 from store.read.vocabulary import SearchVocabulary
 
-BEFORE, AFTER = 32, 16
-"""tokens of context shown on either side; 32 before is how far `reads_near` looks"""
 MAX_REFS = 64
 MAX_CONTEXTS = 1000
 CONTEXT, LISTING = schema.context.c, schema.listing.c
@@ -42,11 +40,14 @@ CONTEXTS = (
     sa.select(
         schema.context,
         schema.passage.c.tokens[
-            sa.func.greatest(CONTEXT.position - BEFORE, 0) + 1 : CONTEXT.position + AFTER + 1
+            sa.func.greatest(CONTEXT.position - CONTEXT_BEFORE, 0) + 1 : CONTEXT.position + CONTEXT_AFTER + 1
         ].label("tokens"),
     )
     .join(schema.passage, schema.passage.c.passage_id == CONTEXT.passage)
-    .where(CONTEXT.dictionary_id == number("dictionary"), CONTEXT.feature == number("feature"))
+    .where(
+        CONTEXT.dictionary_id == integer_parameter("dictionary"),
+        CONTEXT.feature == integer_parameter("feature"),
+    )
     .limit(MAX_CONTEXTS)
 )
 REFS = sa.select(*REF_COLUMNS).where(
@@ -54,8 +55,8 @@ REFS = sa.select(*REF_COLUMNS).where(
 )
 
 
-class _Measured:
-    """Reads the measured fields of a record from a row of `feature`, by place."""
+class _MeasureReader:
+    """Reads the measures of a record from a row of `feature`, by the places of their columns."""
 
     def __init__(self, record: type[Record]) -> None:
         places = {column.name: place for place, column in enumerate(schema.feature.columns)}
@@ -65,19 +66,23 @@ class _Measured:
 
     def __call__(self, row: Row) -> dict[str, Any]:
         """{field: value}; a share is None where it or its chance is."""
-        found: dict[str, Any] = {field: row[place] for field, place in self._values}
+        values: dict[str, Any] = {field: row[place] for field, place in self._values}
         for field, place, chance in self._shares:
             value, null = row[place], row[chance]
-            found[field] = None if value is None or null is None else Share(value=value, null=null)
-        return found
+            values[field] = None if value is None or null is None else Share(value=value, null=null)
+        return values
 
 
-FEATURE_MEASURES, MOMENTS = _Measured(FeatureRecord), _Measured(Moments)
-EVIDENCE, CAUSAL, AFTERWARDS = _Measured(NameEvidence), _Measured(CausalEvidence), _Measured(Afterwards)
+FEATURE_MEASURES, MOMENTS = _MeasureReader(FeatureRecord), _MeasureReader(Moments)
+EVIDENCE, CAUSAL, AFTERWARDS = (
+    _MeasureReader(NameEvidence),
+    _MeasureReader(CausalEvidence),
+    _MeasureReader(Afterwards),
+)
 
 
 def feature_page(build: OpenBuild, model: str, source: str, index: int) -> FeaturePage:
-    """`/{model}/{source}/{index}`. Raises NotFound, saying how many features there are."""
+    """`/{model}/{source}/{index}`. Raises NotFound."""
     entry = build.dictionary(model, source)
     _check_index(entry, index)
     rows = build.rows(ROW, key=schema.key_of(entry.dictionary_id, index))
@@ -178,7 +183,7 @@ def _contexts(
 
 
 def _context(row: Row, vocabulary: SearchVocabulary) -> Context:
-    start = max(0, row.position - BEFORE)
+    start = max(0, row.position - CONTEXT_BEFORE)
     values = [0.0] * len(row.tokens)
     for position, value in zip(row.positions, row._mapping["values"], strict=True):
         if 0 <= position - start < len(values):
@@ -197,8 +202,8 @@ def _context(row: Row, vocabulary: SearchVocabulary) -> Context:
 def _related(
     build: OpenBuild, *lists: tuple[int | None, Sequence[int], Sequence[float]]
 ) -> list[list[tuple[FeatureRef, float]]]:
-    """Each list is (dictionary id or None, indices, scores); all are looked up in one query. References with
-    their scores, in order.
+    """The features of each list (dictionary id or None, indices, scores) with their scores, in order. All are
+    looked up in one query.
     """
     wanted = [
         (dictionary_id, index)
@@ -207,11 +212,11 @@ def _related(
         for index in indices
     ]
     refs = _refs(build, wanted)
-    found: list[list[tuple[FeatureRef, float]]] = []
+    related: list[list[tuple[FeatureRef, float]]] = []
     for dictionary_id, indices, scores in lists:
         keys = [] if dictionary_id is None else [(dictionary_id, index) for index in indices]
-        found.append([(refs[key], score) for key, score in zip(keys, scores, strict=False) if key in refs])
-    return found
+        related.append([(refs[key], score) for key, score in zip(keys, scores, strict=False) if key in refs])
+    return related
 
 
 def _refs(build: OpenBuild, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FeatureRef]:
@@ -220,11 +225,11 @@ def _refs(build: OpenBuild, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int
 
 
 def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRef]:
-    """References for `model/source/index` ids, in their order; at most 64. Raises NotFound for the first that
-    does not exist.
+    """References for `model/source/index` ids, in their order; at most MAX_REFS. Raises NotFound for the
+    first that does not exist.
     """
     if len(feature_ids) > MAX_REFS:
-        raise NotFound(f"{len(feature_ids)} features asked at once: at most {MAX_REFS}")
+        raise NotFound(f"{len(feature_ids)} features requested at once: at most {MAX_REFS}")
     keys = [_parsed(build, feature_id) for feature_id in feature_ids]
     refs = _refs(build, keys)
     return [refs[key] for key in keys]
@@ -234,7 +239,7 @@ def _parsed(build: OpenBuild, feature_id: str) -> tuple[int, int]:
     parts = feature_id.split("/")
     if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11):
         raise NotFound(
-            f"{feature_id!r} is no feature: write model/source/index, for example gpt2-small/6-vasae/4242"
+            f"{feature_id!r} is not a feature: write model/source/index, for example gpt2-small/6-vasae/4242"
         )
     entry = build.dictionary(parts[0], parts[1])
     _check_index(entry, int(parts[2]))

@@ -1,4 +1,4 @@
-"""Lists of features: filtered, sorted, a page at a time. What search and dictionary pages share."""
+"""Lists of features, filtered and sorted, one page at a time; shared by search and dictionary pages."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,23 +13,23 @@ from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
 from store.read.vocabulary import VocabularyEntry
 
 LISTING = schema.listing.c
-FEW_TOKENS = 1000
-"""that a statement names one by one; more go as one array"""
-FEW_FEATURES = 2000
-"""that an index finds sooner than a scan of the table"""
+MAX_LISTED_TOKENS = 1000
+"""Tokens that a statement lists one by one; more are passed as one array."""
+MAX_INDEXED_FEATURES = 2000
+"""Features that an index finds faster than a scan of the table does."""
 
 
 class NameFilter:
-    """NameFilter that features are to carry."""
+    """The names of the features to list."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
-        """model → token ids; no model without any"""
+        """model → token ids, at least one each"""
         self.n_features = 0
-        """that carry them"""
+        """features with these names"""
 
     def add(self, model: str, entry: VocabularyEntry) -> None:
-        """A token; one that names nothing is left out."""
+        """Add a token, unless it names nothing."""
         if entry.n_features:
             self.tokens.setdefault(model, []).append(entry.token.id)
             self.n_features += entry.n_features
@@ -41,8 +41,8 @@ class FeatureList(NamedTuple):
     """cursor of the next page; None on the last"""
 
 
-def asked_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEntry]:
-    """The dictionaries that the filters leave in. Raises NotFound for a model or source that the index lacks."""
+def filtered_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEntry]:
+    """The dictionaries that pass the filters. Raises NotFound for a model or source that the index lacks."""
     entries = list(build.dictionaries.values()) if filters.model is None else build.of_model(filters.model)
     if filters.model is not None and filters.source is not None:
         entries = [build.dictionary(filters.model, filters.source)]
@@ -57,11 +57,10 @@ def asked_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEnt
 def list_features(
     build: OpenBuild, filters: Filters, *, names: NameFilter | None = None, query: str = ""
 ) -> FeatureList:
-    """One page of the features that pass `filters` and, where given, carry one of `names`.
-
-    `query` is what `names` came from: a cursor is good for it alone. Raises NotFound, BadCursor.
+    """One page of the features that pass `filters` and, where given, have one of `names`. `query` is where
+    the names came from; a cursor is valid for that query only. Raises NotFound, BadCursor.
     """
-    entries = asked_dictionaries(build, filters)
+    entries = filtered_dictionaries(build, filters)
     keys = sorting(filters)
     mark = list_mark(filters, query)
     beyond = (
@@ -84,7 +83,7 @@ def list_mark(filters: Filters, query: str) -> str:
 class ListedFeature(NamedTuple):
     feature: FeatureRef
     key: list[Value]
-    """its values in the order asked for"""
+    """its values in the columns that the list is sorted by"""
 
 
 def rows_of(
@@ -112,7 +111,7 @@ def rows_of(
         )
         found = (
             carriers(together).prefix_with("MATERIALIZED")
-            if names.n_features <= FEW_FEATURES
+            if names.n_features <= MAX_INDEXED_FEATURES
             else carriers(together)
         )
         statement = statement.where(*_carrying(build, entries, names.tokens)).add_cte(found)
@@ -123,17 +122,18 @@ def rows_of(
 
 
 def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
-    """What a statement over `listing` that this is added to reads instead: the rows of `by_name` that meet
-    `condition`.
+    """A CTE named `listing`, which a statement over that table then reads instead: the rows of `by_name` that
+    meet `condition`.
 
-    Materialized, it keeps other conditions apart: DuckDB looks rows up only where one column alone is asked
-    about.
+    Materialized, it keeps other conditions apart: DuckDB uses an index only for a condition on one column.
     """
     return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
 
 
 def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.ColumnElement[bool]]:
-    """Nothing where it is all of them: a database plans thirty ids a millisecond long."""
+    """No condition where it is all dictionaries: planning a list of thirty ids takes a database a
+    millisecond.
+    """
     return (
         []
         if len(entries) == len(build.dictionaries)
@@ -144,7 +144,7 @@ def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.Col
 def _carrying(
     build: OpenBuild, entries: Sequence[DictionaryEntry], tokens: dict[str, list[int]]
 ) -> list[sa.ColumnElement[bool]]:
-    """Token ids are a model's own: where there are several models, each wants its own."""
+    """Token ids belong to a model: with several models, each needs a condition of its own."""
     own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
     if len(own) == 1:
         return own.popitem()[1]
@@ -156,31 +156,31 @@ def _carrying(
 
 
 def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
-    """DuckDB makes a range of ids that follow one another, and looks no range up: an id said twice keeps them
-    a list.
+    """DuckDB turns consecutive ids into a range, for which it uses no index. One id given twice keeps them a
+    list.
     """
-    if len(ids) <= FEW_TOKENS:
+    if len(ids) <= MAX_LISTED_TOKENS:
         return column.in_([*ids, ids[-1]])
     return column.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
 
 
 def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
-    found: list[sa.ColumnElement[bool]] = []
+    wanted: list[sa.ColumnElement[bool]] = []
     if filters.min_cosine is not None:
-        found.append(LISTING.cosine >= _real(filters.min_cosine))
+        wanted.append(LISTING.cosine >= _real(filters.min_cosine))
     if filters.live is not None:
-        found.append(LISTING.live == sa.literal(filters.live))
+        wanted.append(LISTING.live == sa.literal(filters.live))
     if filters.verdict is not None:
-        found.append(LISTING.verdict == filters.verdict)
+        wanted.append(LISTING.verdict == filters.verdict)
     if filters.min_density is not None:
-        found.append(LISTING.density >= _real(filters.min_density))
+        wanted.append(LISTING.density >= _real(filters.min_density))
     if filters.max_density is not None:
-        found.append(LISTING.density <= _real(filters.max_density))
-    return found
+        wanted.append(LISTING.density <= _real(filters.max_density))
+    return wanted
 
 
 def _real(value: float) -> sa.ColumnElement[float]:
-    """As the columns are, in 32 bits: what is shown as 0.7 is at least 0.7."""
+    """In 32 bits, as the columns are: a value shown as 0.7 is then at least 0.7."""
     return sa.cast(value, sa.REAL)
 
 
@@ -188,7 +188,7 @@ UNIQUE = (SortKey(LISTING.dictionary_id), SortKey(LISTING.index))
 
 
 def sorting(filters: Filters) -> list[SortKey]:
-    """The order a sort asks for; `match`, which only a search has, is the index's own order."""
+    """The columns of each sort; `match`, which only a search has, is the index's own order."""
     first: dict[str, list[sa.ColumnElement[Any]]] = {
         "match": [],
         "index": [LISTING.index],

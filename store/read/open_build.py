@@ -1,9 +1,9 @@
 """One published build, opened for reading: its connections, and the small tables that every page needs, held
 in memory.
 
-Held: `dictionary` and `layer_summary` (a row a dictionary), what is notable about each dictionary, and each
-model's vocabulary from the first request that shows a token of it. Everything else is asked of the database,
-page by page.
+Held are `dictionary` and `layer_summary` (one row a dictionary), collisions and disagreements of each
+dictionary, and each model's vocabulary from the first request that shows a token of it. Everything else is
+queried page by page.
 """
 
 import json
@@ -29,13 +29,13 @@ SUMMARY_FROM_DICTIONARY = (
 SUMMED = tuple(name for name in DICTIONARY if name in schema.layer_summary.c)
 
 Row = sa.Row[*tuple[Any, ...]]
-"""a result row of any width"""
+"""A result row of any width."""
 
-Made = TypeVar("Made")
+Cached = TypeVar("Cached")
 
 
-def number(name: str) -> sa.BindParameter[int]:
-    """A number given when a statement runs: a statement made once costs nothing to make again."""
+def integer_parameter(name: str) -> sa.BindParameter[int]:
+    """A number that is given when a statement runs, so that the statement is built once."""
     return sa.bindparam(name, type_=sa.Integer)
 
 
@@ -90,18 +90,18 @@ class DictionaryEntry:
 
 
 class OpenBuild:
-    """An open build. Raises NoIndex when it has gone, WrongVersion when another version of the schema wrote
-    it, Unreachable.
+    """Raises NoIndex where the build is gone, WrongVersion where another version of the schema wrote it,
+    Unreachable.
     """
 
-    def __init__(self, source: Backend, build: str) -> None:
+    def __init__(self, backend: Backend, build: str) -> None:
         self.id = build
-        self._source = source
-        self.engine = source.open(build)
+        self._backend = backend
+        self.engine = backend.open(build)
         self.users = 0
         self.retired = False
         self._vocabularies: dict[str, SearchVocabulary] = {}
-        self._made: dict[Hashable, Any] = {}
+        self._cache: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
         try:
             self._check_version()
@@ -116,9 +116,9 @@ class OpenBuild:
         [row] = self.rows(sa.select(schema.meta.c.schema_version))
         if row.schema_version != schema.SCHEMA_VERSION:
             raise WrongVersion(
-                f"{self._source.name(self.id)} has schema version {row.schema_version}, this program reads {schema.SCHEMA_VERSION}:"
-                f" rebuild it, {build_files.MAKE_ONE}",
-                kept="Checkpoints are untouched; only the index is made again.",
+                f"{self._backend.name(self.id)} has schema version {row.schema_version}, this program reads "
+                f"{schema.SCHEMA_VERSION}: rebuild it, {build_files.MAKE_ONE}",
+                kept="Checkpoints are unchanged; only the index has to be made again.",
             )
 
     def _dictionaries(self) -> list[DictionaryEntry]:
@@ -152,8 +152,8 @@ class OpenBuild:
         return entries
 
     def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
-        """Raises Unreachable, or NoIndex when the build was damaged or deleted. A connection that had died is
-        tried once more.
+        """All rows of a statement. A dead connection is replaced once. Raises Unreachable, or NoIndex where
+        the build was damaged or deleted.
         """
         for last in (False, True):
             try:
@@ -161,21 +161,21 @@ class OpenBuild:
                     return connection.execute(statement, values).all()
             except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
                 if last or not getattr(error, "connection_invalidated", False):
-                    raise self._source.failure(error, self.id) from error
+                    raise self._backend.failure(error, self.id) from error
         raise AssertionError
 
-    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What `make` gave the first time; a build never changes."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def cached(self, key: Hashable, make: Callable[[], Cached]) -> Cached:
+        """The result of the first call with this key; a build never changes."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
 
     def of_model(self, model: str) -> list[DictionaryEntry]:
         """A model's dictionaries in layer order. Raises NotFound."""
-        found = [entry for entry in self.dictionaries.values() if entry.model == model]
-        if not found:
+        entries = [entry for entry in self.dictionaries.values() if entry.model == model]
+        if not entries:
             raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
-        return found
+        return entries
 
     def dictionary(self, model: str, source: str) -> DictionaryEntry:
         """Raises NotFound."""
@@ -212,13 +212,12 @@ class OpenBuild:
         self.of_model(model)
         vocabulary = self.vocabulary(model)
         if token_id not in vocabulary.place_of:
-            raise NotFound(
-                f"{model} has no token {token_id}: its ids go from {min(vocabulary.place_of)} to {max(vocabulary.place_of)}"
-            )
+            lowest, highest = min(vocabulary.place_of), max(vocabulary.place_of)
+            raise NotFound(f"{model} has no token {token_id}: its ids go from {lowest} to {highest}")
         return vocabulary.get(token_id)
 
     def ref(self, row: Row) -> FeatureRef:
-        """A row that begins with REF_COLUMNS, as a reference."""
+        """The feature of a row that begins with REF_COLUMNS."""
         dictionary_id, index, name, cosine, verdict, density = row[:6]
         entry = self.dictionaries[dictionary_id]
         return FeatureRef(
@@ -236,7 +235,7 @@ class OpenBuild:
     @cached_property
     def example_tokens(self) -> list[Token]:
         """Frequent tokens that name supported features in the most dictionaries, of the first model that has
-        some.
+        any.
         """
         named, token = schema.carried.c, schema.token.c
         for model in self.models:
@@ -252,9 +251,9 @@ class OpenBuild:
                 .order_by(named.n_strong.desc(), token.count.desc(), token.token_id)
                 .limit(12)
             )
-            found = [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]
-            if found:
-                return found
+            tokens = [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]
+            if tokens:
+                return tokens
         return []
 
 

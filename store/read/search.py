@@ -1,9 +1,9 @@
-"""Search by name. A query finds tokens first, then the features those tokens name.
+"""Search by name: a query matches tokens, and these name features.
 
-A query is text as a person types it, its leading space included; marks (␣ ↵ ⇥) are read back as what they
-stand for. Tiers, best first: the spelling itself; the same but for case and outer space; a token id (`#123`,
-or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first, and within a
-token the features whose evidence supports the name.
+A query is text as a person types it, including a leading space; marks (␣ ↵ ⇥) are read as the characters they
+stand for. Tiers of matches, best first: the spelling itself; the same but for case and outer space; a token
+id (`#123`, or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first,
+and within a token the features whose name the evidence supports.
 """
 
 import heapq
@@ -23,7 +23,7 @@ from store.read.listing import (
     FeatureList,
     ListedFeature,
     NameFilter,
-    asked_dictionaries,
+    filtered_dictionaries,
     list_features,
     list_mark,
     rows_of,
@@ -33,8 +33,8 @@ from store.read.open_build import OpenBuild
 from store.read.vocabulary import MATCHES, VocabularyEntry, parse, unmarked
 
 GROWTH = 8
-"""the first statement looks at as many features as the page has room for; each further one, where filters
-leave too few, at more
+"""The first statement looks at as many features as fit on the page; where filters leave too few, each further
+statement looks at GROWTH times as many.
 """
 
 
@@ -48,9 +48,7 @@ class TokenMatch(NamedTuple):
 
 
 def search(build: OpenBuild, query: str, filters: Filters) -> SearchPage:
-    """`/search`. An empty query, and one that matches nothing, give an empty page. Raises NotFound,
-    BadCursor.
-    """
+    """`/search`. A query that is empty or matches nothing gives an empty page. Raises NotFound, BadCursor."""
     if filters.model is not None:
         build.of_model(filters.model)
     first = list(islice(matches(build, query, filters.model), filters.limit))
@@ -80,11 +78,11 @@ def search(build: OpenBuild, query: str, filters: Filters) -> SearchPage:
 
 def matches(build: OpenBuild, query: str, model: str | None) -> Iterator[TokenMatch]:
     """The tokens that match, best first, each once."""
-    asked = parse(query)
-    if asked is None:
+    parsed = parse(query)
+    if parsed is None:
         return
     vocabularies = {name: build.vocabulary(name) for name in (build.models if model is None else [model])}
-    tiers = {name: vocabulary.matches(asked) for name, vocabulary in vocabularies.items()}
+    tiers = {name: vocabulary.matches(parsed) for name, vocabulary in vocabularies.items()}
     seen: set[tuple[str, int]] = set()
     for tier in range(len(MATCHES)):
         for place, name in heapq.merge(*(_with(tiers[name][tier], name) for name in tiers)):
@@ -112,7 +110,7 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     if filters.cursor:
         kinds = [int, *(key.kind for key in BEST_FIRST)]
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
-    entries = asked_dictionaries(build, filters)
+    entries = filtered_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[ListedFeature]()
     for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
@@ -130,8 +128,8 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
 def _portions(
     build: OpenBuild, query: str, model: str | None, beyond: list[Value] | None, *, room: int
 ) -> Iterator[tuple[int, NameFilter]]:
-    """(tier, names) to ask for in turn: of tokens that name something, from the cursor's on, one tier each,
-    and never one place in two portions.
+    """(tier, names) of each statement: tokens that name something, from the cursor on, of one tier each;
+    tokens of one place are never divided.
     """
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
     naming = (
@@ -156,16 +154,18 @@ def hit(model: str, entry: VocabularyEntry) -> TokenHit:
 
 
 def find_token(build: OpenBuild, model: str, wanted: str | int) -> Token:
-    """A token by id, by `#id`, or by its exact text (marks allowed). Raises NotFound, naming near spellings."""
+    """A token by id, by `#id`, or by its exact text (marks allowed). Raises NotFound, with
+    similar spellings.
+    """
     build.of_model(model)
     if isinstance(wanted, int):
         return build.token(model, wanted)
     vocabulary = build.vocabulary(model)
     if re.fullmatch(r"#[0-9]{1,10}", wanted) and not vocabulary.spelled(wanted):
         return build.token(model, int(wanted[1:]))
-    found = vocabulary.spelled(tokens.shown(unmarked(wanted).encode(errors="replace")))
-    if found:
-        return found[0]
+    exact = vocabulary.spelled(tokens.shown(unmarked(wanted).encode(errors="replace")))
+    if exact:
+        return exact[0]
     near = [match.entry.token.shown for match in islice(matches(build, wanted, model), 5)]
     hint = f": near it are {', '.join(near)}" if near else ": a token is spelled exactly, with its space"
     raise NotFound(f"{wanted!r} is not one token of {model}{hint}")

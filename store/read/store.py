@@ -1,13 +1,13 @@
-"""What the rest of the house reads: `Store` answers each page's question with that page's record.
+"""`Store`: the published index as everything outside this package reads it. Each method returns the record of
+a page.
 
-It opens the build that serves, looks at every question whether it still does (one line of a file, or one
-row), and moves on when another does: new questions go to the new build, and the old one is closed when the
-last question asked of it is answered.
+Every call checks which build is served (one line of a file, or one row). When another build is published, new
+calls go to it, and the old build is closed when the last call that reads it ends.
 """
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ from store.duckdb_folder import FolderBackend
 from store.errors import NotFound
 from store.postgres import PostgresBackend
 from store.read.dictionary_page import dictionary_page
-from store.read.export import BuildSnapshot
+from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
 from store.read.open_build import OpenBuild
 from store.read.search import find_token, search
@@ -41,7 +41,7 @@ MAX_CARRIERS = 20
 
 
 class Place(NamedTuple):
-    """Where the live model finds one dictionary and what it reads."""
+    """Where the language model and the weights of one dictionary are, and what it reads."""
 
     model: str
     source: str
@@ -59,19 +59,21 @@ class Place(NamedTuple):
 
 
 class ResolvedName(NamedTuple):
-    """The token a name meant, and the features that carry it, best-evidenced first (may be none)."""
+    """The token of a name, and the features that it names, those with the best evidence first
+    (may be empty).
+    """
 
     token: Token
     features: list[FeatureRef]
 
 
 class Store:
-    """The published index. Every method may raise NoIndex, WrongVersion or Unreachable; those that look for
-    something, NotFound.
+    """The published index. Every method may raise NoIndex, WrongVersion or Unreachable, and those that look
+    something up NotFound.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._source: Backend = (
+        self._backend: Backend = (
             PostgresBackend(settings) if settings.database_url else FolderBackend(settings)
         )
         self._lock = threading.Lock()
@@ -79,7 +81,7 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[OpenBuild]:
-        current = self._source.current()
+        current = self._backend.current()
         with self._lock:
             build = self._opened(current)
             build.users += 1
@@ -93,7 +95,7 @@ class Store:
 
     def _opened(self, build: str) -> OpenBuild:
         if self._build is None or self._build.id != build:
-            fresh = OpenBuild(self._source, build)
+            fresh = OpenBuild(self._backend, build)
             self._retire()
             self._build = fresh
         return self._build
@@ -106,12 +108,12 @@ class Store:
             self._build = None
 
     def close(self) -> None:
-        """Let go of the index; questions under way are answered first. A later question opens it again."""
+        """Close the build when the calls in progress have ended. A later call opens it again."""
         with self._lock:
             self._retire()
 
     def build_id(self) -> str:
-        """The build that answers now."""
+        """The id of the build that is served now."""
         with self._reading() as build:
             return build.id
 
@@ -145,14 +147,16 @@ class Store:
             return feature_refs(build, ids)
 
     @contextmanager
-    def snapshot(self) -> Iterator[BuildSnapshot]:
-        """The build that serves now, held open so that it can be copied out while newer ones are published."""
+    def snapshot(self, *, piece_ids: Mapping[str, int] = PIECE_IDS) -> Iterator[BuildSnapshot]:
+        """The build that is served now, held open so that it can be exported while newer builds are
+        published. `piece_ids`: ids in the range of one query, by table.
+        """
         with self._reading() as build:
-            yield BuildSnapshot(build)
+            yield BuildSnapshot(build, piece_ids)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> ResolvedName:
-        """The features that carry a token (its id, `#id`, or exact text with its space), of one layer or of
-        all.
+        """The features that a token names, in one layer or in all. The token is given by id, by `#id`, or by
+        its exact text with its space.
         """
         with self._reading() as build:
             entries = build.of_model(model)
@@ -187,11 +191,11 @@ class Store:
             ]
 
     def model_paths(self) -> dict[str, str]:
-        """Model id → where its language model lies."""
+        """Model id → path of its language model."""
         return {place.model: place.model_path for place in self.places()}
 
     def random_feature(self) -> FeatureRef:
-        """A live feature at random (a dead one when none is live): dictionaries weighted by size."""
+        """A random live feature (a dead one where none is live); dictionaries are weighted by size."""
         with self._reading() as build:
             entries = list(build.dictionaries.values())
             if not entries:
@@ -205,9 +209,9 @@ class Store:
                 .limit(1)
             )
             for statement in (own.where(feature.live, feature.index >= start), own.where(feature.live)):
-                found = build.rows(statement)
-                if found:
-                    return feature_refs(build, [f"{entry.id}/{found[0][0]}"])[0]
+                rows = build.rows(statement)
+                if rows:
+                    return feature_refs(build, [f"{entry.id}/{rows[0][0]}"])[0]
             return feature_refs(build, [f"{entry.id}/{start}"])[0]
 
 

@@ -1,4 +1,4 @@
-"""One token through the layers, and the features that carry a token's name."""
+"""One token in every layer: the features that it names."""
 
 from itertools import islice
 from typing import Any
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage
 from store import schema
 from store.read.listing import LISTING, carriers, unsupported
-from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, number
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter
 from store.read.search import hit
 
 FEATURES_A_LAYER = 20
@@ -20,12 +20,12 @@ def _carriers() -> sa.Select[Any]:
     place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
     ranked = (
         sa.select(*REF_COLUMNS, place)
-        .add_cte(carriers(schema.by_name.c.name_token == number("token")))
+        .add_cte(carriers(schema.by_name.c.name_token == integer_parameter("token")))
         .subquery()
     )
     return (
         sa.select(ranked)
-        .where(ranked.c.place <= number("place"))
+        .where(ranked.c.place <= integer_parameter("place"))
         .order_by(ranked.c.dictionary_id, ranked.c.place)
     )
 
@@ -60,11 +60,11 @@ def _layer(entry: DictionaryEntry, features: list[FeatureRef]) -> TokenLayer:
 def features_named(
     build: OpenBuild, entries: list[DictionaryEntry], token_id: int, *, limit: int
 ) -> dict[int, list[FeatureRef]]:
-    """DictionaryEntry id → its features that carry the token: supported before unsupported, then live, then
-    by how far the shares of firings that read or predict the name exceed chance.
+    """Dictionary id → its features named by the token: supported before unsupported, then live, then by how
+    far the shares of firings that read or predict the name exceed chance.
     """
-    found: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
+    features: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
     for row in build.rows(CARRIERS, token=token_id, place=limit):
-        if row.dictionary_id in found:
-            found[row.dictionary_id].append(build.ref(row))
-    return found
+        if row.dictionary_id in features:
+            features[row.dictionary_id].append(build.ref(row))
+    return features

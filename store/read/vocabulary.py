@@ -1,9 +1,9 @@
-"""One model's vocabulary, held in memory: which tokens a query matches, in what order, and how many features
-carry each name.
+"""One model's vocabulary, held in memory for search: which tokens a query matches, in what order, and how
+many features each token names.
 
-Tokens stand in the order of their occurrences in the corpus, so that matches are found best first and a
-search that has enough may stop. JoinedSpellings are joined into one text each; Python's substring search runs
-through a whole vocabulary in about a millisecond.
+Tokens are in the order of their occurrences in the corpus, so that matches come best first and a search may
+stop when it has enough. All spellings are joined into one string; Python's substring search takes about a
+millisecond for a whole vocabulary.
 """
 
 import heapq
@@ -17,9 +17,9 @@ from lexiscope import tokens
 from lexiscope.records import Token
 
 MATCHES = ("exact", "exact", "id", "prefix", "substring")
-"""the tiers of a search, best first: as spelled; but for case and outer space; by id; beginnings; middles"""
+"""Tiers of a search, best first: as spelled; but for case and outer space; by id; beginnings; middles."""
 SEPARATOR = "\ud800"
-"""a lone surrogate: no token's text can hold it"""
+"""A lone surrogate, which no token's text can hold."""
 MAX_QUERY = 200
 MAX_ID = 2**31 - 1
 
@@ -34,15 +34,15 @@ class VocabularyEntry(NamedTuple):
 
 
 class JoinedSpellings:
-    """Texts in an order, to be searched together."""
+    """Texts in an order, joined to be searched together."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._joined = SEPARATOR + SEPARATOR.join(texts) + SEPARATOR
         self._ends = list(accumulate(len(text) + 1 for text in texts))
 
     def find(self, wanted: str) -> Iterator[int]:
-        """Places of the texts that hold `wanted`, ascending; SEPARATOR in it stands for a text's beginning or
-        end.
+        """Places of the texts that contain `wanted`, ascending; SEPARATOR in it is a text's
+        beginning or end.
         """
         at = self._joined.find(wanted)
         while at >= 0:
@@ -63,11 +63,11 @@ class SearchVocabulary:
         self._folded = JoinedSpellings([entry.folded for entry in self.entries])
 
     def get(self, token_id: int) -> Token:
-        """A token by id; one outside the vocabulary is shown as what it is: a padding row of W_E, or (−1) an
-        imported string.
+        """A token by id. One outside the vocabulary is shown as a padding row of W_E, or (−1) as an unknown
+        string of an import.
         """
-        found = self._by_id.get(token_id)
-        return found or Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
+        known = self._by_id.get(token_id)
+        return known or Token(id=token_id, shown="⟨unknown⟩" if token_id < 0 else f"⟨unused {token_id}⟩")
 
     def shown(self, token_ids: Sequence[int]) -> list[Token]:
         """Tokens by id."""
@@ -75,26 +75,26 @@ class SearchVocabulary:
         return [by_id.get(token_id) or self.get(token_id) for token_id in token_ids]
 
     def spelled(self, shown: str) -> list[Token]:
-        """Tokens shown exactly so, by id."""
-        found = [self.entries[place].token for place in self._shown.find(SEPARATOR + shown + SEPARATOR)]
-        return sorted(found, key=lambda token: token.id)
+        """Tokens whose shown form is exactly this, by id."""
+        places = self._shown.find(SEPARATOR + shown + SEPARATOR)
+        return sorted((self.entries[place].token for place in places), key=lambda token: token.id)
 
     def variants(self, token_id: int) -> list[VocabularyEntry]:
-        """Other tokens of the same fold, most frequent first."""
+        """Other tokens of the same folded spelling, most frequent first."""
         own = self.entries[self.place_of[token_id]]
         alike = (self.entries[place] for place in self._folded.find(SEPARATOR + own.folded + SEPARATOR))
         return [entry for entry in alike if entry.token.id != token_id]
 
     def matches(self, query: "TokenQuery") -> list[Iterator[int]]:
-        """For each tier of MATCHES, the places of the tokens that match so, ascending; a token may come again
-        in a later tier.
+        """For each tier of MATCHES, the places of the tokens that match, ascending; a token may come again in
+        a later tier.
         """
         shown, folded, outside = self._shown, self._folded, SEPARATOR
         by_id = [self.place_of[query.token_id]] if query.token_id in self.place_of else []
         exact = shown.find(outside + query.shown + outside)
         if query.only_id:
             return [exact, iter(()), iter(by_id), iter(()), iter(())]
-        if not query.folded:  # white space alone: its fold is in every token
+        if not query.folded:  # white space alone folds to nothing, which is in every token
             begins = (place for place in shown.find(outside + query.shown) if not self.entries[place].folded)
             return [exact, iter(()), iter(()), begins, iter(())]
         return [
@@ -107,18 +107,18 @@ class SearchVocabulary:
 
 
 class TokenQuery(NamedTuple):
-    """What a person typed, as vocabularies are spelled."""
+    """What a person typed, in the spellings of the vocabulary."""
 
     shown: str
     folded: str
     token_id: int
-    """−1 where the query is no token id"""
+    """−1 where the query is not a token id"""
     only_id: bool
-    """written `#123`"""
+    """it was written `#123`"""
 
 
 def parse(query: str) -> TokenQuery | None:
-    """None for a query that asks nothing: an empty one, or one too long to be a token."""
+    """None for a query that matches nothing: an empty one, or one too long to be a token."""
     if not query or len(query) > MAX_QUERY:
         return None
     if re.fullmatch(r"#[0-9]+", query):
@@ -131,14 +131,14 @@ def parse(query: str) -> TokenQuery | None:
 
 
 def unmarked(query: str) -> str:
-    """The text a query stands for: ␣ typed by hand is a space."""
+    """The text that a query stands for: ␣ typed by hand is a space."""
     for plain, mark in tokens.MARKS.items():
         query = query.replace(mark, plain)
     return query
 
 
 def storable(text: str) -> str:
-    """PostgreSQL keeps no NUL in text: both databases keep ␀ in its place."""
+    """PostgreSQL cannot hold NUL in text; both databases hold ␀ instead."""
     return text.replace("\0", "␀")
 
 

@@ -1,13 +1,13 @@
 """Writes one build of the index: Arrow tables in, one published build out (a DuckDB file, or a schema in
 PostgreSQL), or nothing.
 
-    with BuildWriter(settings) as builder:
-        builder.keep_others(replacing=[("gpt2-small", "6-vasae")])
-        builder.add("dictionary", table)        # ids from builder.next_dictionary_id and builder.next_passage_id on
+    with BuildWriter(settings) as writer:
+        writer.keep_others(replacing=[("gpt2-small", "6-vasae")])
+        writer.add("dictionary", table)  # ids from writer.next_dictionary_id, passages from next_passage_id
         ...
-        builder.publish()
+        writer.publish()
 
-Rows of `feature` and `context` come sorted by (dictionary, feature), those of `passage` by id; `add` keeps
+Rows of `feature` and `context` must be sorted by (dictionary, feature), those of `passage` by id; `add` keeps
 their order.
 """
 
@@ -24,38 +24,38 @@ import pyarrow.compute as pc
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
-from store.errors import StoreError
+from store.errors import StoreError, reason
 from store.read.vocabulary import storable
 from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
 from store.write import derived_tables
 from store.write.postgres_writer import PostgresWriter
 
-OLD_SERVES = "The old index still serves."
+OLD_SERVED = "The old index is still served."
 
 
 class KeptDictionaries(NamedTuple):
-    """What `keep_others` took over."""
+    """What `keep_others` copied."""
 
     sources: list[tuple[str, str]]
     """(model, source) of each dictionary copied"""
     note: str = ""
-    """why nothing could be kept, where that is so"""
+    """why nothing could be copied, where that is so"""
 
 
 class BuildWriter:
-    """A build under construction. Leaving the block without `publish` deletes it. Raises BuildLocked,
-    StoreError.
+    """A build under construction; it is deleted at the end of the block unless `publish` was called. Raises
+    BuildLocked, StoreError.
     """
 
     def __init__(self, where: Settings | Path) -> None:
         self._settings = where if isinstance(where, Settings) and where.database_url else None
-        self._shipment: PostgresWriter | None = None
+        self._postgres: PostgresWriter | None = None
         self.root = where.index if isinstance(where, Settings) else where
         self.build = build_files.new_build_id()
         self.next_dictionary_id = 0
         self.next_passage_id = 0
         self._kept_models: set[str] = set()
-        self._kept_remotely: list[int] = []
+        self._kept_on_server: list[int] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -64,8 +64,8 @@ class BuildWriter:
             build_files.remove_leftovers(self.root)
             opening.callback(build_files.remove_leftovers, self.root)
             if self._settings is not None:
-                self._shipment = PostgresWriter(self._settings, self.build)
-                opening.callback(self._shipment.close)
+                self._postgres = PostgresWriter(self._settings, self.build)
+                opening.callback(self._postgres.close)
             self._connection = duckdb_connection.writer(build_files.building_path(self.root, self.build))
             opening.callback(self._connection.close)
             for table in metadata.sorted_tables:
@@ -80,22 +80,22 @@ class BuildWriter:
         self._exit.close()
 
     def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> KeptDictionaries:
-        """Copy every dictionary of the current build but those (model, source), with its passages and its
-        model's tokens.
+        """Copy all dictionaries of the served build but those (model, source), with their passages and their
+        models' tokens.
 
-        Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Call it before
-        the first `add`. A kept neighbour of a replaced dictionary forgets the link: the feature indices
-        behind it would mean nothing.
+        Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Must be called
+        before the first `add`. Links from kept to replaced dictionaries become NULL, because the feature
+        indices behind them would be wrong.
         """
-        if self._shipment is not None:
+        if self._postgres is not None:
             with _disk_errors():
-                return self._keep_remotely(self._shipment, set(replacing))
+                return self._keep_on_server(self._postgres, set(replacing))
         current = build_files.current_build(self.root)
         if current is None:
             return KeptDictionaries([])
         old = build_files.build_path(self.root, current)
         if not old.exists():
-            return KeptDictionaries([], f"{old} has gone: nothing of it could be kept")
+            return KeptDictionaries([], f"{old} is gone: nothing of it could be kept")
         with _disk_errors():
             self._sql(f"ATTACH '{str(old).replace(chr(39), chr(39) * 2)}' AS old (READ_ONLY)")
             try:
@@ -117,7 +117,8 @@ class BuildWriter:
             self._sql(f"INSERT INTO {name} BY NAME SELECT * FROM old.{name} WHERE dictionary_id IN ({ids})")
         self._unlink(ids)
         self._sql(
-            "INSERT INTO passage BY NAME SELECT * FROM old.passage WHERE passage_id IN (SELECT passage FROM context)"
+            "INSERT INTO passage BY NAME SELECT * FROM old.passage"
+            " WHERE passage_id IN (SELECT passage FROM context)"
         )
         self._sql(
             "INSERT INTO token BY NAME SELECT * FROM old.token WHERE model IN (SELECT model FROM dictionary)"
@@ -130,28 +131,28 @@ class BuildWriter:
         for link in ("previous_dictionary", "next_dictionary"):
             self._sql(f"UPDATE dictionary SET {link} = NULL WHERE {link} NOT IN ({ids})")
 
-    def _keep_remotely(self, shipment: PostgresWriter, replacing: set[tuple[str, str]]) -> KeptDictionaries:
-        """The small tables are fetched, so that the whole build is checked; features, contexts and passages
-        are copied by the server.
+    def _keep_on_server(self, server: PostgresWriter, replacing: set[tuple[str, str]]) -> KeptDictionaries:
+        """The small tables are fetched, so that the whole build can be checked; features, contexts and
+        passages are copied on the server.
         """
-        if shipment.previous is None:
+        if server.previous is None:
             return KeptDictionaries([])
-        version = shipment.previous_version()
+        version = server.previous_version()
         if version is None:
             return KeptDictionaries(
-                [], f"build {shipment.previous} has gone from the database: nothing of it could be kept"
+                [], f"build {server.previous} is gone from the database: nothing of it could be kept"
             )
         if version != SCHEMA_VERSION:
             return KeptDictionaries([], _too_old(version))
         for name in ("dictionary", "layer_summary", "token"):
-            self._insert(name, shipment.previous_rows(name))
+            self._insert(name, server.previous_rows(name))
         named = (
             ", ".join(f"({_quoted(model)}, {_quoted(source)})" for model, source in sorted(replacing))
             or "(NULL, NULL)"
         )
         self._sql(f"DELETE FROM dictionary WHERE (model, source) IN ({named})")
         rows = self._sql("SELECT dictionary_id, model, source FROM dictionary ORDER BY dictionary_id")
-        self._kept_remotely = [row[0] for row in rows]
+        self._kept_on_server = [row[0] for row in rows]
         self._kept_models = {row[1] for row in rows}
         ids = ", ".join(str(row[0]) for row in rows) or "NULL"
         self._sql(
@@ -160,25 +161,24 @@ class BuildWriter:
         self._sql("DELETE FROM token WHERE model NOT IN (SELECT model FROM dictionary)")
         self._unlink(ids)
         if rows:
-            self.next_dictionary_id, self.next_passage_id = rows[-1][0] + 1, shipment.highest_passage() + 1
+            self.next_dictionary_id, self.next_passage_id = rows[-1][0] + 1, server.highest_passage() + 1
         return KeptDictionaries([(row[1], row[2]) for row in rows])
 
     def add(self, table: str, rows: pa.Table) -> None:
-        """Append `rows` to one table of `store.schema`: exactly its columns, in any order. Raises StoreError,
-        having added none.
-
-        Tokens of a model whose vocabulary was kept replace the kept ones. A table may be added to in several
-        calls.
+        """Append `rows` to one table of `store.schema`: exactly its columns, in any order. A table may be
+        added to in several calls. Tokens of a model whose vocabulary was kept replace the kept ones. Raises
+        StoreError, and then none was added.
         """
         if table not in LOADED:
             raise StoreError(
-                f"the index is given no table {table!r}: it is given {', '.join(sorted(LOADED))}"
+                f"there is no table {table!r} to add rows to: there are {', '.join(sorted(LOADED))}"
             )
         wanted, given = {column.name for column in LOADED[table].columns}, set(rows.column_names)
         if wanted != given or len(rows.column_names) != len(given):
             missing, unknown = ", ".join(sorted(wanted - given)), ", ".join(sorted(given - wanted))
             raise StoreError(
-                f"rows for {table!r} do not have its columns; missing: {missing or 'none'}; unknown: {unknown or 'none'}"
+                f"rows for {table!r} do not have its columns; missing: {missing or 'none'}; unknown: "
+                f"{unknown or 'none'}"
             )
         if rows.num_rows == 0:
             return
@@ -193,9 +193,7 @@ class BuildWriter:
             key = f", {KEY_SQL} AS key" if table == "feature" else ""
             self._sql(f"INSERT INTO {table} BY NAME SELECT *{key} FROM added_rows")
         except (duckdb.ConversionException, duckdb.BinderException, duckdb.ConstraintException) as error:
-            raise StoreError(
-                f"rows for {table!r} do not fit it: {duckdb_connection.complaint(error)}", kept=OLD_SERVES
-            ) from error
+            raise StoreError(f"rows for {table!r} do not fit it: {reason(error)}", kept=OLD_SERVED) from error
         finally:
             self._connection.unregister("added_rows")
 
@@ -205,15 +203,15 @@ class BuildWriter:
         self._kept_models -= models
 
     def publish(self) -> str:
-        """Check that the build is whole, make it the one that serves, delete builds older than the previous
-        one. Its id.
+        """Check that the build is complete, serve it, and delete builds older than the previous one. Returns
+        its id.
         """
         with _disk_errors():
             self._check()
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [SCHEMA_VERSION, self.build, now])
-            if self._shipment is not None:
-                self._shipment.install(self._connection, kept=self._kept_remotely)
+            if self._postgres is not None:
+                self._postgres.install(self._connection, kept=self._kept_on_server)
                 return self.build
             for statement in derived_tables.statements():
                 self._sql(duckdb_connection.compiled(statement))
@@ -230,24 +228,26 @@ class BuildWriter:
         twice = self._sql("SELECT model, source FROM dictionary GROUP BY ALL HAVING count(*) > 1")
         same_id = self._sql("SELECT dictionary_id FROM dictionary GROUP BY ALL HAVING count(*) > 1")
         unsummed = self._sql(
-            "SELECT model, source FROM dictionary WHERE dictionary_id NOT IN (SELECT dictionary_id FROM layer_summary)"
+            "SELECT model, source FROM dictionary"
+            " WHERE dictionary_id NOT IN (SELECT dictionary_id FROM layer_summary)"
         )
-        wordless = self._sql(
+        without_tokens = self._sql(
             "SELECT DISTINCT model FROM dictionary WHERE model NOT IN (SELECT model FROM token)"
         )
         lost = self._sql(
-            "SELECT DISTINCT passage FROM context WHERE passage NOT IN (SELECT passage_id FROM passage) LIMIT 3"
+            "SELECT DISTINCT passage FROM context"
+            " WHERE passage NOT IN (SELECT passage_id FROM passage) LIMIT 3"
         )
-        for rows, complaint in (
+        for rows, problem in (
             (twice, "dictionaries are in the build twice (name them in keep_others(replacing=...))"),
             (same_id, "dictionary ids are in the build twice (count from next_dictionary_id)"),
             (unsummed, "dictionaries have no row in layer_summary"),
-            (wordless, "models have no tokens"),
-            (lost, "contexts point at passages that are not in the build"),
+            (without_tokens, "models have no tokens"),
+            (lost, "contexts refer to passages that are not in the build"),
         ):
             if rows:
                 named = ", ".join("/".join(str(value) for value in row) for row in rows[:3])
-                raise StoreError(f"the build is not whole: {complaint}: {named}", kept=OLD_SERVES)
+                raise StoreError(f"the build is not complete: {problem}: {named}", kept=OLD_SERVED)
 
     def _sql(self, statement: str) -> list[Any]:
         return self._connection.execute(statement).fetchall()
@@ -255,17 +255,15 @@ class BuildWriter:
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """A full disk, a folder that cannot be written, memory that ran out: one line, and what is safe."""
+    """A full disk, a folder that cannot be written or too little memory becomes a StoreError."""
     try:
         yield
     except (OSError, duckdb.Error) as error:
-        raise StoreError(
-            f"the index could not be written: {duckdb_connection.complaint(error)}", kept=OLD_SERVES
-        ) from error
+        raise StoreError(f"the index could not be written: {reason(error)}", kept=OLD_SERVED) from error
 
 
 def _storable(rows: pa.Table) -> pa.Table:
-    """Text without NUL, which PostgreSQL cannot hold."""
+    """The rows without NUL in text, which PostgreSQL cannot hold."""
     for place, field in enumerate(rows.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             column = rows.column(place)
@@ -279,4 +277,7 @@ def _quoted(text: str) -> str:
 
 
 def _too_old(version: int) -> str:
-    return f"the old index has schema version {version}, not {SCHEMA_VERSION}: its dictionaries must be indexed again"
+    return (
+        f"the old index has schema version {version}, not {SCHEMA_VERSION}: its dictionaries must be indexed "
+        "again"
+    )

@@ -1,8 +1,8 @@
-"""What a builder adds to a build before it is published: tables made from the others, so that no page has to.
+"""Tables derived from the others when a build is published, so that pages read little.
 
-Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` is a feature in fifty
-bytes instead of a thousand, sorted as `feature` is, and `by_name` the same sorted by name; the others hold a
-few rows a dictionary, or one a token.
+Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` holds a feature in fifty
+bytes instead of a thousand, in the order of `feature`, and `by_name` the same in the order of names; the
+others hold a few rows a dictionary, or one a token.
 """
 
 from typing import Any
@@ -12,15 +12,15 @@ import sqlalchemy as sa
 from store import schema
 
 SHOWN = 20
-"""collisions and disagreements kept a dictionary"""
-NOWHERE = 2**31 - 1
-"""the place of a name outside the vocabulary (a padding row of W_E): after all others"""
+"""Collisions and disagreements kept of each dictionary."""
+LAST_PLACE = 2**31 - 1
+"""The place of a name outside the vocabulary (a padding row of W_E): after all others."""
 
 FEATURE, TOKEN, DICTIONARY = schema.feature.c, schema.token.c, schema.dictionary.c
 
 
 def statements() -> list[sa.Insert]:
-    """In the order they are to run."""
+    """In the order in which they must run."""
     selects = {"listing": _listing(), "by_name": _by_name(), "carried": _carried()}
     selects |= {"collision": _collision(), "disagreement": _disagreement()}
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
@@ -47,8 +47,8 @@ def _listing() -> sa.Select[Any]:
     return (
         sa.select(
             *(FEATURE.dictionary_id, FEATURE.index, schema.FEATURE_KEY, FEATURE.name_token),
-            sa.cast(sa.func.coalesce(place.c.spelling, NOWHERE), sa.Integer),
-            sa.cast(sa.func.coalesce(place.c.frequency, NOWHERE), sa.Integer),
+            sa.cast(sa.func.coalesce(place.c.spelling, LAST_PLACE), sa.Integer),
+            sa.cast(sa.func.coalesce(place.c.frequency, LAST_PLACE), sa.Integer),
             *(FEATURE.cosine, FEATURE.density, FEATURE.max_activation),
             sa.cast(excess, sa.REAL),
             *(FEATURE.live, FEATURE.supported, FEATURE.verdict),

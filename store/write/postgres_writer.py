@@ -1,8 +1,9 @@
-"""A staged build into PostgreSQL: a schema of its own by COPY, checked into service by one transaction.
+"""Loads a staged build into PostgreSQL: into a schema of its own by COPY, which one transaction then makes
+the served build.
 
-The builder's advisory lock belongs to this connection. A server that goes away takes an unfinished build with
-it: until `lexiscope.current` moves, the old build serves, and schemas that no pointer names are dropped by
-the next builder.
+The advisory lock for writing belongs to this connection. If the server goes away, an unfinished build is
+lost: the old build is served until `lexiscope.current` changes, and the next writer drops schemas that it
+does not name.
 """
 
 import os
@@ -21,17 +22,17 @@ from sqlalchemy.schema import CreateTable, SetColumnComment, SetTableComment
 
 from lexiscope.settings import Settings
 from store import postgres, schema
-from store.errors import BuildLocked, StoreError
+from store.errors import SERVED_UNCHANGED, BuildLocked, StoreError, reason
 from store.write import derived_tables
 
 LOCK = 0x1E7150
-BLOCK = 1 << 20
+COPY_BYTES = 1 << 20
 NULL = r"\N"
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 class PostgresWriter:
-    """The server's side of one builder. Raises StoreError, BuildLocked."""
+    """The server's side of a `BuildWriter`. Raises StoreError, BuildLocked."""
 
     def __init__(self, settings: Settings, build: str) -> None:
         self._url = postgres.url(settings)
@@ -51,31 +52,33 @@ class PostgresWriter:
                 plain,
                 autocommit=True,
                 connect_timeout=postgres.CONNECT_SECONDS,
-                application_name=f"lexiscope builder {os.getpid()}",
+                application_name=f"lexiscope writer {os.getpid()}",
             )
 
     def _begin(self) -> str | None:
-        """Take the lock, clear away what killed builders left; the build that serves."""
+        """Take the lock and drop what killed writers left. Returns the build that is served."""
         with self.errors():
             if self._rows(sql.SQL("SELECT pg_try_advisory_lock({})").format(LOCK)) != [(True,)]:
                 holder = self._rows(
                     sql.SQL(
-                        "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND objid = {}"
+                        "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid)"
+                        " WHERE locktype = 'advisory' AND objid = {}"
                     ).format(LOCK)
                 )
                 raise BuildLocked(
-                    f"another builder ({', '.join(str(row[0]) for row in holder) or 'unknown'}) is writing the index in"
-                    f" {postgres.where(self._url)}: wait until it has finished",
-                    kept="The index that serves is untouched.",
+                    f"another process ({', '.join(str(row[0]) for row in holder) or 'unknown'}) is writing "
+                    f"the index in {postgres.where(self._url)}: wait until it has finished",
+                    kept=SERVED_UNCHANGED,
                 )
             self._run("CREATE SCHEMA IF NOT EXISTS lexiscope")
             self._run(
                 "CREATE TABLE IF NOT EXISTS lexiscope.current"
-                " (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), build text NOT NULL, previous text)"
+                " (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), build text NOT NULL,"
+                " previous text)"
             )
             self._remove(but=self._named())
-            found = self._rows(sql.SQL("SELECT build FROM lexiscope.current"))
-            return str(found[0][0]) if found else None
+            rows = self._rows(sql.SQL("SELECT build FROM lexiscope.current"))
+            return str(rows[0][0]) if rows else None
 
     def _named(self) -> set[str]:
         return {
@@ -95,7 +98,7 @@ class PostgresWriter:
                 self._run(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(str(name))))
 
     def previous_version(self) -> int | None:
-        """The schema version of the build that serves; None when it has gone."""
+        """The schema version of the served build; None where it is gone."""
         assert self.previous is not None
         try:
             return cast(int, self._rows(self._from_previous("SELECT schema_version FROM {}", "meta"))[0][0])
@@ -103,7 +106,7 @@ class PostgresWriter:
             return None
 
     def previous_rows(self, name: str) -> pa.Table:
-        """A small table of the build that serves."""
+        """A small table of the served build."""
         columns = [column.name for column in schema.metadata.tables[name].columns]
         with self.errors():
             rows = self._rows(self._from_previous("SELECT * FROM {}", name))
@@ -112,19 +115,15 @@ class PostgresWriter:
     def highest_passage(self) -> int:
         """−1 where there is none."""
         with self.errors():
-            return cast(
-                int,
-                self._rows(self._from_previous("SELECT coalesce(max(passage_id), -1) FROM {}", "passage"))[0][
-                    0
-                ],
-            )
+            statement = self._from_previous("SELECT coalesce(max(passage_id), -1) FROM {}", "passage")
+            return cast(int, self._rows(statement)[0][0])
 
     def _from_previous(self, statement: str, name: str) -> sql.Composed:
         assert self.previous is not None
         return sql.SQL(cast(Any, statement)).format(sql.Identifier(postgres.schema_of(self.previous), name))
 
     def install(self, staged: duckdb.DuckDBPyConnection, *, kept: Sequence[int]) -> None:
-        """Load the staged rows and the kept dictionaries', index, and make the build the one that serves."""
+        """Load the staged rows and those of the kept dictionaries, make the indexes, and serve the build."""
         with self.errors():
             self._relock()
             with self._connection.transaction():
@@ -144,7 +143,9 @@ class PostgresWriter:
             self._serve()
 
     def _relock(self) -> None:
-        """A long build may outlive its connection: take the lock again, unless somebody published meanwhile."""
+        """A long build may outlive its connection: take the lock again, unless another build was published
+        meanwhile.
+        """
         try:
             self._run("SELECT 1")
         except psycopg.OperationalError:
@@ -154,7 +155,7 @@ class PostgresWriter:
             if self.previous != before:
                 raise StoreError(
                     "another build was published while the connection to PostgreSQL was lost: index again",
-                    kept="That build serves.",
+                    kept="That build is served.",
                 ) from None
 
     def _create(self) -> None:
@@ -183,7 +184,7 @@ class PostgresWriter:
             self._connection.cursor() as cursor,
             cursor.copy(into) as copy,
         ):
-            while block := blocks.read(BLOCK):
+            while block := blocks.read(COPY_BYTES):
                 copy.write(block)
 
     def _copy_kept(self, kept: Sequence[int]) -> None:
@@ -191,7 +192,10 @@ class PostgresWriter:
         ids = sql.SQL(", ").join(kept)
         old = postgres.schema_of(self.previous)
         own = "dictionary_id IN ({ids}) ORDER BY dictionary_id, {key}"
-        passages = "passage_id IN (SELECT passage FROM context) AND passage_id NOT IN (SELECT passage_id FROM passage) ORDER BY passage_id"
+        passages = (
+            "passage_id IN (SELECT passage FROM context) AND passage_id NOT IN (SELECT passage_id FROM "
+            "passage) ORDER BY passage_id"
+        )
         for name, condition in (("feature", own), ("context", own), ("passage", passages)):
             columns = sql.SQL(", ").join(
                 sql.Identifier(column.name) for column in schema.metadata.tables[name].columns
@@ -206,7 +210,7 @@ class PostgresWriter:
             )
 
     def _serve(self) -> None:
-        """The one moment at which the new build begins to serve."""
+        """From the end of this transaction on, the new build is served."""
         with self._connection.transaction():
             self._run(
                 sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(
@@ -229,25 +233,25 @@ class PostgresWriter:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """What the server says, in one line; whatever it is, nothing was published."""
+        """An error of the server becomes a StoreError; nothing was published then."""
         try:
             yield
         except psycopg.Error as error:
             raise StoreError(
-                f"the index could not be written to {postgres.where(self._url)} ({postgres.complaint(error)})",
-                kept="Nothing was published; the old index still serves.",
+                f"the index could not be written to {postgres.where(self._url)} ({reason(error)})",
+                kept="Nothing was published; the old index is still served.",
             ) from error
 
 
 def _as_text(column: sa.Column[Any]) -> str:
-    """A list as PostgreSQL writes one: `{1,2}`."""
+    """The SQL for a column as text; a list as PostgreSQL writes it: `{1,2}`."""
     quoted = f'"{column.name}"'
     return f"'{{' || array_to_string({quoted}, ',') || '}}'" if isinstance(column.type, sa.ARRAY) else quoted
 
 
 @contextmanager
 def _piped(staged: duckdb.DuckDBPyConnection, query: str) -> Iterator[BinaryIO]:
-    """The rows of a query as CSV, while DuckDB writes them: memory holds a pipe's worth."""
+    """The rows of a query as CSV, read while DuckDB writes them, so that memory holds one pipe buffer."""
     failed: list[BaseException] = []
     reading, writing = os.pipe()
 

@@ -40,13 +40,19 @@ from store import BuildWriter, NotFound, Store
 from tests.indexer import dashboards
 from tests.store import synthetic
 
-FEATURE_KEYS = """modelId layer index creatorId createdAt maxActApprox hasVector vector vectorLabel vectorDefaultSteerStrength hookName
-topkCosSimIndices topkCosSimValues neuron_alignment_indices neuron_alignment_values neuron_alignment_l1 correlated_neurons_indices
-correlated_neurons_pearson correlated_neurons_l1 correlated_features_indices correlated_features_pearson correlated_features_l1 neg_str
-neg_values pos_str pos_values frac_nonzero freq_hist_data_bar_heights freq_hist_data_bar_values logits_hist_data_bar_heights
-logits_hist_data_bar_values decoder_weights_dist sourceSetName""".split()
-ACTIVATION_KEYS = """id tokens index layer modelId maxValue maxValueTokenIndex minValue values creatorId dataSource dataIndex dfaValues
-dfaTargetIndex dfaMaxValue createdAt lossValues logitContributions binMin binMax binContains qualifyingTokenIndex""".split()
+FEATURE_KEYS = """
+modelId layer index creatorId createdAt maxActApprox hasVector vector vectorLabel
+vectorDefaultSteerStrength hookName topkCosSimIndices topkCosSimValues neuron_alignment_indices
+neuron_alignment_values neuron_alignment_l1 correlated_neurons_indices correlated_neurons_pearson
+correlated_neurons_l1 correlated_features_indices correlated_features_pearson correlated_features_l1
+neg_str neg_values pos_str pos_values frac_nonzero freq_hist_data_bar_heights freq_hist_data_bar_values
+logits_hist_data_bar_heights logits_hist_data_bar_values decoder_weights_dist sourceSetName
+""".split()
+ACTIVATION_KEYS = """
+id tokens index layer modelId maxValue maxValueTokenIndex minValue values creatorId dataSource dataIndex
+dfaValues dfaTargetIndex dfaMaxValue createdAt lossValues logitContributions binMin binMax binContains
+qualifyingTokenIndex
+""".split()
 """Neuronpedia's columns, as SAEDashboard's neuronpedia_export.py writes them"""
 
 

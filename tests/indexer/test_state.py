@@ -56,7 +56,7 @@ def encoder(seed: int) -> NamedEncoder:
 
 
 def count(block: Block, shape: StateShape) -> PassState:
-    """What `TextPass.read` does to a block, without a model: two dictionaries, of random codes that follow from
+    """What `TextPass.read` does to a block, without a model: two dictionaries, of random codes that depend on
     the block's number.
     """
     state = PassState(shape)

@@ -47,8 +47,9 @@ from lexiscope.settings import Settings
 read = text_pass.TextPass.read
 text_pass.TextPass.read = lambda self, block: (time.sleep(0.2), read(self, block))
 model, text, index, *runs = sys.argv[1:]
+request = indexer.IndexRequest(length=48, ablate=0, block_passages=16, save_seconds=0)
 indexer.index([(load_language_model(model, model_id="tiny"), map(load_checkpoint, map(Path, runs)))], [text],
-    settings=Settings(index=Path(index)), console=Console(), request=indexer.IndexRequest(length=48, ablate=0, block_passages=16, save_seconds=0))
+    settings=Settings(index=Path(index)), console=Console(), request=request)
 """
 
 

@@ -70,7 +70,10 @@ class Server:
         )
 
     def start(self) -> None:
-        settings = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off -c shared_buffers=128MB"
+        settings = (
+            f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1"
+            " -c fsync=off -c full_page_writes=off -c shared_buffers=128MB"
+        )
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", f"{self._folder}/log", "-o", settings, "start")
 
     def stop(self) -> None:

@@ -118,7 +118,8 @@ def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         try:
             with BuildWriter(where) as builder:
-                synthetic.add(builder, [synthetic.Dictionary("late", layer, d_sae=2000) for layer in range(3)])
+                late = [synthetic.Dictionary("late", layer, d_sae=2000) for layer in range(3)]
+                synthetic.add(builder, late)
                 builder._sql("CHECKPOINT")
                 builder.publish()
         except StoreError as error:
@@ -127,7 +128,8 @@ def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
     )
     answer, _ = process.communicate(timeout=280)
     assert (
-        answer.startswith("StoreError the index could not be written") and "old index still serves" in answer
+        answer.startswith("StoreError the index could not be written")
+        and "old index is still served" in answer
     )
     assert process.returncode == 0
     assert Store(place).build_id() == build

@@ -8,7 +8,6 @@ import pytest
 from indexer.exchange import export_parquet, import_parquet
 from lexiscope.settings import Settings
 from store import TABLES, NotFound, Store, arrow_schema
-from store.read import export
 from tests.store import synthetic
 
 
@@ -48,18 +47,16 @@ def test_an_export_is_imported_beside_what_the_database_holds(place: Settings, t
     store.close()
 
 
-def test_pieces_are_small_whatever_the_index(place: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_small_whatever_the_index(place: Settings) -> None:
     synthetic.publish(place)
-    whole = everything(place)
-    monkeypatch.setattr(export, "PIECE", {"feature": 30, "context": 7, "passage": 3, "token": 11})
+    whole, ids = everything(place), {"feature": 30, "context": 7, "passage": 3, "token": 11}
     store = Store(place)
-    with store.snapshot() as snapshot:
-        pieces = list(snapshot.rows("feature"))
-        assert max(len(piece) for piece in pieces) == 30
-        assert pa.concat_tables(pieces).combine_chunks().equals(whole["feature"])
+    with store.snapshot(piece_ids=ids) as snapshot:
+        pieces = {table: list(snapshot.rows(table)) for table in TABLES}
+        assert all(pa.concat_tables(pieces[table]).combine_chunks().equals(whole[table]) for table in TABLES)
+        for table in ("feature", "passage", "token"):
+            assert max(len(piece) for piece in pieces[table]) == ids[table]
     store.close()
-    again = everything(place)
-    assert all(again[table].equals(whole[table]) for table in TABLES)
 
 
 def test_a_part_that_does_not_exist_says_what_does(place: Settings) -> None:

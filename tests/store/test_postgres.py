@@ -38,7 +38,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_build_publishes_nothing(
         synthetic.add(builder, [synthetic.Dictionary("late", 0, d_sae=30)])
         mortal.stop()
         builder.publish()
-    assert "old index still serves" in caught.value.kept and "\n" not in str(caught.value)
+    assert "old index is still served" in caught.value.kept and "\n" not in str(caught.value)
     mortal.start()
     assert Store(place).build_id() == build
     assert [model.model for model in Store(place).home().models] == ["m"]
@@ -63,7 +63,7 @@ def test_a_server_that_goes_away_while_serving_says_so_and_is_asked_again_when_b
     store = Store(place)
     before = store.feature("m", "0-vasae", 3)
     mortal.stop()
-    with pytest.raises(Unreachable, match="cannot be asked") as caught:
+    with pytest.raises(Unreachable, match="cannot be queried") as caught:
         store.feature("m", "0-vasae", 3)
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
     mortal.start()
@@ -150,7 +150,8 @@ def test_every_table_and_column_says_in_the_database_what_it_holds(here: Setting
     with server.connect(here.database_url.rpartition("/")[2]) as connection:
         rows = connection.execute(
             "SELECT c.relname, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-            " WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL",
+            " WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND a.attnum > 0"
+            " AND col_description(c.oid, a.attnum) IS NULL",
             [schema_of(build)],
         ).fetchall()
     assert rows == [("feature", "key")]

@@ -113,7 +113,8 @@ def _read_skipped(dashboards: Dashboards, path: Path) -> None:
     both = sorted(dashboards.skipped & set(dashboards.features))
     if both:
         raise ImportRefused(
-            f"{path} says that feature {both[0]} was skipped, but {dashboards.features[both[0]].file} holds it."
+            f"{path} says that feature {both[0]} was skipped, but {dashboards.features[both[0]].file} "
+            "holds it."
         )
 
 

@@ -168,7 +168,9 @@ class Dashboards:
 
 
 def _place(given: Any, values: np.ndarray) -> int:
-    """The position given, or the strongest: an interval that begins at 0 holds positions where nothing fires."""
+    """The position given, or the strongest: an interval that begins at 0 holds positions where
+    nothing fires.
+    """
     fires = isinstance(given, int) and 0 <= given < len(values) and values[given] > 0
     return int(given) if fires else int(values.argmax())
 

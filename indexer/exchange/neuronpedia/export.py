@@ -22,7 +22,6 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from indexer.counts.firings import AFTER, BEFORE
 from indexer.exchange.export_folder import export_folder
 from indexer.exchange.neuronpedia.export_headers import (
     EXPLANATION_MODEL,
@@ -32,7 +31,7 @@ from indexer.exchange.neuronpedia.export_headers import (
 )
 from indexer.exchange.neuronpedia.token_spellings import OUT_OF_RANGE, plain
 from indexer.rows.context_rows import QUANTILES
-from lexiscope.records import VERDICT_WORDS
+from lexiscope.records import CONTEXT_AFTER, CONTEXT_BEFORE, VERDICT_WORDS
 from lexiscope.settings import Settings
 from store import BuildSnapshot, DictionaryEntry, Store
 
@@ -213,7 +212,7 @@ class _Lines:
                 quantiles.setdefault((row["feature"], row["quantile"]), []).append(row["value"])
         for number, row in enumerate(contexts):
             passage, at = passages[row["passage"]], row["position"]
-            start, end = max(0, at - BEFORE), min(len(passage), at + AFTER + 1)
+            start, end = max(0, at - CONTEXT_BEFORE), min(len(passage), at + CONTEXT_AFTER + 1)
             values = [0.0] * (end - start)
             for position, value in zip(row["positions"], row["values"], strict=True):
                 if start <= position < end:

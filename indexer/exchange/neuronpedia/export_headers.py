@@ -22,9 +22,9 @@ def source_headers(entry: DictionaryEntry, *, build: str, creator: str, now: str
         f"{entry.architecture})"
     )
     notes = (
-        f"Names are tokens: nearest {entry.anchor_kind} anchor of each decoder row, with evidence; no language "
-        f"model wrote them. Contexts were picked by activation; quantiles are fifths of the firings. Index build "
-        f"{build}."
+        f"Names are tokens: nearest {entry.anchor_kind} anchor of each decoder row, with evidence; no "
+        "language model wrote them. Contexts were picked by activation; quantiles are fifths of the "
+        f"firings. Index build {build}."
     )
     created = {"creatorId": creator, "createdAt": now}
     public = {"visibility": "PUBLIC"}
@@ -114,8 +114,8 @@ def explanation_headers(*, creator: str, now: str) -> dict[str, Line]:
     """
     shared = {
         "description": (
-            "The token whose anchor is nearest to the feature's direction, and whether what it fires on supports "
-            "that name."
+            "The token whose anchor is nearest to the feature's direction, and whether what it fires on "
+            "supports that name."
         ),
         "featured": False,
         "url": None,

@@ -44,8 +44,8 @@ BY_ANCHOR = "imported: {}"
 BY_PEAK = "imported: peak token"
 BY_LOGIT = "imported: top logit (it never fires here)"
 NOTE = (
-    "Read-only: imported contexts, picked by activation by another tool. Density, activations and histogram are "
-    "of its run; firings and evidence are of these contexts alone."
+    "Read-only: imported contexts, picked by activation by another tool. Density, activations and "
+    "histogram are of its run; firings and evidence are of these contexts alone."
 )
 HELD_OUT = (
     " A name is the token that every other of the top contexts peaks on; those places are left out of its "
@@ -173,8 +173,8 @@ def _identity(
         files_model = origin.model
     if files_model != model.id and not request.same_model:
         raise ImportRefused(
-            f"The files are of the model '{origin.model}', but --model is {model.id}. If it is the same model, "
-            f"give --model-id with the id that it has, or is to have, in the index."
+            f"The files are of the model '{origin.model}', but --model is {model.id}. If it is the same "
+            f"model, give --model-id with the id that it has, or is to have, in the index."
         )
     layer = origin.layer if request.layer is None else request.layer
     try:
@@ -223,8 +223,8 @@ def _d_sae(dashboards: Dashboards, model: LanguageModel, checkpoint: Checkpoint 
     dictionary, fit = checkpoint.dictionary, checkpoint.fit
     if dictionary.d_sae < d_sae or dictionary.d_in != model.d_model:
         raise ImportRefused(
-            f"{checkpoint.path} has {dictionary.d_sae:,} features of width {dictionary.d_in}; the files go up "
-            f"to feature {d_sae - 1:,} and {model.id} has width {model.d_model}: it is another dictionary."
+            f"{checkpoint.path} has {dictionary.d_sae:,} features of width {dictionary.d_in}; the files go "
+            f"up to feature {d_sae - 1:,} and {model.id} has width {model.d_model}: it is another dictionary."
         )
     if fit is not None and len(fit.anchors) != model.vocab_size:
         raise ImportRefused(
@@ -235,7 +235,9 @@ def _d_sae(dashboards: Dashboards, model: LanguageModel, checkpoint: Checkpoint 
 
 
 def _directions(imported: ImportedDictionary, checkpoint: Checkpoint | None) -> Tensor | None:
-    """[rows, d_in] unit decoder rows, from the checkpoint or from the files; None where a feature has none."""
+    """[rows, d_in] unit decoder rows, from the checkpoint or from the files; None where a
+    feature has none.
+    """
     if checkpoint is not None:
         return checkpoint.dictionary.directions[torch.from_numpy(imported.index)].float()
     d_model, vectors = imported.model.d_model, [feature.vector for feature in imported.features]

@@ -1,6 +1,7 @@
 """Tokens as other tools spell them, and back to ids.
 
-Files of SAEDashboard and Neuronpedia hold tokens as strings, spelled in one of four ways that they do not name:
+Files of SAEDashboard and Neuronpedia hold tokens as strings, spelled in one of four ways that they do not
+name:
 
 - the tokenizer's own pieces: 'ĠParis', 'ãĤ±', '▁Paris', '<0x0A>';
 - SAEDashboard's: those pieces with ten sequences replaced ('Ġ' by a space, 'Ċ' by a newline, 'âĢĶ' by —, …),
@@ -37,8 +38,9 @@ def plain(raw: bytes, shown: str) -> str:
 
 
 class TokenizerSpellings:
-    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the one
-    that the tokenizer would produce for a text wins: neither special nor a single byte's, then the lower id.
+    """The ids of a tokenizer's tokens by each way of spelling them. Where two tokens share a spelling, the
+    one that the tokenizer would produce for a text wins: neither special nor a single byte's, then the lower
+    id.
     """
 
     def __init__(self, tokenizer: Any, size: int) -> None:
