@@ -156,6 +156,32 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
     assert "without directions" in whole and "Thresholds" not in whole
 
 
+@pytest.mark.parametrize(("explained", "warned"), [(0.8, False), (0.11, True), (None, False)])
+def test_a_dictionary_that_hardly_explains_the_text_carries_a_warning_on_its_pages(
+    explained: float | None, warned: bool, tmp_path: Path
+) -> None:
+    entry = synthetic.Dictionary("m", 0)
+    with BuildWriter(tmp_path) as builder:
+        builder.add("token", synthetic.token_table("m"))
+        builder.add("passage", synthetic.passage_table(range(4), corpus="text", length=64))
+        builder.add("dictionary", synthetic.dictionary_table(0, entry, links=(False, False)))
+        summary = synthetic.summary_table(0, entry)
+        place = summary.schema.get_field_index("fve_text")
+        column = pa.array([explained], summary.schema.types[place])
+        builder.add("layer_summary", summary.set_column(place, summary.schema.names[place], column))
+        builder.add("feature", synthetic.feature_table(0, entry, seed=0, links=(False, False)))
+        builder.add("context", synthetic.context_table(0, entry, passages=range(4), length=64))
+        builder.publish()
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        record = client.get("/m/0-vasae.json").json()["summary"]
+        pages = [words(client.get(address).text) for address in ("/m/0-vasae", "/m/0-vasae/6")]
+    assert record["fve_text"] == (None if explained is None else pytest.approx(explained))
+    assert ("another layer than the one it was trained at" in record["warning"]) == warned
+    assert [unescape(record["warning"]) in page and "Read with care" in page for page in pages] == [
+        warned
+    ] * 2
+
+
 def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: TestClient) -> None:
     html, record = browser.get("/tiny/1-vasae").text, browser.get("/tiny/1-vasae.json").json()
     for hub in record["hub_tokens"]:
