@@ -20,7 +20,7 @@ test-fast: .venv/installed-test
 	$(PYTEST) -m "not (browser or postgres or ray or torchrun or slow)"
 
 lint: .venv/installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/djlint frontend/templates --check --lint --quiet && $(BIN)/mypy && $(BIN)/lint-imports
 
 smoke: .venv/installed
 	$(BIN)/python -m tests.smoke

@@ -50,8 +50,8 @@ Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS incl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, the process's unless given, and return its exit code: 1, with one line on stderr, for an
-    error that the user can mend.
+    """Run one command, the process's unless given. Returns its exit code: 1, with one line on stderr, for an
+    error that the user can fix.
     """
     try:
         app(arguments)

@@ -116,7 +116,8 @@ def identify_all(
     for model_id, source in identities:
         if identities.count((model_id, source)) > 1:
             raise IndexingError(
-                f"Two dictionaries would be called {model_id}/{source}; train one of them with another --set-name."
+                f"Two dictionaries would be called {model_id}/{source}; "
+                "train one of them with another --set-name."
             )
     return identified
 

@@ -1,8 +1,8 @@
 """What every room's tests share: a tiny language model on disk and in memory, a text for it, and a trained
 dictionary.
 
-Tests run in several processes (pytest-xdist), each with one torch thread: the tensors are small, and threads that
-wait for each other would take the time of the other processes. Commands started by tests inherit that.
+Tests run in several processes (pytest-xdist), each with one torch thread: the tensors are small, and threads
+that wait for each other would take the time of the other processes. Commands started by tests inherit that.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""Held-out evaluation (docs/method.md#definitions): one streaming pass over passages gives `metrics.json` for every
-dictionary.
+"""Held-out evaluation (docs/method.md#definitions): one streaming pass over passages gives `metrics.json` for
+every dictionary.
 
 What needs only the code (reconstruction, firing, alignment, evidence, coverage) is counted over all passages;
 what needs the model run again with x̂ in place (cross-entropy, KL, logit lens) over the first `ce_tokens`
