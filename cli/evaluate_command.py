@@ -72,6 +72,7 @@ def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: 
             models[source] = load_language_model(source[0], model_id=source[1])
         model = models[source]
         chosen = _passages(model, request.text, own_split=own_split, length=length, tokens=tokens)
+        console.print(passages(model, request.text, length=length).report.sentence(), soft_wrap=True)
         candidates = [_candidate(model, checkpoint, chosen) for checkpoint in group]
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task(f"evaluating on {model.id}", total=sum(len(p) - 1 for p in chosen))

@@ -32,7 +32,19 @@ Text = Annotated[
     list[str],
     typer.Option(
         "--text",
-        help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be given several times",
+        help="a file (.txt .jsonl .json .parquet .csv .tsv, also .gz .xz .bz2 .zst) or a Hugging Face data"
+        " set; may be given several times",
+    ),
+]
+Field = Annotated[
+    str | None,
+    typer.Option(help="the field of each row that is read, dots for nested ones; `text`, else `messages`"),
+]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat",
+        help="read documents through the model's chat template, and special tokens spelled out as tokens",
     ),
 ]
 ModelId = Annotated[str | None, typer.Option(help="the model's id in URLs, instead of its folder's name")]
@@ -109,6 +121,8 @@ def evaluate(
     model_id: ModelId = None,
     layer: Layer = None,
     every: All = False,
+    field: Field = None,
+    chat: Chat = False,
     out: Annotated[Path | None, typer.Option(help="write all figures to this JSON file")] = None,
     write: Annotated[
         bool, typer.Option("--write", help="replace metrics.json and evidence.safetensors of the runs")
@@ -124,8 +138,11 @@ def evaluate(
     """
     from cli.evaluate_command import EvaluationRequest, evaluate_runs, table
     from cli.evaluate_command import write as write_figures
+    from lexiscope import text as texts
 
-    request = EvaluationRequest(text, tokens, ce_tokens, length, model, model_id, layer)
+    request = EvaluationRequest(
+        texts.Text(tuple(text), field, chat), tokens, ce_tokens, length, model, model_id, layer
+    )
     found = evaluate_runs(dictionary_paths(runs, every), request, console=console)
     console.print(table(found))
     for each in found:
@@ -148,19 +165,23 @@ def anchors(
     width: Annotated[
         int | None, typer.Option(min=1, help="its features; the vocabulary's size unless given")
     ] = None,
+    field: Field = None,
+    chat: Chat = False,
 ) -> None:
     """Compare anchor sets on each layer by how well they name a briefly trained plain dictionary: the
     bake-off of --anchors auto.
     """
     from cli.anchors_command import show, survey_layers
+    from lexiscope import text as texts
     from lexiscope.language_model import load_language_model
     from trainer.__main__ import parse_layers
 
-    loaded = load_language_model(model)
-    show(
-        survey_layers(loaded, text, parse_layers(layers, loaded.n_layers), tokens=tokens, k=k, width=width),
-        console,
+    loaded, sources = load_language_model(model), texts.Text(tuple(text), field, chat)
+    surveys = survey_layers(
+        loaded, sources, parse_layers(layers, loaded.n_layers), tokens=tokens, k=k, width=width
     )
+    console.print(texts.passages(loaded, sources).report.sentence(), soft_wrap=True)
+    show(surveys, console)
 
 
 @app.command()
@@ -198,11 +219,14 @@ def index(
             min=0, help="contexts in which each live feature is ablated (a second pass); 0 skips it"
         ),
     ] = 5,
+    field: Field = None,
+    chat: Chat = False,
 ) -> None:
     """Index what every feature of the dictionaries does over a text, and publish it; the rest of the index is
     kept.
     """
     import indexer
+    from lexiscope import text as texts
     from lexiscope.checkpoint import load_checkpoint
     from lexiscope.language_model import load_language_model
 
@@ -224,7 +248,8 @@ def index(
     ask = indexer.IndexRequest(
         tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate
     )
-    build = indexer.index(loaded, text, settings=Settings(), console=console, request=ask)
+    sources = texts.Text(tuple(text), field, chat)
+    build = indexer.index(loaded, sources, settings=Settings(), console=console, request=ask)
     if build is not None:
         console.print(f"published {build}")
 
@@ -257,15 +282,22 @@ def name(
         int,
         typer.Option(min=0, help="contexts in which each live feature is ablated (a second, slower pass)"),
     ] = 0,
+    field: Field = None,
+    chat: Chat = False,
 ) -> None:
     """Name the features of any dictionary by the tokens their directions are nearest to, and show the
     evidence for each name.
     """
     from cli.name_command import NamingRequest, name_dictionaries
+    from lexiscope import text as texts
 
     request = NamingRequest(model, model_id, layer, set_name, anchors, tokens, length, ablate)
     name_dictionaries(
-        dictionary_paths(dictionaries, every), text or [], request, settings=Settings(), console=console
+        dictionary_paths(dictionaries, every),
+        texts.Text(tuple(text or ()), field, chat),
+        request,
+        settings=Settings(),
+        console=console,
     )
 
 

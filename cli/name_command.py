@@ -69,7 +69,7 @@ def name_dictionaries(
     """
     if not sources:
         raise LexiscopeError(
-            "Names are tested on a text: give --text FILE (.txt or .jsonl, also .xz or .gz), best of the "
+            "Names are tested on a text: give --text FILE, best of the "
             "kind that the model was trained on; 40,000 tokens are enough for frequent features, a million "
             "for most."
         )

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -80,7 +79,7 @@ class ModelJob:
     def shape(self) -> StateShape:
         return self.folder.shape
 
-    def passages(self) -> Iterator[np.ndarray]:
+    def passages(self) -> texts.Passages:
         return texts.passages(self.model, self.sources, length=self.shape.length, tokens=self.request.tokens)
 
     def say(self, message: str) -> None:
@@ -215,6 +214,7 @@ def count_text(job: ModelJob) -> CountedModel:
         done = {int(number) for number in state.blocks}
         state = read(state, _blocks_to_read(job, done), advance=advance, save=job.folder.save)
     state.settle()
+    job.say(job.passages().report.sentence())
     _check_firings(job, state)
     if request.shard is not None:
         job.folder.save(state, finished=True)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.errors import TextError
+
 ALIGNED = 0.8
 BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
 CHUNK = 2048
@@ -45,12 +47,19 @@ def transport(embedding: Tensor, sums: TokenSums, *, ridge: float = 1e-2) -> Ten
     by count.
 
     Defined for every token, seen or not: the Tuned Lens (arXiv 2303.08112) in the other direction. `ridge` is
-    relative to the mean eigenvalue of the weighted embedding covariance.
+    relative to the mean eigenvalue of the weighted embedding covariance. Raises TextError where the tokens
+    that occur do not differ.
     """
     centred = embedding - (sums.counts @ embedding) / sums.counts.sum()
     weighted = centred * sums.counts[:, None]
     gram = centred.T @ weighted
-    gram += torch.eye(len(gram)) * (ridge * gram.diagonal().mean())
+    scale = gram.diagonal().mean()
+    if (sums.counts > 0).sum() < 2 or not scale > 0:
+        raise TextError(
+            "Every position of the text has the same token: anchors are fitted on how tokens differ. Give a"
+            " text of several words."
+        )
+    gram += torch.eye(len(gram)) * (ridge * scale)
     return centred @ torch.linalg.solve(gram, centred.T @ sums.sums)
 
 

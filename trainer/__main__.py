@@ -40,7 +40,10 @@ def train(
     model: Annotated[str, typer.Argument(help="a Hugging Face folder, a .gguf file, or a name on the hub")],
     text: Annotated[
         list[str],
-        typer.Option(help="a file (.txt .jsonl, also .xz .gz) or a Hugging Face data set; may be repeated"),
+        typer.Option(
+            help="a file (.txt .jsonl .json .parquet .csv .tsv, also .gz .xz .bz2 .zst) or a Hugging Face"
+            " data set; may be given several times"
+        ),
     ],
     layers: Annotated[str, typer.Option(help="'all', or numbers and ranges: 0,3,5-7")] = "all",
     recipe: Annotated[
@@ -110,10 +113,24 @@ def train(
     model_id: Annotated[
         str | None, typer.Option(help="the model's id in URLs; by default the name of its folder")
     ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            help="the field of each row that is read, dots for nested ones; `text`, else `messages`"
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="read documents through the model's chat template, and special tokens spelled out as tokens",
+        ),
+    ] = False,
 ) -> None:
     """Train one dictionary a layer and recipe, in one pass of the model, and evaluate it on held-out text."""
     import trainer
     from lexiscope.language_model import load_language_model
+    from lexiscope.text import Text, passages
     from trainer.distributed import ranks
 
     given = {name: value for name, value in locals().items() if name in SHORTHANDS and value is not None}
@@ -128,7 +145,7 @@ def train(
     with ranks(split_layers=layers_over_ranks) as these:
         loaded = load_language_model(model, model_id=model_id)
         plan = trainer.Plan(
-            sources=text,
+            sources=Text(tuple(text), field, chat),
             runs=[(config, parse_layers(layers, loaded.n_layers)) for config in configs],
             out=out or Settings().runs,
             tokens=tokens,
@@ -139,7 +156,7 @@ def train(
             length=length,
             seed=seed,
             set_name=set_name,
-            held_out=held_out or (),
+            held_out=Text(tuple(held_out or ()), field, chat),
             cache=cache,
             buffer=buffer,
             resume=resume,
@@ -148,6 +165,8 @@ def train(
         )
         console = Console(quiet=not these.writes)
         paths = trainer.train(loaded, plan, console=console, ranks=these)
+        for part in filter(None, (plan.sources, plan.held_out)):
+            console.print(passages(loaded, part, length=length).report.sentence(), soft_wrap=True)
         if paths:
             console.print(f"written to {paths[0].parent}", soft_wrap=True)
             _figures(paths, console)

@@ -67,6 +67,8 @@ class LanguageModel:
         self._text = ModelTokenizer(tokenizer, self.vocab_size, path)
         self.tokenizer = tokenizer
         self.bos = self._text.bos
+        self.kept: dict[str, Any] = {}
+        """what other modules keep as long as the model is loaded"""
         try:
             self._readout = measure_readout(bridge, self.bos)
         except ModelError as error:
@@ -100,11 +102,14 @@ class LanguageModel:
         """Token ids of `text`, without BOS. Special tokens spelled out in the text are read as characters."""
         return self._text.encode(text)
 
-    def tokenise_chat(self, messages: Sequence[Mapping[str, Any]], *, reply: bool) -> list[int]:
-        """Token ids of a conversation [{role, content}, …] by the model's chat template, without BOS; with
-        `reply`, up to where the model's reply begins. Raises ModelError: no template, or it refuses these.
+    def tokenise_chat(self, conversation: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, without BOS: [{role, content}, …] or, as a string, the user's message,
+        by the model's chat template; a string that spells out special tokens is read as those tokens.
+
+        Unless the last message is the assistant's, up to where its reply begins. Raises ModelError: the model
+        has no template, or the template refuses the messages.
         """
-        return self._text.encode_chat(messages, reply=reply)
+        return self._text.encode_chat(conversation)
 
     def special_tokens_in(self, text: str) -> list[str]:
         """The special tokens that are spelled out in a text, each once."""

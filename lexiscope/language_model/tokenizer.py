@@ -93,24 +93,32 @@ class ModelTokenizer:
         text: str = self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
         return text
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], *, reply: bool) -> list[int]:
-        """Token ids of a conversation by the model's chat template, without BOS; with `reply`, up to where
-        the model's reply begins.
+    def encode_chat(self, conversation: str | Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation by the model's chat template, without BOS. A string is the user's
+        message or, where it spells out special tokens, already made by the template.
 
-        Raises ModelError: the tokenizer has no chat template, or the template refuses the messages.
+        Unless the last message is the assistant's, up to where its reply begins. Raises ModelError: the
+        tokenizer has no chat template, or the template refuses the messages.
         """
+        if isinstance(conversation, str) and self.special_tokens_in(conversation):
+            return self._without_bos(self.encode(conversation, special=True))
+        messages = (
+            [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
+        )
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(f"{self._name} has no chat template; it reads plain text only.")
         try:
             rendered: str = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=reply, tokenize=False
+                list(messages), add_generation_prompt=messages[-1].get("role") != "assistant", tokenize=False
             )
         except Exception as error:  # templates are programs: jinja2's errors, and their own
             raise ModelError(
                 f"The chat template of {self._name} refuses these messages:"
                 f" {str(error) or type(error).__name__}."
             ) from error
-        tokens = self.encode(rendered, special=True)
+        return self._without_bos(self.encode(rendered, special=True))
+
+    def _without_bos(self, tokens: list[int]) -> list[int]:
         return tokens[1:] if tokens and tokens[0] == self.bos else tokens
 
     def _checked(self, tokens: list[int]) -> list[int]:

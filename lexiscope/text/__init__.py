@@ -1,7 +1,21 @@
 """Text files and data sets in; passages (token ids that open with BOS) and padded batches of them out."""
 
 from lexiscope.text.batches import Batch, batches
-from lexiscope.text.documents import END, documents, fingerprint
-from lexiscope.text.passages import passages
+from lexiscope.text.documents import documents
+from lexiscope.text.passages import Passages, passages
+from lexiscope.text.plain import END
+from lexiscope.text.report import TextReport
+from lexiscope.text.request import FORMATS, Text, fingerprint
 
-__all__ = ["END", "Batch", "batches", "documents", "fingerprint", "passages"]
+__all__ = [
+    "END",
+    "FORMATS",
+    "Batch",
+    "Passages",
+    "Text",
+    "TextReport",
+    "batches",
+    "documents",
+    "fingerprint",
+    "passages",
+]

@@ -1,101 +1,89 @@
-"""The documents of a text file (.txt, or .jsonl with a `text` field; each also .xz or .gz) or of a Hugging
-Face data set, streamed.
-"""
+"""The documents of one source, streamed: texts of bounded size, and conversations."""
 
-import gzip
 import json
-import lzma
-from collections.abc import Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 from lexiscope.errors import TextError
+from lexiscope.language_model.tokenizer import whole_text
+from lexiscope.text.fields import TURNS, Conversation, document_in
+from lexiscope.text.files import format_suffix, opened
+from lexiscope.text.plain import pieces, plain_documents
+from lexiscope.text.report import TextReport
+from lexiscope.text.request import FORMATS
+from lexiscope.text.rows import JSON, TABLES, Row, hub_rows, json_rows, table_rows
 
-END = "<|endoftext|>"
-"""A line that separates the documents of a text file."""
-BLOCK = 200_000
-"""Characters of a text file that are read as one document at most: bounds memory where nothing separates
-documents.
-"""
+
+def documents(
+    source: str, *, field: str | None = None, report: TextReport | None = None
+) -> Iterator[str | Conversation]:
+    """Documents of a file or of a data set on the hub. Texts of more than plain.BLOCK characters come in
+    pieces. What has no text is counted in `report`.
+
+    Raises TextError: no such file, empty, binary, damaged, not valid JSON, or a row without the field.
+    """
+    report = TextReport() if report is None else report
+    empty = True
+    for document in _documents(source, field, report):
+        if document is None or (isinstance(document, str) and not document.strip()):
+            report.empty += 1
+            continue
+        empty = False
+        if not isinstance(document, str):
+            yield document
+            continue
+        if "\0" in document:
+            raise TextError(f"{source} is not text: it holds NUL bytes.")
+        whole = whole_text(document)
+        report.surrogates += whole is not document
+        yield from pieces(whole)
+    if empty:
+        without = f" ({report.empty:,} documents without any)" if report.empty > 1 else ""
+        raise TextError(f"{source} is empty: it holds no text{without}.")
 
 
-def documents(source: str) -> Iterator[str]:
-    """The documents of one source. Raises TextError: no such file, empty, binary, a line that is not JSON."""
+def _documents(source: str, field: str | None, report: TextReport) -> Iterator[str | Conversation | None]:
+    rows = _rows(source, field)
+    if rows is not None:
+        for where, row in rows:
+            yield document_in(row, field, where)
+        return
+    path = Path(source)
+    if field is not None:
+        raise TextError(f"{source} is plain text and has no `{field}` field; leave --field out.")
+    if _looks_like_json(path):
+        report.notes.append(f"{path.name} looks like JSON lines but was read as plain text: name it .jsonl")
+    with opened(path) as file:
+        yield from plain_documents(file)
+
+
+def _rows(source: str, field: str | None) -> Iterator[Row] | None:
+    """The rows of a source; None for plain text."""
     path = Path(source)
     if not path.exists():
         if path.suffix or source.startswith((".", "/", "~")):
             raise TextError(f"There is no text at {source}.")
-        yield from _hub_documents(source)
-        return
+        return hub_rows(source)
     if path.is_dir():
-        raise TextError(f"{source} is a folder; give a text file (.txt, .jsonl, each also .xz or .gz).")
-    opener: Any = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    is_json = path.name.removesuffix(".xz").removesuffix(".gz").endswith(".jsonl")
-    empty = True
+        raise TextError(f"{source} is a folder; give a file ({FORMATS}).")
+    suffix = format_suffix(path)
+    if suffix in JSON or (suffix != ".txt" and suffix not in TABLES and _looks_like_json(path)):
+        return json_rows(path)
+    with open(path, "rb") as file:
+        parquet = file.read(4) == b"PAR1"
+    if parquet or suffix in TABLES:
+        return table_rows(path, ".parquet" if parquet else suffix, field)
+    return None
+
+
+def _looks_like_json(path: Path) -> bool:
+    """Whether the first line is a JSON object with a field that holds text."""
+    with opened(path) as file:
+        line = file.readline(1 << 20)
+    if not line.startswith(b"{"):
+        return False
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for document in _json_documents(file, source) if is_json else _text_documents(file):
-                if "\0" in document:
-                    raise TextError(f"{source} is not text: it holds NUL bytes.")
-                if document.strip():
-                    empty = False
-                    yield document
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{source} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}."
-        ) from error
-    except (lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
-        raise TextError(f"{source} is a damaged {path.suffix} file: {error}.") from error
-    if empty:
-        raise TextError(f"{source} is empty: it holds no text.")
-
-
-def _text_documents(file: IO[str]) -> Iterator[str]:
-    lines: list[str] = []
-    size = 0
-    for line in file:
-        if line.strip() == END:
-            yield "".join(lines).strip("\n")
-            lines, size = [], 0
-            continue
-        lines.append(line)
-        size += len(line)
-        if size >= BLOCK:
-            yield "".join(lines)
-            lines, size = [], 0
-    yield "".join(lines).strip("\n")
-
-
-def _json_documents(file: IO[str], source: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise TextError(f"{source}, line {number}: not a JSON object with a `text` field.") from error
-        yield str(text)
-
-
-def _hub_documents(name: str) -> Iterator[str]:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split="train", streaming=True)
-        for row in rows:
-            yield row["text"]
-    except Exception as error:  # datasets raises anything from ConnectionError to KeyError
-        raise TextError(
-            f"'{name}' is neither a file nor a data set that can be streamed: {type(error).__name__}: {error}"
-        ) from error
-
-
-def fingerprint(sources: Sequence[str]) -> str:
-    """A short id of a text: file names and contents, or a data set's name."""
-    digest = sha256()
-    for source in sources:
-        digest.update(Path(source).name.encode())
-        if Path(source).is_file():
-            with open(source, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()[:12]
+        row = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and not row.keys().isdisjoint({"text", *TURNS})

@@ -9,42 +9,92 @@ import numpy as np
 from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text.documents import documents
+from lexiscope.text.fields import Conversation
+from lexiscope.text.report import TextReport
+from lexiscope.text.request import Text
+from lexiscope.text.spool import Spool, spooled
 
 SHORTEST = 8
 """Shorter passages (the end of a document) are left out."""
 
 
+class Passages:
+    """The passages [≤ length] int32 of a text for a model, until they hold `tokens` tokens (BOS not counted).
+
+    May be iterated many times; the text is tokenised once. `report` counts what all iterations read.
+    """
+
+    def __init__(self, spool: Spool, tokens: int | None) -> None:
+        self._spool = spool
+        self._tokens = tokens
+
+    @property
+    def report(self) -> TextReport:
+        return self._spool.report
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        left = self._tokens if self._tokens is not None else float("inf")
+        for passage in self._spool:
+            yield passage
+            left -= len(passage) - 1
+            if left <= 0:
+                return
+
+
 def passages(
-    model: LanguageModel, sources: Sequence[str], *, length: int = 256, tokens: int | None = None
-) -> Iterator[np.ndarray]:
-    """Passages [≤ length] int32, until they hold `tokens` tokens (BOS not counted) or the text ends.
+    model: LanguageModel, text: Text | Sequence[str], *, length: int = 256, tokens: int | None = None
+) -> Passages:
+    """Passages of at most `length` tokens, and together of `tokens`.
 
     Several sources are read in turn, a passage of each, so that a limit on tokens takes from all of them.
-    Raises TextError as `documents` does, and where the whole text gives no passage of SHORTEST tokens.
+    Iterating raises TextError as `documents` does, and where the whole text gives no passage.
     """
-    length = min(length, model.context_length)
-    left = tokens if tokens is not None else float("inf")
-    empty = True
-    streams = [_source_passages(model, source, length) for source in sources]
+    text, length = Text.of(text), min(length, model.context_length)
+    return Passages(spooled(model, text, length, lambda report: _read(model, text, length, report)), tokens)
+
+
+def _read(model: LanguageModel, text: Text, length: int, report: TextReport) -> Iterator[np.ndarray]:
+    streams = [_of_source(model, source, text, length, report) for source in text.sources]
     while streams:
         for stream in list(streams):
             passage = next(stream, None)
             if passage is None:
                 streams.remove(stream)
                 continue
-            empty = False
+            report.passages += 1
+            report.tokens += len(passage) - 1
             yield passage
-            left -= len(passage) - 1
-            if left <= 0:
-                return
-    if empty:
-        raise TextError(f"The text ({', '.join(sources)}) is shorter than one passage of {SHORTEST} tokens.")
+    report.ended = True
+    if not report.passages:
+        raise TextError(
+            f"Every document of the text ({text}) is shorter than one passage, which needs {SHORTEST - 1}"
+            f" tokens: of {report.short:,}, the longest has {report.longest_short}. Join several into one."
+        )
 
 
-def _source_passages(model: LanguageModel, source: str, length: int) -> Iterator[np.ndarray]:
-    for document in documents(source):
-        ids = np.asarray(model.tokenise(document), dtype=np.int32)
+def _of_source(
+    model: LanguageModel, source: str, text: Text, length: int, report: TextReport
+) -> Iterator[np.ndarray]:
+    bos = np.array([model.bos], dtype=np.int32)
+    for document in documents(source, field=text.field, report=report):
+        ids = np.asarray(_tokenised(model, document, text, report), dtype=np.int32)
+        if len(ids) < SHORTEST - 1:
+            report.short += 1
+            report.longest_short = max(report.longest_short, len(ids))
+            continue
+        report.documents += 1
         for start in range(0, len(ids), length - 1):
             body = ids[start : start + length - 1]
             if len(body) >= SHORTEST - 1:
-                yield np.concatenate([np.array([model.bos], dtype=np.int32), body])
+                yield np.concatenate([bos, body])
+            else:
+                report.ends += len(body)
+
+
+def _tokenised(
+    model: LanguageModel, document: str | Conversation, text: Text, report: TextReport
+) -> list[int]:
+    if text.chat or not isinstance(document, str):
+        return model.tokenise_chat(document)
+    report.spelled.update(model.special_tokens_in(document))
+    return model.tokenise(document)

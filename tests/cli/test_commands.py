@@ -1,10 +1,12 @@
 """Every command line mistake is one line of words and a non-zero exit, never a traceback."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from lexiscope.errors import LexiscopeError
+from tests import tiny
 from tests.cli.commands import lexiscope, lexiscope_process
 from trainer.__main__ import parse_layers
 
@@ -19,6 +21,7 @@ def test_train_index_and_figures_from_the_command_line(
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "runs" / "tiny" / "1-vasae"
     assert (run / "metrics.json").is_file() and "1-vasae" in trained.stdout
+    assert "Read " in trained.stdout and "left out" in trained.stdout
     indexed = lexiscope_process("index", str(run), "--text", str(text_file), "--length", "48", work=tmp_path)
     assert indexed.returncode == 0, indexed.stderr
     assert (tmp_path / "index" / "CURRENT").is_file()
@@ -27,6 +30,15 @@ def test_train_index_and_figures_from_the_command_line(
     )
     assert again.returncode == 1 and "already holds a run" in again.stderr
     assert "Traceback" not in again.stderr and again.stderr.count("\n") == 1
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"body": line}) + "\n" for line in text_file.read_text().split(tiny.END)) + "{}"
+    )
+    named = ["name", str(run), "--text", str(rows), "--tokens", "1000", "--length", "48"]
+    without = lexiscope(*named, work=tmp_path)
+    assert without.returncode == 1 and "the fields are body. Name one with --field" in without.stderr
+    read = lexiscope(*named, "--field", "body", work=tmp_path)
+    assert read.returncode == 0 and "where reading stopped" in read.stdout, read.stderr
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lexiscope.anchors import (
     stay_in_cones,
     transport,
 )
+from lexiscope.errors import TextError
 
 
 @given(seed=st.integers(0, 1000), cosine=st.floats(0.1, 0.99))
@@ -120,3 +121,14 @@ def test_a_gradient_out_of_the_cone_is_taken_off_at_its_edge_and_nowhere_else() 
             assert float(kept[i] @ anchor) == pytest.approx(0, abs=1e-5)
         else:
             assert torch.equal(kept[i], gradient[i])
+
+
+def test_a_text_of_one_token_is_refused_in_words() -> None:
+    sums = TokenSums(5, 4)
+    sums.add(torch.full((9,), 2), torch.randn(9, 4))
+    with pytest.raises(TextError, match="same token"):
+        transport(torch.randn(5, 4), sums)
+    sums.add(torch.tensor([3]), torch.randn(1, 4))
+    assert torch.isfinite(transport(torch.randn(5, 4), sums)).all()
+    with pytest.raises(TextError, match="same token"):
+        transport(torch.ones(5, 4), sums)  # tokens that the embedding does not tell apart

@@ -84,7 +84,7 @@ def test_a_special_token_without_a_row_never_comes_from_a_text(
     assert max(tokenizer.encode("the [PAD] cat")) < n_rows and not caplog.text
     byte_level.chat_template = "[PAD]{{ messages[0].content }}"
     with pytest.raises(ModelError, match=r"no row for '\[PAD\]'"):
-        tokenizer.encode_chat([{"role": "user", "content": "cat"}], reply=True)
+        tokenizer.encode_chat("cat")
 
 
 def test_a_model_whose_tokenizer_grew_loads_and_reads(tmp_path: Path) -> None:
@@ -122,21 +122,23 @@ def test_a_conversation_is_read_through_the_models_template(byte_level: Any) -> 
     byte_level.chat_template = TEMPLATE
     tokenizer = ModelTokenizer(byte_level, len(byte_level), "m")
     turn = byte_level.convert_tokens_to_ids("<|turn|>")
-    messages = [{"role": "user", "content": "the cat"}]
-    asked = tokenizer.encode_chat(messages, reply=True)
-    whole = tokenizer.encode_chat(messages, reply=False)
-    assert asked.count(turn) == 2 and whole.count(turn) == 1 and asked[: len(whole)] == whole
-    assert tokenizer.bos not in asked  # the caller opens every passage with it
+    question = {"role": "user", "content": "the cat"}
+    asked = tokenizer.encode_chat([question])
+    assert asked.count(turn) == 2 and tokenizer.bos not in asked  # the caller opens every passage with it
     assert tokenizer.decode(asked) == "<|turn|>user\nthe cat\n<|turn|>assistant\n"
+    assert tokenizer.encode_chat("the cat") == asked
+    assert tokenizer.encode_chat(tokenizer.decode(asked)) == asked  # already made by the template
+    answered = tokenizer.encode_chat([question, {"role": "assistant", "content": "sat"}])
+    assert tokenizer.decode(answered) == "<|turn|>user\nthe cat\n<|turn|>assistant\nsat\n"
 
 
 def test_a_model_without_a_template_and_messages_it_refuses_are_said(byte_level: Any) -> None:
     tokenizer = ModelTokenizer(byte_level, len(byte_level), "m")
     with pytest.raises(ModelError, match="m has no chat template"):
-        tokenizer.encode_chat([{"role": "user", "content": "cat"}], reply=True)
+        tokenizer.encode_chat("cat")
     byte_level.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelError, match="refuses these messages: roles must alternate"):
-        tokenizer.encode_chat([{"role": "user", "content": "cat"}], reply=True)
+        tokenizer.encode_chat("cat")
 
 
 def test_special_tokens_in_a_text_are_characters_and_are_found(byte_level: Any) -> None:
