@@ -74,6 +74,20 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert not list(filter(None, (missing(ROOT / path, heading) for path, heading in cited_paths(text))))
 
 
+def test_every_module_of_a_room_in_the_architecture_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    inside = text.partition("## Inside the rooms")[2].partition("\n## ")[0]
+    rooms = re.split(r"^\*\*`([\w/]+)/`\*\*", inside, flags=re.MULTILINE)[1:]
+    assert rooms[::2]
+    missing_modules = []
+    for room, modules in zip(rooms[::2], rooms[1::2], strict=True):
+        for module in re.findall(r"`([a-z_]+)/?`", modules):
+            path = ROOT / room / module
+            if not path.is_dir() and not path.with_suffix(".py").exists():
+                missing_modules.append(f"{room}/{module}")
+    assert not missing_modules
+
+
 def test_every_document_that_the_code_cites_exists() -> None:
     wrong = []
     for file in CODE:
