@@ -1,11 +1,11 @@
-// Draws each <figure data-chart> with Plotly from the figure JSON beside it, in the page's colours.
-// What the page shows without the chart (its table or its SVG) stays until the drawing has succeeded.
+// Draws each <figure data-chart> with Plotly from the JSON in it, in the colours of the theme.
+// The fallback (a table or an SVG) is hidden only after the drawing has succeeded.
 
 const root = document.documentElement;
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"];
 
 function colour(name) {
-  // A custom property made with light-dark() is resolved only where a real property uses it.
+  // light-dark() in a custom property is resolved only when another property uses it.
   const probe = document.body.appendChild(document.createElement("span"));
   probe.style.color = `var(--${name})`;
   const value = getComputedStyle(probe).color;
@@ -13,8 +13,8 @@ function colour(name) {
   return value;
 }
 
-/** Lines differ by their marks too, not by colour alone. */
-function toldApart(trace, i) {
+/** Lines have different markers, so that they differ not only by colour. */
+function withMarker(trace, i) {
   if (trace.type && trace.type !== "scatter") return trace;
   return { ...trace, marker: { symbol: SYMBOLS[i % SYMBOLS.length], size: 9, ...trace.marker } };
 }
@@ -31,7 +31,14 @@ function themed(layout) {
   out.legend = { ...layout.legend, orientation: "h", x: 0, y: 1.04, yanchor: "bottom" };
   for (const key of Object.keys(layout).concat("xaxis", "yaxis")) {
     if (/^[xy]axis\d*$/.test(key)) {
-      out[key] = { automargin: true, ...layout[key], gridcolor: line, linecolor: line, zerolinecolor: line, tickfont: { size: 14, color: ink } };
+      out[key] = {
+        automargin: true,
+        ...layout[key],
+        gridcolor: line,
+        linecolor: line,
+        zerolinecolor: line,
+        tickfont: { size: 14, color: ink },
+      };
     }
   }
   return out;
@@ -41,7 +48,10 @@ async function draw(figure) {
   const plot = figure.querySelector(".plot");
   const { data, layout = {} } = JSON.parse(figure.querySelector("script").textContent);
   plot.hidden = false;
-  await window.Plotly.react(plot, data.map(toldApart), themed(layout), { displayModeBar: false, responsive: true });
+  await window.Plotly.react(plot, data.map(withMarker), themed(layout), {
+    displayModeBar: false,
+    responsive: true,
+  });
   const fallback = figure.querySelector(".fallback");
   if (fallback) fallback.hidden = true;
 }
@@ -57,7 +67,12 @@ async function drawAll() {
   }
 }
 
-// Deferred scripts run in document order, before this module or after it: wait for whichever comes last.
+// Plotly's deferred script may run before or after this module.
 if (window.Plotly) drawAll();
-else addEventListener("load", () => { if (window.Plotly) drawAll(); });
-root.addEventListener("themechange", () => { if (window.Plotly) drawAll(); });
+else
+  addEventListener("load", () => {
+    if (window.Plotly) drawAll();
+  });
+root.addEventListener("themechange", () => {
+  if (window.Plotly) drawAll();
+});

@@ -1,4 +1,4 @@
-// Contexts of a feature: a readout of the token under the pointer or the arrow keys, and whole lines on request.
+// Contexts of a feature: shows the token under the pointer or selected by arrow keys, and whole contexts on request.
 
 const readout = document.getElementById("readout");
 const whole = document.getElementById("whole");

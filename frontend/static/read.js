@@ -1,24 +1,30 @@
-// The reading page works as links and a form; this saves the page's reload when a token is chosen, and says that the model is at work.
+// The reading page works without scripts. With this one, selecting a token does not reload the page, and a status
+// line shows that the model is reading.
 
 const form = document.getElementById("reader");
-const say = (words) => { document.getElementById("status").textContent = words; };
+const setStatus = (text) => {
+  document.getElementById("status").textContent = text;
+};
 
-form?.addEventListener("submit", () => say("Reading …"));
+form?.addEventListener("submit", () => setStatus("Reading …"));
 form?.elements.model.addEventListener("change", () => {
-  for (const box of form.querySelectorAll("[name=source]")) box.checked = false; // another model's dictionaries
+  for (const box of form.querySelectorAll("[name=source]")) box.checked = false; // they belong to another model
 });
 
 async function show(link, push) {
-  say("Reading …");
-  const answer = await fetch(link.href);
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  setStatus("Reading …");
+  const response = await fetch(link.href);
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const section = page.getElementById("token");
-  if (!answer.ok || !section) { location.assign(link.href); return; }
+  if (!response.ok || !section) {
+    location.assign(link.href);
+    return;
+  }
   document.getElementById("token").replaceWith(section);
   for (const other of document.querySelectorAll(".grid thead a")) other.removeAttribute("aria-current");
   link.setAttribute("aria-current", "true");
   if (push) history.pushState(null, "", link.href);
-  say("");
+  setStatus("");
   section.scrollIntoView({ block: "nearest" });
 }
 

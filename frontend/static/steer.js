@@ -1,18 +1,19 @@
-// Live steering: the form becomes a SteerRequest or a SweepRequest (server/live/records.py); answers are read as they arrive.
+// Live steering: sends the form as a SteerRequest or a SweepRequest (server/live/requests.py) and shows the events.
 
 import { events } from "./stream.js";
-import { chip, effect, measured, meant, written } from "./steer_report.js";
-import { swept } from "./sweep.js";
+import { addToken, chip, showEffect, showMeasured, showResolved } from "./steer_report.js";
+import { showSweep } from "./sweep.js";
 
 const form = document.getElementById("steer");
 const at = (id) => document.getElementById(id);
 const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/\d+$/;
-const MODES = { // slider range, strength to begin with, what one unit is
+const MODES = {
+  // slider minimum and maximum, initial strength, unit
   add: [-2, 2, 0.5, "of the mean residual norm"],
   orthogonal: [-2, 2, 0.5, "of the mean residual norm"],
   clamp: [-2, 4, 1, "of the feature's maximum"],
   scale: [0, 8, 2, "of its activation"],
-  swap: [0, 4, 1, "of what is handed on"],
+  swap: [0, 4, 1, "of the activation that is moved"],
   ablate: [0, 1, 0, ""],
 };
 let running = null;
@@ -21,8 +22,8 @@ const typed = (text) => text.replaceAll("␣", " ").replaceAll("↵", "\n").repl
 const marked = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
 
 function layersOf(model) {
-  const known = JSON.parse(at("layers").textContent)[model] ?? [];
-  return [...new Set(known.map((l) => l.layer))].sort((a, b) => a - b);
+  const layers = JSON.parse(at("layers").textContent)[model] ?? [];
+  return [...new Set(layers.map((l) => l.layer))].sort((a, b) => a - b);
 }
 
 function fillLayers(select) {
@@ -32,22 +33,29 @@ function fillLayers(select) {
 }
 
 function setMode(item) {
-  const [min, max, begin, unit] = MODES[item.querySelector(".mode").value];
+  const [min, max, initial, unit] = MODES[item.querySelector(".mode").value];
   const slider = item.querySelector(".slider");
   Object.assign(slider, { min, max });
-  slider.value = begin;
+  slider.value = initial;
   item.querySelector(".unit").textContent = unit;
-  item.querySelector(".scale").replaceChildren(...[0, 1, 2, 3, 4].map((i) => {
-    const mark = min + (i * (max - min)) / 4;
-    return Object.assign(document.createElement("span"), { textContent: `${mark < 0 ? "−" : ""}${Math.abs(mark)}${i === 4 ? "×" : ""}` });
-  }));
+  item.querySelector(".scale").replaceChildren(
+    ...[0, 1, 2, 3, 4].map((i) => {
+      const mark = min + (i * (max - min)) / 4;
+      return Object.assign(document.createElement("span"), {
+        textContent: `${mark < 0 ? "−" : ""}${Math.abs(mark)}${i === 4 ? "×" : ""}`,
+      });
+    }),
+  );
 }
 
 function refresh(item) {
   const mode = item.querySelector(".mode").value;
   const strength = Number(item.querySelector(".slider").value);
   const additive = mode === "add" || mode === "orthogonal";
-  const byId = [".target", ".to input", ".when"].map((name) => item.querySelector(name).value.trim()).filter(Boolean).every((v) => FEATURE_ID.test(v));
+  const byId = [".target", ".to input", ".when"]
+    .map((name) => item.querySelector(name).value.trim())
+    .filter(Boolean)
+    .every((v) => FEATURE_ID.test(v));
   item.querySelector(".where").hidden = byId && FEATURE_ID.test(item.querySelector(".target").value.trim());
   item.querySelector(".how").hidden = mode === "ablate";
   item.querySelector(".to").hidden = mode !== "swap";
@@ -55,7 +63,8 @@ function refresh(item) {
   item.querySelector(".zones").hidden = !additive;
   const output = item.querySelector(".strength");
   const far = additive && Math.abs(strength) > 1;
-  output.textContent = `${strength.toFixed(2)}×${far ? " off-manifold" : additive && Math.abs(strength) >= 0.5 ? " typical" : ""}`;
+  const typical = additive && Math.abs(strength) >= 0.5;
+  output.textContent = `${strength.toFixed(2)}×${far ? " off-manifold" : typical ? " typical" : ""}`;
   output.classList.toggle("far", far);
 }
 
@@ -66,7 +75,9 @@ function refreshAll() {
 }
 
 function choice(item, text) {
-  return FEATURE_ID.test(text.trim()) ? { id: text.trim() } : { token: typed(text), layer: Number(item.querySelector(".layer").value) };
+  return FEATURE_ID.test(text.trim())
+    ? { id: text.trim() }
+    : { token: typed(text), layer: Number(item.querySelector(".layer").value) };
 }
 
 function feature(item) {
@@ -76,31 +87,45 @@ function feature(item) {
   if (mode === "swap") given.to = choice(item, item.querySelector(".to input").value);
   const part = item.querySelector(".part").value;
   if (part !== "all") given.where = part;
-  const positions = item.querySelector(".positions").value.split(/[\s,]+/).filter(Boolean).map(Number);
+  const positions = item
+    .querySelector(".positions")
+    .value.split(/[\s,]+/)
+    .filter(Boolean)
+    .map(Number);
   if (positions.length) given.positions = positions;
   if (item.querySelector(".when").value.trim()) given.when = choice(item, item.querySelector(".when").value);
   return given;
 }
 
 function request() {
-  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop_text } = form.elements;
+  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop_text } =
+    form.elements;
   return {
-    model: model.value, prompt: prompt.value, features: [...at("interventions").children].map(feature),
-    max_tokens: Number(max_tokens.value), temperature: Number(temperature.value), seed: Number(seed.value),
-    top_k: Number(top_k.value), top_p: Number(top_p.value), frequency_penalty: Number(frequency_penalty.value),
+    model: model.value,
+    prompt: prompt.value,
+    features: [...at("interventions").children].map(feature),
+    max_tokens: Number(max_tokens.value),
+    temperature: Number(temperature.value),
+    seed: Number(seed.value),
+    top_k: Number(top_k.value),
+    top_p: Number(top_p.value),
+    frequency_penalty: Number(frequency_penalty.value),
     stop: stop_text.value ? [typed(stop_text.value)] : [],
   };
 }
 
-function say(words) { at("status").textContent = words; }
-
-function fail(words) {
-  at("failure").textContent = words;
-  at("failure").hidden = false;
-  say("");
+function setStatus(text) {
+  at("status").textContent = text;
 }
 
-function begin(prompt) {
+function fail(error) {
+  at("failure").textContent = error;
+  at("failure").hidden = false;
+  setStatus("");
+}
+
+/** Clears the results; shows the two texts if there is a prompt. */
+function clearResults(prompt) {
   for (const id of ["failure", "effect", "measured", "swept", "meant", "kl-legend"]) at(id).hidden = true;
   at("outcome").hidden = prompt === null;
   if (prompt === null) return;
@@ -110,60 +135,92 @@ function begin(prompt) {
   }
 }
 
-const on = {
+const handlers = {
   resolved(event) {
-    say(`Writing with ${event.features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`);
-    meant(event.meant ?? []);
+    setStatus(
+      `Generating with ${event.features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`,
+    );
+    showResolved(event.meant ?? []);
   },
-  step(event) { written("default-text", event.default); written("steered-text", event.steered); },
-  effect,
-  measured,
+  step(event) {
+    addToken("default-text", event.default);
+    addToken("steered-text", event.steered);
+  },
+  effect: showEffect,
+  measured: showMeasured,
   done({ tokens_per_second, default_end, steered_end }) {
-    const ends = { length: "", stop: " before a stop text", end: " at the end of text" };
-    const early = [["default", default_end], ["steered", steered_end]].filter(([, end]) => ends[end]);
-    say(`Done, ${tokens_per_second.toFixed(1)} tokens a second.${early.map(([row, end]) => ` The ${row} text ended${ends[end]}.`).join("")}`);
+    const ends = { length: "", stop: " before a stop text", end: " at the end-of-text token" };
+    const early = [
+      ["default", default_end],
+      ["steered", steered_end],
+    ].filter(([, end]) => ends[end]);
+    setStatus(
+      `Done, ${tokens_per_second.toFixed(1)} tokens a second.` +
+        early.map(([row, end]) => ` The ${row} text ended${ends[end]}.`).join(""),
+    );
   },
-  error({ error }) { fail(error); },
+  error({ error }) {
+    fail(error);
+  },
 };
 
-/** The words for an answer that is no stream: our own ErrorRecord, or the status alone. */
-async function refusal(response) {
+/** The message of a response that is not a stream: an ErrorRecord, or only a status. */
+async function errorOf(response) {
   try {
     const { error, kept } = await response.json();
     const again = response.headers.get("retry-after");
-    if (error) return `${error}${kept ? ` ${kept}` : ""}${again && !/second/.test(error) ? ` Try again in ${again} seconds.` : ""}`;
-  } catch { /* the answer is not JSON */ }
-  return `The server answered ${response.status} ${response.statusText}.`;
+    if (error)
+      return [error, kept, again && !/second/.test(error) && `Try again in ${again} seconds.`]
+        .filter(Boolean)
+        .join(" ");
+  } catch {
+    /* the response is not JSON */
+  }
+  return `The server responded with ${response.status} ${response.statusText}.`;
 }
 
-/** POST `body`, one request at a time; `read` gets the answer. */
-async function ask(path, body, read) {
+/** POSTs `body`, one request at a time, and passes the response to `read`. */
+async function post(path, body, read) {
   running?.abort();
-  const mine = (running = new AbortController());
-  say("Waiting for the model …");
+  const own = (running = new AbortController());
+  setStatus("Waiting for the model …");
   at("stop").disabled = false;
   try {
     const response = await fetch(path, {
-      method: "POST", signal: mine.signal, body: JSON.stringify(body),
+      method: "POST",
+      signal: own.signal,
+      body: JSON.stringify(body),
       headers: { "content-type": "application/json", accept: "text/event-stream" },
     });
-    if (!response.ok) { at("outcome").hidden = true; fail(await refusal(response)); return; }
+    if (!response.ok) {
+      at("outcome").hidden = true;
+      fail(await errorOf(response));
+      return;
+    }
     await read(response);
   } catch (error) {
-    if (mine.signal.aborted) { if (running === mine) say("Stopped."); }
-    else fail(`The server cannot be reached: ${error.message}.`);
+    if (own.signal.aborted) {
+      if (running === own) setStatus("Stopped.");
+    } else fail(`The server cannot be reached: ${error.message}.`);
   } finally {
-    if (running === mine) { running = null; at("stop").disabled = true; }
+    if (running === own) {
+      running = null;
+      at("stop").disabled = true;
+    }
   }
 }
 
 function steer() {
   const body = { ...request(), controls: form.elements.controls.checked };
-  begin(body.prompt);
-  return ask("/api/v1/steer", body, async (response) => {
+  clearResults(body.prompt);
+  return post("/api/v1/steer", body, async (response) => {
     let last = "";
-    for await (const event of events(response.body)) { last = event.event; on[event.event]?.(event); }
-    if (last !== "done" && last !== "error") fail("The stream ended early: the model worker stopped. What was written is kept above.");
+    for await (const event of events(response.body)) {
+      last = event.event;
+      handlers[event.event]?.(event);
+    }
+    if (last !== "done" && last !== "error")
+      fail("The stream ended early because the model worker stopped. The text above is kept.");
   });
 }
 
@@ -171,19 +228,21 @@ function sweep() {
   const body = { ...request(), max_tokens: Math.min(Number(form.elements.max_tokens.value), 48) };
   const { min, max } = at("interventions").querySelector(".slider");
   const mode = body.features[0].mode;
-  if (mode !== "add" && mode !== "orthogonal") body.strengths = [1, 2, 3, 4, 5, 6, 7, 8].map((i) => Number(min) + (i * (max - min)) / 8);
-  begin(null);
-  return ask("/api/v1/steer/sweep", body, async (response) => {
-    const answer = await response.json();
-    meant(answer.resolved.meant);
-    swept(answer.swept, chip);
-    say("Done.");
+  if (mode !== "add" && mode !== "orthogonal")
+    body.strengths = [1, 2, 3, 4, 5, 6, 7, 8].map((i) => Number(min) + (i * (max - min)) / 8);
+  clearResults(null);
+  return post("/api/v1/steer/sweep", body, async (response) => {
+    const result = await response.json();
+    showResolved(result.resolved.meant);
+    showSweep(result.swept, chip);
+    setStatus("Done.");
   });
 }
 
 if (form) {
   for (const select of form.querySelectorAll(".layer")) fillLayers(select);
-  for (const target of form.querySelectorAll(".target")) if (!FEATURE_ID.test(target.value)) target.value = marked(target.value);
+  for (const target of form.querySelectorAll(".target"))
+    if (!FEATURE_ID.test(target.value)) target.value = marked(target.value);
   for (const item of at("interventions").children) setMode(item);
   refreshAll();
   form.addEventListener("input", (event) => {
@@ -205,8 +264,13 @@ if (form) {
     refreshAll();
     item.querySelector(".target").focus();
   });
-  form.addEventListener("submit", (event) => { event.preventDefault(); steer(); });
-  at("sweep").addEventListener("click", () => { if (form.reportValidity()) sweep(); });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    steer();
+  });
+  at("sweep").addEventListener("click", () => {
+    if (form.reportValidity()) sweep();
+  });
   at("stop").addEventListener("click", () => running?.abort());
   addEventListener("pagehide", () => running?.abort());
 }

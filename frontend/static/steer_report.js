@@ -1,54 +1,106 @@
-// What a steer's events say, put on the page: the text as it is written, the next token, the whole run beside its controls.
+// Shows the events of a steer: the generated text, the effect on the next token, the whole run and its controls.
 
 const at = (id) => document.getElementById(id);
-const make = (tag, given = {}, ...children) => { const e = Object.assign(document.createElement(tag), given); e.append(...children); return e; };
+const make = (tag, given = {}, ...children) => {
+  const e = Object.assign(document.createElement(tag), given);
+  e.append(...children);
+  return e;
+};
 
 export const share = (p) => (p > 0 && p < 1e-7 ? "< 0.00001 %" : `${(100 * p).toPrecision(3)} %`);
-const times = (mode, strength) => (mode === "ablate" ? "ablated" : `${mode === "add" ? "" : `${mode} `}${strength > 0 ? "+" : ""}${strength.toFixed(2)}×`);
+const times = (mode, strength) =>
+  mode === "ablate"
+    ? "ablated"
+    : `${mode === "add" ? "" : `${mode} `}${strength > 0 ? "+" : ""}${strength.toFixed(2)}×`;
 const cell = (content, numeric = false) => make("td", { className: numeric ? "num" : "" }, content);
 
 export function chip(feature) {
-  return make("a", { className: "chip", href: `/${feature.id}`, textContent: feature.name.shown, title: `${feature.id} · token ${feature.name.id} · ${feature.verdict}` });
+  return make("a", {
+    className: "chip",
+    href: `/${feature.id}`,
+    textContent: feature.name.shown,
+    title: `${feature.id} · token ${feature.name.id} · ${feature.verdict}`,
+  });
 }
 
-/** Which feature each name meant, and the others that carry it. */
-export function meant(list) {
-  const items = list.filter((one) => one.others.length).map(({ feature, others }) => {
-    const more = others.slice(0, 6).flatMap((other) => [" ", make("a", { href: `/${other.id}`, textContent: `${other.source} · ${other.index}` })]);
-    const rest = others.length > 6 ? ` and ${others.length - 6} more` : "";
-    return make("li", {}, "By ", chip(feature), ` the best-evidenced feature was taken, ${feature.source} · ${feature.index} (${feature.verdict}). Also of that name:`, ...more, rest);
-  });
+/** For each name, the selected feature and the other features of that name. */
+export function showResolved(resolved) {
+  const items = resolved
+    .filter((one) => one.others.length)
+    .map(({ feature, others }) => {
+      const more = others
+        .slice(0, 6)
+        .flatMap((other) => [
+          " ",
+          make("a", { href: `/${other.id}`, textContent: `${other.source} · ${other.index}` }),
+        ]);
+      const rest = others.length > 6 ? ` and ${others.length - 6} more` : "";
+      return make(
+        "li",
+        {},
+        "For ",
+        chip(feature),
+        ` the feature with the best evidence was selected, ${feature.source} · ${feature.index} `,
+        `(${feature.verdict}). Other features of that name:`,
+        ...more,
+        rest,
+      );
+    });
   at("meant").replaceChildren(...items);
   at("meant").hidden = items.length === 0;
 }
 
-/** One more token of one row; its alternatives on hover. */
-export function written(id, generated) {
+/** Appends one token to a row; its alternatives are on hover. */
+export function addToken(id, generated) {
   if (!generated) return;
-  const others = (generated.top ?? []).map((t) => `${t.shown} ${Math.exp(t.score).toPrecision(2)}`).join(", ");
-  const title = `${generated.token.shown} · token ${generated.token.id} · p ${Math.exp(generated.logprob).toPrecision(3)}${others ? `\nlikeliest: ${others}` : ""}`;
-  at(id).append(make("span", { textContent: generated.text, title }));
+  const others = (generated.top ?? [])
+    .map((t) => `${t.shown} ${Math.exp(t.score).toPrecision(2)}`)
+    .join(", ");
+  const { shown, id: token } = generated.token;
+  const title = `${shown} · token ${token} · p ${Math.exp(generated.logprob).toPrecision(3)}`;
+  const alternatives = others ? `\nmost likely: ${others}` : "";
+  at(id).append(make("span", { textContent: generated.text, title: title + alternatives }));
 }
 
-export function effect({ kl_first, effects }) {
-  at("effect").querySelector("tbody").replaceChildren(...effects.map((e) => make("tr", {},
-    cell(chip(e.feature)), cell(`${e.feature.source} · ${e.feature.index}`), cell(times(e.mode, e.strength)),
-    cell(share(e.probability_default), true), cell(share(e.probability_steered), true),
-    cell(e.rank_default.toLocaleString("en"), true), cell(e.rank_steered.toLocaleString("en"), true),
-  )));
-  at("kl").textContent = `KL(steered ‖ default) there: ${kl_first.toFixed(3)} nats.`;
+export function showEffect({ kl_first, effects }) {
+  at("effect")
+    .querySelector("tbody")
+    .replaceChildren(
+      ...effects.map((e) =>
+        make(
+          "tr",
+          {},
+          cell(chip(e.feature)),
+          cell(`${e.feature.source} · ${e.feature.index}`),
+          cell(times(e.mode, e.strength)),
+          cell(share(e.probability_default), true),
+          cell(share(e.probability_steered), true),
+          cell(e.rank_default.toLocaleString("en"), true),
+          cell(e.rank_steered.toLocaleString("en"), true),
+        ),
+      ),
+    );
+  at("kl").textContent = `KL(steered ‖ default) at this position: ${kl_first.toFixed(3)} nats.`;
   at("effect").hidden = false;
 }
 
-const KINDS = { embedding: "raw embedding of the name", random: "random feature of equal density", plain: "plain dictionary's nearest feature" };
+const KINDS = {
+  embedding: "raw embedding of the name",
+  random: "random feature of similar density",
+  plain: "nearest feature of the plain dictionary",
+};
 
 function verdict({ named, controls }) {
   const judged = named.filter((one) => one.beats_controls !== null);
-  if (!judged.length) return controls.length ? "" : "No controls were asked for, so this is no evidence of an effect of the name.";
-  const words = judged.map((one) => (one.beats_controls
-    ? `${one.feature.name.shown} moved as asked, and further than under each of the ${controls.length} controls: an effect.`
-    : `${one.feature.name.shown} did not move further than under every control: not called an effect.`));
-  return words.join(" ");
+  if (!judged.length)
+    return controls.length ? "" : "Without controls, this is no evidence of an effect of the name.";
+  const sentences = judged.map((one) =>
+    one.beats_controls
+      ? `${one.feature.name.shown} changes in the direction requested, and more than under each of the ` +
+        `${controls.length} controls: an effect.`
+      : `${one.feature.name.shown} does not change more than under every control: no effect.`,
+  );
+  return sentences.join(" ");
 }
 
 function colourByKl(kl) {
@@ -63,26 +115,79 @@ function colourByKl(kl) {
   at("kl-legend").hidden = false;
 }
 
-function movedList(id, list) {
-  at(id).replaceChildren(...list.map((m) => make("li", {}, make("span", { className: "num", textContent: `${m.default.toFixed(2)} → ${m.steered.toFixed(2)}` }), " ", chip(m), " ", make("span", { className: `badge ${m.verdict}`, textContent: m.verdict === "both" ? "reads + predicts" : m.verdict }))));
+function showChanges(id, list) {
+  at(id).replaceChildren(
+    ...list.map((m) =>
+      make(
+        "li",
+        {},
+        make("span", { className: "num", textContent: `${m.default.toFixed(2)} → ${m.steered.toFixed(2)}` }),
+        " ",
+        chip(m),
+        " ",
+        make("span", {
+          className: `badge ${m.verdict}`,
+          textContent: m.verdict === "both" ? "reads + predicts" : m.verdict,
+        }),
+      ),
+    ),
+  );
 }
 
-export function measured(event) {
+export function showMeasured(event) {
   colourByKl(event.kl);
   at("beats").textContent = verdict(event);
-  const head = make("tr", {}, make("th", { scope: "col", textContent: "Row" }), ...event.named.map((n) => make("th", { scope: "col", className: "num" }, chip(n.feature))), make("th", { scope: "col", className: "num", textContent: "KL, nats" }));
-  const row = (words, values, kl, strong = false) => make("tr", { className: strong ? "own" : "" }, make("th", { scope: "row" }, ...words), ...values.map((p) => cell(share(p), true)), cell(kl === null ? "–" : kl.toFixed(3), true));
-  at("controls").querySelector("thead").replaceChildren(head);
-  at("controls").querySelector("tbody").replaceChildren(
-    row(["default"], event.named.map((n) => n.probability_default), null),
-    row(["steered"], event.named.map((n) => n.probability_steered), event.kl_default_text, true),
-    ...event.controls.map((c) => row([`control: ${KINDS[c.kind]}`, ...c.features.flatMap((f) => [" ", chip(f)])], c.named.map((n) => n.probability), c.kl)),
+  const head = make(
+    "tr",
+    {},
+    make("th", { scope: "col", textContent: "Row" }),
+    ...event.named.map((n) => make("th", { scope: "col", className: "num" }, chip(n.feature))),
+    make("th", { scope: "col", className: "num", textContent: "KL, nats" }),
   );
-  const missing = event.controls_missing.length ? ` Not made: ${event.controls_missing.join("; ")}.` : "";
-  at("run-words").textContent = `Mean KL over the steered text ${event.kl_mean.toFixed(3)} nats. Perplexity under the unsteered model: default text ${event.perplexity_default.toFixed(1)}, steered text ${event.perplexity_steered.toFixed(1)}.${missing}`;
-  movedList("rose", event.rose);
-  movedList("fell", event.fell);
+  const row = (label, values, kl, strong = false) =>
+    make(
+      "tr",
+      { className: strong ? "own" : "" },
+      make("th", { scope: "row" }, ...label),
+      ...values.map((p) => cell(share(p), true)),
+      cell(kl === null ? "–" : kl.toFixed(3), true),
+    );
+  at("controls").querySelector("thead").replaceChildren(head);
+  at("controls")
+    .querySelector("tbody")
+    .replaceChildren(
+      row(
+        ["default"],
+        event.named.map((n) => n.probability_default),
+        null,
+      ),
+      row(
+        ["steered"],
+        event.named.map((n) => n.probability_steered),
+        event.kl_default_text,
+        true,
+      ),
+      ...event.controls.map((c) =>
+        row(
+          [`control: ${KINDS[c.kind]}`, ...c.features.flatMap((f) => [" ", chip(f)])],
+          c.named.map((n) => n.probability),
+          c.kl,
+        ),
+      ),
+    );
+  const missing = event.controls_missing.length
+    ? ` Controls not made: ${event.controls_missing.join("; ")}.`
+    : "";
+  at("run-words").textContent =
+    `Mean KL over the steered text ${event.kl_mean.toFixed(3)} nats. Perplexity under the unsteered model: ` +
+    `default text ${event.perplexity_default.toFixed(1)}, ` +
+    `steered text ${event.perplexity_steered.toFixed(1)}.${missing}`;
+  showChanges("rose", event.rose);
+  showChanges("fell", event.fell);
   at("moved").hidden = !event.rose.length && !event.fell.length;
-  at("moved-words").textContent = event.moved_source ? `Other features by mean activation over the default text, read with ${event.moved_source} in the default and in the steered model.` : "";
+  at("moved-words").textContent = event.moved_source
+    ? "Mean activations of other features over the default text, in the default and in the steered model, " +
+      `measured with ${event.moved_source}.`
+    : "";
   at("measured").hidden = false;
 }

@@ -1,4 +1,4 @@
-// Server-sent events over fetch (EventSource cannot POST): the JSON of each `data:` block, as it arrives.
+// Server-sent events from a fetch response (EventSource cannot POST): yields the JSON of each `data:` block.
 
 export async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -9,7 +9,11 @@ export async function* events(body) {
     const blocks = rest.split("\n\n");
     rest = done ? "" : blocks.pop();
     for (const block of blocks) {
-      const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
+      const data = block
+        .split("\n")
+        .filter((line) => line.startsWith("data:"))
+        .map((line) => line.slice(5).trimStart())
+        .join("\n");
       if (data) yield JSON.parse(data);
     }
     if (done) return;

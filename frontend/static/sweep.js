@@ -1,9 +1,14 @@
-// A dose-response curve as three small drawings and a table: probability of the names, KL, perplexity, over strength.
+// A dose-response curve: the probability of the names, KL and perplexity by strength, as drawings and as a table.
 
 import { share } from "./steer_report.js";
 
 const at = (id) => document.getElementById(id);
-const W = 320, H = 190, LEFT = 66, BOTTOM = 34, TOP = 12, RIGHT = 10;
+const W = 320,
+  H = 190,
+  LEFT = 66,
+  BOTTOM = 34,
+  TOP = 12,
+  RIGHT = 10;
 
 function svg(tag, given, ...children) {
   const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -13,32 +18,65 @@ function svg(tag, given, ...children) {
 }
 
 const text = (x, y, words, given = {}) => svg("text", { x, y, ...given }, words);
-const short = (v) => (v !== 0 && (Math.abs(v) < 0.001 || Math.abs(v) >= 10000) ? v.toExponential(0) : String(Number(v.toPrecision(2))));
+const short = (v) =>
+  v !== 0 && (Math.abs(v) < 0.001 || Math.abs(v) >= 10000)
+    ? v.toExponential(0)
+    : String(Number(v.toPrecision(2)));
 
-/** `lines`: {name, values} over the strengths, which are in order. Bands: typical from 0.5×, off-manifold beyond 1×. */
-function curve(title, strengths, lines, { sweet, bands, log = false }) {
+/** Draws `lines` ({name, values}) over the sorted strengths. Bands: typical from 0.5×, off-manifold beyond 1×. */
+function drawCurve(title, strengths, lines, { sweet, bands, log = false }) {
   const scale = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
   const all = lines.flatMap((line) => line.values).map(scale);
-  const low = log ? Math.min(...all) : Math.min(0, ...all), high = Math.max(...all, low + 1e-9);
+  const low = log ? Math.min(...all) : Math.min(0, ...all),
+    high = Math.max(...all, low + 1e-9);
   const [first, last] = [strengths[0], strengths.at(-1)];
   const x = (s) => LEFT + ((s - first) / (last - first || 1)) * (W - LEFT - RIGHT);
   const y = (v) => H - BOTTOM - ((scale(v) - low) / (high - low)) * (H - TOP - BOTTOM);
-  const drawing = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "curve", role: "img", "aria-label": `${title} over strength; the numbers are in the table below` });
-  const band = (a, b, name) => { if (b > a) drawing.append(svg("rect", { x: x(a), width: x(b) - x(a), y: TOP, height: H - TOP - BOTTOM, class: name })); };
+  const drawing = svg("svg", {
+    viewBox: `0 0 ${W} ${H}`,
+    class: "curve",
+    role: "img",
+    "aria-label": `${title} by strength; the numbers are in the table below`,
+  });
+  const band = (a, b, name) => {
+    if (b > a)
+      drawing.append(
+        svg("rect", { x: x(a), width: x(b) - x(a), y: TOP, height: H - TOP - BOTTOM, class: name }),
+      );
+  };
   if (bands) {
-    band(Math.max(first, 0.5), Math.min(last, 1), "typical"); band(Math.max(first, -1), Math.min(last, -0.5), "typical");
-    band(Math.max(first, 1), last, "off"); band(first, Math.min(last, -1), "off");
+    band(Math.max(first, 0.5), Math.min(last, 1), "typical");
+    band(Math.max(first, -1), Math.min(last, -0.5), "typical");
+    band(Math.max(first, 1), last, "off");
+    band(first, Math.min(last, -1), "off");
   }
-  if (sweet !== null) drawing.append(svg("line", { x1: x(sweet), x2: x(sweet), y1: TOP, y2: H - BOTTOM, class: "sweet" }));
+  if (sweet !== null)
+    drawing.append(svg("line", { x1: x(sweet), x2: x(sweet), y1: TOP, y2: H - BOTTOM, class: "sweet" }));
   lines.forEach((line, i) => {
-    drawing.append(svg("polyline", { points: line.values.map((v, j) => `${x(strengths[j])},${y(v)}`).join(" "), class: `line l${i % 4}` }));
-    line.values.forEach((v, j) => drawing.append(svg("circle", { cx: x(strengths[j]), cy: y(v), r: 3.5, class: `l${i % 4}` }, svg("title", {}, `${line.name}: ${short(v)} at ${strengths[j]}×`))));
+    drawing.append(
+      svg("polyline", {
+        points: line.values.map((v, j) => `${x(strengths[j])},${y(v)}`).join(" "),
+        class: `line l${i % 4}`,
+      }),
+    );
+    line.values.forEach((v, j) =>
+      drawing.append(
+        svg(
+          "circle",
+          { cx: x(strengths[j]), cy: y(v), r: 3.5, class: `l${i % 4}` },
+          svg("title", {}, `${line.name}: ${short(v)} at ${strengths[j]}×`),
+        ),
+      ),
+    );
   });
   const unscaled = (v) => (log ? 10 ** v : v);
   drawing.append(
     svg("path", { d: `M${LEFT},${TOP}V${H - BOTTOM}H${W - RIGHT}`, class: "axes" }),
-    text(LEFT - 6, H - BOTTOM + 4, short(unscaled(low)), { "text-anchor": "end" }), text(LEFT - 6, TOP + 8, short(unscaled(high)), { "text-anchor": "end" }),
-    text(LEFT, H - 12, `${first}×`), text(W - RIGHT, H - 12, `${last}×`, { "text-anchor": "end" }), text((W + LEFT) / 2, H - 12, "strength", { "text-anchor": "middle" }),
+    text(LEFT - 6, H - BOTTOM + 4, short(unscaled(low)), { "text-anchor": "end" }),
+    text(LEFT - 6, TOP + 8, short(unscaled(high)), { "text-anchor": "end" }),
+    text(LEFT, H - 12, `${first}×`),
+    text(W - RIGHT, H - 12, `${last}×`, { "text-anchor": "end" }),
+    text((W + LEFT) / 2, H - 12, "strength", { "text-anchor": "middle" }),
   );
   const figure = document.createElement("figure");
   const caption = document.createElement("figcaption");
@@ -47,27 +85,66 @@ function curve(title, strengths, lines, { sweet, bands, log = false }) {
   return figure;
 }
 
-export function swept(answer, chip) {
-  const points = [...answer.points, answer.default].sort((a, b) => a.strength - b.strength);
+export function showSweep(curve, chip) {
+  const points = [...curve.points, curve.default].sort((a, b) => a.strength - b.strength);
   const strengths = points.map((p) => p.strength);
-  const how = { sweet: answer.sweet_spot, bands: answer.unit === "norm" };
-  const names = answer.default.named.map((n) => n.feature);
+  const how = { sweet: curve.sweet_spot, bands: curve.unit === "norm" };
+  const names = curve.default.named.map((n) => n.feature);
   at("curves").replaceChildren(
-    curve(`Probability of ${names.map((f) => f.name.shown).join(", ")} over the run`, strengths, names.map((f, i) => ({ name: f.name.shown, values: points.map((p) => p.named[i].probability) })), how),
-    curve("KL from default, nats a token", strengths, [{ name: "KL", values: points.map((p) => p.kl) }], how),
-    curve("Perplexity under the unsteered model", strengths, [{ name: "perplexity", values: points.map((p) => p.perplexity) }], { ...how, log: true }),
+    drawCurve(
+      `Probability of ${names.map((f) => f.name.shown).join(", ")} over the run`,
+      strengths,
+      names.map((f, i) => ({ name: f.name.shown, values: points.map((p) => p.named[i].probability) })),
+      how,
+    ),
+    drawCurve(
+      "KL from default, nats a token",
+      strengths,
+      [{ name: "KL", values: points.map((p) => p.kl) }],
+      how,
+    ),
+    drawCurve(
+      "Perplexity under the unsteered model",
+      strengths,
+      [{ name: "perplexity", values: points.map((p) => p.perplexity) }],
+      { ...how, log: true },
+    ),
   );
-  at("doses").querySelector("tbody").replaceChildren(...points.map((p) => {
-    const row = document.createElement("tr");
-    if (p.strength === answer.sweet_spot && p !== answer.default) row.className = "own";
-    const values = [`${p.strength}×`, p.named.map((n) => share(n.probability_first)).join(" / "), p.named.map((n) => share(n.probability)).join(" / "), p.kl.toFixed(3), p.perplexity.toFixed(1), p.distinct.toFixed(2), p.text];
-    row.append(...values.map((v, i) => Object.assign(document.createElement("td"), { textContent: v, className: i < 6 ? "num" : "" })));
-    return row;
-  }));
+  at("doses")
+    .querySelector("tbody")
+    .replaceChildren(
+      ...points.map((p) => {
+        const row = document.createElement("tr");
+        if (p.strength === curve.sweet_spot && p !== curve.default) row.className = "own";
+        const values = [
+          `${p.strength}×`,
+          p.named.map((n) => share(n.probability_first)).join(" / "),
+          p.named.map((n) => share(n.probability)).join(" / "),
+          p.kl.toFixed(3),
+          p.perplexity.toFixed(1),
+          p.distinct.toFixed(2),
+          p.text,
+        ];
+        row.append(
+          ...values.map((v, i) =>
+            Object.assign(document.createElement("td"), { textContent: v, className: i < 6 ? "num" : "" }),
+          ),
+        );
+        return row;
+      }),
+    );
   at("sweet").replaceChildren(
-    ...(answer.sweet_spot === null ? ["No strength moves the name and still reads like the model."] : ["Sweet spot: ", Object.assign(document.createElement("b"), { textContent: `${answer.sweet_spot}×` }), " for ", ...names.map(chip), "."]),
+    ...(curve.sweet_spot === null
+      ? ["No strength changes the name without degrading the text."]
+      : [
+          "Sweet spot: ",
+          Object.assign(document.createElement("b"), { textContent: `${curve.sweet_spot}×` }),
+          " for ",
+          ...names.map(chip),
+          ".",
+        ]),
     how.bands ? " Shaded: typical from ±0.5×, darker: off-manifold beyond ±1×." : "",
   );
-  at("rule").textContent = answer.rule;
+  at("rule").textContent = curve.rule;
   at("swept").hidden = false;
 }

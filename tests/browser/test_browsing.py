@@ -75,16 +75,16 @@ def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):
     assert page.locator(".contexts").count() == 0
 
 
-def test_a_feature_says_what_it_fires_on_writes_and_does_when_it_is_taken_away(page):
+def test_a_feature_page_has_a_section_for_each_kind_of_evidence(page):
     page.goto("/tiny/1-vasae/6")
     headings = page.locator("main :is(h2, h3)").all_inner_texts()
     for heading in (
-        "The best name afterwards",
+        "Best name by its firings",
         "When it fires",
-        "Where in a passage",
-        "Taken away",
-        "What it writes to the output",
-        "Relatives",
+        "Position in the passage",
+        "Ablation",
+        "Effect on the output",
+        "Related features",
     ):
         assert heading in headings
     position = page.locator(".histogram.short")
@@ -97,9 +97,9 @@ def test_a_relative_in_the_next_layer_is_one_click_away(page):
     page.wait_for_url(re.compile(r"/tiny/2-vasae/\d+$"))
 
 
-def test_a_token_that_names_nothing_says_so_on_its_own_page(page):
+def test_a_token_that_is_no_name_is_marked_on_its_page(page):
     page.goto("/tokens/tiny/16")
-    assert "Names nothing." in page.locator("header.title").inner_text()
+    assert "Not a name." in page.locator("header.title").inner_text()
 
 
 def test_verdict_counts_lead_to_their_features(page):
@@ -134,20 +134,20 @@ def test_a_script_in_the_query_is_text(page):
     assert "<script>alert(1)</script>" in page.locator("h1").inner_text()
 
 
-def test_a_token_that_names_nothing_is_found_and_says_so(page):
+def test_a_token_that_is_no_name_is_found_and_marked(page):
     page.goto("/search?q=7")
-    assert "names no feature" in page.locator(".hits li").first.inner_text()
+    assert "no feature has this name" in page.locator(".hits li").first.inner_text()
 
 
 def test_a_search_that_finds_nothing_says_what_to_try(page):
     page.goto("/search?q=zzzzzz")
-    assert "No token of any model here holds zzzzzz" in page.locator("main").inner_text()
+    assert "No token of any model contains zzzzzz" in page.locator("main").inner_text()
 
 
 def test_filters_keep_the_query_and_narrow_the_list(page):
     page.goto("/search?q=word")
     page.get_by_text("Filter and sort").click()
-    page.get_by_label("What it does").select_option("reads")
+    page.get_by_label("Verdict").select_option("reads")
     page.get_by_role("button", name="Apply").click()
     page.wait_for_load_state()
     assert page.locator("#q").input_value() == "word"

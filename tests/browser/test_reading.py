@@ -46,10 +46,10 @@ def test_a_text_is_read_by_name_and_a_token_opens_all_that_fires_on_it(reading):
     assert page.locator(".grid .error").count() == 2 * len(TEXT)
     with page.expect_response(lambda response: "token=2" in response.url):
         page.locator(".grid thead a").nth(2).click()
-    page.get_by_role("heading", name="All that fires on").wait_for()
+    page.get_by_role("heading", name="Features that fire on").wait_for()
     assert "token=2" in page.url and page.locator("#token li").count() > 4
     page.go_back()
-    page.get_by_text("Choose a token in the table").wait_for()
+    page.get_by_text("Select a token in the first row").wait_for()
 
 
 def test_the_page_works_without_scripts(reading, chromium):
@@ -58,15 +58,15 @@ def test_the_page_works_without_scripts(reading, chromium):
     page.set_default_timeout(60_000)
     page.goto(reading._impl_obj._options["baseURL"] + f"/read?model=tiny&text={TEXT}&contrast=Bees")
     page.locator(".grid thead a").nth(1).click()
-    page.get_by_role("heading", name="All that fires on").wait_for()
-    assert page.get_by_role("heading", name="What tells the two texts apart").is_visible()
+    page.get_by_role("heading", name="Features that fire on").wait_for()
+    assert page.get_by_role("heading", name="Contrast of the two texts").is_visible()
     context.close()
 
 
 def test_a_feature_can_be_tested_on_a_text_of_ones_own(reading):
     page = reading.new_page()
     page.goto("/tiny/0-random/3")
-    page.get_by_text("Test your own text on it").click()
+    page.get_by_text("Read a text with this feature").click()
     page.locator("textarea[name=text]").fill(TEXT)
     page.get_by_role("button", name="Read", exact=True).click()
     page.locator(".followed").wait_for()

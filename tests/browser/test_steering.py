@@ -1,4 +1,4 @@
-"""The steering page against a stream whose every event is known: what arrives is what is read."""
+"""The steering page shows the events of a stream."""
 
 import json
 from importlib.util import find_spec
@@ -82,7 +82,7 @@ def test_default_and_steered_text_arrive_side_by_side_with_their_effect(page):
     )
     sent = answer(page, status=200, content_type="text/event-stream", body=body)
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
-    page.get_by_label("Prompt").fill("I went to")
+    page.get_by_role("textbox", name="Prompt").fill("I went to")
     page.get_by_role("button", name="Steer", exact=True).click()
     page.get_by_text("Done, 31.0 tokens a second.").wait_for()
     assert page.locator("#default-text").inner_text() == "I went to a river é"
@@ -109,7 +109,7 @@ def test_a_token_is_sent_with_its_space_and_layer(page):
     assert sent[0]["features"] == [{"token": " Paris", "layer": 2, "mode": "ablate"}]
 
 
-def test_a_refusal_is_read_out_in_words(page):
+def test_a_rejected_request_shows_its_error(page):
     refusal = ErrorRecord(
         status=429,
         error="The model is busy: 8 requests wait.",
@@ -138,12 +138,12 @@ def test_stop_aborts_the_request(page):
     page.get_by_role("status").get_by_text("Stopped.").wait_for()
 
 
-def test_interventions_can_be_added_and_discarded(page):
+def test_interventions_can_be_added_and_removed(page):
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
-    assert page.get_by_role("button", name="Discard").is_disabled()
+    assert page.get_by_role("button", name="Remove").is_disabled()
     page.get_by_role("button", name="Add another").click()
     assert page.locator(".intervention").count() == 2
-    page.get_by_role("button", name="Discard").first.click()
+    page.get_by_role("button", name="Remove").first.click()
     assert page.locator(".intervention").count() == 1
 
 
@@ -185,7 +185,7 @@ def measured(*, beats):
     )
 
 
-@pytest.mark.parametrize(("beats", "says"), [(True, "an effect"), (False, "not called an effect")])
+@pytest.mark.parametrize(("beats", "says"), [(True, "controls: an effect"), (False, "no effect")])
 def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_beats_them(page, beats, says):
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
@@ -213,7 +213,7 @@ def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_be
     assert [span.get_attribute("style") for span in heat.all()] == ["--a: 0.250;", "--a: 1.000;"]
 
 
-def test_alternatives_of_a_token_are_told_on_hover(page):
+def test_alternatives_of_a_token_are_on_hover(page):
     drawn = GeneratedToken(
         token=NAME, text=" Paris", logprob=-0.5, top=[ScoredToken(id=9, shown="␣London", score=-0.25)]
     )
@@ -239,12 +239,12 @@ def test_every_part_of_an_intervention_and_of_drawing_is_sent(page):
     )
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.locator("select.mode").select_option("swap")
-    page.get_by_label("the feature that takes over").fill("tiny/1-vasae/4")
-    page.get_by_text("Where and when").click()
+    page.get_by_label("the feature that gets the activation").fill("tiny/1-vasae/4")
+    page.get_by_text("Positions and condition").click()
     page.locator("select.part").select_option("prompt")
     page.get_by_label("or only at positions").fill("0, 3")
     page.get_by_label("only where this feature fires").fill("tiny/0-vasae/2")
-    page.get_by_text("More about drawing").click()
+    page.get_by_text("Sampling", exact=True).click()
     page.get_by_label("Top p").fill("0.9")
     page.get_by_label("Frequency penalty").fill("0.5")
     page.get_by_label("Stop before").fill("↵")

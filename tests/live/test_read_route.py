@@ -92,7 +92,7 @@ def test_the_page_and_its_twin_and_the_call_say_the_same(client, answer):
     asked = {"model": "tiny", "text": TEXT}
     assert client.get("/read.json", params=asked).json() == answer
     page = client.get("/read", params=asked | {"token": 1})
-    assert page.status_code == 200 and "All that fires on" in page.text
+    assert page.status_code == 200 and "Features that fire on" in page.text
     cell = answer["texts"][0]["layers"][0]
     assert f'href="/{cell["features"][cell["tokens"][2]["best"]["feature"]]["id"]}"' in page.text
 

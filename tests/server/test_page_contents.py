@@ -1,4 +1,4 @@
-"""The pages say what the records hold: each figure, or in words that it was not measured."""
+"""Pages show every figure of their records, or that it was not measured."""
 
 import re
 from html import unescape
@@ -37,7 +37,7 @@ def values(html: str) -> set[float]:
 def test_a_feature_shows_the_moments_of_its_activation(browser: TestClient) -> None:
     html, moments = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["moments"]
     assert set(moments.values()) - {moments["mean"]} <= values(html)
-    assert "the shape of its activation cannot be told" in words(browser.get("/tiny/1-vasae/0").text), (
+    assert "The shape of the distribution is not known" in words(browser.get("/tiny/1-vasae/0").text), (
         "one firing has no moments"
     )
 
@@ -62,31 +62,35 @@ def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measur
         record["output_score"],
     ]
     assert {share[key] for share in shares for key in ("value", "null")} <= values(html)
-    assert f"In {record['causal']['n_contexts']} contexts without it" in words(html)
+    assert f"In {record['causal']['n_contexts']} contexts, feature removed" in words(html)
     assert "indexed without the ablation pass" in words(browser.get(f"/{synthetic.UNTESTED}/0-vasae/6").text)
     assert "indexed without the ablation pass" in words(browser.get(f"/{synthetic.UNTESTED}/0-vasae").text)
 
 
-def test_the_verdict_says_what_it_rests_on(browser: TestClient) -> None:
+def test_the_verdict_comes_with_the_shares_that_decide_it(browser: TestClient) -> None:
     text, record = page(browser, LIVE)
     evidence = record["feature"]["evidence"]
     share = f"{evidence['reads_family']['value'] * 100:.1f} %"
     assert f"It fires on the name or its family in {share} of its firings" in text
-    assert "Neither passes at a false discovery rate of 5 %" in words(browser.get("/tiny/1-vasae/7").text)
+    assert "Neither is significant at a false discovery rate of 5 %" in words(
+        browser.get("/tiny/1-vasae/7").text
+    )
 
 
-def test_a_better_name_is_said_to_be_one(browser: TestClient) -> None:
+def test_a_better_name_is_called_one(browser: TestClient) -> None:
     text, record = page(browser, BOTH_BETTER)
     better = record["feature"]["afterwards"]
     assert better["beats_name"] and better["logit_beats_name"]
-    assert f"{better['lift']['shown']} takes more of its firings" in text.replace("␣ ", "␣")
-    assert f"{better['logit']['shown']} follows more of its firings" in text.replace("␣ ", "␣")
+    assert f"{better['lift']['shown']} has a larger share of its firings" in text.replace("␣ ", "␣")
+    assert f"{better['logit']['shown']} comes next after a larger share of its firings" in text.replace(
+        "␣ ", "␣"
+    )
     assert better["logit_share"] in values(browser.get(BOTH_BETTER).text)
-    assert "follows more" not in words(browser.get(BETTER).text)
-    assert "Neither does better than its own name" in words(browser.get(LIVE).text)
+    assert "comes next after a larger share" not in words(browser.get(BETTER).text)
+    assert "Neither is better than its name" in words(browser.get(LIVE).text)
 
 
-def test_relatives_are_by_direction_and_by_firing_together(browser: TestClient) -> None:
+def test_related_features_are_listed_by_direction_and_by_firing_together(browser: TestClient) -> None:
     html, feature = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]
     relatives = [
         ref
@@ -95,17 +99,17 @@ def test_relatives_are_by_direction_and_by_firing_together(browser: TestClient) 
     ]
     assert len(relatives) == 20 and all(f'href="/{ref["id"]}"' in html for ref in relatives)
     assert words(html).count("Fires at the same time") == 2
-    assert "No dictionary of this set there" in words(browser.get("/tiny/0-vasae/6").text)
+    assert "This set has no dictionary at that layer" in words(browser.get("/tiny/0-vasae/6").text)
 
 
 def test_a_shared_name_and_its_family_are_counted(browser: TestClient) -> None:
     text, record = page(browser, "/tiny/1-vasae/1")
     feature = record["feature"]
     assert feature["n_same_family"] > feature["n_same_name"]
-    assert f"{feature['n_same_family']} one of its spellings" in text
+    assert f"{feature['n_same_family']} one of its spelling variants" in text
 
 
-def test_a_dictionary_of_others_says_who_trained_it_and_that_its_names_came_afterwards(
+def test_a_foreign_dictionary_names_its_library_and_that_its_features_were_named_afterwards(
     browser: TestClient,
 ) -> None:
     for address in ("/tiny/1-plain", "/tiny/1-plain/6"):
@@ -151,9 +155,9 @@ def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) 
         builder.publish()
     with TestClient(create_app(Settings(index=tmp_path))) as client:
         feature, whole = client.get("/m/0-vasae/6").text, words(client.get("/m/0-vasae").text)
-    assert "There is no direction to compare" in words(feature) and "Not recorded." in words(feature)
-    assert "imported contexts alone" in words(feature) and "/tokens/m/-1" not in feature
-    assert "without directions" in whole and "Thresholds" not in whole
+    assert "The direction is not known" in words(feature) and "Not recorded." in words(feature)
+    assert "Only over the imported contexts" in words(feature) and "/tokens/m/-1" not in feature
+    assert "without names and directions" in whole and "above a threshold" not in whole
 
 
 @pytest.mark.parametrize(("explained", "warned"), [(0.8, False), (0.11, True), (None, False)])
@@ -217,10 +221,10 @@ def test_home_draws_a_panel_a_share_and_lists_every_dictionary_beside_its_rivals
     assert "by SAELens" in words(html)
 
 
-def test_a_token_that_names_nothing_says_so_and_how_often_it_occurs(browser: TestClient) -> None:
+def test_a_token_that_is_no_name_is_marked_with_its_count(browser: TestClient) -> None:
     text, record = page(browser, f"/tokens/tiny/{synthetic.SILENT}")
-    assert "Names nothing." in text and f"occurs {record['count']:,} ×" in text
-    assert text.count("nothing carries it") == 4
+    assert "Not a name." in text and f"occurs {record['count']:,} ×" in text
+    assert text.count("no feature") == 4
 
 
 @pytest.mark.parametrize(
