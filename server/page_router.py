@@ -6,7 +6,7 @@ A page is one record, one handler and one template:
     def search(request: Request, store: OpenStore, query: …) -> Response:
         return respond(request, PageContent(store.search(…), "search.html"))
 
-The record's class is in `lexiscope/records.py`, the template in `frontend/templates/`. With
+The record's class is in `lexiscope/records/`, the template in `frontend/templates/`. With
 `navigation="Label"` the page is linked in the header of every page. The API reference lists the twin of every
 page.
 """

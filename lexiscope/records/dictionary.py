@@ -1,0 +1,53 @@
+"""One dictionary in one line."""
+
+from pydantic import Field, computed_field
+
+from lexiscope.measures import DICTIONARY
+from lexiscope.measures.warnings import reconstruction_warning
+from lexiscope.records.record import Record, measured
+
+
+class LayerSummary(Record):
+    """One dictionary in one line: what the layer plots and tables need."""
+
+    model: str
+    source: str
+    layer: int
+    recipe: str
+    origin: str = Field(
+        description="the library that trained it: lexiscope, saelens, sparsify, vasae (the paper's authors), "
+        "gemma-scope, dictionary_learning, llamascopium, qwen-scope, linear-layers; neuronpedia for an import"
+    )
+    architecture: str = Field(
+        description="as its own library calls it: topk, batchtopk, jumprelu, gated, standard, …"
+    )
+    d_in: int
+    d_sae: int = measured(DICTIONARY["d_sae"])
+    k: int = Field(description="active features a token; 0 where no fixed number is selected (see l0)")
+    l0: float = measured(DICTIONARY["l0"])
+    anchor_kind: str
+    n_live: int = measured(DICTIONARY["n_live"])
+    dead_share: float = measured(DICTIONARY["dead_share"])
+    aligned_all: float = measured(DICTIONARY["aligned_all"])
+    aligned_live: float = measured(DICTIONARY["aligned_live"])
+    aligned_firing: float = measured(DICTIONARY["aligned_firing"])
+    aligned_energy: float = measured(DICTIONARY["aligned_energy"])
+    aligned_live_embedding: float = measured(DICTIONARY["aligned_live_embedding"])
+    supported_live: float = measured(DICTIONARY["supported_live"])
+    supported_firing: float = measured(DICTIONARY["supported_firing"])
+    half_live: float = measured(DICTIONARY["half_live"])
+    coverage: float = measured(DICTIONARY["coverage"])
+    ablation_top1: float | None = measured(DICTIONARY["ablation_top1"], None)
+    ablation_top5: float | None = measured(DICTIONARY["ablation_top5"], None)
+    verdicts: dict[str, int] = Field(description="features by verdict")
+    random_cosine: float = measured(DICTIONARY["random_cosine"])
+    fve_text: float | None = measured(DICTIONARY["fve_text"], None)
+    fve: float | None = measured(DICTIONARY["fve"], None)
+    delta_ce: float | None = measured(DICTIONARY["delta_ce"], None)
+    dense_share: float | None = measured(DICTIONARY["dense_share"], None)
+    index_tokens: int = measured(DICTIONARY["index_tokens"])
+
+    @computed_field(description="why its figures may be worthless; empty where nothing suggests it")  # type: ignore[prop-decorator]
+    @property
+    def warning(self) -> str:
+        return reconstruction_warning(self.fve_text)

@@ -1,0 +1,195 @@
+"""One feature: how other records refer to it, and everything that is known about it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lexiscope.measures import DICTIONARY, FEATURE
+from lexiscope.records.record import Histogram, Record, ScoredToken, Token, measured
+
+Verdict = Literal["reads", "predicts", "both", "unsupported", "dead"]
+Bucket = Literal["strong", "medium", "weak", "none"]
+ContextKind = Literal["top", "quantile", "near_miss"]
+
+VERDICT_WORDS: dict[str, str] = {
+    "reads": "Fires on its name (or its family) more often than chance allows.",
+    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often "
+    "than chance allows.",
+    "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more "
+    "often than chance allows.",
+    "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
+    "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
+}
+
+
+class FeatureRef(Record):
+    """A feature as other records point at it. `id` is `model/source/index`."""
+
+    id: str
+    model: str
+    source: str
+    layer: int
+    index: int
+    name: Token
+    cosine: float = measured(FEATURE["cosine"])
+    verdict: Verdict
+    density: float = measured(FEATURE["density"])
+
+
+class Neighbour(FeatureRef):
+    similarity: float = Field(description="cosine of the two decoder directions")
+
+
+class Coactive(FeatureRef):
+    jaccard: float = Field(
+        description="positions on which both fire, over those on which either does, in a sample of the text"
+    )
+
+
+CONTEXT_BEFORE, CONTEXT_AFTER = 32, 16
+"""Tokens of a context before its position and after it; `reads_near` looks as far back."""
+
+
+class Context(Record):
+    """The tokens of one passage around a position where a feature fires (or nearly fires)."""
+
+    kind: ContextKind
+    quantile: int | None = Field(
+        None, description="0 (weakest fifth of its firings) to 4 (strongest), for kind 'quantile'"
+    )
+    passage: int
+    position: int = Field(description="index into `tokens` of the position that put this context here")
+    value: float = Field(
+        description="activation there; for a near miss, the pre-activation that lost the selection"
+    )
+    tokens: list[Token]
+    values: list[float] = Field(description="activation at each token, 0 where the feature is silent")
+
+
+class Moments(Record):
+    """Of the activation, over the positions where the feature fires; absent below two firings or without
+    spread.
+    """
+
+    mean: float = measured(FEATURE["mean_activation"])
+    std: float = measured(FEATURE["std_activation"])
+    skewness: float = measured(FEATURE["skewness"])
+    kurtosis: float = measured(FEATURE["kurtosis"])
+
+
+class PositionHistogram(Record):
+    """Where in a passage it fires: bin i holds positions edges[i] to edges[i + 1] − 1 (position 0, BOS, is
+    never encoded).
+    """
+
+    edges: list[int]
+    counts: list[int] = Field(description="firings in each bin")
+    totals: list[int] = Field(
+        description="corpus positions in each bin: counts over totals is the density there"
+    )
+
+
+class Share(Record):
+    """A measured share and what chance gives: the same for frequency-matched random tokens."""
+
+    value: float
+    null: float
+
+
+class CausalEvidence(Record):
+    """What taking the feature away does to the next-token logits, at a sample of its own firings."""
+
+    n_contexts: int = measured(FEATURE["ablation_contexts"])
+    top1: Share = measured(FEATURE["ablation_top1"])
+    top5: Share = measured(FEATURE["ablation_top5"])
+    median_rank: float = measured(FEATURE["ablation_rank"])
+    q: float = measured(FEATURE["q_ablation"])
+
+
+class NameEvidence(Record):
+    """Does the feature do what its name says? Shares of its firings, drawn from all activation quantiles."""
+
+    n_firings: int = measured(FEATURE["n_firings"])
+    reads_here: Share = measured(FEATURE["reads_here"])
+    reads_family: Share = measured(FEATURE["reads_family"])
+    reads_near: Share = measured(FEATURE["reads_near"])
+    recall: float = measured(FEATURE["recall"])
+    predicts: Share = measured(FEATURE["predicts"])
+    q_reads: float = measured(FEATURE["q_reads"])
+    q_predicts: float = measured(FEATURE["q_predicts"])
+    supported: bool = measured(FEATURE["supported"])
+    name_rank: int | None = measured(FEATURE["name_rank"])
+    causal: CausalEvidence | None = Field(
+        None, description="absent where the ablation pass was not run or had no firing to use"
+    )
+    input_score: Share | None = measured(FEATURE["input_score"], None)
+    output_score: Share | None = measured(FEATURE["output_score"], None)
+
+
+class Afterwards(Record):
+    """The best name found afterwards, whatever the geometry says."""
+
+    lift: ScoredToken | None = Field(
+        None, description="the token it fires on with the highest lift; score = share of its firings"
+    )
+    logit: ScoredToken = Field(
+        description="the top token of the direction through norm and unembedding; score = logit"
+    )
+    logit_share: float | None = measured(FEATURE["logit_share"], None)
+    beats_name: bool = measured(FEATURE["beats_name"])
+    logit_beats_name: bool = measured(FEATURE["logit_beats_name"], False)
+
+
+class FeatureRecord(Record):
+    """Everything known about one feature."""
+
+    id: str
+    model: str
+    source: str
+    layer: int
+    index: int
+    d_sae: int = measured(DICTIONARY["d_sae"])
+    recipe: str
+    name: Token
+    cosine: float = measured(FEATURE["cosine"])
+    cosine_embedding: float = measured(FEATURE["cosine_embedding"])
+    assigned: Token | None = Field(
+        None, description="the anchor it was trained towards; the name is the nearest anchor"
+    )
+    cosine_assigned: float | None = measured(FEATURE["cosine_assigned"], None)
+    anchor_kind: str
+    bucket: Bucket
+    margin: float = measured(FEATURE["margin"])
+    next_names: list[ScoredToken]
+    random_cosine: float = measured(DICTIONARY["random_cosine"])
+    phrase: list[Token] = Field(description="up to three tokens, by non-negative orthogonal matching pursuit")
+    phrase_cosine: float = measured(FEATURE["phrase_cosine"])
+    n_same_name: int = measured(FEATURE["n_same_name"])
+    n_same_family: int = measured(FEATURE["n_same_family"])
+    live: bool = measured(FEATURE["live"])
+    density: float = measured(FEATURE["density"])
+    n_firings: int = measured(FEATURE["n_firings"])
+    n_tokens: int = Field(description="corpus tokens the counts are over")
+    mean_activation: float = measured(FEATURE["mean_activation"])
+    max_activation: float = measured(FEATURE["max_activation"])
+    moments: Moments | None = None
+    histogram: Histogram
+    positions: PositionHistogram
+    logits_positive: list[ScoredToken]
+    logits_negative: list[ScoredToken]
+    evidence: NameEvidence | None = Field(
+        None, description="absent when the feature never fired on the corpus"
+    )
+    afterwards: Afterwards | None = None
+    verdict: Verdict
+    verdict_words: str
+    contexts: list[Context]
+    neighbours: list[Neighbour]
+    previous_layer: list[Neighbour] = Field(
+        description="nearest by decoder cosine, in the same set's dictionary one layer before"
+    )
+    next_layer: list[Neighbour]
+    previous_coactive: list[Coactive] = Field(
+        description="in the same dictionaries, those that fire on the same positions"
+    )
+    next_coactive: list[Coactive]

@@ -1,0 +1,144 @@
+"""The records of the pages, each the page's `.json` twin."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from lexiscope.records.dictionary import LayerSummary
+from lexiscope.records.feature import FeatureRecord, FeatureRef, Verdict
+from lexiscope.records.record import Histogram, Record, Token
+
+
+class ModelSummary(Record):
+    model: str
+    n_features: int
+    n_live: int
+    vocab_size: int
+    layers: list[LayerSummary]
+
+
+class HomePage(Record):
+    """`/`"""
+
+    build: str
+    models: list[ModelSummary]
+    example_tokens: list[Token] = Field(
+        description="frequent tokens that name well-supported features, to start from"
+    )
+
+
+class TokenHit(Record):
+    """A token that matches a search, with how many features carry its name (0: it names nothing, and says
+    so).
+    """
+
+    model: str
+    token: Token
+    count: int = Field(description="occurrences in the indexed corpus")
+    n_features: int
+
+
+class Filters(Record):
+    """Search and list filters as the address bar carries them."""
+
+    model: str | None = None
+    source: str | None = None
+    layer: int | None = None
+    min_cosine: float | None = Field(None, ge=-1, le=1)
+    live: bool | None = None
+    verdict: Verdict | None = None
+    min_density: float | None = Field(None, ge=0, le=1)
+    max_density: float | None = Field(None, ge=0, le=1)
+    sort: Literal["match", "index", "cosine", "density", "max_activation", "name"] = "match"
+    descending: bool = False
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str | None = None
+
+
+class SearchPage(Record):
+    """`/search?q=`: `tokens` (exact, then prefix, then substring), then the features those tokens name."""
+
+    build: str
+    query: str
+    match: Literal["exact", "prefix", "substring", "id", "none"] = Field(
+        description="the loosest kind of match shown"
+    )
+    filters: Filters
+    tokens: list[TokenHit]
+    features: list[FeatureRef]
+    next: str | None = Field(None, description="opaque cursor of the next page")
+
+
+class TokenLayer(Record):
+    layer: int
+    source: str
+    recipe: str
+    best_cosine: float | None
+    features: list[FeatureRef]
+
+
+class TokenPage(Record):
+    """`/tokens/{model}/{id}`: one token through the layers."""
+
+    build: str
+    model: str
+    token: Token
+    count: int
+    layers: list[TokenLayer] = Field(
+        description="one entry a dictionary, in layer order, empty where nothing carries it"
+    )
+    variants: list[TokenHit] = Field(
+        description="tokens that fold to the same spelling (case, leading space)"
+    )
+
+
+class Collision(Record):
+    token: Token
+    n_features: int
+    n_live: int
+
+
+class HubToken(Record):
+    """A token among the nearest names of very many features: a name that says less than others."""
+
+    token: Token
+    n_near: int = Field(description="live features with it among their six nearest names")
+
+
+class DictionaryPage(Record):
+    """`/{model}/{source}`: one dictionary."""
+
+    build: str
+    summary: LayerSummary
+    hook_name: str
+    training: dict[str, Any] = Field(
+        description="the checkpoint's metadata block: recipe, seed, tokens, versions"
+    )
+    metrics: dict[str, Any] = Field(description="the checkpoint's metrics.json")
+    causal: dict[str, Any] | None = Field(
+        None,
+        description="how the ablation pass was run: contexts a feature, prompt, strength; null where it was "
+        "not",
+    )
+    cosine_histogram: Histogram = Field(
+        description="nearest-anchor cosine of live features, linear bins; zeros = dead features"
+    )
+    density_histogram: Histogram
+    collisions: list[Collision] = Field(description="names shared by most features")
+    hub_tokens: list[HubToken]
+    disagreements: list[FeatureRef] = Field(
+        description="aligned live features whose evidence does not support the name"
+    )
+    filters: Filters
+    features: list[FeatureRef]
+    next: str | None = None
+
+
+class FeaturePage(Record):
+    """`/{model}/{source}/{index}`"""
+
+    build: str
+    dictionary: LayerSummary = Field(
+        description="the dictionary it belongs to: who trained it, how, and how its names fare as a whole"
+    )
+    feature: FeatureRecord
