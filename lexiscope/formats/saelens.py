@@ -117,7 +117,7 @@ def read(folder: Path) -> StoredDictionary:
     )
 
 
-class Layout(NamedTuple):
+class SaelensFiles(NamedTuple):
     """A dictionary as SAELens 6 stores it."""
 
     config: dict[str, Any]
@@ -130,7 +130,7 @@ class Layout(NamedTuple):
         return OWN.fullmatch(self.config["architecture"]) is not None
 
 
-def layout(dictionary: Dictionary, *, transcoder: bool) -> Layout:
+def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     """The inverse of `read`. A combination that SAELens lacks gets an architecture of its own
     (`lexiscope_…`), so that SAELens refuses it instead of reconstructing wrongly.
 
@@ -173,7 +173,7 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> Layout:
     tensors = dictionary.tensors()
     if kind == "standard":
         del tensors["threshold"]
-    return Layout(config, {name: tensor.contiguous().float() for name, tensor in tensors.items()})
+    return SaelensFiles(config, {name: tensor.contiguous().float() for name, tensor in tensors.items()})
 
 
 def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
