@@ -2,7 +2,7 @@
 and names by the nearest anchor.
 
 All vectors here are in the centred space of the hook point (the layer's mean is subtracted), so a cosine is
-between deviations from the mean. Cosine ≥ 0.8 counts as aligned (docs/method.md).
+between deviations from the mean. Cosine ≥ 0.8 counts as aligned (docs/method.md#live-and-aligned).
 """
 
 from typing import NamedTuple

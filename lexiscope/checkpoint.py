@@ -3,7 +3,7 @@
     sae_weights.safetensors   W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec (and dense_in, dense_out)
     cfg.json                  SAELens's keys; metadata.lexiscope: recipe, seed, text, tokens seen, scale, …
     anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned, lift [d_sae]
-    metrics.json              held-out figures (docs/method.md)
+    metrics.json              held-out figures (docs/method.md#measures)
     train.jsonl               one line per log step
 
 A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path names an

@@ -1,4 +1,4 @@
-"""Held-out metrics (docs/method.md), each defined once: streaming sums in, one number out.
+"""Held-out metrics (docs/method.md#definitions), each defined once: streaming sums in, one number out.
 
 Units: cross-entropies and KL in nats a token; shares in [0, 1]. Position 0 is in no sum.
 """

@@ -1,4 +1,4 @@
-"""Which anchors fit a layer: a cheap comparison that trains nothing anchored (docs/method.md).
+"""Which anchors fit a layer: a cheap comparison that trains nothing anchored (docs/method.md#anchor-sets).
 
 A plain dictionary is trained for a few steps on the layer's sample; each anchor set is judged by how near its
 anchors are to that dictionary's live directions, weighted by firings, above what random directions of equal

@@ -173,7 +173,7 @@ class Start:
         return kept[torch.randint(len(kept), (self.d_sae,), generator=self.random)]
 
     def samples_by_token(self) -> Tensor:
-        """[d_sae] rows of the sample, ∝ count^0.7 a token (docs/method.md)."""
+        """[d_sae] rows of the sample, ∝ count^0.7 a token (docs/method.md#starting-rows)."""
         kept = self.centring.kept
         shuffled = kept[torch.randperm(len(kept), generator=self.random)]
         tokens = self.tokens[shuffled]

@@ -75,8 +75,9 @@ def aux_k(residual: Tensor, x: Tensor, rows: SilentRows, k: int) -> Tensor:
 
 
 def anchor_pull(directions: Tensor, anchors: Tensor, mode: AnchorMode) -> Tensor:
-    """[n] how well each direction [n, d] is anchored, differentiable in `directions` (docs/method.md): its
-    largest cosine to an anchor [vocab, d], or logsumexp or the softmax-weighted mean of its ten largest.
+    """[n] how well each direction [n, d] is anchored, differentiable in `directions`
+    (docs/method.md#the-vasae-paper): its largest cosine to an anchor [vocab, d], or logsumexp or the
+    softmax-weighted mean of its ten largest.
 
     Which anchors are nearest needs no gradient; the cosines to them do. That is the gradient of max and of
     topk, at a third of the cost.

@@ -1,5 +1,5 @@
-"""Name evidence (docs/method.md): does a feature named t fire on t, on t's family, near t, or where t comes
-next?
+"""Name evidence (docs/method.md#name-evidence): does a feature named t fire on t, on t's family, near t, or
+where t comes next?
 
 Pure functions of tensors and one streaming accumulator, `EvidenceCounts`. Shares are over all firings of a
 feature, so all activation quantiles count by their size. Each share has its chance: the same share for random

@@ -1,5 +1,5 @@
 """The paper's algorithm: its loss, its anchor modes, its three variants and its early stopping are what
-docs/method.md says.
+docs/method.md#the-vasae-paper says.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The VASAE paper's own algorithm (arXiv 2606.27941, docs/method.md), so that its tables can be run again.
+"""The VASAE paper's own algorithm (docs/method.md#the-vasae-paper), so that its tables can be run again.
 
 Whole rows of text at raw scale, every position, no unit norm and no treatment of dead features; the loss is
 the mean squared error minus λ times the mean anchor score over all features; early stopping on validation

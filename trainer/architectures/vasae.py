@@ -1,5 +1,5 @@
 """VASAE: TopK whose rows start at a sample of a token and stay in the cone around that token's anchor
-(docs/method.md).
+(docs/method.md#cones).
 """
 
 from dataclasses import dataclass
