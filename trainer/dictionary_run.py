@@ -48,14 +48,14 @@ class DictionaryRun:
         return (
             self._training is None
             or filling.last
-            or self._training.step < self._begins + filling.tokens // self.config.batch
+            or self._training.step < self._begins + self._steps_on(filling)
         )
 
     def over(self, harvest: Harvest | None, filling: Filling, progress: Progress) -> None:
         """Train on a filling; or skip one that is not needed, which then has no harvest."""
         self._distinct += filling.tokens if filling.epoch == 0 else 0
         if harvest is not None:
-            training = self._training or self._begin(harvest, progress)
+            training = self._training or self._begin(harvest, filling, progress)
             self._training = training
             try:
                 training.over(
@@ -69,9 +69,22 @@ class DictionaryRun:
                 raise self._diverged(error) from error
             if training.done:
                 self._finish(training)
-        self._begins += filling.tokens // self.config.batch
+        self._begins += self._steps_on(filling)
 
-    def _begin(self, harvest: Harvest, progress: Progress) -> Training:
+    def _steps_on(self, filling: Filling) -> int:
+        return filling.steps(self.config.batch, self.config.batch_of)
+
+    def _steps(self, first: Filling) -> int:
+        """All steps, for `seen` tokens; 0 where the recipe counts epochs. Passages are taken to be as long as
+        those of the first filling.
+        """
+        if self.config.epochs:
+            return 0
+        if self.config.batch_of == "tokens":
+            return max(1, self.plan.seen // self.config.batch)
+        return max(1, round(self.plan.seen * self._steps_on(first) / first.tokens))
+
+    def _begin(self, harvest: Harvest, filling: Filling, progress: Progress) -> Training:
         model, plan, activations = self.model, self.plan, harvest.at(self.layer)
         chosen = choose_anchors(self.config, model, harvest, self.layer, width=self.width, seed=plan.seed)
         positions = None
@@ -94,7 +107,7 @@ class DictionaryRun:
         )
         with torch.no_grad():
             architecture = build(chosen.config, start)
-        steps = 0 if self.config.epochs else max(1, plan.seen // self.config.batch)
+        steps = self._steps(filling)
         training = Training(architecture, start.random, steps=steps, ranks=self.ranks)
         state = self.unfinished.load() if plan.resume else None
         if state:

@@ -156,6 +156,14 @@ class LanguageModel:
         with patched(self._bridge, patches or {}), unembed_from(self._bridge, first):
             return self._bridge(tokens, return_type="logits")
 
+    def differentiable_logits(self, tokens: Tensor, patches: Mapping[int, Patch]) -> Tensor:
+        """As `logits`, as part of an autograd graph: gradients flow into what the patches return; the weights
+        are constants.
+        """
+        with torch.enable_grad(), patched(self._bridge, patches):
+            logits: Tensor = self._bridge(tokens, return_type="logits")
+        return logits
+
     @torch.inference_mode()
     def advance(
         self,

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,10 @@ class Filling(NamedTuple):
     last: bool
     """it holds the whole text: train on it, epoch after epoch, to the end"""
     read: Read
+
+    def steps(self, batch: int, batch_of: Literal["tokens", "passages"]) -> int:
+        """Of one epoch over it."""
+        return self.tokens // batch if batch_of == "tokens" else -(-self.passages // batch)
 
 
 def from_cache(

@@ -46,6 +46,10 @@ class TopKConfig(Config):
     """Steps without firing after which a row counts as silent."""
     aux_weight: float = 1 / 32
     """Weight of AuxK's mean squared error over the variance of what is missed."""
+    aux_normalised: bool = True
+    """Divide AuxK's mean squared error by the variance of what is missed."""
+    aligned: bool = False
+    """Keep the inner product of each encoder row and its decoder row at 1 (arXiv 2605.18629)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +95,7 @@ class TopK(Architecture):
             "dense_out": principal.T,
         }
         self.parameters = {name: t.contiguous().to(self.device) for name, t in tensors.items()}
+        self._align()
         self._scratch = (
             None if self.device.type == "cuda" else _aligned(min(self.config.batch, ENCODED), self.d_sae)
         )
@@ -158,6 +163,8 @@ class TopK(Architecture):
         variance = self.ranks.mean(residual.square().mean()) - mean.square().mean()
         share = min(len(rows.b_enc) / self.config.aux_k, 1.0)
         loss = objectives.aux_k(residual, x, rows, self.config.aux_k)
+        if not self.config.aux_normalised:
+            return self.config.aux_weight * share * loss
         return self.config.aux_weight * share * loss / variance.clamp_min(1e-12)
 
     # --- the gradients by hand ---
@@ -199,15 +206,34 @@ class TopK(Architecture):
 
     # --- the constraints ---
 
+    def constrain_gradients(self) -> None:
+        if self.config.aligned:
+            self._align_gradients()
+
     def constrain_weights(self) -> None:
         """Unit norm."""
         kernels.hold_rows(self.parameters["decoder"])
+        self._align()
+
+    def _align_gradients(self) -> None:
+        """For encoder = decoder + its part across the decoder row, which alone is free."""
+        decoder, encoder = self.parameters["decoder"], self.parameters["encoder"]
+        g_encoder, g_decoder = self.gradient("encoder"), self.gradient("decoder")
+        along = (g_encoder * decoder).sum(-1, keepdim=True)
+        g_encoder -= along * decoder
+        g_decoder += g_encoder - along * (encoder - decoder)
+
+    def _align(self) -> None:
+        if self.config.aligned:
+            decoder, encoder = self.parameters["decoder"], self.parameters["encoder"]
+            encoder += (1 - (encoder * decoder).sum(-1, keepdim=True)) * decoder
 
     def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
         begin = F.normalize(outside(x, self.principal), dim=-1)
         self.parameters["decoder"][features] = self.constrained(begin, features)
         self.parameters["encoder"][features] = begin * self.encoder_norm
         self.parameters["b_enc"][features] = 0
+        self._align()
 
     # --- the result ---
 

@@ -53,12 +53,14 @@ class Vasae(TopK):
 
     def constrain_gradients(self) -> None:
         """Without a part that would push a row at the edge of its cone out of it."""
+        super().constrain_gradients()
         decoder, gradient = self.parameters["decoder"], self.gradient("decoder")
         stay_in_cones(gradient, decoder, self.unit_anchors, self.assigned, self.config.cosine)
 
     def constrain_weights(self) -> None:
         """Unit norm, within the cones."""
         kernels.hold_rows(self.parameters["decoder"], self.unit_anchors, self.assigned, self.config.cosine)
+        self._align()
 
     def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
         """A row takes the token of its new sample."""
