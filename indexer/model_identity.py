@@ -1,5 +1,5 @@
-"""One model id stands for one language model: its weights and its vocabulary. Checked before a text is
-read.
+"""Checks, before a text is read, that one model id stands for one language model: its weights and its
+vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from lexiscope.checkpoint import Checkpoint
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
-from store import NoIndex, Place, Store, WrongVersion
+from store import IndexedDictionary, NoIndex, Store, WrongVersion
 
 OWN_ID = "Give this model an id of its own with --model-id."
 Groups = Sequence[tuple[LanguageModel, Iterable[Checkpoint]]]
@@ -35,38 +35,38 @@ def refuse_other_model(model: LanguageModel, sources: Iterable[str], settings: S
     """Raises ModelError where the index would keep dictionaries of another model under `model`'s id beside
     `sources`. Returns what `sources` replace, a line each.
     """
-    held = {place.source: place for place in _held(settings) if place.model == model.id}
+    held = {entry.source: entry for entry in _indexed(settings) if entry.model == model.id}
     replaced = [held.pop(source) for source in sources if source in held]
-    others = [place for place in held.values() if place.model_identity not in ("", model.identity)]
+    others = [entry for entry in held.values() if entry.model_identity not in ("", model.identity)]
     if others:
         raise ModelError(
             f"The index holds another model under the id '{model.id}', read from {others[0].model_path}, "
-            f"with {', '.join(place.source for place in others)}: the weights or the vocabulary of "
+            f"with {', '.join(entry.source for entry in others)}: the weights or the vocabulary of "
             f"{model.path} differ. {OWN_ID}"
         )
-    return [_replacement(model, place) for place in replaced]
+    return [_replacement(model, entry) for entry in replaced]
 
 
 def trained_on_other(model: LanguageModel, checkpoint: Checkpoint) -> str:
-    """In words, where a dictionary records that it was trained on other weights; empty otherwise."""
+    """A warning where the checkpoint records that it was trained on other weights; empty otherwise."""
     weights = (checkpoint.details.get("plan") or {}).get("weights")
     if weights in (None, model.fingerprint) or checkpoint.details.get("model_id", model.id) != model.id:
         return ""
     return f"{checkpoint.path} was trained on other weights of {model.id} than those of {model.path}"
 
 
-def _replacement(model: LanguageModel, place: Place) -> str:
+def _replacement(model: LanguageModel, entry: IndexedDictionary) -> str:
     other = (
-        "" if place.model_identity == model.identity else f", read with another model ({place.model_path})"
+        "" if entry.model_identity == model.identity else f", read with another model ({entry.model_path})"
     )
-    source = place.checkpoint_path or "an import"
-    return f"{place.model}/{place.source} replaces the one in the index, from {source}{other}"
+    source = entry.checkpoint_path or "an import"
+    return f"{entry.model}/{entry.source} replaces the one in the index, from {source}{other}"
 
 
-def _held(settings: Settings) -> list[Place]:
+def _indexed(settings: Settings) -> list[IndexedDictionary]:
     store = Store(settings)
     try:
-        return store.places()
+        return store.dictionaries()
     except (NoIndex, WrongVersion):
         return []
     finally:

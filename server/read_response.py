@@ -18,7 +18,7 @@ from server.live.records import (
     TokenFiring,
 )
 from server.live.requests import ReadRequest
-from store import Place, Store
+from store import IndexedDictionary, Store
 
 
 class MeanCode:
@@ -45,7 +45,7 @@ class MeanCode:
 class NamedDictionary(NamedTuple):
     """One dictionary and the references of its features."""
 
-    place: Place
+    place: IndexedDictionary
     refs: Mapping[str, FeatureRef]
 
     def ref(self, index: int) -> FeatureRef:
@@ -53,7 +53,11 @@ class NamedDictionary(NamedTuple):
 
 
 def read_response(
-    store: Store, request: ReadRequest, job: ReadJob, places: Sequence[Place], events: Sequence[Event]
+    store: Store,
+    request: ReadRequest,
+    job: ReadJob,
+    places: Sequence[IndexedDictionary],
+    events: Sequence[Event],
 ) -> ReadResponse:
     """From the events of `job`, which read with the dictionaries at `places`. Raises NotFound."""
     readings = {(event.text, event.source): event for event in events if isinstance(event, RawReadLayer)}

@@ -32,7 +32,7 @@ from server.live.requests import (
     SteerRequest,
     SweepRequest,
 )
-from store import NotFound, Place, Store
+from store import IndexedDictionary, NotFound, Store
 
 RANDOM_CONTROLS = 3
 DENSITY_FACTORS = (1.25, 2.0, 10.0)
@@ -58,7 +58,7 @@ class ResolvedRead(NamedTuple):
     """A job, and the dictionaries it reads with."""
 
     job: ReadJob
-    places: list[Place]
+    places: list[IndexedDictionary]
 
 
 class IndexedModel:
@@ -67,9 +67,9 @@ class IndexedModel:
     def __init__(self, store: Store, model: str) -> None:
         self.store = store
         self.model = model
-        self.places = {place.source: place for place in store.places() if place.model == model}
+        self.places = {place.source: place for place in store.dictionaries() if place.model == model}
         if not self.places:
-            known = sorted({place.model for place in store.places()})
+            known = sorted({place.model for place in store.dictionaries()})
             raise NotFound(
                 f"the index has no model {model[:200]!r}; its models are: {', '.join(known) or 'none'}"
             )
@@ -125,7 +125,7 @@ class IndexedModel:
             max_activation=highest,
         )
 
-    def with_weights(self, source: str) -> Place:
+    def with_weights(self, source: str) -> IndexedDictionary:
         """Raises HTTPException 422 for an imported dictionary, which has no weights."""
         place = self.places[source]
         if not place.checkpoint_path:
@@ -136,7 +136,9 @@ class IndexedModel:
             )
         return place
 
-    def reading_places(self, sources: Sequence[str], follow: LocatedFeature | None) -> list[Place]:
+    def reading_places(
+        self, sources: Sequence[str], follow: LocatedFeature | None
+    ) -> list[IndexedDictionary]:
         """The dictionaries to read with, by layer. Without `sources`, all dictionaries of one set: the
         followed feature's, or the set with most layers.
         """
@@ -152,8 +154,8 @@ class IndexedModel:
             chosen = sets[set_of(follow.feature.source) if follow else largest]
         return sorted(chosen, key=lambda place: (place.layer, place.source))
 
-    def _sets_with_weights(self) -> dict[str, list[Place]]:
-        sets: dict[str, list[Place]] = {}
+    def _sets_with_weights(self) -> dict[str, list[IndexedDictionary]]:
+        sets: dict[str, list[IndexedDictionary]] = {}
         for place in self.places.values():
             if place.checkpoint_path:
                 sets.setdefault(set_of(place.source), []).append(place)
@@ -162,7 +164,7 @@ class IndexedModel:
         return sets
 
 
-def dictionary_path(place: Place) -> DictionaryPath:
+def dictionary_path(place: IndexedDictionary) -> DictionaryPath:
     return DictionaryPath(
         source=place.source,
         layer=place.layer,
@@ -293,7 +295,7 @@ def _similar(model: IndexedModel, ref: FeatureRef, draw: random.Random) -> list[
     return []
 
 
-def _plain_dictionary(model: IndexedModel, ref: FeatureRef) -> Place | None:
+def _plain_dictionary(model: IndexedModel, ref: FeatureRef) -> IndexedDictionary | None:
     """The plain dictionary at the feature's layer; None if there is none, or if the feature is in a plain
     one.
     """

@@ -5,7 +5,7 @@
 from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
 from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
 from store.read.open_build import DictionaryEntry
-from store.read.store import Place, ResolvedName, Store
+from store.read.store import IndexedDictionary, ResolvedName, Store
 from store.schema import CONTEXT_KINDS, SCHEMA_VERSION
 from store.write.build_writer import BuildWriter, KeptDictionaries
 
@@ -18,10 +18,10 @@ __all__ = [
     "BuildSnapshot",
     "BuildWriter",
     "DictionaryEntry",
+    "IndexedDictionary",
     "KeptDictionaries",
     "NoIndex",
     "NotFound",
-    "Place",
     "ResolvedName",
     "Store",
     "StoreError",

@@ -40,8 +40,10 @@ from store.read.token_page import features_named, token_page
 MAX_CARRIERS = 20
 
 
-class Place(NamedTuple):
-    """Where the language model and the weights of one dictionary are, and what it reads."""
+class IndexedDictionary(NamedTuple):
+    """One dictionary of the index: its identity, what it reads, and the files of its weights
+    and its model.
+    """
 
     model: str
     source: str
@@ -171,11 +173,11 @@ class Store:
             ranked.sort(key=lambda item: (weak.get(item[1].verdict, 0), item[0], item[1].layer))
             return ResolvedName(token, [ref for _, ref in ranked])
 
-    def places(self) -> list[Place]:
-        """Every dictionary, with the paths of its model and checkpoint."""
+    def dictionaries(self) -> list[IndexedDictionary]:
+        """Every dictionary of the index."""
         with self._reading() as build:
             return [
-                Place(
+                IndexedDictionary(
                     model=entry.model,
                     source=entry.source,
                     layer=entry.layer,
@@ -192,7 +194,7 @@ class Store:
 
     def model_paths(self) -> dict[str, str]:
         """Model id → path of its language model."""
-        return {place.model: place.model_path for place in self.places()}
+        return {entry.model: entry.model_path for entry in self.dictionaries()}
 
     def random_feature(self) -> FeatureRef:
         """A random live feature (a dead one where none is live); dictionaries are weighted by size."""

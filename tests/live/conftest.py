@@ -12,7 +12,7 @@ from lexiscope.settings import Settings
 from server import create_app
 from server.live import WorkerClient, spawn_worker
 from server.live.model_cache import ModelCache
-from store import Place, Store
+from store import IndexedDictionary, Store
 from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
 from tests.store import synthetic
 
@@ -97,11 +97,11 @@ def client(tiny, tmp_path_factory):
     """A synthetic index whose paths lead to the tiny model and its dictionaries."""
 
     class Here(Store):
-        def places(self) -> list[Place]:
+        def dictionaries(self) -> list[IndexedDictionary]:
             moved = {"model_path": tiny.model_path}
             return [
                 place._replace(checkpoint_path=tiny.checkpoints[place.layer], **moved)
-                for place in super().places()
+                for place in super().dictionaries()
             ]
 
     root = tmp_path_factory.mktemp("index")

@@ -109,8 +109,8 @@ def test_a_strength_that_is_no_number_is_refused(client, number):
 
 def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, monkeypatch):
     store = client.app.state.store
-    bare = [place._replace(checkpoint_path="") for place in store.places()]
-    monkeypatch.setattr(store, "places", lambda: bare)
+    bare = [place._replace(checkpoint_path="") for place in store.dictionaries()]
+    monkeypatch.setattr(store, "dictionaries", lambda: bare)
     answer = post(client, {"id": "tiny/0-random/3"})
     assert (
         answer.status_code == 422

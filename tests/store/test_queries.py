@@ -237,7 +237,7 @@ def test_a_dictionary_page_shows_its_hubs_and_how_it_was_tested(store: Store) ->
     assert [(hub.token.id, hub.n_near) for hub in page.hub_tokens] == [(0, 50), (3, 20)]
     assert page.causal == {"contexts": 4, "strength": 0.5} and page.summary.architecture == "topk"
     assert store.dictionary_page("other", "0-vasae", Filters()).causal is None
-    norms = {place.model: place.mean_norm for place in store.places()}
+    norms = {place.model: place.mean_norm for place in store.dictionaries()}
     assert norms == {"tiny": 4.0, "other": None}
 
 
