@@ -15,7 +15,7 @@ from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Fitness, bake_off
 from lexiscope.language_model import LanguageModel
 from trainer.activations.harvest import Harvest
 from trainer.architectures import BAKE_OFF, Config
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.initialise import AnchorSources, Start
 from trainer.step import Training
 
@@ -64,7 +64,7 @@ def survey(
         seed=seed,
         sources=sources,
     )
-    training = Training(TopK(plain, start), start.random, steps=STEPS)
+    training = Training(TopKArchitecture(plain, start), start.random, steps=STEPS)
     training.over(activations)
     firings = torch.bincount(training.recent_firings()[0].long(), minlength=width)
     live = firings > 0

@@ -18,10 +18,10 @@ from trainer import sparse
 from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
-    from trainer.activations.passages import Batch
+    from trainer.activations.passages import TrainingBatch
     from trainer.architectures.base import Architecture, Pass, Step
 
-Term = Callable[["Architecture", "Batch", "Pass", "Step"], Tensor]
+Term = Callable[["Architecture", "TrainingBatch", "Pass", "Step"], Tensor]
 TERMS: dict[str, Term] = {}
 """name → the term, before its weight"""
 

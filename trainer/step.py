@@ -21,12 +21,12 @@ from lexiscope.evidence import lift_names
 from lexiscope.sparse_code import SparseCode
 from trainer import objectives
 from trainer.activations.passages import (
-    Batch,
     BatchOrder,
     LayerActivations,
     PassageOrder,
     PositionOrder,
     Rows,
+    TrainingBatch,
 )
 from trainer.architectures import Architecture, Step
 from trainer.distributed import ALONE, Ranks
@@ -178,12 +178,12 @@ class Training:
             whole = self._batch(activations, rows._replace(passages=None))
             self._restart(whole, self.ranks.gathered(squares))
 
-    def _batch(self, activations: LayerActivations, rows: Rows) -> Batch:
+    def _batch(self, activations: LayerActivations, rows: Rows) -> TrainingBatch:
         x = self.architecture.centring.normalise(activations.x[rows.positions])
         passages = None if rows.passages is None else activations.whole(rows.passages)
-        return Batch(x, x, activations.tokens[rows.positions], passages)
+        return TrainingBatch(x, x, activations.tokens[rows.positions], passages)
 
-    def _update(self, batch: Batch) -> Tensor:
+    def _update(self, batch: TrainingBatch) -> Tensor:
         """Gradients, Adam, constraints; returns the squared error of each token [n]."""
         architecture = self.architecture
         made = architecture.gradients(batch, Step(self.step, self.steps))
@@ -233,7 +233,7 @@ class Training:
         restarts = self.config.restarts
         return self.step in {round(self.steps * 0.6 * (i + 1) / restarts) for i in range(restarts)}
 
-    def _restart(self, batch: Batch, squares: Tensor) -> None:
+    def _restart(self, batch: TrainingBatch, squares: Tensor) -> None:
         """Restart every feature that has not fired since the last restart at a token of the batch, drawn by
         its squared error [n].
         """

@@ -15,13 +15,13 @@ from trainer.step import Training
 
 NAME = "Lexiscope"
 PARTS = {
-    "encoder": [(topk.TopK, "select")],
+    "encoder": [(topk.TopKArchitecture, "select")],
     "top-k": [(kernels, "top_k"), (kernels, "select_top_k")],
     "decode": [(kernels, "decode")],
-    "gradients": [(topk.TopK, "gradients")],
-    "AuxK": [(topk.TopK, "_add_aux_gradients")],
+    "gradients": [(topk.TopKArchitecture, "gradients")],
+    "AuxK": [(topk.TopKArchitecture, "_add_aux_gradients")],
     "cones, norms": [
-        (topk.TopK, "constrain_weights"),
+        (topk.TopKArchitecture, "constrain_weights"),
         (vasae.Vasae, "constrain_weights"),
         (vasae, "stay_in_cones"),
     ],

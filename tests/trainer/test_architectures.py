@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lexiscope.sparse_code import SparseCode
-from trainer.activations.passages import Batch, LayerActivations
+from trainer.activations.passages import LayerActivations, TrainingBatch
 from trainer.architectures import ARCHITECTURES, Architecture, Config, Start, Step, build
 from trainer.architectures.base import Gradients, Pass
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.architectures.vasae import Vasae, VasaeConfig
 from trainer.errors import TrainingDiverged
 from trainer.presets import recipes
@@ -53,10 +53,10 @@ def built(config: Config, *, seed: int = 0, d_sae: int = D_SAE) -> tuple[Archite
     return architecture, start
 
 
-def some_batch(architecture: Architecture, n: int = 64) -> Batch:
+def some_batch(architecture: Architecture, n: int = 64) -> TrainingBatch:
     activations = sample()
     x = architecture.centring.normalise(activations.x[:n])
-    return Batch(x, x, activations.tokens[:n])
+    return TrainingBatch(x, x, activations.tokens[:n])
 
 
 def trained(config: Config, *, steps: int = 60, seed: int = 0) -> Trained:
@@ -119,12 +119,12 @@ def test_the_gradient_of_topk_is_that_of_a_dense_code_in_plain_torch() -> None:
 
 
 def test_a_subclass_that_changes_the_loss_gets_autograd_instead_of_the_gradient_by_hand() -> None:
-    class Halved(TopK):
-        def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    class Halved(TopKArchitecture):
+        def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
             return {"mse": super().losses(batch, made, step)["mse"] / 2}
 
     assert Halved.gradients is Architecture.gradients
-    assert Vasae.gradients is TopK.gradients
+    assert Vasae.gradients is TopKArchitecture.gradients
 
 
 @each_config
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_ends_training_at_that_step_before_the_weights
     training = Training(architecture, start.random, steps=20)
     real = architecture.gradients
 
-    def broken(batch: Batch, step: Step) -> Gradients:
+    def broken(batch: TrainingBatch, step: Step) -> Gradients:
         made = real(batch, step)
         return made._replace(losses={"mse": made.losses["mse"] / (step.number != 7)})
 

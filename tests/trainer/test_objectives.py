@@ -13,7 +13,7 @@ from lexiscope.text import passages
 from tests.trainer.test_architectures import built, sample, small
 from trainer import objectives
 from trainer.activations.harvest import harvest
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures import Architecture, Start, Step, build
 from trainer.architectures.base import Pass
 from trainer.architectures.topk import TopKConfig
@@ -22,7 +22,7 @@ from trainer.step import Training, train_on_sample
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
 
-def kl_through_the_model(architecture: Architecture, batch: Batch, made: Pass, step: Step) -> Tensor:
+def kl_through_the_model(architecture: Architecture, batch: TrainingBatch, made: Pass, step: Step) -> Tensor:
     """KL(default ‖ patched), nats a position, with the reconstruction in place of the residual stream."""
     model, layer, passages = architecture.language_model, architecture.layer, batch.passages
     assert model is not None and passages is not None
@@ -64,7 +64,7 @@ def fall_of_the_divergence(model: LanguageModel, weight: float, monkeypatch: pyt
         def divergence() -> float:
             every = torch.arange(len(found.starts))
             x = architecture.centring.normalise(found.x[found.positions(every)])
-            batch = Batch(x, x, found.tokens, found.whole(every))
+            batch = TrainingBatch(x, x, found.tokens, found.whole(every))
             with torch.no_grad():
                 return kl_through_the_model(architecture, batch, architecture.forward(x), Step(1, 1)).item()
 
@@ -98,7 +98,7 @@ def test_aux_k_brings_silent_features_to_life() -> None:
 
 def test_aux_k_is_measured_against_the_variance_of_what_is_missed_and_in_proportion_to_the_silent() -> None:
     architecture, _ = built(small(TopKConfig(aux_k=8, aux_after=5)))
-    batch = Batch(*(architecture.centring.normalise(sample().x[:64]),) * 2, sample().tokens[:64])
+    batch = TrainingBatch(*(architecture.centring.normalise(sample().x[:64]),) * 2, sample().tokens[:64])
     with torch.no_grad():
         made = architecture.forward(batch.x)
         missed = batch.target - made.output

@@ -21,7 +21,7 @@ from lexiscope.language_model import LanguageModel
 from tests.trainer.test_resume import Interrupted, interrupt, same
 from trainer import objectives
 from trainer.__main__ import main
-from trainer.activations.passages import Batch, LayerActivations, PassageOrder
+from trainer.activations.passages import LayerActivations, PassageOrder, TrainingBatch
 from trainer.architectures import Start, Step, build
 from trainer.architectures.paper import PaperConfig
 from trainer.distributed import Ranks
@@ -136,7 +136,7 @@ def test_the_loss_is_the_mean_over_dimensions_and_tokens_of_a_code_of_the_k_larg
     x = draw(6, D)
     with torch.no_grad():
         made = sae.forward(x)
-        loss = sae.losses(Batch(x, x, torch.zeros(6, dtype=torch.long)), made, Step(1, 1))["mse"]
+        loss = sae.losses(TrainingBatch(x, x, torch.zeros(6, dtype=torch.long)), made, Step(1, 1))["mse"]
     encoder, b_enc, decoder, b_dec = (
         sae.parameters[n].detach() for n in ("encoder", "b_enc", "decoder", "b_dec")
     )

@@ -23,9 +23,9 @@ from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
 from tests.trainer.test_activations import full_disk
 from trainer.activations.harvest import HarvestError
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Gradients, Step
-from trainer.architectures.topk import TopK
+from trainer.architectures.topk import TopKArchitecture
 from trainer.snapshot import UnfinishedRun
 
 QUIET = Console(quiet=True)
@@ -241,9 +241,9 @@ def test_an_error_before_the_first_snapshot_leaves_nothing(
 def test_a_run_whose_loss_is_not_finite_keeps_its_last_snapshot_and_says_what_to_try(
     model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = TopK.gradients
+    real = TopKArchitecture.gradients
 
-    def broken(self: TopK, batch: Batch, step: Step) -> Gradients:
+    def broken(self: TopKArchitecture, batch: TrainingBatch, step: Step) -> Gradients:
         made = real(self, batch, step)
         factor = float("nan") if step.number == 33 else 1.0
         return made._replace(losses={"mse": made.losses["mse"] * factor})
@@ -251,7 +251,7 @@ def test_a_run_whose_loss_is_not_finite_keeps_its_last_snapshot_and_says_what_to
     runs = [(replace(trainer.recipe("plain"), k=4, batch=64), [1])]
     asked = plan(text_file, tmp_path, runs=runs)
     with monkeypatch.context() as patched:
-        patched.setattr(TopK, "gradients", broken)
+        patched.setattr(TopKArchitecture, "gradients", broken)
         with pytest.raises(
             trainer.TrainingDiverged, match=r"layer 1 plain: .* step 33 .*snapshot of step 30"
         ):
@@ -259,7 +259,7 @@ def test_a_run_whose_loss_is_not_finite_keeps_its_last_snapshot_and_says_what_to
     (path,) = trainer.train(model, asked._replace(resume=True), console=QUIET)
     assert all(tensor.isfinite().all() for tensor in weights(path))
     with monkeypatch.context() as patched:
-        patched.setattr(TopK, "gradients", broken)
+        patched.setattr(TopKArchitecture, "gradients", broken)
         with pytest.raises(trainer.TrainingDiverged, match="no snapshot yet, and nothing is kept"):
             trainer.train(model, asked._replace(snapshot_every=1e9, out=tmp_path / "b"), console=QUIET)
     assert not list((tmp_path / "b" / model.id).iterdir())

@@ -16,7 +16,7 @@ VALIDATION_EVERY = 6
 """Every sixth passage validates, where a recipe stops early (the VASAE paper's 10,000 rows beside 50,000)."""
 
 
-class Passages(NamedTuple):
+class WholePassages(NamedTuple):
     """Whole passages, padded on the right."""
 
     tokens: Tensor
@@ -27,7 +27,7 @@ class Passages(NamedTuple):
     """
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """What one step trains on."""
 
     x: Tensor
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """[n, d_out] what is reconstructed: x itself, but for a transcoder"""
     tokens: Tensor
     """[n] the token each activation stands on"""
-    passages: Passages | None = None
+    passages: WholePassages | None = None
     """where the activations stand in their passages; None where the batch is of single positions"""
 
 
@@ -65,14 +65,14 @@ class LayerActivations(NamedTuple):
         begins = (self.starts[passages] - lengths.cumsum(0) + lengths).repeat_interleave(lengths)
         return begins + torch.arange(len(begins))
 
-    def whole(self, passages: Tensor) -> Passages:
+    def whole(self, passages: Tensor) -> WholePassages:
         """The given passages, padded; their activations are those at `positions(passages)`."""
         lengths, first = self.lengths[passages], 0 if self.bos is None else 1
         places = torch.zeros(len(passages), int(lengths.max()) + first, dtype=torch.bool)
         places[:, first:] = torch.arange(places.shape[1] - first) < lengths[:, None]
         tokens = torch.full(places.shape, self.bos or 0)
         tokens[places] = self.tokens[self.positions(passages)]
-        return Passages(tokens, places)
+        return WholePassages(tokens, places)
 
     def validation(self) -> Tensor:
         """[passages] bool: every sixth of the text."""

@@ -6,11 +6,19 @@ from trainer.architectures.gated import Gated
 from trainer.architectures.jumprelu import JumpReLU
 from trainer.architectures.matryoshka import Matryoshka
 from trainer.architectures.paper import Paper
-from trainer.architectures.topk import TopK
+from trainer.architectures.topk import TopKArchitecture
 from trainer.architectures.vasae import Vasae
 from trainer.initialise import Start
 
-ARCHITECTURES: list[type[Architecture]] = [TopK, Vasae, BatchTopK, Matryoshka, JumpReLU, Gated, Paper]
+ARCHITECTURES: list[type[Architecture]] = [
+    TopKArchitecture,
+    Vasae,
+    BatchTopK,
+    Matryoshka,
+    JumpReLU,
+    Gated,
+    Paper,
+]
 
 __all__ = ["ARCHITECTURES", "BAKE_OFF", "Architecture", "Config", "Start", "Step", "build"]
 

@@ -1,4 +1,4 @@
-"""The interface between the training engine and an architecture (TopK, BatchTopK, Gated, …).
+"""The interface between the training engine and an architecture (TopKArchitecture, BatchTopK, Gated, …).
 
 A new architecture is one file here, an entry in `trainer.architectures.ARCHITECTURES`, and a test. The file
 holds a config and a class.
@@ -7,8 +7,8 @@ The config is a frozen dataclass that derives from `Config`. Every field has a t
 `--set FIELD=VALUE` sets it; `__post_init__` refuses values that make no sense, `check` those that do not fit
 the widths. An architecture without a preset (`trainer.presets`) is a recipe under its own name.
 
-The class derives from `Architecture`, or from one that is close to it: `TopK` has the encoder, the decoder,
-the dense path, the start and the restarts that most share. It implements
+The class derives from `Architecture`, or from one that is close to it: `TopKArchitecture` has the encoder,
+the decoder, the dense path, the start and the restarts that most share. It implements
 
     initialise(start)           make `parameters`, which Adam trains, and `buffers`, which the architecture
                                 changes itself (a running threshold): dicts of tensors, in every snapshot.
@@ -54,7 +54,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
 from trainer.activations.harvest import Positions
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.distributed import ALONE, Ranks
 from trainer.errors import RecipeError
 from trainer.initialise import Start
@@ -223,7 +223,7 @@ class Architecture(ABC):
         """The code and the reconstruction of x [n, d_in]."""
 
     @abstractmethod
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """The weighted terms of the loss, the reconstruction's first; `made` is `forward(batch.x)`."""
 
     @abstractmethod
@@ -234,7 +234,7 @@ class Architecture(ABC):
         """The code of x [n, d_in]."""
         return self.forward(x).code
 
-    def gradients(self, batch: Batch, step: Step) -> Gradients:
+    def gradients(self, batch: TrainingBatch, step: Step) -> Gradients:
         """Fill `.grad` of every parameter with the gradient of the summed losses."""
         with torch.enable_grad():
             made = self.forward(batch.x)

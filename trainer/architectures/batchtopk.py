@@ -10,7 +10,7 @@ import torch
 from lexiscope import selection
 from lexiscope.sparse_code import SparseCode
 from trainer import kernels
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.errors import RecipeError
 from trainer.initialise import Start
 
@@ -32,7 +32,7 @@ class BatchTopKConfig(TopKConfig):
             raise RecipeError(f"threshold_rate is {self.threshold_rate}: it must be above 0 and not above 1.")
 
 
-class BatchTopK(TopK):
+class BatchTopK(TopKArchitecture):
     name = "batchtopk"
     config_type = BatchTopKConfig
     config: BatchTopKConfig

@@ -14,9 +14,9 @@ from lexiscope import selection
 from lexiscope.dictionary import Dictionary
 from lexiscope.sparse_code import SparseCode
 from trainer import objectives, sparse
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.initialise import Start
 
 ACTIVE_AT_START = 2
@@ -41,11 +41,11 @@ class GatedConfig(TopKConfig):
         self._not_negative("control")
 
 
-class Gated(TopK):
+class Gated(TopKArchitecture):
     name = "gated"
     config_type = GatedConfig
     config: GatedConfig
-    feature_parameters = (*TopK.feature_parameters, "scale", "b_magnitude")
+    feature_parameters = (*TopKArchitecture.feature_parameters, "scale", "b_magnitude")
     precise = True
 
     def initialise(self, start: Start) -> None:
@@ -72,7 +72,7 @@ class Gated(TopK):
         sparse_part = sparse.decode(code, p["decoder"], unit_rows=True)
         return Pass(code, sparse_part + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"])
 
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """TopK's, the penalty, and the error with which the open gates alone reconstruct through a decoder
         that this term does not train.
         """

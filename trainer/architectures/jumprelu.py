@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 from lexiscope import selection
 from lexiscope.sparse_code import SparseCode
 from trainer import sparse
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.initialise import Start
 
 ACTIVE_AT_START = 2
@@ -40,11 +40,11 @@ class JumpReLUConfig(TopKConfig):
         self._not_negative("sparsity")
 
 
-class JumpReLU(TopK):
+class JumpReLU(TopKArchitecture):
     name = "jumprelu"
     config_type = JumpReLUConfig
     config: JumpReLUConfig
-    feature_parameters = (*TopK.feature_parameters, "log_threshold")
+    feature_parameters = (*TopKArchitecture.feature_parameters, "log_threshold")
     precise = True
 
     def initialise(self, start: Start) -> None:
@@ -70,7 +70,7 @@ class JumpReLU(TopK):
         sparse_part = sparse.decode(code, p["decoder"], unit_rows=True, wanted=near)
         return Pass(code, sparse_part + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"])
 
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """TopK's, and the sparsity term; its gradient is that of the mean over all ranks."""
         losses, k = super().losses(batch, made, step), self.config.k
         thresholds = self._thresholds(made.code.indices)

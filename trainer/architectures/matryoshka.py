@@ -9,7 +9,7 @@ import torch
 
 from lexiscope.sparse_code import SparseCode
 from trainer import objectives, sparse
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
 from trainer.architectures.batchtopk import BatchTopK, BatchTopKConfig
 from trainer.errors import RecipeError
@@ -49,7 +49,7 @@ class Matryoshka(BatchTopK):
     config_type = MatryoshkaConfig
     config: MatryoshkaConfig
 
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, torch.Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, torch.Tensor]:
         """The mean over all nested dictionaries of their mean squared errors, the whole one's first."""
         widths = self.config.inner_widths(self.d_sae)
         losses = super().losses(batch, made, step)

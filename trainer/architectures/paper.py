@@ -15,7 +15,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.selection import TopK
 from trainer import kernels, objectives, sparse
 from trainer.activations.harvest import Positions
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Architecture, Config, Pass, Step
 from trainer.errors import RecipeError
 from trainer.initialise import Start
@@ -110,7 +110,7 @@ class Paper(Architecture):
         output = sparse.decode(code, self.decoder)
         return Pass(code, output if self.config.frozen else output + p["b_dec"])
 
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         c = self.config
         losses = {"mse": objectives.mse(made.output, batch.target)}
         if c.anchor_weight and step.number % c.anchor_every == 0:

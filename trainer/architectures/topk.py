@@ -1,8 +1,8 @@
 """TopK: ReLU, then the k largest pre-activations of each token (arXiv 2406.04093), with a dense path beside
 the code, rows that start at data, unit-norm decoder rows, and AuxK for silent features.
 
-`TopK` is also what architectures with the same weights derive from: `select` decides the code, `losses` the
-objective.
+`TopKArchitecture` is also what architectures with the same weights derive from: `select` decides the code,
+`losses` the objective.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lexiscope import selection
 from lexiscope.dictionary import Dictionary
 from lexiscope.sparse_code import SparseCode, gather_sum, top_k
 from trainer import kernels, objectives, sparse
-from trainer.activations.passages import Batch
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Architecture, Config, Gradients, Pass, Step
 from trainer.errors import RecipeError
 from trainer.initialise import Start, outside
@@ -63,7 +63,7 @@ class TopKConfig(Config):
             raise RecipeError(f"dense_rank is {self.dense_rank}: the residual stream has {d_in} dimensions.")
 
 
-class TopK(Architecture):
+class TopKArchitecture(Architecture):
     name = "topk"
     config_type = TopKConfig
     config: TopKConfig
@@ -138,7 +138,7 @@ class TopK(Architecture):
         sparse_part = sparse.decode(code, p["decoder"], unit_rows=True)
         return Pass(code, sparse_part + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"])
 
-    def losses(self, batch: Batch, made: Pass, step: Step) -> dict[str, Tensor]:
+    def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """Mean squared error, and AuxK where features are silent."""
         losses = {"mse": objectives.mse(made.output, batch.target)}
         silent = self._silent_features()
@@ -169,7 +169,7 @@ class TopK(Architecture):
 
     # --- the gradients by hand ---
 
-    def gradients(self, batch: Batch, step: Step) -> Gradients:
+    def gradients(self, batch: TrainingBatch, step: Step) -> Gradients:
         """The default, without a graph: one pass over the code's rows for each weight matrix."""
         if self.config.terms:
             return super().gradients(batch, step)

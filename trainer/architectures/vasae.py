@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lexiscope.anchors import into_cones, stay_in_cones
 from trainer import kernels
-from trainer.architectures.topk import TopK, TopKConfig
+from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.errors import RecipeError
 from trainer.initialise import Start
 
@@ -29,7 +29,7 @@ class VasaeConfig(TopKConfig):
             raise RecipeError(f"The cone's cosine is {self.cosine}: it must be between 0 and 1.")
 
 
-class Vasae(TopK):
+class Vasae(TopKArchitecture):
     name = "vasae"
     config_type = VasaeConfig
     config: VasaeConfig
