@@ -35,6 +35,7 @@ class ReadQuery(BaseModel):
     text: str = Field("", max_length=20_000)
     contrast: str = Field("", max_length=20_000)
     source: list[str] = Field([], max_length=64, description="dictionaries to read with")
+    chat: bool = Field(False, description="read the texts by the model's chat template")
     raw: bool = Field(False, description="do not subtract the text's mean code")
     min_cosine: float = Field(0.0, ge=-1, le=1)
     feature: str = Field(
@@ -48,6 +49,7 @@ class ReadQuery(BaseModel):
             model=self.model,
             text=self.text,
             contrast=self.contrast or None,
+            chat=self.chat,
             sources=self.source,
             subtract_mean=not self.raw,
             min_cosine=self.min_cosine,

@@ -61,7 +61,7 @@ def read_response(
 ) -> ReadResponse:
     """From the events of `job`, which read with the dictionaries at `places`. Raises NotFound."""
     readings = {(event.text, event.source): event for event in events if isinstance(event, RawReadLayer)}
-    [tokens] = [event.texts for event in events if isinstance(event, RawReadTokens)]
+    [read] = [event for event in events if isinstance(event, RawReadTokens)]
     [last] = [event for event in events if isinstance(event, RawReadDone)]
     codes = {key: MeanCode(raw) for key, raw in readings.items()}
     refs = refs_by_id(
@@ -69,7 +69,7 @@ def read_response(
     )
     dictionaries = [NamedDictionary(place, refs) for place in places]
     texts = []
-    for number, shown in enumerate(tokens):
+    for number, shown in enumerate(read.texts):
         layers, top = [], {}
         for dictionary in dictionaries:
             source = dictionary.place.source
@@ -78,7 +78,7 @@ def read_response(
             top[source] = top_features(code, dictionary, request.top)
         texts.append(ReadText(tokens=list(shown), layers=layers, top=top))
     contrast = {}
-    if len(tokens) > 1:
+    if len(read.texts) > 1:
         for dictionary in dictionaries:
             source = dictionary.place.source
             both = codes[0, source], codes[1, source]
@@ -89,6 +89,7 @@ def read_response(
         texts=texts,
         contrast=contrast,
         followed=_followed(job, last),
+        notes=read.notes,
     )
 
 

@@ -185,6 +185,7 @@ def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
         model_identity=weights.identity,
         interventions=interventions,
         prompt=request.prompt,
+        chat=request.chat,
         top_logprobs=request.top_logprobs,
         controls=_controls(model, interventions, request.seed) if request.controls else None,
         moved=_dictionary_for_changes(model, interventions),
@@ -203,6 +204,7 @@ def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
         model_identity=weights.identity,
         interventions=interventions,
         prompt=request.prompt,
+        chat=request.chat,
         strengths=request.strengths,
     )
     return ResolvedSteer(job, features)
@@ -220,6 +222,7 @@ def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
         model_path=weights.path,
         model_identity=weights.identity,
         texts=[request.text] if request.contrast is None else [request.text, request.contrast],
+        chat=request.chat,
         sources=[dictionary_path(place) for place in places],
         follow=follow,
     )

@@ -36,6 +36,7 @@ class SteerQuery(BaseModel):
     token: list[str] = Field([], max_length=32, description="texts or ids of tokens")
     layer: int | None = Field(None, description="layer of the tokens")
     prompt: str = Field("", max_length=20_000)
+    chat: bool = False
 
 
 @router.page("/steer", None, navigation="Steer")
@@ -57,7 +58,12 @@ def page(
     context = {
         "models": models,
         "layers": layers,
-        "form": {"model": model, "prompt": query.prompt, "features": [*features, *tokens]},
+        "form": {
+            "model": model,
+            "prompt": query.prompt,
+            "chat": query.chat,
+            "features": [*features, *tokens],
+        },
         "typical": TYPICAL,
         "off_manifold": OFF_MANIFOLD,
     }

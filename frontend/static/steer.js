@@ -98,11 +98,12 @@ function feature(item) {
 }
 
 function request() {
-  const { model, prompt, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop_text } =
+  const { model, prompt, chat, max_tokens, temperature, seed, top_k, top_p, frequency_penalty, stop_text } =
     form.elements;
   return {
     model: model.value,
     prompt: prompt.value,
+    chat: chat.checked,
     features: [...at("interventions").children].map(feature),
     max_tokens: Number(max_tokens.value),
     temperature: Number(temperature.value),
@@ -124,9 +125,17 @@ function fail(error) {
   setStatus("");
 }
 
+/** How the prompt was read, where that may surprise. */
+function showNotes(notes) {
+  at("notes").textContent = notes.join(" ");
+  at("notes").hidden = notes.length === 0;
+}
+
 /** Clears the results; shows the two texts if there is a prompt. */
 function clearResults(prompt) {
-  for (const id of ["failure", "effect", "measured", "swept", "meant", "kl-legend"]) at(id).hidden = true;
+  for (const id of ["failure", "effect", "measured", "swept", "meant", "notes", "kl-legend"]) {
+    at(id).hidden = true;
+  }
   at("outcome").hidden = prompt === null;
   if (prompt === null) return;
   for (const id of ["default-text", "steered-text"]) {
@@ -141,6 +150,7 @@ const handlers = {
       `Generating with ${event.features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`,
     );
     showResolved(event.meant ?? []);
+    showNotes(event.notes ?? []);
   },
   step(event) {
     addToken("default-text", event.default);
@@ -234,6 +244,7 @@ function sweep() {
   return post("/api/v1/steer/sweep", body, async (response) => {
     const result = await response.json();
     showResolved(result.resolved.meant);
+    showNotes(result.resolved.notes ?? []);
     showSweep(result.swept, chip);
     setStatus("Done.");
   });

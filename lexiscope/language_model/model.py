@@ -67,6 +67,7 @@ class LanguageModel:
         self._text = ModelTokenizer(tokenizer, self.vocab_size, path)
         self.tokenizer = tokenizer
         self.bos = self._text.bos
+        self.end_tokens = _end_tokens(bridge, tokenizer)
         self.kept: dict[str, Any] = {}
         """what other modules keep as long as the model is loaded"""
         try:
@@ -271,3 +272,11 @@ class LanguageModel:
             tokens = noisy.argmax(-1)
             yield GeneratedTokens(tokens, last)
             new = tokens[:, None]
+
+
+def _end_tokens(bridge: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a text or a turn: the tokenizer's EOS and those of the generation settings."""
+    settings = getattr(bridge.original_model, "generation_config", None)
+    ends = getattr(settings, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return frozenset(token for token in (tokenizer.eos_token_id, *ends) if token is not None)

@@ -90,6 +90,7 @@ class SteerJob(Sampling):
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
+    chat: bool = False
     top_logprobs: int = 5
     controls: ControlSources | None = None
     moved: DictionaryPath | None = Field(
@@ -105,6 +106,7 @@ class SweepJob(Sampling):
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
+    chat: bool = False
     strengths: list[float]
 
 
@@ -115,6 +117,7 @@ class ReadJob(Record):
     model_path: str
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     texts: list[str]
+    chat: bool = False
     sources: list[DictionaryPath]
     follow: LocatedFeature | None = None
 
@@ -165,6 +168,7 @@ class RawReadTokens(Record):
 
     event: Literal["tokens"] = "tokens"
     texts: list[list[Token]]
+    notes: list[str] = Field([])
 
 
 class RawReadLayer(Record):

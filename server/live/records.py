@@ -35,6 +35,7 @@ class SteerResolved(Record):
         description="for each intervention, its feature and the other features of the name it was given by",
     )
     prompt_tokens: list[Token]
+    notes: list[str] = Field([], description="how the text was read, where that may surprise")
 
 
 class GeneratedToken(Record):
@@ -305,6 +306,7 @@ class ReadResponse(Record):
         "first text come first",
     )
     followed: FollowedFeature | None = None
+    notes: list[str] = Field([], description="how the text was read, where that may surprise")
 
 
 # --- worker ---

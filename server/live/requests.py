@@ -41,6 +41,10 @@ Strength = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_ACTIVATION, le=MA
 ModelId = Annotated[str, Field(max_length=200)]
 FeatureId = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
+CHAT = (
+    "read the text as the user's message, by the model's chat template; a text that spells out special "
+    "tokens is read as those tokens"
+)
 
 
 class FeatureChoice(Record):
@@ -142,6 +146,7 @@ class SteerRequest(Sampling):
 
     model: ModelId
     prompt: Text
+    chat: bool = Field(False, description=CHAT)
     features: list[SteerFeature] = Field(min_length=1, max_length=32)
     top_logprobs: int = Field(
         5, ge=0, le=20, description="number of alternatives returned with each generated token"
@@ -158,6 +163,7 @@ class SweepRequest(Sampling):
 
     model: ModelId
     prompt: Text
+    chat: bool = Field(False, description=CHAT)
     features: list[SteerFeature] = Field(min_length=1, max_length=32)
     strengths: list[Strength] = Field(
         [-1.0, -0.5, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5],
@@ -186,6 +192,7 @@ class ReadRequest(Record):
     model: ModelId
     text: Text
     contrast: Text | None = Field(None, description="a second text, to contrast with the first")
+    chat: bool = Field(False, description=CHAT)
     sources: list[Annotated[str, Field(max_length=200)]] = Field(
         [],
         max_length=64,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GitConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, GitConfig
 
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel, load_language_model, model_slug
@@ -154,6 +154,12 @@ def test_bad_model_folders_are_refused_with_the_reason(tmp_path: Path, model_fol
     (bare / "model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_language_model(str(bare))
+
+
+def test_a_text_ends_at_the_tokenizers_and_the_generation_settings_tokens(tmp_path: Path) -> None:
+    folder = tiny.make_model(tmp_path / "m")
+    GenerationConfig(eos_token_id=[0, 7]).save_pretrained(folder)
+    assert load_language_model(str(folder)).end_tokens == {0, 7}
 
 
 def test_special_tokens_in_a_text_stay_plain_text(model: LanguageModel) -> None:

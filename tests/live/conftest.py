@@ -13,7 +13,7 @@ from server import create_app
 from server.live import WorkerClient, spawn_worker
 from server.live.model_cache import ModelCache
 from store import IndexedDictionary, Store
-from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
+from tests.live.jobs import CHAT_TEMPLATE, CONTEXT, MEAN_NORM, SILENT, VOCAB, WIDTH, D, Tiny, finish
 from tests.store import synthetic
 
 
@@ -28,9 +28,9 @@ def tiny(tmp_path_factory) -> Tiny:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end).save_pretrained(
-        folder / "tiny"
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, chat_template=CHAT_TEMPLATE
+    ).save_pretrained(folder / "tiny")
     torch.manual_seed(0)
     config = GPT2Config(
         n_layer=2,

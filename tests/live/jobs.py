@@ -13,6 +13,7 @@ from server.live.generation import Batches, JobSteps, Pause
 from server.live.messages import Event
 
 D, WIDTH, VOCAB, CONTEXT, MEAN_NORM = 32, 48, 300, 512, 5.0
+CHAT_TEMPLATE = "{{ bos_token }}Q: {{ messages[0].content }}{% if add_generation_prompt %} A:{% endif %}"
 SILENT = 7
 """a feature whose encoder bias keeps it silent everywhere"""
 

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from server.live.generation import GeneratedRow
 
-MODEL = SimpleNamespace(
-    text=lambda tokens: "".join(map(chr, tokens)), tokenizer=SimpleNamespace(eos_token_id=0)
-)
+MODEL = SimpleNamespace(text=lambda tokens: "".join(map(chr, tokens)), end_tokens=frozenset({0}))
 
 
 def written(text, *, stop=(), max_tokens=10**6):

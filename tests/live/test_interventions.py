@@ -163,17 +163,13 @@ def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, model_cach
         assert "".join(one.text for one in drawn if one) == getattr(events[-1], f"{row}_text")
 
 
-def test_a_row_ends_at_its_end_of_text(tiny, model_cache, model):
+def test_a_row_ends_at_its_end_of_text(tiny, model_cache, monkeypatch):
     """The steered row is pushed onto the end-of-text token; the default row goes on alone."""
     cached = model_cache.model(tiny.model_path, "tiny").model
     job = tiny.job((0, 3, "add", 3.0), max_tokens=30, temperature=0.0)
     drawn = [step.steered.token.id for step in steps(steer(job, model_cache))]
-    before = cached.tokenizer.eos_token
-    cached.tokenizer.eos_token = cached.tokenizer.convert_ids_to_tokens(drawn[0])
-    try:
-        events = list(steer(job, model_cache))
-    finally:
-        cached.tokenizer.eos_token = before
+    monkeypatch.setattr(cached, "end_tokens", frozenset({drawn[0]}))
+    events = list(steer(job, model_cache))
     ended = [step.steered for step in steps(events)]
     assert ended[0] is not None and ended[0].text == "" and not any(ended[1:])
 

@@ -97,6 +97,28 @@ def test_the_page_and_its_twin_and_the_call_say_the_same(client, answer):
     assert f'href="/{cell["features"][cell["tokens"][2]["best"]["feature"]]["id"]}"' in page.text
 
 
+def test_a_text_can_be_read_by_the_chat_template(tiny, model, client, answer):
+    asked = model.tokenise_chat(TEXT)
+    read = post(client, chat=True).json()
+    assert [token["id"] for token in read["texts"][0]["tokens"]] == asked != model.tokenise(TEXT)
+    page = client.get("/read.json", params={"model": "tiny", "text": TEXT, "chat": True}).json()
+    assert page["texts"][0]["tokens"] == read["texts"][0]["tokens"]
+    assert read["notes"] == answer["notes"] == []
+
+
+def test_special_tokens_in_a_text_are_noted_as_characters(model, client):
+    text = "Hi <|endoftext|> Bo"
+    read = post(client, text=text).json()
+    assert len(read["texts"][0]["tokens"]) == len(text)  # a token a byte
+    [note] = read["notes"]
+    assert "<|endoftext|>" in note and "read as characters" in note
+    assert note in client.get("/read", params={"model": "tiny", "text": text}).text.replace(
+        "&lt;", "<"
+    ).replace("&gt;", ">")
+    chat = post(client, text=text, chat=True).json()
+    assert chat["notes"] == [] and model.bos in [token["id"] for token in chat["texts"][0]["tokens"]]
+
+
 def test_an_empty_form_asks_for_a_text_and_markup_in_a_text_stays_text(client):
     assert client.get("/read").status_code == 200
     page = client.get("/read", params={"model": "tiny", "text": "<script>alert(1)</script>"})

@@ -122,6 +122,14 @@ def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, mon
 def test_control_tokens_in_a_prompt_stay_plain_text(client):
     got = events(post(client, ID, prompt="<|endoftext|>a"))
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "<|endoftext|>a"
+    assert len(got[0]["prompt_tokens"]) == 14 and "<|endoftext|>" in got[0]["notes"][0]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/steer?stream=false", "/api/v1/steer/sweep"])
+def test_a_prompt_can_go_through_the_chat_template(client, path):
+    asked = {"model": "tiny", "prompt": "Once", "features": [ID], "max_tokens": 3, "chat": True}
+    got = client.post(path, json=asked).json()["resolved"]
+    assert "".join(token["shown"] for token in got["prompt_tokens"]) == "Q:␣Once␣A:" and got["notes"] == []
 
 
 def test_a_name_says_which_feature_was_taken_and_lists_the_others(client):

@@ -1,7 +1,6 @@
 """One row during generation: its tokens, its text, and whether and why it has ended."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from lexiscope.language_model import LanguageModel
 from server.live.generation.detokenise import Detokeniser
@@ -11,19 +10,18 @@ from server.live.records import RowEnd
 class GeneratedRow:
     """The tokens and the text of one row so far. `end` is the reason why it ended, None while it continues.
 
-    A row ends at the end-of-text token, which adds no text, before the first of the stop texts, or at
-    `max_tokens`.
+    A row ends at a token that ends the model's texts or turns, which adds no text, before the first of the
+    stop texts, or at `max_tokens`.
     """
 
     def __init__(
         self, model: LanguageModel, prompt: Sequence[int], *, max_tokens: int, stop: Sequence[str] = ()
     ) -> None:
-        tokenizer: Any = model.tokenizer
         self.tokens: list[int] = []
         self.text = ""
         self.end: RowEnd | None = None
         self._detokeniser = Detokeniser(model.text, prompt)
-        self._eos = tokenizer.eos_token_id
+        self._ends = model.end_tokens
         self._max_tokens = max_tokens
         self._stop = tuple(stop)
         self._held = ""
@@ -31,7 +29,7 @@ class GeneratedRow:
     def add(self, token: int) -> str:
         """The text to show after `token`. Text that may become a stop text is held back."""
         self.tokens.append(token)
-        if token == self._eos:
+        if token in self._ends:
             self.end = "end"
             return self._show(self._held + self._detokeniser.rest())
         text = self._held + self._detokeniser.add(token)

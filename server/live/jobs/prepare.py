@@ -11,7 +11,15 @@ from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
 from server.live.interventions import SteerPlan
-from server.live.messages import DictionaryPath, Intervention, Job, LocatedFeature, ReadJob, SweepJob
+from server.live.messages import (
+    DictionaryPath,
+    Intervention,
+    Job,
+    LocatedFeature,
+    ReadJob,
+    SteerJob,
+    SweepJob,
+)
 from server.live.model_cache import CachedModel, ModelCache, NotLoadable
 
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
@@ -61,11 +69,30 @@ def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:
     return list(dict.fromkeys(feature.checkpoint_path for feature in features if feature is not None))
 
 
-def tokenise_prompt(model: LanguageModel, text: str, max_tokens: int) -> list[int]:
+def tokenise(model: LanguageModel, text: str, *, chat: bool) -> list[int]:
+    """Token ids of a text or, with `chat`, of the user's message. Raises ModelError if there are none, or the
+    model has no chat template.
+    """
+    tokens = model.tokenise_chat(text) if chat else model.tokenise(text)
+    if not tokens:
+        raise ModelError(f"The text has no token of {model.id}. Write at least one word.")
+    return tokens
+
+
+def tokenise_notes(model: LanguageModel, texts: Sequence[str], *, chat: bool) -> list[str]:
+    """How the texts are read, where that may surprise."""
+    spelled = sorted({token for text in texts for token in model.special_tokens_in(text)})
+    if chat or not spelled:
+        return []
+    return [
+        f"{', '.join(spelled)}: special tokens in a text are read as characters. With chat they are read as"
+        " tokens."
+    ]
+
+
+def tokenise_prompt(model: LanguageModel, job: SteerJob | SweepJob) -> list[int]:
     """The prompt's token ids. Raises ModelError if there are none, or more than fit the context."""
-    prompt = model.tokenise(text)
-    if not prompt:
-        raise ModelError(f"The prompt has no token of {model.id}. Write at least one word.")
+    prompt, max_tokens = tokenise(model, job.prompt, chat=job.chat), job.max_tokens
     if 1 + len(prompt) + max_tokens > model.context_length:
         room = max(model.context_length - max_tokens - 1, 0)
         raise ModelError(

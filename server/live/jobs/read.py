@@ -11,7 +11,7 @@ from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import JobSteps, Pause
 from server.live.interventions import ENCODE_POSITIONS, Cancelled, LoadedDictionary, load_feature
-from server.live.jobs.prepare import load_model
+from server.live.jobs.prepare import load_model, tokenise, tokenise_notes
 from server.live.messages import DictionaryPath, RawReadDone, RawReadLayer, RawReadTokens, ReadJob
 from server.live.model_cache import ModelCache
 
@@ -24,7 +24,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     checkpoints = [source.checkpoint_path for source in job.sources]
     checkpoints += [located.checkpoint_path for located in followed]
     model, vocabulary = yield from load_model(cache, job, checkpoints)
-    texts = [_tokenise(model, text) for text in job.texts]
+    texts = [_tokenise(model, text, chat=job.chat) for text in job.texts]
     features = [load_feature(one, cache.dictionary, model) for one in followed]
     layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
     model.check_layers(layers)
@@ -33,7 +33,10 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
             raise ModelError(
                 f"{source.checkpoint_path} does not fit {model.id}: its input width is not {model.d_model}."
             )
-    yield RawReadTokens(texts=[[vocabulary.token(token) for token in tokens] for tokens in texts])
+    yield RawReadTokens(
+        texts=[[vocabulary.token(token) for token in tokens] for tokens in texts],
+        notes=tokenise_notes(model, job.texts, chat=job.chat),
+    )
     activations: list[list[float]] = []
     for number, tokens in enumerate(texts):
         if cancelled():
@@ -52,10 +55,8 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     yield RawReadDone(followed=activations if followed else None)
 
 
-def _tokenise(model: LanguageModel, text: str) -> list[int]:
-    tokens = model.tokenise(text)
-    if not tokens:
-        raise ModelError(f"The text has no token of {model.id}. Write at least one word.")
+def _tokenise(model: LanguageModel, text: str, *, chat: bool) -> list[int]:
+    tokens = tokenise(model, text, chat=chat)
     if len(tokens) >= model.context_length:
         raise ModelError(
             f"The text has {len(tokens):,} tokens; {model.id} reads at most {model.context_length - 1:,}. "

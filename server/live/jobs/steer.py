@@ -19,6 +19,7 @@ from server.live.jobs.prepare import (
     finite,
     load_model,
     rows_in_batch,
+    tokenise_notes,
     tokenise_prompt,
 )
 from server.live.messages import SteerJob
@@ -35,7 +36,7 @@ def steer(
     model or the dictionary), and Cancelled, at most one forward pass after `cancelled` becomes true.
     """
     model, vocabulary = yield from load_model(cache, job, _checkpoints(job))
-    prompt = tokenise_prompt(model, job.prompt, job.max_tokens)
+    prompt = tokenise_prompt(model, job)
     plan = make_plan(job.interventions, cache.dictionary, model, prompt=len(prompt))
     check_interventions(job.interventions, model, len(prompt) + job.max_tokens)
     if cancelled():
@@ -43,6 +44,7 @@ def steer(
     yield SteerResolved(
         features=[one.feature for one in job.interventions],
         prompt_tokens=[vocabulary.token(token) for token in prompt],
+        notes=tokenise_notes(model, [job.prompt], chat=job.chat),
     )
     default, steered = rows = [
         GeneratedRow(model, prompt, max_tokens=job.max_tokens, stop=job.stop) for _ in range(2)

@@ -16,6 +16,7 @@ from server.live.jobs.prepare import (
     finite,
     load_model,
     rows_in_batch,
+    tokenise_notes,
     tokenise_prompt,
 )
 from server.live.jobs.scoring import Comparison, RowScores, TextRow, above, compare, perplexity, score_rows
@@ -38,7 +39,7 @@ def sweep(
     """`resolved`, then `swept`. Raises the errors of `steer`."""
     checkpoints = checkpoints_of(job.interventions)
     model, vocabulary = yield from load_model(cache, job, checkpoints)
-    prompt = tokenise_prompt(model, job.prompt, job.max_tokens)
+    prompt = tokenise_prompt(model, job)
     at_strengths = [
         [one.model_copy(update={"strength": strength}) for one in job.interventions]
         for strength in job.strengths
@@ -48,7 +49,11 @@ def sweep(
     if cancelled():
         raise Cancelled
     named = named_tokens(job.interventions)
-    yield SteerResolved(features=named.features, prompt_tokens=[vocabulary.token(token) for token in prompt])
+    yield SteerResolved(
+        features=named.features,
+        prompt_tokens=[vocabulary.token(token) for token in prompt],
+        notes=tokenise_notes(model, [job.prompt], chat=job.chat),
+    )
     rows = [GeneratedRow(model, prompt, max_tokens=job.max_tokens, stop=job.stop) for _ in (None, *plans)]
     first = yield from _generate(job, model, batches, rows, prompt, plans, cancelled)
     scorer = _Scorer(model, prompt, named, first[[0]], rows[0].tokens, cancelled)
