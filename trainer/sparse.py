@@ -44,6 +44,13 @@ def decode(
     return output
 
 
+def fired(code: SparseCode, d_sae: int) -> Tensor:
+    """[d_sae] bool which features fired; the host does not wait."""
+    found = torch.zeros(d_sae + 1, dtype=torch.bool, device=code.values.device)
+    found[torch.where(code.values > 0, code.indices, d_sae).reshape(-1)] = True
+    return found[:d_sae]
+
+
 def above(
     x: Tensor, encoder: Tensor, b_enc: Tensor, lowest: Tensor, *, buffer: Tensor | None = None
 ) -> SparseCode:

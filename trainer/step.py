@@ -19,7 +19,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.errors import TextError
 from lexiscope.evidence import lift_names
 from lexiscope.sparse_code import SparseCode
-from trainer import objectives
+from trainer import objectives, sparse
 from trainer.activations.passages import (
     BatchOrder,
     LayerActivations,
@@ -191,7 +191,7 @@ class Training:
         self._unchecked.append((self.step, made.losses))
         self._check_losses(late=1 if architecture.device.type == "cuda" else 0)
         self.ranks.average([architecture.gradient(name) for name in architecture.parameters])
-        fired = _fired(made.code, architecture.d_sae)
+        fired = sparse.fired(made.code, architecture.d_sae)
         self.ranks.unite(fired)
         self.fired |= fired
         architecture.silent += 1
@@ -379,13 +379,6 @@ class Training:
             features.append(indices[fired])
             tokens.append(on[:, None].expand_as(indices)[fired])
         return torch.cat(features), torch.cat(tokens)
-
-
-def _fired(code: SparseCode, d_sae: int) -> Tensor:
-    """[d_sae] bool which features fired; the host does not wait."""
-    fired = torch.zeros(d_sae + 1, dtype=torch.bool, device=code.values.device)
-    fired[torch.where(code.values > 0, code.indices, d_sae).reshape(-1)] = True
-    return fired[:d_sae]
 
 
 def train_on_sample(

@@ -48,8 +48,8 @@ class Trainer:
         silent: str = "0",
         gradients: str = "by hand",
     ) -> None:
-        """`silent` is a share of features to count as long silent before every step, so that AuxK has
-        its work from the first; with `gradients=autograd` the default step replaces the hand-written one.
+        """`silent` is a share of features that do not fire and count as long silent, so that AuxK has
+        its work from the first step; with `gradients=autograd` the default step replaces the one by hand.
         """
         changes: dict[str, Any] = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
         config: Any = replace(trainer.recipe(recipe), **changes)
@@ -65,6 +65,8 @@ class Trainer:
         self.training = Training(architecture, start.random, steps=steps, every=10**9)
         self.rate = config.learning_rate
         self.silent = torch.randperm(d_sae, device=device)[: round(float(silent) * d_sae)]
+        with torch.no_grad():
+            architecture.parameters["encoder"][self.silent] *= 0.05  # among the k largest no more
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:

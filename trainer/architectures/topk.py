@@ -141,18 +141,20 @@ class TopKArchitecture(Architecture):
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """Mean squared error, and AuxK where features are silent."""
         losses = {"mse": objectives.mse(made.output, batch.target)}
-        silent = self._silent_features()
+        silent = self._silent_features(made.code)
         if len(silent):
             p = self.parameters
             rows = SilentRows(p["encoder"][silent], p["b_enc"][silent], p["decoder"][silent])
             losses["aux_k"] = self._aux_loss((batch.target - made.output).detach(), batch.x, rows)
         return losses
 
-    def _silent_features(self) -> Tensor:
-        """[m] features that AuxK is for."""
+    def _silent_features(self, code: SparseCode) -> Tensor:
+        """[m] features that AuxK is for: long silent, and not in this step's code either."""
         if not self.config.aux_k:
             return self.silent.new_empty(0).long()
-        return (self.silent > self.config.aux_after).nonzero().squeeze(1)
+        fired = sparse.fired(code, self.d_sae)
+        self.ranks.unite(fired)
+        return ((self.silent >= self.config.aux_after) & ~fired).nonzero().squeeze(1)
 
     def _aux_loss(self, residual: Tensor, x: Tensor, rows: SilentRows) -> Tensor:
         """AuxK over the variance of the residual [n, d], as its paper has it, so that its weight means the
@@ -188,7 +190,7 @@ class TopKArchitecture(Architecture):
         grad["dense_in"].copy_(x.T @ (slope @ p["dense_out"].T))
         squares = error.square().sum(-1)
         losses = {"mse": squares.sum() / n}
-        silent = self._silent_features()
+        silent = self._silent_features(code)
         if len(silent):
             losses["aux_k"] = self._add_aux_gradients(-error, x, silent)
         return Gradients(losses, code, squares)
