@@ -27,14 +27,25 @@ settings.load_profile("lexiscope")
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
+NEEDS = {
+    "chromium": "browser",
+    "server": "postgres",
+    "mortal": "postgres",
+    "worker": "slow",
+    "narrow": "slow",
+    "client": "slow",
+}
+"""Fixture → the mark of the tests that take it. A model worker is a process, which imports torch."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a browser or PostgreSQL by where they are and what they take."""
+    """Mark tests by the fixtures and parameters that they take."""
     for item in items:
-        if "chromium" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.browser)
+        for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(NEEDS[fixture])
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if "postgres" in parameters.values() or "server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.postgres)
+        if "postgres" in parameters.values():
+            item.add_marker("postgres")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from tests.cli.commands import lexiscope, lexiscope_process
 from trainer.__main__ import parse_layers
 
 
+@pytest.mark.slow
 def test_train_index_and_figures_from_the_command_line(
     model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:

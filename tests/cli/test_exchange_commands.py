@@ -4,6 +4,7 @@ is wrong.
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from lexiscope.checkpoint import load_checkpoint, save_weights
@@ -17,6 +18,7 @@ from tests.indexer import dashboards
 from tests.store import synthetic
 
 
+@pytest.mark.slow
 def test_an_index_goes_out_and_comes_back_from_the_command_line(tmp_path: Path) -> None:
     synthetic.publish(tmp_path / "index", [synthetic.Dictionary("tiny", 1)])
     out = lexiscope("export", "parquet", str(tmp_path / "out"), "--model", "tiny", work=tmp_path)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SERVE = """
 from pathlib import Path
@@ -23,6 +25,7 @@ with TestClient(server.create_app(Settings())) as client:
 """
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_serves_a_page(tmp_path: Path) -> None:
     source = tmp_path / "source"
     copied = subprocess.run(

@@ -648,6 +648,7 @@ def test_features_and_header_are_read_wherever_the_header_stands(
     assert header == ["é\n", 12, None]
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_a_feature_and_not_by_the_file(tmp_path: Path) -> None:
     one, path = {"values": [0.5] * 5000}, tmp_path / "batch-0.json"
     path.write_text(json.dumps({"features": [one] * 400}))

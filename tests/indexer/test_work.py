@@ -90,6 +90,7 @@ def expected(
     return rows(root)
 
 
+@pytest.mark.slow
 def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
     model: LanguageModel,
     model_folder: Path,

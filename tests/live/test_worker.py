@@ -124,6 +124,7 @@ def test_a_model_that_has_gone_is_a_503_that_says_so(tiny, ask):
     assert refused.value.status == 503
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(tiny):
     async def killed(worker):
         client = WorkerClient(worker)
@@ -181,6 +182,7 @@ def test_one_client_cannot_fill_the_queue_for_the_others(tiny, narrow):
     finish(crowd())
 
 
+@pytest.mark.slow
 def test_a_request_that_takes_too_long_ends_with_words(tiny):
     async def late(worker):
         try:

@@ -62,6 +62,7 @@ def stored_as(where: Settings, builds_: list[str]) -> set[str]:
     return {schema_of(build) for build in builds_} if where.database_url else set(builds_)
 
 
+@pytest.mark.slow
 def test_a_builder_killed_in_the_middle_leaves_the_old_index_serving(
     place: Settings, request: pytest.FixtureRequest
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_second_builder_is_refused_while_the_first_works(place: Settings, tmp_
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_says_so_and_the_old_index_serves(place: Settings) -> None:
     build = synthetic.publish(place)
     process = run_builder(
@@ -282,6 +284,7 @@ def test_a_published_folder_holds_the_build_its_name_and_the_lock(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"CURRENT", "LOCK", f"{build}.duckdb"}
 
 
+@pytest.mark.slow
 def test_questions_asked_while_builds_change_are_all_answered(place: Settings) -> None:
     small = [synthetic.Dictionary("tiny", 1, d_sae=40)]
     synthetic.publish(place, small)

@@ -264,6 +264,7 @@ def test_without_anchors_rows_are_only_made_unit(device: str) -> None:
 # --- the kernels, without a GPU and with one ---
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels.triton is None or INTERPRETED, reason="needs Triton, not interpreted")
 def test_the_kernels_keep_these_claims_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", __file__]

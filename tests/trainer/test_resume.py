@@ -74,6 +74,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     monkeypatch.setattr(UnfinishedRun, "save", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer", [None, 300])
 def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
     model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int | None
@@ -115,6 +116,7 @@ main(sys.argv[2:], prog="trainer")
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_to_the_same_weights(
     model_folder: Path, text_file: Path, tmp_path: Path
 ) -> None:
