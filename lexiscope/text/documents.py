@@ -17,8 +17,8 @@ from lexiscope.text.rows import JSON, TABLES, Row, hub_rows, json_rows, table_ro
 def documents(
     source: str, *, field: str | None = None, report: TextReport | None = None
 ) -> Iterator[str | Conversation]:
-    """Documents of a file or of a data set on the hub. Texts of more than plain.BLOCK characters come in
-    pieces. What has no text is counted in `report`.
+    """Documents of a file or of a data set on the hub. Texts of more than twice plain.BLOCK characters
+    come in pieces. What has no text is counted in `report`.
 
     Raises TextError: no such file, empty, binary, damaged, not valid JSON, or a row without the field.
     """

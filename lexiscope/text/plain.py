@@ -20,15 +20,21 @@ def plain_documents(file: IO[bytes]) -> Iterator[str]:
     size = 0
     for line in _lines(io.TextIOWrapper(file, encoding="utf-8")):
         if line.strip() == END:
-            yield "".join(lines).strip("\n")
+            yield from _unless_blank("".join(lines).strip("\n"))
             lines, size = [], 0
             continue
         lines.append(line)
         size += len(line)
-        if size >= BLOCK:
-            yield "".join(lines)
+        piece_of_a_line = len(line) >= BLOCK - SEARCHED and not line.endswith("\n")
+        if size >= BLOCK or piece_of_a_line:
+            yield from _unless_blank("".join(lines))
             lines, size = [], 0
-    yield "".join(lines).strip("\n")
+    yield from _unless_blank("".join(lines).strip("\n"))
+
+
+def _unless_blank(document: str) -> Iterator[str]:
+    if document.strip():
+        yield document
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
@@ -58,10 +64,10 @@ def cut(text: str) -> tuple[str, str]:
 
 
 def pieces(document: str) -> Iterator[str]:
-    """A document in pieces of at most BLOCK characters."""
+    """A document; one of more than two BLOCKs in pieces of at most one."""
     start = 0
-    while len(document) - start > BLOCK:
+    while len(document) > 2 * BLOCK and len(document) - start > BLOCK:
         piece, _ = cut(document[start : start + BLOCK])
         yield piece
         start += len(piece)
-    yield document[start:] if start else document
+    yield document[start:]

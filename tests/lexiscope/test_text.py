@@ -212,6 +212,12 @@ def test_a_long_line_is_cut_before_white_space_and_nothing_is_lost(tmp_path: Pat
         )
 
 
+def test_a_document_of_many_lines_is_cut_at_a_line_end_alone(tmp_path: Path) -> None:
+    text = ("x" * (BLOCK - 10) + "\n") * 2 + "y" * 30_000 + "\n" + "end"
+    (tmp_path / "a.txt").write_text(text)
+    assert list(documents(str(tmp_path / "a.txt"))) == [text[: 2 * BLOCK - 18], "y" * 30_000 + "\nend"]
+
+
 def test_a_long_line_without_white_space_is_cut_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("女" * (2 * BLOCK + 5) + "\nend")
     found = [str(each) for each in documents(str(tmp_path / "a.txt"))]
