@@ -4,13 +4,14 @@ worker.
 Routes use `app.state`: `settings`, `store`, `templates` and `worker`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from lexiscope.settings import Settings
 from server import api_reference, errors, pages, read, static_files, steer
+from server.page_router import PageRouter
 from server.responses import Templates
 from store import Store
 
@@ -18,7 +19,12 @@ ROUTERS = (api_reference.router, read.router, steer.router, pages.router)
 """in the order in which addresses are matched; the last has addresses that begin with a model's id"""
 
 
-def create_app(settings: Settings | None = None, *, store: Store | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    store: Store | None = None,
+    routers: Sequence[PageRouter] = ROUTERS,
+) -> FastAPI:
     """The web server. It also starts without an index; pages then respond with 503 and the command that makes
     one.
     """
@@ -43,10 +49,10 @@ def create_app(settings: Settings | None = None, *, store: Store | None = None) 
     )
     app.state.settings = settings
     app.state.store = opened
-    app.state.templates = Templates(navigation=[link for router in ROUTERS for link in router.navigation])
+    app.state.templates = Templates(navigation=[link for router in routers for link in router.navigation])
     app.state.worker = None  # started by the first request that needs it
     errors.install(app)
     static_files.install(app)
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
     return app

@@ -1,6 +1,6 @@
-"""The real application over the synthetic index, on a free port of 127.0.0.1, and a Chromium to look at it.
+"""The application over the synthetic index, on a free port of 127.0.0.1, and a Chromium.
 
-Everything here is skipped, with the reason, where there is no playwright or no browser.
+All tests here are skipped, with the reason, where playwright or the browser is missing.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""From a word to a feature and what is known about it."""
+"""From a token to its features and their pages."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_a_feature_page_shows_the_cosine_of_its_json(page, site):
     assert shown.inner_text() == f"{feature['cosine']:.3f}"
 
 
-def test_name_verdict_and_its_words_stand_together(page, site):
+def test_name_verdict_and_its_meaning_are_in_the_title(page, site):
     page.goto("/tiny/1-vasae/3")
     feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
     title = page.locator("header.title").inner_text()
@@ -68,7 +68,7 @@ def test_name_verdict_and_its_words_stand_together(page, site):
     )
 
 
-def test_a_dead_feature_says_so_and_shows_no_empty_chart(page):
+def test_a_dead_feature_is_marked_and_has_no_empty_chart(page):
     page.goto("/tiny/1-vasae/9")
     assert "Dead." in page.locator("main").inner_text()
     assert page.locator(".histogram").count() == 0
@@ -91,7 +91,7 @@ def test_a_feature_page_has_a_section_for_each_kind_of_evidence(page):
     assert position.locator("rect").count() == 2 and position.locator("line").count() == 1
 
 
-def test_a_relative_in_the_next_layer_is_one_click_away(page):
+def test_a_related_feature_in_the_next_layer_is_a_link(page):
     page.goto("/tiny/1-vasae/6")
     page.locator("#near ~ .three > div").last.locator("a.chip").first.click()
     page.wait_for_url(re.compile(r"/tiny/2-vasae/\d+$"))
@@ -102,14 +102,14 @@ def test_a_token_that_is_no_name_is_marked_on_its_page(page):
     assert "Not a name." in page.locator("header.title").inner_text()
 
 
-def test_verdict_counts_lead_to_their_features(page):
+def test_verdict_counts_link_to_their_features(page):
     page.goto("/tiny/1-vasae")
     page.locator(".verdicts tr", has_text="unsupported").get_by_role("link").click()
     page.wait_for_url("**verdict=unsupported**")
     assert set(page.locator(".features tbody .badge").all_inner_texts()) == {"unsupported"}
 
 
-def test_a_context_tells_its_tokens_and_activations_by_arrow_keys(page):
+def test_arrow_keys_show_the_tokens_and_activations_of_a_context(page):
     page.goto("/tiny/1-vasae/3")
     page.locator(".contexts li").first.focus()
     page.keyboard.press("ArrowRight")
@@ -120,7 +120,7 @@ def test_a_context_tells_its_tokens_and_activations_by_arrow_keys(page):
     assert readout.inner_text() != before
 
 
-def test_the_firing_token_lines_up_down_the_page(page):
+def test_firing_tokens_are_aligned_down_the_page(page):
     page.goto("/tiny/1-vasae/3")
     lefts = {round(token.bounding_box()["x"]) for token in page.locator(".contexts .fired").all()}
     assert len(lefts) == 1
@@ -139,7 +139,7 @@ def test_a_token_that_is_no_name_is_found_and_marked(page):
     assert "no feature has this name" in page.locator(".hits li").first.inner_text()
 
 
-def test_a_search_that_finds_nothing_says_what_to_try(page):
+def test_a_search_without_results_suggests_what_to_try(page):
     page.goto("/search?q=zzzzzz")
     assert "No token of any model contains zzzzzz" in page.locator("main").inner_text()
 
@@ -154,7 +154,7 @@ def test_filters_keep_the_query_and_narrow_the_list(page):
     assert set(page.locator(".features tbody .badge").all_inner_texts()) == {"reads"}
 
 
-def test_a_column_head_sorts_and_turns(page):
+def test_a_column_head_sorts_and_reverses(page):
     page.goto("/tiny/1-vasae")
     cosines = lambda: [float(c) for c in page.locator(".features td:nth-child(3) data").all_inner_texts()]
     page.locator(".features").get_by_role("link", name="Cosine").click()
@@ -165,7 +165,7 @@ def test_a_column_head_sorts_and_turns(page):
     assert cosines() == sorted(cosines())
 
 
-def test_the_next_page_holds_other_features(page):
+def test_the_next_page_has_other_features(page):
     page.goto("/tiny/1-vasae")
     first = page.locator(".features tbody a.quiet").all_inner_texts()
     page.get_by_role("link", name="Next page").click()
@@ -173,7 +173,7 @@ def test_the_next_page_holds_other_features(page):
     assert not set(first) & set(page.locator(".features tbody a.quiet").all_inner_texts())
 
 
-def test_a_token_page_follows_the_name_through_every_dictionary(page, site):
+def test_a_token_page_has_a_row_for_every_dictionary(page, site):
     page.goto("/tokens/tiny/0")
     layers = httpx.get(f"{site}/tokens/tiny/0.json").json()["layers"]
     assert page.locator(".bylayer tbody tr").count() == len(layers) == 4

@@ -1,5 +1,5 @@
-"""What a reader can count on at every page: it is quiet, local, legible, and works without a mouse or a
-script.
+"""Every page: no errors on the console, no other host, legible text, usable without a mouse and without
+scripts.
 """
 
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_page_is_quiet_local_and_legible(page, path):
+def test_every_page_has_no_console_errors_no_other_host_and_legible_text(page, path):
     complaints, requests = [], []
     page.on(
         "console",
@@ -129,7 +129,7 @@ def test_an_error_page_says_what_is_wrong_and_where_to_go(page):
     assert page.get_by_role("link", name="All dictionaries").get_attribute("href") == "/"
 
 
-def test_pages_are_whole_without_scripts(chromium, site):
+def test_pages_are_complete_without_scripts(chromium, site):
     context = chromium.new_context(base_url=site, java_script_enabled=False)
     page = context.new_page()
     page.goto("/")

@@ -1,6 +1,4 @@
-"""The reading page over the tiny live model: names by layer and token, one token's features, two texts,
-without and with scripts.
-"""
+"""The reading page over the tiny live model: the table of names, the features of one token, two texts."""
 
 import threading
 import time
@@ -31,7 +29,7 @@ def reading(client, chromium):  # noqa: F811
     thread.join()
 
 
-def test_a_text_is_read_by_name_and_a_token_opens_all_that_fires_on_it(reading):
+def test_a_text_is_read_and_a_token_lists_its_features(reading):
     page = reading.new_page()
     page.goto("/read?model=tiny")
     page.locator("textarea[name=text]").fill(TEXT)
@@ -63,7 +61,7 @@ def test_the_page_works_without_scripts(reading, chromium):
     context.close()
 
 
-def test_a_feature_can_be_tested_on_a_text_of_ones_own(reading):
+def test_a_feature_page_leads_to_a_reading_with_that_feature(reading):
     page = reading.new_page()
     page.goto("/tiny/0-random/3")
     page.get_by_text("Read a text with this feature").click()

@@ -186,7 +186,7 @@ def measured(*, beats):
 
 
 @pytest.mark.parametrize(("beats", "says"), [(True, "controls: an effect"), (False, "no effect")])
-def test_the_run_is_shown_beside_its_controls_and_called_an_effect_only_if_it_beats_them(page, beats, says):
+def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, says):
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
         SteerResolved(
@@ -230,7 +230,7 @@ def test_alternatives_of_a_token_are_on_hover(page):
     assert page.locator("#default-text").inner_text().endswith("Paris"), "what was written is kept"
 
 
-def test_every_part_of_an_intervention_and_of_drawing_is_sent(page):
+def test_every_field_of_an_intervention_and_of_sampling_is_sent(page):
     sent = answer(
         page,
         status=200,

@@ -1,4 +1,4 @@
-"""A tiny random GPT-2 over bytes with two random dictionaries, and a worker process to ask about them."""
+"""A tiny random GPT-2 over bytes, two random dictionaries, and worker processes."""
 
 import pytest
 import torch
@@ -76,14 +76,14 @@ def worker():
 
 @pytest.fixture(scope="module")
 def narrow():
-    """A worker that does one thing at a time; four may wait, two of one client."""
+    """A worker that runs one job at a time; four may wait, two of one client."""
     with spawn_worker(Settings(worker_queue=4, worker_batch=1)) as running:
         yield running
 
 
 @pytest.fixture
 def ask(worker):
-    """All events of one job, through the process."""
+    """All events of one job, from the worker process."""
 
     async def events(job):
         async with WorkerClient(worker).submit(job) as stream:
@@ -94,7 +94,7 @@ def ask(worker):
 
 @pytest.fixture(scope="module")
 def client(tiny, tmp_path_factory):
-    """A synthetic index whose paths lead to the tiny model and its dictionaries."""
+    """The application over a synthetic index with the paths of the tiny model and its dictionaries."""
 
     class Here(Store):
         def dictionaries(self) -> list[IndexedDictionary]:

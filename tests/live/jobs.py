@@ -1,4 +1,4 @@
-"""Where the tiny model and its random dictionaries lie, and jobs that steer it."""
+"""The paths of the tiny model and its random dictionaries, and jobs that steer it."""
 
 import asyncio
 from collections.abc import Coroutine, Iterator
@@ -15,7 +15,7 @@ from server.live.messages import Event
 D, WIDTH, VOCAB, CONTEXT, MEAN_NORM = 32, 48, 300, 512, 5.0
 CHAT_TEMPLATE = "{{ bos_token }}Q: {{ messages[0].content }}{% if add_generation_prompt %} A:{% endif %}"
 SILENT = 7
-"""a feature whose encoder bias keeps it silent everywhere"""
+"""a feature that never fires, because of its encoder bias"""
 
 
 class Tiny(NamedTuple):
@@ -56,8 +56,8 @@ class Tiny(NamedTuple):
     def job(self, *features: tuple[int, int, str, float] | Intervention, **given) -> SteerJob:
         """A job from interventions, or (layer, index, mode, strength) of each."""
         interventions = [one if isinstance(one, Intervention) else self.does(*one) for one in features]
-        asked = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.0, "seed": 1} | given
-        return SteerJob(model="tiny", model_path=self.model_path, interventions=interventions, **asked)
+        fields = {"prompt": "Once upon a time", "max_tokens": 8, "temperature": 1.0, "seed": 1} | given
+        return SteerJob(model="tiny", model_path=self.model_path, interventions=interventions, **fields)
 
 
 def within_rounding(found: Tensor, expected: Tensor) -> bool:
@@ -68,7 +68,7 @@ def within_rounding(found: Tensor, expected: Tensor) -> bool:
 
 
 def events_of(work: JobSteps, batches: Batches | None = None) -> Iterator[Event]:
-    """The events of one job that has the models for itself."""
+    """The events of one job that runs alone."""
     batches = batches or Batches()
     for found in work:
         if found is Pause.STEP:

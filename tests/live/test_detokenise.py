@@ -11,7 +11,7 @@ def decode(tokens):
 
 
 @given(prompt=st.text(), text=st.text())
-def test_a_character_arrives_whole_and_once(prompt, text):
+def test_each_character_is_returned_once_and_complete(prompt, text):
     row = Detokeniser(decode, list(prompt.encode()))
     pieces = [row.add(byte) for byte in text.encode()]
     assert "".join(pieces) + row.rest() == text == row.text
@@ -19,7 +19,7 @@ def test_a_character_arrives_whole_and_once(prompt, text):
 
 
 @given(tokens=st.lists(st.integers(0, 255)))
-def test_bytes_that_are_no_text_are_shown_in_the_end(tokens):
+def test_bytes_that_are_not_text_are_returned_at_the_end(tokens):
     row = Detokeniser(decode, [])
     pieces = [row.add(byte) for byte in tokens]
     assert "".join(pieces) + row.rest() == decode(tokens)

@@ -1,4 +1,4 @@
-"""What a steer did: against the same numbers worked out from plain forward passes."""
+"""Effects of steers and sweeps, compared with figures from plain forward passes."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def texts(events):
     ]
 
 
-def test_the_whole_run_is_measured_with_every_token_given(tiny, model, model_cache):
+def test_the_whole_run_is_measured_teacher_forced(tiny, model, model_cache):
     job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
     events = run(job, model_cache)
     got, (default, steered) = one(events, RawSteerMeasured), texts(events)
@@ -59,7 +59,7 @@ def test_the_whole_run_is_measured_with_every_token_given(tiny, model, model_cac
     assert named.rank_steered == ranks and named.beats_controls is None and not got.controls
 
 
-def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny, model, model_cache):
+def test_changes_of_other_features_are_measured_on_the_default_text_in_both_models(tiny, model, model_cache):
     job = tiny.job((0, 3, "add", 0.6), max_tokens=12, moved=tiny.source(1))
     events = run(job, model_cache)
     got, (default, _) = one(events, RawSteerMeasured), texts(events)
@@ -85,7 +85,7 @@ def test_what_else_rose_and_fell_is_read_on_the_default_text_in_both_models(tiny
     assert got.rose[0].steered == pytest.approx(dense["steered"][top].item(), rel=1e-3)
 
 
-def test_strength_0_moves_nothing_anywhere(tiny, model_cache):
+def test_strength_0_has_no_effect_on_any_figure(tiny, model_cache):
     events = run(
         tiny.job(
             (0, 3, "add", 0.0),
@@ -134,15 +134,17 @@ def test_missing_controls_are_named(tiny, model_cache):
     assert [words.split(":")[0] for words in got.controls_missing] == ["random", "plain"]
 
 
-def test_each_mode_says_which_way_it_means_to_move_its_names(tiny):
-    asked = [
+def test_each_mode_has_the_direction_in_which_names_should_change(tiny):
+    interventions = [
         tiny.does(0, 1, "add", 0.5),
         tiny.does(0, 2, "add", -0.5),
         tiny.does(0, 3, "ablate"),
         tiny.does(0, 4, "scale", 0.5),
         tiny.does(0, 5, "swap", 1.0, to=tiny.at(0, 6)),
     ]
-    assert named_tokens(asked) == NamedTokens([tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1])
+    assert named_tokens(interventions) == NamedTokens(
+        [tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1]
+    )
 
 
 # --- sweeps ---
@@ -154,7 +156,7 @@ def sweep_job(tiny, strengths, **given):
     return SweepJob(**known, strengths=strengths)
 
 
-def test_a_sweep_is_the_same_steer_at_each_strength(tiny, model_cache):
+def test_each_point_of_a_sweep_equals_a_steer_at_its_strength(tiny, model_cache):
     batches = Batches()
     swept = one(
         list(events_of(sweep(sweep_job(tiny, [0.0, 0.4, -0.8]), model_cache, batches), batches)), SweepCurve
@@ -177,7 +179,7 @@ def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):
     )
 
 
-def test_the_sweet_spot_is_the_strongest_effect_that_still_reads_like_the_model(tiny):
+def test_the_sweet_spot_has_the_largest_effect_within_the_limits_of_the_text(tiny):
     default = point(tiny, 0.0, 0.01)
     points = [
         point(tiny, 0.25, 0.1),

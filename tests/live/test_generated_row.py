@@ -1,4 +1,4 @@
-"""What a row shows while it is written, and why it ends."""
+"""The text of a row during generation, and the reason for its end."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def written(text, *, stop=(), max_tokens=10**6):
     return row, shown
 
 
-def test_a_row_ends_before_its_stop_text_though_it_came_in_pieces():
+def test_a_row_ends_before_a_stop_text_that_spans_tokens():
     row, shown = written("one two, three", stop=["o, t", "three"])
     assert row.text == "".join(shown) == "one tw" and row.end == "stop"
 
@@ -28,12 +28,12 @@ def test_the_earlier_of_two_stop_texts_counts():
     assert written("abcd", stop=["cd", "bc"])[0].text == "a"
 
 
-def test_what_only_began_like_a_stop_text_is_shown_after_all():
+def test_text_that_only_began_like_a_stop_text_is_shown():
     row, _ = written("one, two, four", stop=["two, three"], max_tokens=14)
     assert row.text == "one, two, four" and row.end == "length"
 
 
-def test_the_end_of_text_shows_what_was_held_back():
+def test_the_end_of_text_token_releases_text_that_was_held_back():
     row, _ = written("ab\0", stop=["bc"])
     assert row.text == "ab" and row.end == "end" and len(row.tokens) == 3
 

@@ -1,5 +1,5 @@
-"""No steer changes anything for another: thousands of random turns of many jobs, some cancelled, some
-failing, some abandoned.
+"""Jobs do not affect each other: random interleavings of many jobs, some cancelled, some failing, some
+closed.
 """
 
 import random
@@ -96,7 +96,7 @@ def test_no_interleaving_of_steers_changes_an_unsteered_row(tiny, model_cache):
     assert torch.equal(model.logits(probe), before)
 
 
-def test_how_hard_other_jobs_are_steered_changes_no_bit_of_the_default_row(tiny, model_cache):
+def test_the_strength_of_other_jobs_changes_no_bit_of_the_default_row(tiny, model_cache):
     """Two batches of the same shape: in one the others are steered hard, in the other hardly."""
     logits = {}
     for strength in (0.01, 3.0):

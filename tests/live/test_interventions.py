@@ -1,4 +1,4 @@
-"""What an intervention does to the residual stream and to what is drawn, without any process between."""
+"""Interventions on the residual stream and on the generated tokens, without a worker process."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_one_intervention_without_strength_leaves_the_others_as_they_are(tiny, m
     assert both.keys() == {0} and torch.equal(both[0](x), alone[0](x))
 
 
-def test_what_is_done_to_one_row_changes_no_bit_of_another(tiny, model, model_cache):
+def test_interventions_on_one_row_change_no_bit_of_another(tiny, model, model_cache):
     """The batch has the same shape in both runs; only the second row is steered in one of them."""
     plain = list(model.stream(batch(model), max_tokens=12, temperature=1, seed=3))
     patch = patched(tiny, model, model_cache, (0, 3, "add", 2.0), (1, 4, "ablate", 0.0))
@@ -117,7 +117,7 @@ def test_an_ablation_takes_away_exactly_what_the_feature_wrote(tiny, model, mode
     assert fired
 
 
-def test_an_addition_has_the_asked_norm_everywhere_but_at_position_0(tiny, model, model_cache):
+def test_an_addition_has_the_requested_norm_everywhere_but_at_position_0(tiny, model, model_cache):
     patch = patched(tiny, model, model_cache, (0, 3, "add", 0.5))[0]
     first, later = model.read(batch(model), [0])[0], torch.randn(2, 1, model.d_model)
     moved = (patch(first) - first).norm(dim=-1)
@@ -138,7 +138,7 @@ def test_the_interventions_of_one_layer_compose_in_any_order(tiny, model, model_
     )
 
 
-def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, model_cache, model):
+def test_an_addition_changes_the_distribution_as_its_effect_states(tiny, model_cache, model):
     events = list(steer(tiny.job((0, 3, "add", 1.0), (1, 9, "add", -1.0)), model_cache))
     [effect] = steps(events, "effect")
     patch = patched(tiny, model, model_cache, (0, 3, "add", 1.0), (1, 9, "add", -1.0))
@@ -153,7 +153,7 @@ def test_adding_changes_the_distribution_and_the_effect_says_by_how_much(tiny, m
         assert one.rank_steered == logits[1].argsort(descending=True).tolist().index(name)
 
 
-def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, model_cache):
+def test_events_are_in_order_and_their_texts_join_to_the_full_text(tiny, model_cache):
     events = list(steer(tiny.job((0, 3, "add", 1.0), max_tokens=40), model_cache))
     assert [event.event for event in events[:3]] == ["resolved", "step", "effect"] and events[
         -1
@@ -163,7 +163,7 @@ def test_events_come_in_order_and_pieces_join_to_the_whole_text(tiny, model_cach
         assert "".join(one.text for one in drawn if one) == getattr(events[-1], f"{row}_text")
 
 
-def test_a_row_ends_at_its_end_of_text(tiny, model_cache, monkeypatch):
+def test_a_row_ends_at_its_end_of_text_token(tiny, model_cache, monkeypatch):
     """The steered row is pushed onto the end-of-text token; the default row goes on alone."""
     cached = model_cache.model(tiny.model_path, "tiny").model
     job = tiny.job((0, 3, "add", 3.0), max_tokens=30, temperature=0.0)
@@ -208,7 +208,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_event(tiny, mode
         next(steer(tiny.job((0, 3, "add", 1.0), **change), model_cache))
 
 
-def test_a_prompt_that_just_fits_is_taken(tiny, model_cache):
+def test_a_prompt_that_just_fits_is_accepted(tiny, model_cache):
     assert (
         list(steer(tiny.job((0, 3, "add", 1.0), prompt="a" * (CONTEXT - 9)), model_cache))[-1].event == "done"
     )
@@ -219,7 +219,7 @@ def test_control_tokens_in_a_prompt_stay_plain_text(tiny, model_cache):
     assert [token.shown for token in resolved.prompt_tokens] == list("<|endoftext|>")
 
 
-def test_what_does_not_fit_the_model_is_refused(tiny, model, model_cache):
+def test_interventions_that_do_not_fit_the_model_are_rejected(tiny, model, model_cache):
     job = tiny.job((0, 10_000, "add", 1.0))
     with pytest.raises(LexiscopeError, match="48 features"):
         next(steer(job, model_cache))
@@ -230,7 +230,7 @@ def test_what_does_not_fit_the_model_is_refused(tiny, model, model_cache):
         make_plan(tiny.job((0, 3, "add", 1.0)).interventions, lambda _: foreign, model, prompt=3)
 
 
-def test_the_least_recently_used_dictionary_leaves_first(tiny, model):
+def test_the_least_recently_used_dictionary_is_dropped_first(tiny, model):
     small = ModelCache(memory=1)
     first = small.dictionary(tiny.checkpoints[0])
     assert small.dictionary(tiny.checkpoints[0]) is first

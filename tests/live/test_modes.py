@@ -1,5 +1,5 @@
-"""What each mode does to the residual stream, where, and when: against the definition written out position by
-position.
+"""The change that each mode makes, at which positions and under which condition, compared with its
+definition.
 """
 
 from pathlib import Path
@@ -67,8 +67,8 @@ def later(x):
 
 
 def test_clamp_sets_the_activation_where_it_fires_and_where_it_does_not(tiny, change, dictionary, x):
-    asked = tiny.does(0, 3, "clamp", 2.5, unit="activation")
-    assert close(change(asked), (2.5 - z(dictionary, x[1], 3)) * later(x) * dictionary.W_dec[3])
+    clamp = tiny.does(0, 3, "clamp", 2.5, unit="activation")
+    assert close(change(clamp), (2.5 - z(dictionary, x[1], 3)) * later(x) * dictionary.W_dec[3])
     times = tiny.does(0, 3, "clamp", 0.5, unit="max", max_activation=8.0)
     assert close(change(times), (4.0 - z(dictionary, x[1], 3)) * later(x) * dictionary.W_dec[3])
 
@@ -103,19 +103,19 @@ def test_orthogonal_adds_and_keeps_the_norm_and_0_is_exact(tiny, change, diction
         ({"positions": [0, 2, N + 1]}, [1, 3, N + 2]),
     ],
 )
-def test_an_intervention_stays_where_it_was_asked(tiny, change, where, expected):
+def test_an_intervention_applies_only_at_its_positions(tiny, change, where, expected):
     moved = change(tiny.does(0, 3, "add", 1.0, **where)).norm(dim=-1)
     assert moved.nonzero().squeeze(1).tolist() == list(expected)
 
 
-def test_a_condition_lets_a_change_through_only_where_the_named_feature_fires(tiny, change, dictionary, x):
+def test_a_condition_applies_a_change_only_where_its_feature_is_active(tiny, change, dictionary, x):
     fires = z(dictionary, x[1], 11).squeeze(1) > 0
     assert fires.any() and not fires[1:].all()
     moved = change(tiny.does(0, 3, "add", 1.0, when=tiny.at(0, 11))).norm(dim=-1)
     assert torch.equal(moved > 0, fires)
 
 
-def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, model_cache, x):
+def test_a_condition_at_an_earlier_layer_applies_at_a_later_one(tiny, model, model_cache, x):
     done = make_plan(
         [tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], model_cache.dictionary, model, prompt=N
     )
@@ -131,7 +131,7 @@ def test_a_condition_of_an_earlier_layer_holds_at_a_later_one(tiny, model, model
         make_plan([tiny.does(0, 3, "add", 1.0, when=tiny.at(1, 11))], model_cache.dictionary, model, prompt=N)
 
 
-def test_written_tokens_are_counted_on_from_the_prompt_one_pass_after_another(tiny, model, model_cache, x):
+def test_positions_continue_from_the_prompt_through_the_generated_tokens(tiny, model, model_cache, x):
     done = make_plan(
         [tiny.does(0, 3, "add", 1.0, positions=[N - 1, N + 1])], model_cache.dictionary, model, prompt=N
     )
@@ -141,7 +141,9 @@ def test_written_tokens_are_counted_on_from_the_prompt_one_pass_after_another(ti
     assert [position for position, touched in enumerate(moved) if touched] == [N, N + 2]
 
 
-def test_a_threshold_dictionary_is_read_without_its_whole_code(tiny, model, dictionary, x, change):
+def test_a_feature_of_a_threshold_dictionary_needs_only_its_own_pre_activation(
+    tiny, model, dictionary, x, change
+):
     """JumpReLU: the feature's activation is its own pre-activation, where that passes its threshold."""
     jump = dictionary.__class__(
         dictionary.W_enc,
@@ -157,10 +159,10 @@ def test_a_threshold_dictionary_is_read_without_its_whole_code(tiny, model, dict
 
 
 def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, model, model_cache, x):
-    asked = [tiny.does(0, 3, "add", 1.0), tiny.does(0, 5, "clamp", 3.0, unit="activation")]
+    interventions = [tiny.does(0, 3, "add", 1.0), tiny.does(0, 5, "clamp", 3.0, unit="activation")]
     other = torch.randn(model.d_model)
     for one in range(2):
-        alone = make_plan([asked[one]], model_cache.dictionary, model, prompt=N)
+        alone = make_plan([interventions[one]], model_cache.dictionary, model, prompt=N)
         own = patches_of([alone], [0])[0](x[:1]) - x[:1]
         control = patches_of([alone.along([other])], [0])[0](x[:1]) - x[:1]
         assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), rtol=1e-3, atol=1e-4)
@@ -168,7 +170,7 @@ def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, 
         assert torch.allclose(along.abs(), torch.ones(x.shape[1] - 1), atol=1e-3)
 
 
-def test_what_cannot_be_clamped_or_swapped_is_refused_in_words(tiny, change):
+def test_an_impossible_clamp_or_swap_is_rejected_with_the_reason(tiny, change):
     with pytest.raises(LexiscopeError, match="never fired"):
         change(tiny.does(0, 3, "clamp", 1.0, unit="max", max_activation=0.0))
     with pytest.raises(LexiscopeError, match="own layer, 0"):

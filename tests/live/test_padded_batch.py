@@ -66,7 +66,7 @@ def alone(model, text, n):
     ]
 
 
-def test_rows_that_join_and_leave_half_way_write_what_they_write_alone(model):
+def test_rows_that_join_and_leave_get_the_tokens_that_they_get_alone(model):
     batch, written = PaddedBatch(model), {text: [] for text in PROMPTS}
     here: list[str] = []
 
@@ -100,7 +100,7 @@ def test_rows_that_join_and_leave_half_way_write_what_they_write_alone(model):
     assert batch.lengths == [len(PROMPTS[1]) + 1 + len(written[PROMPTS[1]]) - 1]
 
 
-def test_the_logits_of_a_padded_row_are_those_without_padding(model):
+def test_a_padded_row_has_the_logits_of_a_row_without_padding(model):
     batch = PaddedBatch(model)
     batch.join(prompt(model, PROMPTS[2]))
     batch.join(prompt(model, PROMPTS[0]))
@@ -109,7 +109,7 @@ def test_the_logits_of_a_padded_row_are_those_without_padding(model):
     assert within_rounding(logits[1], expected)
 
 
-def test_a_row_may_be_written_up_to_the_last_position_of_the_context(model):
+def test_a_row_can_be_generated_up_to_the_end_of_the_context_window(model):
     batch = PaddedBatch(model)
     batch.join(prompt(model, "a" * (model.context_length - 4)))
     batch.join(prompt(model, "b"))

@@ -1,6 +1,4 @@
-"""Reading over the web: what fires where, by name, against the dictionary's own code; the page and its twin
-say the same.
-"""
+"""Reading over REST: active features by name, compared with the dictionary's code; the page and its twin."""
 
 from pathlib import Path
 
@@ -35,7 +33,7 @@ def codes(tiny, model, layer, text=TEXT):
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-def test_every_firing_feature_of_every_token_is_told_by_name(tiny, model, client, answer, layer):
+def test_every_active_feature_of_every_token_is_returned_by_name(tiny, model, client, answer, layer):
     dense, x, reconstruction = codes(tiny, model, layer)
     read = answer["texts"][0]["layers"][layer]
     names = {ref["index"]: ref["name"]["id"] for ref in read["features"]}
@@ -48,7 +46,7 @@ def test_every_firing_feature_of_every_token_is_told_by_name(tiny, model, client
     assert client.get(f"/tiny/{layer}-random/{some}.json").json()["feature"]["name"]["id"] == names[some]
 
 
-def test_the_table_shows_what_stands_out_of_the_texts_own_mean_code(tiny, model, client, answer):
+def test_the_table_has_the_highest_feature_after_the_mean_code_is_subtracted(tiny, model, client, answer):
     dense, _, _ = codes(tiny, model, 0)
     for subtract, given in ((dense.mean(0), answer), (0.0, post(client, subtract_mean=False).json())):
         read = given["texts"][0]["layers"][0]
@@ -58,7 +56,7 @@ def test_the_table_shows_what_stands_out_of_the_texts_own_mean_code(tiny, model,
             assert token["best"]["value"] == pytest.approx(apart.max().item(), rel=1e-3, abs=1e-5)
 
 
-def test_the_table_leaves_out_names_below_the_cosine_asked_for(client):
+def test_the_table_leaves_out_names_below_the_minimum_cosine(client):
     read = post(client, min_cosine=0.9).json()["texts"][0]["layers"][0]
     shown = [read["features"][token["best"]["feature"]] for token in read["tokens"] if token["best"]]
     assert all(ref["cosine"] >= 0.9 for ref in shown) and len(read["tokens"][0]["fired"]) > 0
@@ -71,7 +69,7 @@ def test_the_whole_texts_top_features_are_its_highest_means(tiny, model, answer)
     assert top[0]["share"] == pytest.approx((dense[:, top[0]["index"]] > 0).float().mean().item())
 
 
-def test_two_texts_are_told_apart_by_what_fires_in_the_one_alone(tiny, model, client):
+def test_a_contrast_orders_features_by_the_difference_of_their_means(tiny, model, client):
     got = post(client, contrast=OTHER, sources=["0-random"]).json()
     assert list(got["contrast"]) == ["0-random"] and len(got["texts"]) == 2
     first, second = codes(tiny, model, 0)[0], codes(tiny, model, 0, OTHER)[0]
@@ -88,19 +86,19 @@ def test_one_feature_can_be_followed_through_a_text(tiny, model, client):
     assert got["feature"]["id"] == "tiny/0-random/3"
 
 
-def test_the_page_and_its_twin_and_the_call_say_the_same(client, answer):
-    asked = {"model": "tiny", "text": TEXT}
-    assert client.get("/read.json", params=asked).json() == answer
-    page = client.get("/read", params=asked | {"token": 1})
+def test_the_page_its_twin_and_the_rest_call_give_the_same_record(client, answer):
+    query = {"model": "tiny", "text": TEXT}
+    assert client.get("/read.json", params=query).json() == answer
+    page = client.get("/read", params=query | {"token": 1})
     assert page.status_code == 200 and "Features that fire on" in page.text
     cell = answer["texts"][0]["layers"][0]
     assert f'href="/{cell["features"][cell["tokens"][2]["best"]["feature"]]["id"]}"' in page.text
 
 
 def test_a_text_can_be_read_by_the_chat_template(tiny, model, client, answer):
-    asked = model.tokenise_chat(TEXT)
+    expected = model.tokenise_chat(TEXT)
     read = post(client, chat=True).json()
-    assert [token["id"] for token in read["texts"][0]["tokens"]] == asked != model.tokenise(TEXT)
+    assert [token["id"] for token in read["texts"][0]["tokens"]] == expected != model.tokenise(TEXT)
     page = client.get("/read.json", params={"model": "tiny", "text": TEXT, "chat": True}).json()
     assert page["texts"][0]["tokens"] == read["texts"][0]["tokens"]
     assert read["notes"] == answer["notes"] == []
@@ -119,7 +117,7 @@ def test_special_tokens_in_a_text_are_noted_as_characters(model, client):
     assert chat["notes"] == [] and model.bos in [token["id"] for token in chat["texts"][0]["tokens"]]
 
 
-def test_an_empty_form_asks_for_a_text_and_markup_in_a_text_stays_text(client):
+def test_an_empty_form_is_a_page_and_markup_in_a_text_is_escaped(client):
     assert client.get("/read").status_code == 200
     page = client.get("/read", params={"model": "tiny", "text": "<script>alert(1)</script>"})
     assert page.status_code == 200 and "<script>alert" not in page.text
@@ -137,6 +135,6 @@ def test_an_empty_form_asks_for_a_text_and_markup_in_a_text_stays_text(client):
         ({"min_cosine": 7}, 422, "min_cosine"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_record_that_says_why(client, given, status, says):
+def test_an_invalid_reading_is_an_error_record_with_the_reason(client, given, status, says):
     answer = post(client, **given)
     assert answer.status_code == status and says in ErrorRecord.model_validate(answer.json()).error

@@ -1,4 +1,4 @@
-"""Draws follow the distribution that was asked for."""
+"""Tokens are drawn from the requested distribution."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from server.live.generation.sampling import Sampler, keep_likely
 from server.live.requests import Sampling
 
 
-def drawn(logits, n=2000, **asked):
-    sampler = Sampler(Sampling(max_tokens=1, **asked), len(logits), logits.shape[-1], torch.device("cpu"))
+def drawn(logits, n=2000, **sampling):
+    sampler = Sampler(Sampling(max_tokens=1, **sampling), len(logits), logits.shape[-1], torch.device("cpu"))
     return torch.stack([sampler.draw(logits) for _ in range(n)])
 
 
@@ -28,18 +28,18 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature):
     assert torch.allclose(shares, (logits[0] / temperature).softmax(-1), atol=0.02)
 
 
-def test_temperature_0_takes_the_likeliest():
+def test_temperature_0_takes_the_most_likely_token():
     assert drawn(torch.tensor([[0.0, 3.0, 1.0]]), n=20, temperature=0).eq(1).all()
 
 
-def test_only_the_k_likeliest_are_drawn():
+def test_only_the_k_most_likely_tokens_are_drawn():
     assert set(drawn(torch.randn(1, 50), top_k=3, temperature=3).flatten().tolist()) <= set(range(50))
     logits = torch.arange(50.0)[None]
     assert set(drawn(logits, top_k=3, temperature=5).flatten().tolist()) == {47, 48, 49}
 
 
 @given(logits=st.lists(st.floats(-5, 5), min_size=2, max_size=12), top_p=st.floats(0.01, 0.99))
-def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_p(logits, top_p):
+def test_top_p_keeps_the_smallest_set_of_most_likely_tokens_with_probability_p(logits, top_p):
     given_logits = torch.tensor([logits], dtype=torch.double)
     kept = torch.isfinite(keep_likely(given_logits, top_k=0, top_p=top_p))[0]
     p = given_logits.softmax(-1)[0]
@@ -48,7 +48,7 @@ def test_the_nucleus_is_the_smallest_likeliest_set_that_holds_p(logits, top_p):
     assert not (~kept).any() or p[kept].min() >= p[~kept].max()
 
 
-def test_the_frequency_penalty_is_taken_off_for_each_time_a_token_was_written():
+def test_the_frequency_penalty_is_subtracted_for_each_occurrence_of_a_token():
     """Greedy with a penalty of 1: token 0 leads by 2.5, so it comes three times before token 1."""
     tokens = drawn(torch.tensor([[2.5, 0.0]]), n=6, temperature=0, frequency_penalty=1.0)
     assert tokens.flatten().tolist() == [0, 0, 0, 1, 0, 1]

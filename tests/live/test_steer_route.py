@@ -1,5 +1,5 @@
-"""Steering over the web: names are resolved in the index, the worker's events arrive as server-sent events,
-errors have one shape.
+"""Steering over REST: names are resolved in the index, events are server-sent events, errors have one
+shape.
 """
 
 import json
@@ -18,13 +18,13 @@ from tests.live.jobs import finish
 
 
 def post(client, *features, query="", **given):
-    asked = {
+    body = {
         "model": "tiny",
         "prompt": "Once upon a time",
         "features": list(features),
         "max_tokens": 6,
     } | given
-    return client.post(f"/api/v1/steer{query}", json=asked)
+    return client.post(f"/api/v1/steer{query}", json=body)
 
 
 def events(answer):
@@ -48,7 +48,7 @@ def test_a_steer_by_id_streams_resolved_steps_effect_and_done(client):
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "Once␣upon␣a␣time"
 
 
-def test_a_name_means_the_best_evidenced_feature_and_strength_0_changes_no_text(client):
+def test_a_name_resolves_to_the_best_evidenced_feature_and_strength_0_changes_no_text(client):
     name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
     [first, *_] = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
     got = post(client, {"token": name["id"], "layer": 1, "strength": 0}, query="?stream=false").json()
@@ -93,14 +93,14 @@ ID = {"id": "tiny/0-random/3"}
         ([ID], {"seed": 2**70}, 422, "seed"),
     ],
 )
-def test_what_cannot_be_steered_is_an_error_record_that_says_why(client, features, given, status, says):
+def test_an_invalid_steer_is_an_error_record_with_the_reason(client, features, given, status, says):
     answer = post(client, *features, **given)
     assert answer.status_code == status
     assert says in ErrorRecord.model_validate(answer.json()).error
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
-def test_a_strength_that_is_no_number_is_refused(client, number):
+def test_a_strength_that_is_not_a_finite_number_is_rejected(client, number):
     feature = f'{{"id": "tiny/0-random/3", "strength": {number}}}'
     body = f'{{"model": "tiny", "prompt": "Once", "features": [{feature}]}}'
     answer = client.post("/api/v1/steer", content=body, headers={"content-type": "application/json"})
@@ -132,7 +132,7 @@ def test_a_prompt_can_go_through_the_chat_template(client, path):
     assert "".join(token["shown"] for token in got["prompt_tokens"]) == "Q:␣Once␣A:" and got["notes"] == []
 
 
-def test_a_name_says_which_feature_was_taken_and_lists_the_others(client):
+def test_a_name_resolves_to_a_feature_and_lists_the_others(client):
     name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
     carriers = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
     [meant] = post(client, {"token": name["id"], "layer": 1}, query="?stream=false").json()["resolved"][
@@ -143,7 +143,7 @@ def test_a_name_says_which_feature_was_taken_and_lists_the_others(client):
     ]
 
 
-def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
+def test_a_steer_with_controls_returns_names_of_all_features(client):
     got = post(client, ID, query="?stream=false", controls=True).json()["measured"]
     kinds = [control["kind"] for control in got["controls"]]
     assert kinds[0] == "embedding" and kinds.count("random") == 3
@@ -159,7 +159,7 @@ def test_a_steer_with_controls_names_every_feature_it_speaks_of(client):
     assert got["named"][0]["beats_controls"] in (True, False)
 
 
-def test_each_new_token_comes_once_with_its_likeliest_alternatives(client):
+def test_each_new_token_is_returned_once_with_its_most_likely_alternatives(client):
     got = events(post(client, ID, top_logprobs=3, temperature=0))
     steps = [event for event in got if event["event"] == "step"]
     assert "".join(step["steered"]["text"] for step in steps) == got[-1]["steered_text"]
@@ -172,15 +172,15 @@ def test_each_new_token_comes_once_with_its_likeliest_alternatives(client):
         )
 
 
-def test_a_sweep_answers_a_point_a_strength(client):
-    asked = {
+def test_a_sweep_returns_a_point_for_each_strength(client):
+    body = {
         "model": "tiny",
         "prompt": "Once upon a time",
         "features": [ID],
         "max_tokens": 6,
         "strengths": [0.25, 0.5, 1],
     }
-    got = client.post("/api/v1/steer/sweep", json=asked).json()
+    got = client.post("/api/v1/steer/sweep", json=body).json()
     assert [point["strength"] for point in got["swept"]["points"]] == [0.25, 0.5, 1] and got["swept"][
         "unit"
     ] == "norm"
@@ -198,13 +198,13 @@ def test_a_sweep_answers_a_point_a_strength(client):
         ({"strengths": [1.0] * 17}, "strengths"),
     ],
 )
-def test_what_cannot_be_swept_is_refused(client, change, says):
-    asked = {"model": "tiny", "prompt": "Once upon a time", "features": [ID]} | change
-    answer = client.post("/api/v1/steer/sweep", json=asked)
+def test_an_invalid_sweep_is_rejected(client, change, says):
+    body = {"model": "tiny", "prompt": "Once upon a time", "features": [ID]} | change
+    answer = client.post("/api/v1/steer/sweep", json=body)
     assert answer.status_code == 422 and says in answer.json()["error"]
 
 
-def test_the_workers_queue_and_speed_can_be_asked(client):
+def test_the_workers_queue_and_speed_can_be_read(client):
     post(client, ID)
     got = client.get("/api/v1/worker").json()
     assert (
@@ -216,7 +216,7 @@ def test_the_workers_queue_and_speed_can_be_asked(client):
     )
 
 
-def test_a_worker_that_died_between_requests_is_not_noticed(client):
+def test_a_worker_that_died_between_requests_is_restarted(client):
     assert post(client, {"id": "tiny/0-random/3"}).status_code == 200
     worker = client.app.state.worker
     os.kill(worker.pid, signal.SIGKILL)
@@ -225,10 +225,15 @@ def test_a_worker_that_died_between_requests_is_not_noticed(client):
 
 
 def test_a_closed_tab_stops_its_generation(client):
-    asked = {"model": "tiny", "prompt": "Once", "features": [{"id": "tiny/0-random/3"}], "max_tokens": 256}
-    post(client, *asked["features"])
+    body = {
+        "model": "tiny",
+        "prompt": "Once",
+        "features": [{"id": "tiny/0-random/3"}],
+        "max_tokens": 256,
+    }
+    post(client, *body["features"])
     begun = time.monotonic()
-    assert client.post("/api/v1/steer", json=asked).status_code == 200
+    assert client.post("/api/v1/steer", json=body).status_code == 200
     whole = time.monotonic() - begun
     server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -238,7 +243,7 @@ def test_a_closed_tab_stops_its_generation(client):
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api/v1/steer"
     worker = WorkerClient(client.app.state.worker)
     try:
-        with httpx.stream("POST", url, json=asked, trust_env=False) as answer:
+        with httpx.stream("POST", url, json=body, trust_env=False) as answer:
             lines = answer.iter_lines()
             assert next(lines)
             assert finish(worker.health()).running

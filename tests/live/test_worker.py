@@ -1,4 +1,4 @@
-"""The worker as a process: a queue with a bound, cancellation, and a death that the others survive."""
+"""The worker process: a bounded queue, cancellation, and restart after it died."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ def whole(events):
     return [event.model_dump(exclude={"tokens_per_second"}) for event in events]
 
 
-def test_the_same_job_gives_the_same_answer(tiny, ask):
+def test_the_same_job_gives_the_same_events(tiny, ask):
     job = tiny.job((0, 3, "add", 1.0), (1, 4, "ablate", 0.0))
     assert whole(ask(job)) == whole(ask(job))
 
@@ -53,7 +53,7 @@ def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask
     assert len({one.steered_text for one in done}) > 1
 
 
-def test_a_closed_connection_frees_the_worker_long_before_its_job_would_end(tiny, worker, ask):
+def test_a_closed_connection_cancels_the_job(tiny, worker, ask):
     before = ask(tiny.job((0, 3, "add", 0.0)))
     begun = time.monotonic()
     ask(tiny.job((0, 3, "add", 1.0), **LONG))
@@ -77,7 +77,7 @@ def idle(client):
     return condition
 
 
-def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narrow):
+def test_a_full_queue_rejects_requests_until_a_waiting_one_is_cancelled(tiny, narrow):
     async def crowd():
         client = WorkerClient(narrow)
 
@@ -112,20 +112,20 @@ def test_a_full_queue_refuses_and_a_waiting_one_who_leaves_makes_room(tiny, narr
 
 
 @pytest.mark.parametrize("change", [{"prompt": ""}, {"prompt": "a" * 100_000}])
-def test_a_prompt_that_does_not_fit_is_a_422_before_the_stream(tiny, ask, change):
+def test_a_prompt_that_does_not_fit_is_422_before_the_stream(tiny, ask, change):
     with pytest.raises(WorkerRefused) as refused:
         ask(tiny.job((0, 3, "add", 1.0), **change))
     assert refused.value.status == 422
 
 
-def test_a_model_that_has_gone_is_a_503_that_says_so(tiny, ask):
+def test_a_missing_model_is_503_with_its_path(tiny, ask):
     with pytest.raises(WorkerRefused, match="/gone") as refused:
         ask(tiny.job((0, 3, "add", 1.0)).model_copy(update={"model_path": "/gone"}))
     assert refused.value.status == 503
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(tiny):
+def test_a_killed_worker_ends_the_stream_with_an_error_and_is_restarted(tiny):
     async def killed(worker):
         client = WorkerClient(worker)
         async with client.submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
@@ -144,7 +144,7 @@ def test_a_killed_worker_is_an_error_event_and_the_next_request_starts_another(t
         os.kill(pid, 0)
 
 
-def test_nobody_at_the_url_is_a_503(tiny):
+def test_an_unreachable_worker_is_503(tiny):
     async def nobody():
         async with WorkerClient("unix:///nowhere/socket").submit(tiny.job()):
             pass
@@ -183,7 +183,7 @@ def test_one_client_cannot_fill_the_queue_for_the_others(tiny, narrow):
 
 
 @pytest.mark.slow
-def test_a_request_that_takes_too_long_ends_with_words(tiny):
+def test_a_request_over_the_time_limit_is_504(tiny):
     async def late(worker):
         try:
             async with WorkerClient(worker).submit(tiny.job((0, 3, "add", 1.0), **LONG)) as events:
@@ -196,7 +196,7 @@ def test_a_request_that_takes_too_long_ends_with_words(tiny):
         assert finish(late(worker)) == 504
 
 
-def test_weights_of_a_dictionary_are_mapped_from_their_file_not_read(tiny):
+def test_dictionary_weights_are_memory_mapped(tiny):
     from server.live.model_cache import ModelCache
 
     loaded = ModelCache().dictionary(tiny.checkpoints[0])

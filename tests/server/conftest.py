@@ -1,4 +1,4 @@
-"""The usual synthetic index, served."""
+"""The synthetic index behind the application."""
 
 from collections.abc import Iterator
 from pathlib import Path

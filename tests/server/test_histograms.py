@@ -1,4 +1,4 @@
-"""What the pages say about a histogram follows from its bins."""
+"""Figures and descriptions derived from histograms."""
 
 import pytest
 from hypothesis import given
@@ -24,14 +24,14 @@ def test_quartiles_are_those_of_values_spread_over_their_bins(counts: list[int])
         assert abs(below - share * len(spread)) <= 1
 
 
-def test_a_histogram_of_nothing_has_no_quartiles() -> None:
+def test_an_empty_histogram_has_no_quartiles() -> None:
     assert quartiles(Histogram(edges=[0, 1], counts=[0], zeros=5)) is None
 
 
 @pytest.mark.parametrize(
     ("skewness", "words"), [(2.0, "a tail of strong"), (-2.0, "a tail of weak"), (0.3, "evenly")]
 )
-def test_skewness_is_said_in_words(skewness: float, words: str) -> None:
+def test_skewness_is_described_in_words(skewness: float, words: str) -> None:
     assert words in shape(Moments(mean=1, std=1, skewness=skewness, kurtosis=0.0))
     assert "extreme" not in shape(Moments(mean=1, std=1, skewness=skewness, kurtosis=0.0))
     assert "extreme values are common" in shape(Moments(mean=1, std=1, skewness=skewness, kurtosis=5.0))

@@ -1,4 +1,4 @@
-"""Tokens come out escaped, told apart, and where they belong in their line."""
+"""Tokens are escaped, distinguishable, and aligned in their contexts."""
 
 import re
 from html import unescape
@@ -27,7 +27,7 @@ def line(kind: str = "top") -> Context:
     )
 
 
-def test_a_token_is_text_whatever_it_holds() -> None:
+def test_tokens_are_escaped() -> None:
     chip = markup.chip(Token(id=5, shown='"><script>', raw="22"), '/x"y')
     assert "<script>" not in chip and 'href="/x&#34;y"' in chip
     assert unescape(re.sub(r"<[^>]+>", "", chip)) == '"><script>'
@@ -36,17 +36,17 @@ def test_a_token_is_text_whatever_it_holds() -> None:
     )
 
 
-def test_white_space_is_told_from_its_marks_and_the_id_is_on_hover() -> None:
+def test_white_space_marks_differ_from_the_same_characters_and_the_id_is_on_hover() -> None:
     chip = markup.chip(Token(id=7, shown="␣a", raw="2061"))
     assert "<i>␣</i>a" in chip and 'title="␣a · token 7 · bytes 2061"' in chip and chip.startswith("<span")
 
 
-def test_a_token_that_the_vocabulary_lacks_leads_nowhere() -> None:
+def test_a_token_outside_the_vocabulary_is_not_a_link() -> None:
     assert 'href="/tokens/m/7"' in markup.token_link(Token(id=7, shown="a"), "m")
     assert "href" not in markup.token_link(Token(id=-1, shown="⟨unknown⟩"), "m")
 
 
-def test_a_line_is_split_before_the_position_that_put_it_there() -> None:
+def test_a_context_is_split_before_the_position_that_selected_it() -> None:
     html = markup.context(line(), 3.0)
     before, after = html.split('<span class="after">')
     assert unescape(re.sub(r"<[^>]+>", "", before)) == " a"
@@ -54,12 +54,12 @@ def test_a_line_is_split_before_the_position_that_put_it_there() -> None:
     assert after.startswith('<span class="fired" style="--a:1.000"') and "--a:0.500" in after
 
 
-def test_a_silent_token_says_so_and_a_near_miss_is_no_firing() -> None:
+def test_a_silent_token_is_marked_and_a_near_miss_is_not_a_firing() -> None:
     html = markup.context(line("near_miss"), 3.0)
     assert html.count("silent") == 3 and 'class="missed"' in html and 'class="fired"' not in html
 
 
-def test_a_share_keeps_digits_that_say_something_and_its_whole_value() -> None:
+def test_percentages_have_significant_digits_and_the_full_value() -> None:
     shown = [
         re.sub(r"<[^>]+>", "", markup.percent(value))
         for value in (0.0, 1.0, 0.41234, 0.0032, 0.0000123, 1e-9, -0.25, None)

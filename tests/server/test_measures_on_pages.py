@@ -1,4 +1,4 @@
-"""Every measure with a place stands there, with its value and its definition."""
+"""Every measure is on its page, with its value and its definition."""
 
 import re
 from html import unescape

@@ -51,7 +51,7 @@ def test_a_feature_shows_where_in_a_passage_it_fires(browser: TestClient) -> Non
     ]
 
 
-def test_causal_evidence_stands_beside_chance_or_the_page_says_it_was_not_measured(
+def test_ablation_evidence_is_shown_with_chance_or_as_not_measured(
     browser: TestClient,
 ) -> None:
     html, record = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["evidence"]
@@ -118,7 +118,7 @@ def test_a_foreign_dictionary_names_its_library_and_that_its_features_were_named
     assert "by SAELens" not in words(browser.get("/tiny/1-vasae").text)
 
 
-def test_imported_dashboards_without_weights_claim_no_direction(tmp_path: Path) -> None:
+def test_imported_dashboards_without_weights_show_no_direction(tmp_path: Path) -> None:
     def without(table: pa.Table, **values: Any) -> pa.Table:
         for name, value in values.items():
             place = table.schema.get_field_index(name)
@@ -199,7 +199,7 @@ def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: 
     assert "median at" in words(html)
 
 
-def test_home_draws_a_panel_a_share_and_lists_every_dictionary_beside_its_rivals(browser: TestClient) -> None:
+def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(browser: TestClient) -> None:
     html, record = browser.get("/").text, browser.get("/index.json").json()
     drawn = re.findall(r'id="chart-tiny-(\w+)"', html)
     assert drawn == [
@@ -231,7 +231,7 @@ def test_a_token_that_is_no_name_is_marked_with_its_count(browser: TestClient) -
     "address",
     ["/tiny/1-vasae/6", "/tiny/1-vasae/9", "/tiny/1-plain/6", "/other/0-vasae/6", "/tiny/1-plain", "/"],
 )
-def test_no_page_shows_a_value_that_was_left_out(browser: TestClient, address: str) -> None:
+def test_no_page_shows_none_nan_or_undefined(browser: TestClient, address: str) -> None:
     text = words(browser.get(address).text)
     assert not re.search(r"\b(None|nan|Undefined)\b", text)
 

@@ -1,4 +1,4 @@
-"""Pages and their JSON twins agree, errors have one shape, and a browser that has a page is told so."""
+"""Pages and their JSON twins agree, errors have one shape, and cached pages are 304."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_every_feature_and_token_of_the_json_is_on_the_page(browser: TestClient)
     assert all(f'href="/tokens/{hit["model"]}/{hit["token"]["id"]}"' in html for hit in data["tokens"])
 
 
-def test_numbers_on_the_feature_page_are_the_records(browser: TestClient) -> None:
+def test_numbers_on_the_feature_page_are_those_of_the_record(browser: TestClient) -> None:
     feature = browser.get("/tiny/1-vasae/6.json").json()["feature"]
     html = browser.get("/tiny/1-vasae/6").text
     for value in (feature["cosine"], feature["density"], feature["evidence"]["reads_here"]["value"]):
@@ -79,7 +79,7 @@ def test_numbers_on_the_feature_page_are_the_records(browser: TestClient) -> Non
         ("/static/nothing.js", 404, "nothing.js"),
     ],
 )
-def test_an_error_says_what_would_be_right_in_html_and_in_json(
+def test_an_error_states_what_would_be_right_in_html_and_in_json(
     browser: TestClient, address: str, status: int, says: str
 ) -> None:
     html = browser.get(address)
@@ -93,7 +93,7 @@ def test_an_error_says_what_would_be_right_in_html_and_in_json(
     assert twin.status_code == status and set(twin.json()) == {"ok", "status", "error", "kept"}
 
 
-def test_an_error_of_the_server_itself_has_the_same_shape(index: Path) -> None:
+def test_an_unexpected_error_has_the_same_shape(index: Path) -> None:
     app = create_app(Settings(index=index))
     app.add_api_route("/broken.json", lambda: 1 / 0)
     app.router.routes.insert(0, app.router.routes.pop())
@@ -104,7 +104,7 @@ def test_an_error_of_the_server_itself_has_the_same_shape(index: Path) -> None:
     )
 
 
-def test_a_database_that_has_gone_away_is_503_until_it_is_back(index: Path) -> None:
+def test_an_unreachable_database_is_503_until_it_responds_again(index: Path) -> None:
     class Gone(StoreError):
         """Whatever the store calls it."""
 
@@ -136,18 +136,18 @@ def test_a_script_in_a_search_is_text(browser: TestClient) -> None:
     assert named.status_code == 200 and not re.search(r"<script>", named.text)
 
 
-def test_a_search_for_nothing_is_a_page_with_a_hint(browser: TestClient) -> None:
+def test_a_search_without_results_is_a_page_with_a_hint(browser: TestClient) -> None:
     for query in ("", "?q=", "?q=zzzzz"):
         answer = browser.get(f"/search{query}")
         assert answer.status_code == 200 and 'class="empty"' in answer.text
 
 
-def test_a_form_field_left_empty_is_no_filter(browser: TestClient) -> None:
+def test_an_empty_form_field_is_not_a_filter(browser: TestClient) -> None:
     empty = browser.get("/search.json?q=paris&layer=&verdict=&live=&min_cosine=&model=").json()
     assert empty == browser.get("/search.json?q=paris").json()
 
 
-def test_a_reader_who_has_the_page_is_told_so_until_the_build_changes(tmp_path: Path) -> None:
+def test_a_cached_page_is_304_until_the_build_changes(tmp_path: Path) -> None:
     synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
     with TestClient(create_app(Settings(index=tmp_path))) as client:
         first, other = client.get("/m/0-vasae/3"), client.get("/m/0-vasae/3.json")
@@ -159,7 +159,7 @@ def test_a_reader_who_has_the_page_is_told_so_until_the_build_changes(tmp_path: 
         assert client.get("/m/0-vasae/3", headers=again).status_code == 200
 
 
-def test_without_an_index_the_server_starts_and_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_an_index_the_server_starts_and_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(index=tmp_path))) as client:
         for address in ("/", "/index.json", "/search?q=a", "/healthz", "/random", "/tiny/1-vasae/3.json"):
             answer = client.get(address)
@@ -169,12 +169,12 @@ def test_without_an_index_the_server_starts_and_says_how_to_make_one(tmp_path: P
         assert client.get("/").status_code == 200, "and needs no restart once there is one"
 
 
-def test_random_leads_to_a_feature(browser: TestClient) -> None:
+def test_random_redirects_to_a_feature(browser: TestClient) -> None:
     answer = browser.get("/random")
     assert answer.status_code == 302 and browser.get(answer.headers["location"]).status_code == 200
 
 
-def test_the_reference_describes_every_twin_and_asks_no_other_machine(browser: TestClient) -> None:
+def test_the_api_reference_describes_every_twin_and_needs_no_other_host(browser: TestClient) -> None:
     html, paths = browser.get("/docs").text, browser.get("/openapi.json").json()["paths"]
     wanted = {
         "/index.json",
@@ -188,7 +188,7 @@ def test_the_reference_describes_every_twin_and_asks_no_other_machine(browser: T
     assert not re.search(r'(?:src|href)="(?:https?:)?//', html)
 
 
-def test_no_page_asks_another_machine_for_anything(browser: TestClient) -> None:
+def test_pages_need_no_other_host(browser: TestClient) -> None:
     for page, _, _ in PAGES:
         assert not re.search(r'(?:src|href)="(?:https?:)?//', browser.get(page).text), page
 

@@ -1,4 +1,4 @@
-"""Interventions on the residual stream: what a request asks for becomes a plan, and a plan becomes the
+"""Interventions on the residual stream: a request becomes a plan, and a plan becomes the
 patches of a forward pass.
 """
 
