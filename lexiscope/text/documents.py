@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lexiscope.errors import TextError
 from lexiscope.language_model.tokenizer import whole_text
-from lexiscope.text.fields import TURNS, Conversation, document_in
+from lexiscope.text.fields import DOCUMENT_FIELDS, Conversation, document_in
 from lexiscope.text.files import format_suffix, opened
 from lexiscope.text.plain import pieces, plain_documents
 from lexiscope.text.report import TextReport
@@ -86,4 +86,4 @@ def _looks_like_json(path: Path) -> bool:
         row = json.loads(line)
     except ValueError:
         return False
-    return isinstance(row, dict) and not row.keys().isdisjoint({"text", *TURNS})
+    return isinstance(row, dict) and not row.keys().isdisjoint(DOCUMENT_FIELDS)

@@ -8,6 +8,8 @@ Conversation = list[dict[str, Any]]
 """[{role, content}, …]"""
 TURNS = ("messages", "conversations", "conversation")
 """Fields that hold a conversation, where no field is named and there is no `text`."""
+DOCUMENT_FIELDS = ("text", *TURNS)
+"""Fields that hold the document, where none is named; the first that is there."""
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 
 
@@ -19,8 +21,10 @@ def document_in(row: Any, field: str | None, where: str) -> str | Conversation |
         return row
     if not isinstance(row, dict):
         raise TextError(f"{where}: {_kind(row)}, not an object with a `{field or 'text'}` field.")
-    name = field or next((name for name in ("text", *TURNS) if name in row), "text")
+    name = field or next((name for name in DOCUMENT_FIELDS if name in row), DOCUMENT_FIELDS[0])
     value = _value(row, name, where)
+    if isinstance(value, bytes):  # a column of Parquet that does not say that it is text
+        value = _decoded(value, name, where)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list) and all(_is_turn(each) for each in value):
@@ -59,12 +63,21 @@ def _turn(value: dict[str, Any]) -> dict[str, Any]:
     return rest | {"role": ROLES.get(role, role), "content": content or ""}
 
 
+def _decoded(value: bytes, name: str, where: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise TextError(f"{where}: `{name}` is bytes that are not UTF-8 text.") from error
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
         return "a list"
-    return "a truth value" if isinstance(value, bool) else "a number"
+    if isinstance(value, bool):
+        return "a truth value"
+    return "a number" if isinstance(value, int | float) else f"a {type(value).__name__}"
 
 
 def _hint(name: str, value: Any) -> str:

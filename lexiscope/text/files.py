@@ -17,10 +17,13 @@ COMPRESSED = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ\x00", ".bz2": b"BZh", ".zst"
 """How the files of each compression begin."""
 OTHER_FORMATS = {
     b"PK\x03\x04": "a ZIP archive; unpack it first",
+    b"\xff\xfe\x00\x00": "UTF-32 text; convert it to UTF-8, for example by iconv -f UTF-32 -t UTF-8",
     b"\xff\xfe": "UTF-16 text; convert it to UTF-8, for example by iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "UTF-16 text; convert it to UTF-8, for example by iconv -f UTF-16 -t UTF-8",
     b"%PDF": "a PDF file; give its text",
 }
+SHOWN = 20
+"""bytes before one that is no UTF-8, in a message"""
 DAMAGED = (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError)
 
 
@@ -58,8 +61,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
                 file.read(len(BYTE_ORDER_MARK))
             yield file
     except UnicodeDecodeError as error:
+        before = error.object[max(0, error.start - SHOWN) : error.start].decode(errors="replace")
         raise TextError(
-            f"{path} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}."
+            f"{path} is not UTF-8 text: byte {error.object[error.start]:#04x} after {before!r}. If it is"
+            " Latin-1, for example, convert it by iconv -f LATIN1 -t UTF-8."
         ) from error
     except DAMAGED as error:
         raise TextError(f"{path} is a damaged {kind} file: {error}.") from error

@@ -4,15 +4,21 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lexiscope.errors import TextError
-from lexiscope.text.files import format_suffix, opened
+from lexiscope.text.fields import DOCUMENT_FIELDS
+from lexiscope.text.files import opened
 
 JSON = (".jsonl", ".ndjson", ".json", ".jsonlines")
 TABLES = (".parquet", ".csv", ".tsv")
 DELIMITERS = (",", ";", "\t", "|")
+LONGEST_CELL = 1 << 30
+"""characters"""
+ROWS = 1024
+"""rows of a Parquet file that are in memory at once"""
 
 Row = tuple[str, Any]
 """where it stands ('a.jsonl, line 3') and its value"""
@@ -32,7 +38,7 @@ def json_rows(path: Path) -> Iterator[Row]:
             try:
                 yield f"{path}, line {number}", json.loads(line.decode())
             except json.JSONDecodeError as error:
-                if number == 1 and format_suffix(path) == ".json":
+                if number == 1 and line.lstrip().startswith(b"{"):
                     break  # an object on several lines
                 raise TextError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
         else:
@@ -55,21 +61,76 @@ def _values(file: io.BufferedReader, path: Path, *, prefix: str) -> Iterator[Row
 
 
 def table_rows(path: Path, suffix: str, field: str | None) -> Iterator[Row]:
-    """Rows of a Parquet, CSV or TSV file, read by the `datasets` library."""
-    options: dict[str, Any] = {}
-    if suffix != ".parquet":
-        field = field or "text"
-        delimiter = _delimiter(path, suffix, field)
-        # as they are written: no type is guessed, and 'NA' is text
-        options = {"sep": delimiter, "usecols": [field], "converters": {field: str}, "keep_default_na": False}
-    kind = "parquet" if suffix == ".parquet" else "csv"
-    return _data_set_rows(kind, str(path), data_files=str(path.resolve()), **options)
+    """Rows of a Parquet, CSV or TSV file: the column that is read, alone."""
+    return _parquet_rows(path, field) if suffix == ".parquet" else _csv_rows(path, suffix, field or "text")
 
 
-def _delimiter(path: Path, suffix: str, field: str) -> str:
-    """The delimiter by which the head of a table names the field."""
+def _parquet_rows(path: Path, field: str | None) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            column = _column(path, file.schema_arrow.names, field)
+            for batch in file.iter_batches(ROWS, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", {column: value}
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TextError(f"{path}, row {number + 1}: cannot be read as Parquet ({reason}).") from error
+
+
+def _column(path: Path, columns: list[str], field: str | None) -> str:
+    """The column that holds the documents, or the field of it that is named."""
+    name = field or next((each for each in DOCUMENT_FIELDS if each in columns), DOCUMENT_FIELDS[0])
+    column = name if name in columns else name.partition(".")[0]
+    if column not in columns:
+        raise _no_column(path, column, columns)
+    return column
+
+
+def _no_column(path: Path, name: str, columns: list[str]) -> TextError:
+    return TextError(
+        f"{path} has no column `{name}`; its columns are {', '.join(columns)}. Name one with --field."
+    )
+
+
+def _csv_rows(path: Path, suffix: str, field: str) -> Iterator[Row]:
+    """Cells as they are written: 'NA' is text. A row with more cells than columns is refused, because which
+    of them is the text cannot be known.
+    """
+    csv.field_size_limit(LONGEST_CELL)
+    number = 0
     with opened(path) as file:
-        head = io.TextIOWrapper(file, encoding="utf-8").readline()
+        lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        delimiter = _delimiter(path, suffix, field, head := lines.readline())
+        rows = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
+        try:
+            columns = next(rows)
+            place = columns.index(field)
+            for row in rows:
+                if not row:  # a blank line
+                    continue
+                number += 1
+                if any(row[len(columns) :]):
+                    raise TextError(
+                        f"{path}, row {number} has {len(row)} cells under {len(columns)} columns: put cells"
+                        f" that hold {delimiter!r} in double quotes."
+                    )
+                yield f"{path}, row {number}", {field: row[place] if place < len(row) else None}
+        except csv.Error as error:
+            raise TextError(
+                f"{path}, row {number + 1}: not valid CSV ({error}). Double quotes within a quoted cell are"
+                " written twice."
+            ) from error
+
+
+def _delimiter(path: Path, suffix: str, field: str, head: str) -> str:
+    """The delimiter by which the first line of a table names the field."""
+    if not head.strip():
+        raise TextError(f"{path} is empty: it holds no text.")
     heads = {
         each: next(csv.reader([head], delimiter=each), [])
         for each in (("\t",) if suffix == ".tsv" else DELIMITERS)
@@ -77,26 +138,23 @@ def _delimiter(path: Path, suffix: str, field: str) -> str:
     for delimiter, columns in heads.items():
         if field in columns:
             return delimiter
-    columns = max(heads.values(), key=len)
-    raise TextError(
-        f"{path} has no column `{field}`; its columns are {', '.join(columns)}. Name one with --field."
-    )
+    raise _no_column(path, field, max(heads.values(), key=len))
 
 
 def hub_rows(name: str) -> Iterator[Row]:
     """Rows of the training split of a data set on the hub, streamed; `owner/name:configuration`."""
-    name, _, configuration = name.partition(":")
-    return _data_set_rows(name, name, name=configuration or None)
-
-
-def _data_set_rows(kind: str, shown: str, **options: Any) -> Iterator[Row]:
     from datasets import load_dataset
 
+    owner_name, _, configuration = name.partition(":")
     try:
-        for number, row in enumerate(load_dataset(kind, split="train", streaming=True, **options), 1):
-            yield f"{shown}, row {number}", row
+        rows = load_dataset(owner_name, name=configuration or None, split="train", streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield f"{name}, row {number}", row
     except Exception as error:  # datasets raises anything from ConnectionError to KeyError
         if isinstance(error, TextError | GeneratorExit):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise TextError(f"{shown} cannot be read as a data set: {type(error).__name__}: {reason}") from error
+        raise TextError(
+            f"There is no file {name}, and no data set of that name can be read: {type(error).__name__}:"
+            f" {reason}"
+        ) from error

@@ -42,6 +42,21 @@ def test_train_index_and_figures_from_the_command_line(
     assert read.returncode == 0 and "where reading stopped" in read.stdout, read.stderr
 
 
+def test_index_reads_the_field_that_is_named_and_without_it_publishes_nothing(
+    runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    documents = text_file.read_text().split(tiny.END)[:40]
+    rows.write_text("".join(json.dumps({"id": 1, "doc": {"body": text}}) + "\n" for text in documents))
+    ask = ["index", str(runs[0]), "--text", str(rows), "--length", "48", "--ablate", "0"]
+    without = lexiscope(*ask, work=tmp_path)
+    assert without.returncode == 1 and "the fields are id, doc. Name one with --field" in without.stderr
+    assert not (tmp_path / "index" / "CURRENT").exists()
+    named = lexiscope(*ask, "--field", "doc.body", work=tmp_path)
+    assert named.returncode == 0 and "of 40 documents" in named.stdout, named.stderr
+    assert (tmp_path / "index" / "CURRENT").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

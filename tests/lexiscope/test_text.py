@@ -83,6 +83,13 @@ def _gzip(content: bytes) -> bytes:
         ("a.CSV", b"\xef\xbb\xbf" + CSV),
         ("a.csv", CSV.replace(b"id,text", b"id;text").replace(b"1,", b"1;").replace(b"2,", b"2;")),
         ("a.csv.gz", _gzip(CSV)),
+        ("a.csv.zst", zstd(CSV)),
+        (
+            "a.csv",
+            CSV.replace(b"id,text", b"id,text,").replace(b".\r\n", b".,\r\n").replace(b'"\r\n', b'",\r\n'),
+        ),
+        ("a.csv", CSV.replace(b"\r\n2", b"\r\n\r\n3\r\n2")),  # a blank line, and a row without the cell
+        ("a.jsonl", b"\n".join(json.dumps({"text": text}, indent=1).encode() for text in TEXTS)),
         ("a.tsv", CSV.replace(b"id,text", b"id\ttext").replace(b"1,", b"1\t").replace(b"2,", b"2\t")),
     ],
 )
@@ -98,6 +105,48 @@ def test_the_documents_of_a_parquet_file(tmp_path: Path, name: str) -> None:
     report = TextReport()
     assert list(documents(str(tmp_path / name), report=report)) == TEXTS and report.empty == 1
     assert list(documents(str(tmp_path / name), field="body")) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        (pa.large_string(), TEXTS),
+        (pa.dictionary(pa.int32(), pa.string()), TEXTS),
+        (pa.binary(), [text.encode() for text in TEXTS]),  # as writers leave it that do not say UTF-8
+    ],
+    ids=["large string", "dictionary", "binary"],
+)
+def test_text_of_any_type_of_parquet(tmp_path: Path, kind: Any, rows: list[Any]) -> None:
+    pq.write_table(pa.table({"text": pa.array(rows, kind)}), tmp_path / "a.parquet")
+    assert list(documents(str(tmp_path / "a.parquet"))) == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([["one"]], "row 1: `text` is a list, not text"),
+        ([{"en": "one"}], r"`text` is an object.*--field text\.en"),
+        ([b"\xff"], "row 1: `text` is bytes that are not UTF-8"),
+        ([None, None], "no text .2 documents without any"),
+        (pa.array([], pa.string()), "is empty"),
+        (pa.array([0], pa.timestamp("s")), "row 1: `text` is a datetime, not text"),
+    ],
+    ids=["list", "object", "bytes", "null", "no rows", "time"],
+)
+def test_a_parquet_column_that_is_no_text_says_so(tmp_path: Path, values: Any, says: str) -> None:
+    pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
+    with pytest.raises(TextError, match=says):
+        list(documents(str(tmp_path / "a.parquet")))
+    with pytest.raises(TextError, match=r"no column `body`; its columns are text\\. Name one with --field"):
+        list(documents(str(tmp_path / "a.parquet"), field="body"))
+
+
+def test_turns_and_nested_fields_of_parquet(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    table = pa.table({"id": [1], "messages": [turns], "doc": [{"body": {"en": "one"}}]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert list(documents(str(tmp_path / "a.parquet"))) == [turns]
+    assert list(documents(str(tmp_path / "a.parquet"), field="doc.body.en")) == ["one"]
 
 
 def test_cells_of_a_table_are_text_as_they_are_written(tmp_path: Path) -> None:
@@ -123,7 +172,15 @@ def test_cells_of_a_table_are_text_as_they_are_written(tmp_path: Path) -> None:
         ("cut.txt.gz", _gzip(PLAIN * 100)[:60], "damaged"),
         ("damaged.txt.bz2", b"BZh9 broken", "damaged"),
         ("damaged.txt.zst", b"\x28\xb5\x2f\xfd broken", "damaged"),
-        ("damaged.parquet", b"PAR1 broken", "cannot be read as a data set"),
+        ("utf32.txt", "some text".encode("utf-32"), "UTF-32 text; convert it"),
+        ("latin1.txt", "größe".encode("latin-1"), "byte 0xf6 after 'gr'.*iconv -f LATIN1"),
+        ("damaged.parquet", b"PAR1 broken", "cannot be read as Parquet"),
+        ("a.csv", b"", "empty"),
+        ("a.csv", b"id,text\n1,one, two\n", "row 1 has 3 cells under 2 columns"),
+        ("a.csv", b"id;text\n1;one; two\n", "row 1 has 3 cells under 2 columns"),
+        ("a.csv", b'id,text\n1,one\n2,"two\n3,three\n', r"row 2: not valid CSV \(unexpected end"),
+        ("a.csv", b'id,text\n1,"one" two\n', "row 1: not valid CSV"),
+        ("a.csv", "text\ngröße\n".encode("latin-1"), "not UTF-8"),
         ("bad.jsonl", b'{"text": "one"}\n{"body": "two"}\n', "line 2: no `text` field; the fields are body"),
         ("bad.jsonl", b'{"text": "one"}\n{"text": \n', r"line 2: not valid JSON \("),
         ("bad.json", b'[{"text": "one"}, {"text"]', "item 2: not valid JSON"),
@@ -144,9 +201,15 @@ def test_a_bad_text_says_what_is_wrong(tmp_path: Path, name: str, content: bytes
         list(documents(str(tmp_path / name)))
 
 
-def test_a_missing_text_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_a_missing_text_and_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(TextError, match="no text at"):
         list(documents(str(tmp_path / "none.txt")))
+    with pytest.raises(TextError, match=r"no file no-such-text, and no data set.*no network"):
+        list(documents("no-such-text"))
     with pytest.raises(TextError, match="folder"):
         list(documents(str(tmp_path)))
 
