@@ -137,7 +137,7 @@ def test_a_parquet_column_that_is_no_text_says_so(tmp_path: Path, values: Any, s
     pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
     with pytest.raises(TextError, match=says):
         list(documents(str(tmp_path / "a.parquet")))
-    with pytest.raises(TextError, match=r"no column `body`; its columns are text\\. Name one with --field"):
+    with pytest.raises(TextError, match=r"no column `body`; its columns are text\. Name one with --field"):
         list(documents(str(tmp_path / "a.parquet"), field="body"))
 
 
