@@ -58,7 +58,8 @@ def evaluate_runs(runs: Sequence[Path], request: EvaluationRequest, *, console: 
     """
     checkpoints = [load_checkpoint(run, layer=request.layer) for run in runs]
     for checkpoint in checkpoints:
-        _ = checkpoint.layer  # refused before the model is loaded
+        if checkpoint.mlp is None:
+            _ = checkpoint.layer  # refused before the model is loaded
     text = fingerprint(request.text)
     groups: dict[tuple[Any, ...], list[Checkpoint]] = {}
     for checkpoint in checkpoints:
@@ -149,26 +150,25 @@ def _passages(
 
 
 def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np.ndarray]) -> Candidate:
-    layer, dictionary = checkpoint.layer, checkpoint.dictionary
+    dictionary, mlp = checkpoint.dictionary, checkpoint.mlp
+    layer = checkpoint.layer if mlp is None else mlp
     fit = checkpoint.fit or AnchorFit(
         model.embedding, torch.ones(model.vocab_size), torch.zeros(model.d_model), torch.empty(0)
     )
-    candidate = Candidate(layer, dictionary, fit, int(checkpoint.details.get("seed", 0)))
+    seed = int(checkpoint.details.get("seed", 0))
+    candidate = Candidate(layer, dictionary, fit, seed, transcoder=mlp is not None)
     try:
         check_candidates(model, [candidate])
     except LexiscopeError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    return (
-        candidate
-        if checkpoint.fit
-        else candidate._replace(fit=_foreign_fit(model, layer, dictionary.d_sae, chosen))
-    )
+    return candidate if checkpoint.fit else candidate._replace(fit=_foreign_fit(model, candidate, chosen))
 
 
-def _foreign_fit(model: LanguageModel, layer: int, d_sae: int, chosen: Sequence[np.ndarray]) -> AnchorFit:
+def _foreign_fit(model: LanguageModel, candidate: Candidate, chosen: Sequence[np.ndarray]) -> AnchorFit:
     """For a dictionary without anchors: raw W_E, and the text's own counts and mean."""
     few = [torch.from_numpy(p).long()[None].to(model.device) for p in chosen[:MEAN_PASSAGES]]
-    mean = torch.cat([model.read(tokens, [layer])[layer][0, 1:] for tokens in few]).mean(0)
+    point, d_sae = candidate.writes, candidate.dictionary.d_sae
+    mean = torch.cat([model.read(tokens, [point])[point][0, 1:] for tokens in few]).mean(0)
     counts = torch.bincount(
         torch.from_numpy(np.concatenate([p[1:] for p in chosen])).long(), minlength=model.vocab_size
     )

@@ -41,6 +41,8 @@ AFTER_BLOCK = re.compile(
     r"blocks\.(\d+)\.hook_(?:resid_post|out)|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)(?:\.output)?"
 )
 """Hook points after a block: as HookedTransformer, as the bridge and as Hugging Face's modules call them."""
+MLP_INPUT, MLP_OUTPUT = re.compile(r"blocks\.(\d+)\.mlp\.hook_in"), re.compile(r"blocks\.(\d+)\.hook_mlp_out")
+"""What a transcoder of an MLP reads (after the norm) and writes, as the bridge calls them."""
 BEFORE_BLOCK = re.compile(r"blocks\.(\d+)\.hook_(?:resid_pre|in)|(?:\w+\.)*(?:layers|h|blocks)\.(\d+)\.input")
 
 
@@ -121,6 +123,12 @@ class Checkpoint(NamedTuple):
                 f"hook_name is {self.hook}."
             )
         return layer
+
+    @property
+    def mlp(self) -> int | None:
+        """The block whose MLP a transcoder reads and reconstructs; None for any other dictionary."""
+        reads, writes = MLP_INPUT.fullmatch(self.hook), MLP_OUTPUT.fullmatch(self.hook_out)
+        return int(reads[1]) if reads and writes and reads[1] == writes[1] else None
 
     def refuse_transcoder(self) -> None:
         """Raises CheckpointError for a dictionary that writes another hook point than it reads."""

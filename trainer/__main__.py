@@ -97,6 +97,13 @@ def train(
         int | None,
         typer.Option(min=1, help="tokens of activations held at once, without --cache; 500,000"),
     ] = None,
+    transcoder: Annotated[
+        bool,
+        typer.Option(
+            "--transcoder",
+            help="read the MLP's input (after its norm) and reconstruct its output, not the residual stream",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue an interrupted run of the same plan")
     ] = False,
@@ -162,6 +169,7 @@ def train(
             resume=resume,
             snapshot_every=snapshot_every,
             log=log,
+            transcoder=transcoder,
         )
         console = Console(quiet=not these.writes)
         paths = trainer.train(loaded, plan, console=console, ranks=these)

@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Fitness, bake_off
 from lexiscope.language_model import LanguageModel
 from trainer.activations.harvest import Harvest
-from trainer.architectures import BAKE_OFF, Config
+from trainer.architectures import BAKE_OFF, RESIDUAL_ANCHORS, Config
 from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.initialise import AnchorSources, Start
 from trainer.step import Training
 
 STEPS = 40
-NEEDS_SOURCES = ("following", "previous", "unembedding", "unigram", BAKE_OFF)
 
 
 class Survey(NamedTuple):
@@ -79,7 +78,7 @@ def choose_anchors(
     config: Config, model: LanguageModel, harvest: Harvest, layer: int, *, width: int, seed: int
 ) -> ChosenAnchors:
     """The config with its anchor set chosen by a survey where it has auto, and what that set is made from."""
-    if config.anchors not in NEEDS_SOURCES:
+    if config.anchors not in RESIDUAL_ANCHORS:
         return ChosenAnchors(config, None)
     sources = anchor_sources(model, harvest, layer)
     if config.anchors == BAKE_OFF:

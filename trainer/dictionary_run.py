@@ -11,13 +11,13 @@ from rich.progress import Progress, TaskID
 from lexiscope.checkpoint import new_checkpoint, save_weights
 from lexiscope.language_model import LanguageModel, hook_name
 from trainer.activations.buffer import Filling
-from trainer.activations.harvest import Harvest
+from trainer.activations.harvest import Harvest, points
 from trainer.anchor_survey import choose_anchors
 from trainer.architectures import Config, Start, build
 from trainer.distributed import Ranks
 from trainer.errors import TrainingDiverged
 from trainer.logs import Log
-from trainer.plan import Plan, destination, identity, provenance
+from trainer.plan import Plan, destination, identity, provenance, set_of
 from trainer.snapshot import TRAINED, UnfinishedRun
 from trainer.step import LogLine, Training
 
@@ -29,7 +29,8 @@ class DictionaryRun:
 
     def __init__(self, model: LanguageModel, plan: Plan, config: Config, layer: int, ranks: Ranks) -> None:
         self.model, self.plan, self.config, self.layer, self.ranks = model, plan, config, layer, ranks
-        self.name = f"layer {layer} {plan.set_name or config.name}"
+        self.name = f"layer {layer} {set_of(plan, config)}"
+        self.reads, self.writes = points(layer, transcoder=plan.transcoder)
         self.path = destination(plan, model, config, layer)
         self.width = plan.width or model.vocab_size
         self.unfinished = UnfinishedRun(self.path, identity(model, plan, config, layer))
@@ -59,7 +60,7 @@ class DictionaryRun:
             self._training = training
             try:
                 training.over(
-                    harvest.at(self.layer),
+                    harvest.at(self.layer, transcoder=self.plan.transcoder),
                     nth=filling.nth,
                     epoch=filling.epoch,
                     begins=self._begins,
@@ -85,7 +86,8 @@ class DictionaryRun:
         return max(1, round(self.plan.seen * self._steps_on(first) / first.tokens))
 
     def _begin(self, harvest: Harvest, filling: Filling, progress: Progress) -> Training:
-        model, plan, activations = self.model, self.plan, harvest.at(self.layer)
+        model, plan = self.model, self.plan
+        activations = harvest.at(self.layer, transcoder=plan.transcoder)
         chosen = choose_anchors(self.config, model, harvest, self.layer, width=self.width, seed=plan.seed)
         positions = None
         if self.config.patience:
@@ -103,7 +105,8 @@ class DictionaryRun:
             positions=positions,
             sources=chosen.sources,
             model=model,
-            layer=self.layer,
+            writes=self.writes,
+            target=activations.target,
         )
         with torch.no_grad():
             architecture = build(chosen.config, start)
@@ -173,10 +176,13 @@ class DictionaryRun:
         architecture, plan = training.architecture, self.plan
         dictionary = training.dictionary()
         details: dict[str, Any] = {
-            **provenance(plan, self.unfinished.plan, model_id=self.model.id),
+            **provenance(
+                plan, self.unfinished.plan, model_id=self.model.id, set_name=set_of(plan, self.config)
+            ),
             "anchors": architecture.anchor_kind,
             "scale": architecture.centring.scale,
             "mean_norm": architecture.centring.mean_norm,
+            **({"target_scale": architecture.target_centring.scale} if plan.transcoder else {}),
             "tokens_distinct": self._distinct,
             "tokens_seen": training.tokens,
             "seconds": round(training.seconds, 1),
@@ -187,7 +193,8 @@ class DictionaryRun:
                 dictionary,
                 fit=training.fit(),
                 model=self.model.path,
-                hook=hook_name(self.layer),
+                hook=hook_name(self.reads),
                 context=plan.length,
                 details=details,
+                hook_out=hook_name(self.writes) if plan.transcoder else "",
             )

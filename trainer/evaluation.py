@@ -21,10 +21,11 @@ from lexiscope.anchors import ALIGNED, nearest_tokens
 from lexiscope.checkpoint import METRICS, AnchorFit, write_json
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, Point, hook_name
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 from lexiscope.tokens import Vocabulary
+from trainer.activations.harvest import points
 
 EVIDENCE = "evidence.safetensors"
 BATCH_LOGITS = 50_000_000
@@ -40,6 +41,16 @@ class Candidate(NamedTuple):
     dictionary: Dictionary
     fit: AnchorFit
     seed: int
+    transcoder: bool = False
+    """it reads the MLP's input and reconstructs its output, instead of the residual stream after the block"""
+
+    @property
+    def reads(self) -> Point:
+        return points(self.layer, transcoder=self.transcoder)[0]
+
+    @property
+    def writes(self) -> Point:
+        return points(self.layer, transcoder=self.transcoder)[1]
 
 
 class Measured(NamedTuple):
@@ -144,34 +155,35 @@ class _Sums:
         names = {"nearest": nearest.tokens[:, 0]} | (rival_names(candidate, model) if rivals else {})
         self.namings = {kind: _Naming(tokens, tables) for kind, tokens in names.items()}
         self.permuted = _Permuted(names["nearest"], tables)
-        self.reconstruction = metrics.ReconstructionSums(dictionary.d_in, device)
+        self.reconstruction = metrics.ReconstructionSums(dictionary.d_out, device)
         self.firing = metrics.FiringSums(dictionary.d_sae, device)
         self.passage_delta_ce: dict[int, tuple[float, int]] = {}
         """{passage: (Σ CE(with x̂) − CE, next tokens scored)}"""
         self.ce = self.kl = self.agree = 0.0
 
-    def add_code(self, x: Tensor, text: evidence.FlatText) -> Tensor:
-        """Count one batch's positions x [n, d_in]; returns x̂ [n, d_in]."""
+    def add_code(self, activations: dict[Point, Tensor], text: "_Text") -> Tensor:
+        """Count one batch's n positions; returns the reconstruction [n, d_out]."""
         dictionary = self.candidate.dictionary
+        x, target = (activations[point][text.mask] for point in (self.candidate.reads, self.candidate.writes))
         code = dictionary.encode(x)
         sparse, dense = dictionary.decode_sparse(code, x), dictionary.dense_part(x)
-        self.reconstruction.add(x, sparse, dense, dictionary.b_dec, code)
+        self.reconstruction.add(target, sparse, dense, dictionary.b_dec, code)
         self.firing.add(code)
         for naming in self.namings.values():
-            naming.counts.add(code, text)
-        self.permuted.add(code, text)
+            naming.counts.add(code, text.flat)
+        self.permuted.add(code, text.flat)
         return sparse + dense + dictionary.b_dec
 
     def add_patched(
         self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default"
     ) -> None:
-        """Run the model on from x̂ and compare with what it does by default."""
+        """Run the model on from x̂ and compare with what it does by default; `residual` is what x̂ replaces."""
         patched = residual.clone()
         patched[text.mask] = x_hat
         self.agree += int(
-            (model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.layer]).sum()
+            (model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.writes]).sum()
         )
-        logits = model.logits_from(text.tokens, self.candidate.layer, patched)[text.scored]
+        logits = model.logits_from(text.tokens, self.candidate.writes, patched)[text.scored]
         ce = metrics.cross_entropy(logits, text.following[text.scored])
         self.ce += ce.sum(dtype=torch.float64).item()
         self.kl += metrics.kl(default.logits, logits).sum(dtype=torch.float64).item()
@@ -205,38 +217,40 @@ class _Default(NamedTuple):
     """[scored, vocab]"""
     ce: Tensor
     """[scored]"""
-    lens: dict[int, Tensor]
+    lens: dict[Point, Tensor]
     """{layer: [masked] the token each residual reads out as}"""
 
 
 class _Baseline:
-    """Cross-entropy of the model itself, and with each layer's stream ablated to zero or to its mean."""
+    """Cross-entropy of the model itself, and with what each layer's dictionaries replace ablated to zero or
+    to its mean.
+    """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.n = 0
         self.ce = 0.0
-        self.fills: list[tuple[int, Tensor]] = []
-        """(layer, [d_in] what every position is replaced by), each once"""
+        self.fills: list[tuple[Point, Tensor]] = []
+        """(layer, [d_out] what every position is replaced by), each once"""
         self.ablated: list[float] = []
         for candidate in candidates:
             for fill in (torch.zeros_like(candidate.fit.mean), candidate.fit.mean):
-                if self._find(candidate.layer, fill) is None:
-                    self.fills.append((candidate.layer, fill))
+                if self._find(candidate.writes, fill) is None:
+                    self.fills.append((candidate.writes, fill))
                     self.ablated.append(0.0)
 
-    def _find(self, layer: int, fill: Tensor) -> int | None:
+    def _find(self, layer: Point, fill: Tensor) -> int | None:
         return next(
             (i for i, (at, known) in enumerate(self.fills) if at == layer and torch.equal(known, fill)), None
         )
 
-    def ablated_to(self, layer: int, fill: Tensor) -> float:
-        """Cross-entropy in nats a token with the stream after `layer` replaced by `fill`."""
+    def ablated_to(self, layer: Point, fill: Tensor) -> float:
+        """Cross-entropy in nats a token with the activations at `layer` replaced by `fill`."""
         found = self._find(layer, fill)
         assert found is not None
         return self.ablated[found] / self.n
 
     def add(
-        self, model: LanguageModel, text: _Text, residuals: dict[int, Tensor], logits: Tensor
+        self, model: LanguageModel, text: _Text, residuals: dict[Point, Tensor], logits: Tensor
     ) -> _Default:
         following = text.following[text.scored]
         default = logits[text.scored]
@@ -248,8 +262,8 @@ class _Baseline:
             ablated = model.logits_from(text.tokens, layer, patched)[text.scored]
             self.ablated[index] += metrics.cross_entropy(ablated, following).sum(dtype=torch.float64).item()
         lens = {
-            layer: model.unembed_residual(residual[text.mask]).argmax(-1)
-            for layer, residual in residuals.items()
+            layer: model.unembed_residual(residuals[layer][text.mask]).argmax(-1)
+            for layer in {layer for layer, _ in self.fills}
         }
         return _Default(default, ce, lens)
 
@@ -293,7 +307,7 @@ def measure(
     candidates = [_on_device(candidate, model.device) for candidate in candidates]
     families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded())
     sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
-    layers = sorted({candidate.layer for candidate in candidates})
+    layers = sorted({point for c in candidates for point in (c.reads, c.writes)}, key=hook_name)
     baseline = _Baseline(candidates)
     n_scored = _passages_of(passages, ce_tokens)
     size = max(256, min(2048, BATCH_LOGITS // model.vocab_size))
@@ -301,14 +315,13 @@ def measure(
         residuals, logits = model.read_with_logits(text.tokens, layers)
         default = baseline.add(model, text, residuals, logits)
         for s in sums:
-            residual = residuals[s.candidate.layer]
-            s.add_patched(model, text, s.add_code(residual[text.mask], text.flat), residual, default)
+            s.add_patched(model, text, s.add_code(residuals, text), residuals[s.candidate.writes], default)
         advance(int(text.mask.sum()))
     scored_tokens = sums[0].reconstruction.n
     for text in _texts(passages[n_scored:], size, model.device):
         residuals = model.read(text.tokens, layers)
         for s in sums:
-            s.add_code(residuals[s.candidate.layer][text.mask], text.flat)
+            s.add_code(residuals, text)
         advance(int(text.mask.sum()))
     shared = {"ce_tokens": scored_tokens, "passages": passages_fingerprint(passages[:n_scored])}
     return [_measured(s, model, baseline, shared) for s in sums]
@@ -319,12 +332,13 @@ def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> N
     the model lacks.
     """
     model.check_layers([candidate.layer for candidate in candidates])
-    for _, dictionary, fit, _ in candidates:
-        if dictionary.d_in != model.d_model:
-            raise CheckpointError(
-                f"A dictionary of width {dictionary.d_in} does not fit {model.id}, whose width is "
-                f"{model.d_model}."
-            )
+    model.check_mlps([candidate.layer for candidate in candidates if candidate.transcoder])
+    for _, dictionary, fit, *_ in candidates:
+        for width in (dictionary.d_in, dictionary.d_out):
+            if width != model.d_model:
+                raise CheckpointError(
+                    f"A dictionary of width {width} does not fit {model.id}, whose width is {model.d_model}."
+                )
         if len(fit.anchors) != model.vocab_size:
             raise CheckpointError(
                 f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has "
@@ -380,7 +394,8 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
     own = torch.where(fit.assigned >= 0, fit.assigned, names)
     permuted_live, permuted_firing = s.permuted.supported(live)
     figures: dict[str, Any] = {
-        "protocol": "held-out passages; position 0 neither encoded nor patched",
+        "protocol": "held-out passages; position 0 neither encoded nor patched"
+        + ("; the MLP's output is reconstructed from its input and replaced" * s.candidate.transcoder),
         "tokens": s.reconstruction.n,
         **shared,
         "seed": s.candidate.seed,
@@ -428,7 +443,7 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
 
 def _cross_entropy(s: _Sums, baseline: _Baseline, tokens: int) -> dict[str, Any]:
     """The figures that the patched model gives, in nats a next token."""
-    layer, mean, n = s.candidate.layer, s.candidate.fit.mean, baseline.n
+    layer, mean, n = s.candidate.writes, s.candidate.fit.mean, baseline.n
     ce, ce_sae = baseline.ce / n, s.ce / n
     differences = torch.tensor(list(s.passage_delta_ce.values()), dtype=torch.float64)
     return {

@@ -1,11 +1,15 @@
 """What a dictionary starts from: a sample of one layer's activations, its centre and scale, its principal
 directions, its anchors, and the samples at which rows start.
 
+A transcoder's sample has a target beside x, with a centre and scale of its own; its decoder rows, and so its
+anchors, are directions of the target.
+
 The dense path starts at the top principal directions, and everything sparse starts outside them: rows and
 anchors that also held what the dense path explains would spend their code, and their cones, on it
 (results/notes.md).
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from lexiscope.anchor_sets import ANCHOR_SETS, Material
 from lexiscope.anchors import OUTLIER, TokenSums, rows_per_token
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, Point
 from trainer.errors import RecipeError
 
 CHUNK = 65536
@@ -106,18 +110,26 @@ class Start:
         positions: Tensor | None = None,
         sources: AnchorSources | None = None,
         model: LanguageModel | None = None,
-        layer: int = 0,
+        writes: Point = 0,
+        target: Tensor | None = None,
     ) -> None:
         """x [n, d] bf16 raw activations on tokens [n], of which `positions` are trained on (all unless
-        given); embedding is W_E [vocab, d_e]; some anchor sets are made from `sources`.
+        given); embedding is W_E [vocab, d_e]; some anchor sets are made from `sources`. A transcoder
+        reconstructs target [n, d_out] bf16 from x.
 
         With `centre=False` the dictionary is trained on raw activations. An objective may use the language
-        model and the layer.
+        model, and `writes`, the point at which the reconstruction stands in it.
         """
         self.x, self.tokens, self.embedding = x, tokens, embedding.cpu()
         self.d_in, self.d_sae, self.seed, self.device = x.shape[1], d_sae, seed, torch.device(device)
-        self.sources, self.model, self.layer = sources, model, layer
-        self.centring = (centring if centre else uncentred)(x, positions)
+        self.sources, self.model, self.writes = sources, model, writes
+        self.target = x if target is None else target
+        self.d_out, self.transcoder = self.target.shape[1], target is not None
+        fitted = centring if centre else uncentred
+        self.centring = self.target_centring = fitted(x, positions)
+        if self.transcoder:
+            self.target_centring = fitted(self.target, self.centring.kept)
+            self.centring = self.centring._replace(kept=self.target_centring.kept)
         self.random = torch.Generator().manual_seed(seed)
         """Every random choice of a run is drawn from it, restarts included."""
 
@@ -125,11 +137,16 @@ class Start:
         """[m, d] normalised activations of the given rows of the sample."""
         return self.centring.normalise(self.x[rows])
 
+    def target_batch(self, rows: Tensor) -> Tensor:
+        """[m, d_out] what is reconstructed from them, normalised."""
+        return self.target_centring.normalise(self.target[rows])
+
     @cached_property
     def material(self) -> Material:
-        """All that anchors of this layer can be made from, in scaled space."""
+        """All that anchors of this layer can be made from, in the target's scaled space."""
         current = self._token_sums(self.tokens)
-        found = Material(self.embedding, current, self.covariance, seed=self.seed)
+        covariance = self._covariance(self.target_batch) if self.transcoder else self.covariance
+        found = Material(self.embedding, current, covariance, seed=self.seed)
         if self.sources is None:
             return found
         around = self.sources
@@ -147,7 +164,8 @@ class Start:
         return self.material.current.counts
 
     def anchors(self, name: str, rank: int = 0) -> Tensor:
-        """[vocab, d] the named anchor set in scaled space, outside the top `rank` principal directions.
+        """[vocab, d_out] the named anchor set in scaled space, outside the top `rank` principal directions;
+        of a transcoder's target, whole.
 
         Raises RecipeError where it cannot be made from this sample, or has another width.
         """
@@ -155,17 +173,29 @@ class Start:
             anchors = ANCHOR_SETS[name](self.material)
         except ValueError as error:
             raise RecipeError(f"Anchors '{name}' cannot be fitted: {error}") from error
-        if anchors.shape[1] != self.d_in:
+        if anchors.shape[1] != self.d_out:
             raise RecipeError(
-                f"Anchors '{name}' have {anchors.shape[1]} dimensions, the activations {self.d_in}."
+                f"Anchors '{name}' have {anchors.shape[1]} dimensions, the activations {self.d_out}."
             )
-        return outside(anchors, self.principal(rank))
+        return anchors if self.transcoder else outside(anchors, self.principal(rank))
 
     def principal(self, rank: int) -> Tensor:
         """[d, rank] orthonormal directions of largest variance; no columns where rank is 0."""
         if not rank:
             return torch.zeros(self.d_in, 0)
         return self._eigenvectors[:, self.d_in - rank :].contiguous()
+
+    def dense_map(self, principal: Tensor) -> Tensor:
+        """[rank, d_out] what best reconstructs the target from x @ principal [d, rank]: its transpose where x
+        is the target.
+        """
+        if not self.transcoder or not principal.shape[1]:
+            return principal.new_empty(0, self.d_out) if self.transcoder else principal.T
+        cross = torch.zeros(self.d_in, self.d_out)
+        for rows in self.centring.kept.split(CHUNK):
+            cross += self.batch(rows).T @ self.target_batch(rows)
+        inside = principal.T @ self.covariance @ principal * len(self.centring.kept)
+        return torch.linalg.solve(inside, principal.T @ cross)
 
     def spread_samples(self) -> Tensor:
         """[d_sae] rows of the sample, drawn uniformly."""
@@ -188,10 +218,13 @@ class Start:
     @cached_property
     def covariance(self) -> Tensor:
         """[d, d] of normalised activations."""
-        total = torch.zeros(self.d_in, self.d_in)
+        return self._covariance(self.batch)
+
+    def _covariance(self, batch: Callable[[Tensor], Tensor]) -> Tensor:
+        total = torch.zeros(())
         for rows in self.centring.kept.split(CHUNK):
-            part = self.batch(rows)
-            total += part.T @ part
+            part = batch(rows)
+            total = total + part.T @ part
         return total / len(self.centring.kept)
 
     @cached_property
@@ -200,11 +233,11 @@ class Start:
         return vectors
 
     def _token_sums(self, tokens: Tensor) -> TokenSums:
-        """States summed by the token in `tokens` [n]; outliers, and positions with token −1, are left out."""
-        sums = TokenSums(len(self.embedding), self.d_in)
+        """Targets summed by the token in `tokens` [n], but for outliers and positions with token −1."""
+        sums = TokenSums(len(self.embedding), self.d_out)
         kept = self.centring.kept
         for rows in kept[tokens[kept] >= 0].split(CHUNK):
-            sums.add(tokens[rows].long(), self.batch(rows))
+            sums.add(tokens[rows].long(), self.target_batch(rows))
         return sums
 
 

@@ -64,6 +64,8 @@ class Plan(NamedTuple):
     """seconds"""
     log: str | None = None
     """'tensorboard' or 'wandb', beside train.jsonl"""
+    transcoder: bool = False
+    """read the MLP's input (after its norm) and reconstruct its output, instead of the residual stream"""
 
     @property
     def filling(self) -> int:
@@ -82,8 +84,13 @@ class Plan(NamedTuple):
         return self._replace(length=min(self.length, longest))
 
 
+def set_of(plan: Plan, config: Config) -> str:
+    """What dictionaries of a recipe are called unless --set-name says."""
+    return plan.set_name or (f"{config.name}-transcoder" if plan.transcoder else config.name)
+
+
 def destination(plan: Plan, model: LanguageModel, config: Config, layer: int) -> Path:
-    return plan.out / model.id / f"{layer}-{plan.set_name or config.name}"
+    return plan.out / model.id / f"{layer}-{set_of(plan, config)}"
 
 
 def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
@@ -92,7 +99,10 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
     """
     width = plan.width or model.vocab_size
     check_logger(plan.log)
-    model.check_layers([layer for _, layers in plan.runs for layer in layers])
+    asked = [layer for _, layers in plan.runs for layer in layers]
+    if plan.transcoder:
+        model.check_mlps(asked)
+    model.check_layers(asked)
     if len({(config.positions, config.length, config.epochs > 0) for config, _ in plan.runs}) > 1:
         raise RecipeError(
             f"{', '.join(config.name for config, _ in plan.runs)} do not read text in the same way "
@@ -100,6 +110,8 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         )
     for config, _ in plan.runs:
         config.check(d_in=model.d_model, d_sae=width, embedding=tuple(model.embedding.shape))
+        if plan.transcoder:
+            config.check_transcoder()
         _check_batch(plan, config, ranks)
     both = {Path(source).resolve() for source in plan.sources} & {
         Path(source).resolve() for source in plan.held_out
@@ -150,17 +162,18 @@ def identity(model: LanguageModel, plan: Plan, config: Config, layer: int) -> di
     amounts = {name: getattr(plan, name) for name in ("tokens", "seen", "length", "seed", "filling")}
     text = {"text": fingerprint(plan.sources), "held_out": held_out_rule(plan)}
     what = {"recipe": asdict(config), "layer": layer, "width": plan.width or model.vocab_size}
-    return {"model": model.id, "weights": model.fingerprint} | what | text | amounts
+    kind = {"transcoder": True} if plan.transcoder else {}
+    return {"model": model.id, "weights": model.fingerprint} | what | text | amounts | kind
 
 
-def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str) -> dict[str, Any]:
+def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str, set_name: str) -> dict[str, Any]:
     """Where a checkpoint comes from, for its metadata; `identified` as `identity` gives it."""
     recipe = identified["recipe"]
     return {
         "recipe": recipe["name"],
         "config": recipe,
         "layer": identified["layer"],
-        "set": plan.set_name or recipe["name"],
+        "set": set_name,
         "model_id": model_id,
         "text": [Path(source).name for source in plan.sources],
         "text_fingerprint": identified["text"],

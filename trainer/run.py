@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.text import fingerprint
 from trainer.activations.buffer import Filling, from_cache, from_model
 from trainer.activations.cache import Origin, place, refuse_foreign
+from trainer.activations.harvest import points
 from trainer.dictionary_run import DictionaryRun
 from trainer.distributed import ALONE, Ranks
 from trainer.evaluation import Candidate, measure
@@ -111,7 +112,12 @@ def _train_all(
     """Take every run through the fillings. Where one filling holds all, runs end one after another and memory
     holds one dictionary in training.
     """
-    layers = {layer for _, asked in plan.runs for layer in asked}
+    all_points = {
+        point
+        for _, asked in plan.runs
+        for layer in asked
+        for point in points(layer, transcoder=plan.transcoder)
+    }
     reading = progress.add_task(f"reading {model.id}", rate="", loss="", live="") if runs else None
     while runs:
         filling = next(fillings)
@@ -121,8 +127,9 @@ def _train_all(
                 run.over(None, filling, progress)
         if needing and reading is not None:
             progress.reset(reading, total=filling.tokens)
-            wanted = layers if plan.cache else {run.layer for run in needing}
-            with filling.read(sorted(wanted), lambda n: progress.advance(reading, n)) as harvest:
+            needed = {point for run in needing for point in (run.reads, run.writes)}
+            wanted = sorted(all_points if plan.cache else needed, key=hook_name)
+            with filling.read(wanted, lambda n: progress.advance(reading, n)) as harvest:
                 progress.update(reading, completed=filling.tokens)
                 for run in needing:
                     run.over(harvest, filling, progress)
@@ -142,7 +149,7 @@ def _evaluate(
     for run in runs:
         found = load_checkpoint(run.unfinished.folder / TRAINED)
         assert found.fit is not None  # every trained dictionary is written with one
-        candidates.append(Candidate(run.layer, found.dictionary, found.fit, plan.seed))
+        candidates.append(Candidate(run.layer, found.dictionary, found.fit, plan.seed, plan.transcoder))
     results = measure(
         model, candidates, held_out, ce_tokens=plan.ce_tokens, advance=lambda n: progress.advance(task, n)
     )

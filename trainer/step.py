@@ -155,12 +155,19 @@ class Training:
     def _order(self, activations: LayerActivations, nth: int) -> BatchOrder:
         config, seed = self.config, (self.random.initial_seed(), nth)
         if config.batch_of == "tokens":
-            kept = inliers(activations.x, self.architecture.centring.largest)
+            kept = self._inliers(activations)
             return PositionOrder(kept, len(activations.x), config.batch, seed)
         passages = torch.arange(len(activations.starts))
         if self._validates:
             passages = passages[~activations.validation()]
         return PassageOrder(activations, passages, config.batch, seed)
+
+    def _inliers(self, activations: LayerActivations) -> Tensor:
+        """[m] positions that are no outliers, in x or in a transcoder's target."""
+        kept = inliers(activations.x, self.architecture.centring.largest)
+        if activations.target is None:
+            return kept
+        return kept[inliers(activations.target[kept], self.architecture.target_centring.largest)]
 
     @property
     def _validates(self) -> bool:
@@ -179,9 +186,16 @@ class Training:
             self._restart(whole, self.ranks.gathered(squares))
 
     def _batch(self, activations: LayerActivations, rows: Rows) -> TrainingBatch:
-        x = self.architecture.centring.normalise(activations.x[rows.positions])
+        x, target = self._normalised(activations, rows.positions)
         passages = None if rows.passages is None else activations.whole(rows.passages)
-        return TrainingBatch(x, x, activations.tokens[rows.positions], passages)
+        return TrainingBatch(x, target, activations.tokens[rows.positions], passages)
+
+    def _normalised(self, activations: LayerActivations, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """x [n, d_in] and the target [n, d_out] of some positions, in scaled space."""
+        x = self.architecture.centring.normalise(activations.x[positions])
+        if activations.target is None:
+            return x, x
+        return x, self.architecture.target_centring.normalise(activations.target[positions])
 
     def _update(self, batch: TrainingBatch) -> Tensor:
         """Gradients, Adam, constraints; returns the squared error of each token [n]."""
@@ -245,7 +259,8 @@ class Training:
         picked = squares.cpu().multinomial(
             len(dead), replacement=len(dead) > len(squares), generator=self.random
         )
-        architecture.restart(dead, batch.x[picked.to(architecture.device)], batch.tokens[picked])
+        here = picked.to(architecture.device)
+        architecture.restart(dead, TrainingBatch(batch.x[here], batch.target[here], batch.tokens[picked]))
         architecture.silent[dead] = 0
         for name in architecture.feature_parameters:
             state = self.optimiser.state[architecture.parameters[name]]
@@ -274,8 +289,8 @@ class Training:
         total, n = 0.0, 0
         for part in passages.split(self.config.batch):
             rows = activations.positions(part)
-            x = self.architecture.centring.normalise(activations.x[rows])
-            total += objectives.mse(self.architecture.forward(x).output, x).item() * len(rows)
+            x, target = self._normalised(activations, rows)
+            total += objectives.mse(self.architecture.forward(x).output, target).item() * len(rows)
             n += len(rows)
         return total / n
 
@@ -352,8 +367,10 @@ class Training:
         """In raw space; of the best epoch where there is validation."""
         if self._best is not None:
             self._load(self._best.parameters, self._best.buffers)
-        centring = self.architecture.centring
-        return self.architecture.dictionary().fold(centring.mean.cpu(), centring.scale)
+        reads, writes = self.architecture.centring, self.architecture.target_centring
+        return self.architecture.dictionary().fold(
+            reads.mean.cpu(), reads.scale, target_mean=writes.mean.cpu(), target_scale=writes.scale
+        )
 
     def fit(self) -> AnchorFit:
         return self.architecture.anchor_fit(self.lift_names())

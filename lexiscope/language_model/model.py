@@ -3,13 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lexiscope.errors import ModelError
-from lexiscope.language_model.patching import Patch, captured, hook_name, patched, unembed_from
+from lexiscope.language_model.patching import (
+    MlpPoint,
+    P,
+    Patch,
+    Point,
+    block_of,
+    captured,
+    hook_name,
+    patched,
+    unembed_from,
+)
 from lexiscope.language_model.readout import measure_readout
 from lexiscope.language_model.resume import ResumedPasses
 from lexiscope.language_model.tokenizer import ModelTokenizer
@@ -18,10 +28,10 @@ from lexiscope.tokens import Vocabulary
 __all__ = ["GeneratedTokens", "LanguageModel", "LogitsAndCache", "StreamsAndLogits", "hook_name"]
 
 
-class StreamsAndLogits(NamedTuple):
+class StreamsAndLogits(NamedTuple, Generic[P]):
     """What one unpatched forward pass computed."""
 
-    residuals: dict[int, Tensor]
+    residuals: dict[P, Tensor]
     """{layer: [batch, positions, d_model]}"""
     logits: Tensor
     """[batch, positions, vocab]"""
@@ -134,30 +144,53 @@ class LanguageModel:
             raise ModelError(f"{self.id} has layers 0 to {self.n_layers - 1}; there is no layer {wrong[0]}.")
 
     @torch.inference_mode()
-    def read(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """{layer: residual stream [batch, positions, d_model]}, in one pass that stops at the last layer."""
+    def check_mlps(self, layers: Sequence[int]) -> None:
+        """Raises ModelError for a layer whose MLP's input and output cannot be read, or whose output cannot
+        be replaced.
+        """
         self.check_layers(layers)
+        tokens = torch.arange(4, device=self.device)[None]
+        for layer in layers:
+            points = [MlpPoint(layer, "in"), MlpPoint(layer, "out")]
+            try:
+                found, before = self.read_with_logits(tokens, points)
+                after = self.logits(tokens, {points[1]: torch.zeros_like})
+                shapes = {tuple(found[point].shape) for point in points}
+            except (KeyError, ValueError, AttributeError):  # no such hook, or it holds no tensor
+                shapes = set()
+            if shapes != {(1, 4, self.d_model)} or torch.equal(before, after):
+                raise ModelError(
+                    f"{self.id} has no MLP at layer {layer} whose input and output transformer-lens can read:"
+                    " no transcoder can be trained there."
+                )
+
+    @torch.inference_mode()
+    def read(self, tokens: Tensor, layers: Sequence[P]) -> dict[P, Tensor]:
+        """{layer: residual stream [batch, positions, d_model]}, in one pass that stops at the last layer; or
+        the same of other points.
+        """
+        self.check_layers([block_of(point) for point in layers])
         with captured(self._bridge, layers) as streams:
-            self._bridge(tokens, return_type=None, stop_at_layer=max(layers) + 1)
+            self._bridge(tokens, return_type=None, stop_at_layer=max(map(block_of, layers)) + 1)
         return streams
 
     @torch.inference_mode()
-    def read_with_logits(self, tokens: Tensor, layers: Sequence[int]) -> StreamsAndLogits:
+    def read_with_logits(self, tokens: Tensor, layers: Sequence[P]) -> StreamsAndLogits[P]:
         """As `read`, in a pass that goes on to the logits."""
-        self.check_layers(layers)
+        self.check_layers([block_of(point) for point in layers])
         with captured(self._bridge, layers) as streams:
             logits = self._bridge(tokens, return_type="logits")
         return StreamsAndLogits(streams, logits)
 
     @torch.inference_mode()
-    def logits(self, tokens: Tensor, patches: Mapping[int, Patch] | None = None, *, first: int = 0) -> Tensor:
+    def logits(self, tokens: Tensor, patches: Mapping[P, Patch] | None = None, *, first: int = 0) -> Tensor:
         """Logits [batch, positions, vocab] of the positions from `first` on, with the residual stream patched
-        at the layers of `patches`.
+        at the layers of `patches`, or other points.
         """
         with patched(self._bridge, patches or {}), unembed_from(self._bridge, first):
             return self._bridge(tokens, return_type="logits")
 
-    def differentiable_logits(self, tokens: Tensor, patches: Mapping[int, Patch]) -> Tensor:
+    def differentiable_logits(self, tokens: Tensor, patches: Mapping[P, Patch]) -> Tensor:
         """As `logits`, as part of an autograd graph: gradients flow into what the patches return; the weights
         are constants.
         """
@@ -187,11 +220,13 @@ class LanguageModel:
             return LogitsAndCache(*self._bridge(tokens, return_type="logits_and_cache", **options))
 
     @torch.inference_mode()
-    def logits_from(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
-        """Logits [batch, positions, vocab] with the residual stream after block `layer` replaced by
-        `residual` [batch, positions, d_model]: what a patch gives, without the blocks up to `layer` where the
-        architecture allows it.
+    def logits_from(self, tokens: Tensor, layer: Point, residual: Tensor) -> Tensor:
+        """Logits [batch, positions, vocab] with the residual stream after block `layer`, or another point,
+        replaced by `residual` [batch, positions, d_model]: what a patch gives, without the blocks up to
+        `layer` where the architecture allows it.
         """
+        if isinstance(layer, MlpPoint):
+            return self.logits(tokens, {layer: lambda _: residual})
         return self._resumed.logits(tokens, layer, residual)
 
     @torch.inference_mode()

@@ -24,9 +24,9 @@ DEMO = Path(__file__).parents[2] / "data" / "demo"
 
 def kl_through_the_model(architecture: Architecture, batch: TrainingBatch, made: Pass, step: Step) -> Tensor:
     """KL(default ‖ patched), nats a position, with the reconstruction in place of the residual stream."""
-    model, layer, passages = architecture.language_model, architecture.layer, batch.passages
+    model, layer, passages = architecture.language_model, architecture.writes, batch.passages
     assert model is not None and passages is not None
-    rebuilt = architecture.centring.restore(made.output)
+    rebuilt = architecture.target_centring.restore(made.output)
 
     def patch(residual: Tensor) -> Tensor:
         return residual.masked_scatter(passages.places[..., None], rebuilt)
@@ -57,7 +57,7 @@ def fall_of_the_divergence(model: LanguageModel, weight: float, monkeypatch: pyt
     text = list(passages(model, [str(DEMO / "corpus.txt.xz")], length=32, tokens=620))
     with harvest(model, text, layers=[2]) as harvested:
         found = harvested.at(2)
-        start = Start(found.x, found.tokens, embedding=model.embedding, d_sae=256, model=model, layer=2)
+        start = Start(found.x, found.tokens, embedding=model.embedding, d_sae=256, model=model, writes=2)
         with torch.no_grad():
             architecture = build(config, start)
 

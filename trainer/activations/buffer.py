@@ -14,11 +14,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lexiscope.errors import TextError
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, Point
 from trainer.activations.cache import Origin, cached
 from trainer.activations.harvest import Harvest, Positions, count, harvest
 
-Read = Callable[[Sequence[int], Callable[[int], None]], AbstractContextManager[Harvest]]
+Read = Callable[[Sequence[Point], Callable[[int], None]], AbstractContextManager[Harvest]]
 """(layers, advance) → their activations, as long as the block lasts; `advance` is called with the number of
 tokens read since its last call.
 """
@@ -50,7 +50,7 @@ def from_cache(
 ) -> Iterator[Filling]:
     """One filling, kept under `folder` (see `trainer.cache`)."""
 
-    def read(layers: Sequence[int], advance: Callable[[int], None]) -> AbstractContextManager[Harvest]:
+    def read(layers: Sequence[Point], advance: Callable[[int], None]) -> AbstractContextManager[Harvest]:
         return nullcontext(
             cached(model, passages, layers=layers, origin=origin, folder=folder, advance=advance)
         )

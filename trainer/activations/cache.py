@@ -3,7 +3,8 @@
     DIR/<model-id>-<key>/manifest.json   what they are of: model, its weights, text, length, tokens, held-out
     rule
                          tokens.npy      [n] int32 the token each row stands on
-                         <layer>.bf16    [n, d_model], one file a layer
+                         <layer>.bf16    [n, d_model], one file a layer; <layer>.mlp_in.bf16 and _out for
+                         transcoders
 
 Files appear under their names only when whole, and the manifest before any layer: a killed run leaves nothing
 that would be used. Layers that are missing are added by one more pass of the model.
@@ -20,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from lexiscope.files import lock, replace_file
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, Point
 from trainer.activations.harvest import (
     BYTES,
     Harvest,
@@ -72,7 +73,7 @@ def cached(
     model: LanguageModel,
     passages: Sequence[np.ndarray],
     *,
-    layers: Sequence[int],
+    layers: Sequence[Point],
     origin: Origin,
     folder: Path,
     advance: Callable[[int], None] = lambda n: None,
@@ -130,14 +131,14 @@ def _claim(where: Path, origin: Origin) -> None:
 def _filled(
     model: LanguageModel,
     passages: Sequence[np.ndarray],
-    layers: Sequence[int],
+    layers: Sequence[Point],
     where: Path,
     positions: Positions,
     advance: Callable[[int], None],
 ) -> Harvest:
     laid_out = layout(passages, positions)
     n = len(laid_out.tokens)
-    files = {layer: where / f"{layer}.bf16" for layer in layers}
+    files: dict[Point, Path] = {layer: where / f"{layer}.bf16" for layer in layers}
     missing = {layer: file for layer, file in files.items() if not file.exists()}
     _check_tokens(where, laid_out.tokens)
     if missing:

@@ -1,4 +1,5 @@
-"""Harvest the residual stream: one pass of the model over some passages writes each layer to a bf16 file.
+"""Harvest the residual stream, or other points of the model: one pass over some passages writes each layer to
+a bf16 file.
 
 The files are memory-mapped, so that memory stays bounded whatever their size.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.files import lack_of_space
-from lexiscope.language_model import LanguageModel
+from lexiscope.language_model import LanguageModel, MlpPoint, Point, block_of
 from lexiscope.text import Batch, batches
 from trainer.activations.passages import LayerActivations
 
@@ -51,15 +52,27 @@ class Layout(NamedTuple):
 class Harvest(NamedTuple):
     """The activations of n positions at some layers."""
 
-    activations: dict[int, Tensor]
+    activations: dict[Point, Tensor]
     """{layer: [n, d_model] bf16, memory-mapped}"""
     layout: Layout
 
-    def at(self, layer: int) -> LayerActivations:
+    def at(self, layer: int, *, transcoder: bool = False) -> LayerActivations:
+        """The residual stream after block `layer`; for a transcoder, its MLP's input and output."""
+        reads, writes = points(layer, transcoder=transcoder)
         layout = self.layout
         return LayerActivations(
-            self.activations[layer], layout.tokens, layout.starts, layout.numbers, layout.bos
+            self.activations[reads],
+            layout.tokens,
+            layout.starts,
+            layout.numbers,
+            layout.bos,
+            self.activations[writes] if transcoder else None,
         )
+
+
+def points(layer: int, *, transcoder: bool) -> tuple[Point, Point]:
+    """(what a dictionary of this layer reads, what it reconstructs)."""
+    return (MlpPoint(layer, "in"), MlpPoint(layer, "out")) if transcoder else (layer, layer)
 
 
 def count(passages: Sequence[np.ndarray], positions: Positions = "after-first") -> int:
@@ -102,7 +115,7 @@ def harvest(
     model: LanguageModel,
     passages: Sequence[np.ndarray],
     *,
-    layers: Sequence[int],
+    layers: Sequence[Point],
     positions: Positions = "after-first",
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda n: None,
@@ -114,7 +127,7 @@ def harvest(
     full disk.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix="harvest-") as where:
-        files = {layer: Path(where, f"{layer}.bf16") for layer in layers}
+        files: dict[Point, Path] = {layer: Path(where, f"{layer}.bf16") for layer in layers}
         n = count(passages, positions)
         write_activations(model, passages, files, positions=positions, advance=advance)
         mapped = {layer: map_activations(file, n) for layer, file in files.items()}
@@ -124,13 +137,13 @@ def harvest(
 def write_activations(
     model: LanguageModel,
     passages: Sequence[np.ndarray],
-    files: Mapping[int, Path],
+    files: Mapping[Point, Path],
     *,
     positions: Positions = "after-first",
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Fill one file a layer, flushed to disk. Raises as `harvest`."""
-    model.check_layers(list(files))
+    model.check_layers([block_of(layer) for layer in files])
     where = next(iter(files.values())).parent
     refuse_full_disk(where, len(files) * count(passages, positions) * model.d_model * BYTES)
     try:

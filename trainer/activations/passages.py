@@ -53,6 +53,8 @@ class LayerActivations(NamedTuple):
     """[passages] its number in the text"""
     bos: int | None
     """the token at position 0 of each passage, where that position is not among the activations"""
+    target: Tensor | None = None
+    """[n, d_out] bf16, raw: what a transcoder reconstructs from x; None where that is x itself"""
 
     @property
     def lengths(self) -> Tensor:

@@ -1,6 +1,6 @@
 """The architectures that can be trained: one file each, behind the interface in `base`."""
 
-from trainer.architectures.base import BAKE_OFF, Architecture, Config, Step
+from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture, Config, Step
 from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.gated import Gated
 from trainer.architectures.jumprelu import JumpReLU
@@ -20,7 +20,16 @@ ARCHITECTURES: list[type[Architecture]] = [
     Paper,
 ]
 
-__all__ = ["ARCHITECTURES", "BAKE_OFF", "Architecture", "Config", "Start", "Step", "build"]
+__all__ = [
+    "ARCHITECTURES",
+    "BAKE_OFF",
+    "RESIDUAL_ANCHORS",
+    "Architecture",
+    "Config",
+    "Start",
+    "Step",
+    "build",
+]
 
 
 def build(config: Config, start: Start) -> Architecture:

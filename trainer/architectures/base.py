@@ -26,7 +26,7 @@ and may override
                                 `losses` gets autograd back.
     constrain_gradients()       before Adam: remove what a constraint would undo.
     constrain_weights()         after Adam: unit norm, cones.
-    restart(features, x, tokens)  move dead features to samples, where the config has restarts.
+    restart(features, samples)  move dead features to samples, where the config has restarts.
     assigned                    [d_sae] the token that each row is held near, −1 for none.
 
 The engine (`trainer.step`) does the rest: batches, the learning rate, Adam, counting for how long each
@@ -35,9 +35,10 @@ finite. It runs without a graph; the default `gradients` makes one.
 
 Activations are in scaled space: centred, with mean-square norm d (`centring`), unless the config has
 `centre=False`. A batch holds single positions, or with `batch_of="passages"` whole passages, so that an
-objective may run the language model (`language_model`, `layer`) on the reconstruction. Where several ranks
-train together, each sees its part of a batch, and gradients are averaged: take a statistic that is no sum
-over positions (a threshold, a variance) through `ranks.mean`.
+objective may run the language model on the reconstruction (`language_model`, patched at `writes`). The
+target of a batch is x, but in a transcoder, where it has another width and a centring of its own
+(`target_centring`). Where several ranks train together, each sees its part of a batch, and gradients are
+averaged: take a statistic that is no sum over positions (a threshold, a variance) through `ranks.mean`.
 """
 
 from abc import ABC, abstractmethod
@@ -62,6 +63,8 @@ from trainer.objectives import TERMS, term_weights
 
 BAKE_OFF = "auto"
 """As `anchors`: the set that names a briefly trained plain dictionary best (`trainer.anchor_survey`)."""
+RESIDUAL_ANCHORS = ("following", "previous", "unembedding", "unigram", BAKE_OFF)
+"""Anchors that need more than a sample (`trainer.initialise.AnchorSources`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,14 @@ class Config:
         d_e].
         """
 
+    def check_transcoder(self) -> None:
+        """Raises RecipeError where no transcoder can be trained so."""
+        if self.anchors in RESIDUAL_ANCHORS:
+            raise RecipeError(
+                f"{self.name} has anchors={self.anchors}, which are made from the residual stream: a "
+                "transcoder takes another set, such as current."
+            )
+
 
 class Step(NamedTuple):
     """Where training stands."""
@@ -182,10 +193,14 @@ class Architecture(ABC):
         config.check(d_in=start.d_in, d_sae=start.d_sae, embedding=tuple(start.embedding.shape))
         self.config, self.d_sae, self.device = config, start.d_sae, start.device
         self.language_model: LanguageModel | None = start.model
-        self.layer = start.layer
-        self.centring = start.centring._replace(mean=start.centring.mean.to(self.device))
+        self.writes = start.writes
+        self.transcoder = start.transcoder
+        self.centring, self.target_centring = (
+            found._replace(mean=found.mean.to(self.device))
+            for found in (start.centring, start.target_centring)
+        )
         self.anchors = start.anchors(config.anchors, self.dense_rank)
-        """[vocab, d_in]"""
+        """[vocab, d_out]"""
         self.counts = start.counts
         self.ranks: Ranks = ALONE
         self.silent = torch.zeros(self.d_sae, dtype=torch.int32, device=self.device)
@@ -261,22 +276,23 @@ class Architecture(ABC):
     def constrain_weights(self) -> None:  # noqa: B027
         """Change `parameters` in place, after Adam."""
 
-    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
-        """Move `features` [m] to samples x [m, d_in] on tokens [m]."""
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        """Move `features` [m] to m samples."""
         raise NotImplementedError(f"{type(self).__name__} cannot restart features; set restarts=0.")
 
     def anchor_fit(self, lift: Tensor) -> AnchorFit:
         """What names are computed from, in the centred raw space; `lift` [d_sae] is each feature's token of
         highest lift.
         """
-        scale = self.centring.scale
-        mean = self.centring.mean.cpu() / scale
+        scale = self.target_centring.scale
+        mean = self.target_centring.mean.cpu() / scale
         return AnchorFit(self.anchors / scale, self.counts, mean, self.assigned.cpu(), lift)
 
     @property
     def anchor_kind(self) -> str:
         """What the anchors are, in words."""
-        outside = f", outside the top {self.dense_rank} principal directions" if self.dense_rank else ""
+        without = self.dense_rank and not self.transcoder
+        outside = f", outside the top {self.dense_rank} principal directions" if without else ""
         return DESCRIPTIONS[self.config.anchors] + outside
 
 

@@ -90,8 +90,8 @@ class Gated(TopKArchitecture):
         excess = (self.ranks.mean(self._active.clone()) / self.config.k - 1).clamp(-1, 1)
         self.buffers["sparsity"] *= 1 + self.config.control * excess.to(self.device)
 
-    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
-        super().restart(features, x, tokens)
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        super().restart(features, samples)
         self.parameters["b_enc"][features] = self.first_bias
         self.parameters["scale"][features] = 0
         self.parameters["b_magnitude"][features] = 0

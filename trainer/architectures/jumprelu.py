@@ -84,8 +84,8 @@ class JumpReLU(TopKArchitecture):
     def _thresholds(self, indices: Tensor) -> Tensor:
         return sparse.gathered(self.parameters["log_threshold"].exp(), indices)
 
-    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
-        super().restart(features, x, tokens)
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        super().restart(features, samples)
         self.parameters["log_threshold"][features] = self.first_threshold
 
     def selection(self) -> selection.Selection:

@@ -72,6 +72,11 @@ class PaperConfig(Config):
                 f"of the residual stream, {d_in}."
             )
 
+    def check_transcoder(self) -> None:
+        raise RecipeError(
+            f"{self.name} is the paper's method, which reconstructs what it reads: no transcoder."
+        )
+
 
 class Paper(Architecture):
     name = "paper"

@@ -62,6 +62,14 @@ class TopKConfig(Config):
         if self.dense_rank > d_in:
             raise RecipeError(f"dense_rank is {self.dense_rank}: the residual stream has {d_in} dimensions.")
 
+    def check_transcoder(self) -> None:
+        super().check_transcoder()
+        if self.aligned:
+            raise RecipeError(
+                f"{self.name} has aligned=true, which ties encoder and decoder rows of one space: a "
+                "transcoder has two."
+            )
+
 
 class TopKArchitecture(Architecture):
     name = "topk"
@@ -74,31 +82,44 @@ class TopKArchitecture(Architecture):
     def initialise(self, start: Start) -> None:
         """Rows at training samples; the dense path at the top principal directions."""
         principal = start.principal(self.dense_rank)
+        dense_map = start.dense_map(principal)
+        self.first_dense = principal.to(self.device), dense_map.to(self.device)
         rows = self.starting_samples(start)
-        begin = F.normalize(outside(start.batch(rows), principal), dim=-1)
+        begin, written = self._rows_at(start.batch(rows), start.target_batch(rows))
         every = torch.arange(self.d_sae, device=self.device)
-        directions = self.constrained(begin.to(self.device), every).cpu()
+        directions = self.constrained(written, every).cpu()
+        begin = begin.cpu()
         kept = start.centring.kept
-        sample = start.batch(kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]])
+        some = kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]]
+        sample, wanted = start.batch(some), start.target_batch(some)
         decoded = gather_sum(top_k(sample @ begin.T, self.config.k), directions)
         shrink = (  # least squares: the first reconstruction is no overshoot
-            decoded * outside(sample, principal)
+            decoded * (wanted - (sample @ principal) @ dense_map)
         ).sum() / decoded.square().sum()
         self.encoder_norm = float(shrink)
-        self.principal = principal.to(self.device)
         tensors = {
             "encoder": begin * shrink,
             "b_enc": torch.zeros(self.d_sae),
             "decoder": directions,
-            "b_dec": torch.zeros(start.d_in),
+            "b_dec": torch.zeros(start.d_out),
             "dense_in": principal.clone(),
-            "dense_out": principal.T,
+            "dense_out": dense_map.clone(),
         }
         self.parameters = {name: t.contiguous().to(self.device) for name, t in tensors.items()}
         self._align()
         self._scratch = (
             None if self.device.type == "cuda" else _aligned(min(self.config.batch, ENCODED), self.d_sae)
         )
+
+    def _rows_at(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder and decoder rows, of norm 1, that start at samples x [m, d_in] and their targets
+        [m, d_out], outside what the dense path explains.
+        """
+        principal, dense_map = (each.to(x.device) for each in self.first_dense)
+        read = F.normalize(outside(x, principal), dim=-1)
+        if not self.transcoder:
+            return read, read
+        return read, F.normalize(target - (x @ principal) @ dense_map, dim=-1)
 
     @property
     def dense_rank(self) -> int:
@@ -230,9 +251,9 @@ class TopKArchitecture(Architecture):
             decoder, encoder = self.parameters["decoder"], self.parameters["encoder"]
             encoder += (1 - (encoder * decoder).sum(-1, keepdim=True)) * decoder
 
-    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
-        begin = F.normalize(outside(x, self.principal), dim=-1)
-        self.parameters["decoder"][features] = self.constrained(begin, features)
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        begin, written = self._rows_at(samples.x, samples.target)
+        self.parameters["decoder"][features] = self.constrained(written, features)
         self.parameters["encoder"][features] = begin * self.encoder_norm
         self.parameters["b_enc"][features] = 0
         self._align()

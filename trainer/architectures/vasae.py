@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lexiscope.anchors import into_cones, stay_in_cones
 from trainer import kernels
+from trainer.activations.passages import TrainingBatch
 from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.errors import RecipeError
 from trainer.initialise import Start
@@ -62,7 +63,7 @@ class Vasae(TopKArchitecture):
         kernels.hold_rows(self.parameters["decoder"], self.unit_anchors, self.assigned, self.config.cosine)
         self._align()
 
-    def restart(self, features: Tensor, x: Tensor, tokens: Tensor) -> None:
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
         """A row takes the token of its new sample."""
-        self.assigned[features] = tokens.long().to(self.device)
-        super().restart(features, x, tokens)
+        self.assigned[features] = samples.tokens.long().to(self.device)
+        super().restart(features, samples)
