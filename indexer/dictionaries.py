@@ -112,23 +112,22 @@ def identify_all(
     identified = [
         (model, [identify(model, checkpoint) for checkpoint in checkpoints]) for model, checkpoints in groups
     ]
-    identities = [(model.id, member.source) for model, members in identified for member in members]
-    for model_id, source in identities:
-        if identities.count((model_id, source)) > 1:
-            raise IndexingError(
-                f"Two dictionaries would be called {model_id}/{source}; "
-                "train one of them with another --set-name."
-            )
+    first: dict[tuple[str, str], IdentifiedCheckpoint] = {}
+    for model, members in identified:
+        for member in members:
+            other = first.setdefault((model.id, member.source), member)
+            if other is not member:
+                raise IndexingError(
+                    f"Two dictionaries would be called {model.id}/{member.source}: {other.checkpoint.path} "
+                    f"and {member.checkpoint.path}. Index them in two calls, one of them with --set-name."
+                )
     return identified
 
 
 def _fingerprint(dictionary: Dictionary, fit: AnchorFit | None) -> str:
-    digest = sha256(f"{dictionary.selection.max_active or 0} {dictionary.normalise}".encode())
-    anchors = [] if fit is None else [fit.anchors, fit.counts]
-    for tensor in [*dictionary.tensors().values(), *anchors]:
-        bits = tensor.float().contiguous().view(torch.int32)
-        whole, sampled = (int(part.sum(dtype=torch.int64)) for part in (bits, bits[::7]))
-        digest.update(f"{tuple(bits.shape)} {whole} {sampled}".encode())
+    digest = sha256(dictionary.identity.encode())
+    for tensor in () if fit is None else (fit.anchors, fit.counts):
+        digest.update(tensor.float().contiguous().numpy().data)
     return digest.hexdigest()[:12]
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from lexiscope.selection import Selected, Selection
 from lexiscope.sparse_code import SparseCode, gather_sum
 
-IDENTITY_ROWS = 64
+PART = 4096
+"""rows that are hashed at once"""
 LAYER_NORM_EPSILON = 1e-5
 """Added to the deviation before encoding and not undone after decoding, as SAELens does."""
 
@@ -89,16 +90,14 @@ class Dictionary:
 
     @property
     def identity(self) -> str:
-        """A short id of its weights, from every bias and threshold and from a sample of the rows of its
-        matrices.
-        """
+        """A short id of its weights, from every bit of them as float32."""
         digest = sha256(
             f"{type(self.selection).__name__} {self.selection.max_active} {self.normalise}".encode()
         )
         for name, tensor in self.tensors().items():
-            some = tensor if tensor.ndim == 1 else tensor[:: max(1, len(tensor) // IDENTITY_ROWS)]
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(some.detach().float().cpu().contiguous().numpy().tobytes())
+            for part in tensor.detach().split(PART):  # a copy of the whole would be as large as the weights
+                digest.update(part.float().cpu().contiguous().numpy().data)
         return digest.hexdigest()[:12]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Dictionary":

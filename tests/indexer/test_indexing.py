@@ -137,7 +137,9 @@ def test_a_dictionary_of_another_model_and_two_of_one_name_are_refused_and_the_o
     narrow = run._replace(fit=run.fit._replace(anchors=run.fit.anchors[:-1]))
     with pytest.raises(CheckpointError, match="another model"):
         indexer.index([(model, [narrow])], [str(text_file)], settings=indexed, console=QUIET)
-    with pytest.raises(indexer.IndexingError, match="Two dictionaries"):
+    with pytest.raises(
+        indexer.IndexingError, match=r"Two dictionaries.*two calls, one of them with --set-name"
+    ):
         indexer.index([(model, [run, run])], [str(text_file)], settings=indexed, console=QUIET)
     assert Store(indexed).build_id() == build
 

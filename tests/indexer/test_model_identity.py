@@ -9,7 +9,13 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import indexer
-from indexer.exchange import ImportRefused, export_parquet, import_parquet
+from indexer.exchange import (
+    ImportRefused,
+    NeuronpediaImportRequest,
+    export_parquet,
+    import_neuronpedia,
+    import_parquet,
+)
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -17,6 +23,7 @@ from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.settings import Settings
 from store import Store
 from tests import tiny
+from tests.indexer import dashboards
 
 
 def perturbed(folder: Path, source: Path, *, noise: float = 0.5) -> Path:
@@ -143,6 +150,21 @@ def test_an_imported_index_of_another_model_under_the_id_is_refused(
     export_parquet(tmp_path / "exported", settings=theirs)
     with pytest.raises(ImportRefused, match="its weights differ"):
         import_parquet(tmp_path / "exported", settings=mine)
+
+
+def test_imported_dashboards_read_with_another_model_under_the_id_are_refused(
+    model: LanguageModel, finetuned: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    settings = Settings(index=tmp_path / "index")
+    index(model, runs[:1], text_file, settings)
+    before = Store(settings).home().build
+    folder = dashboards.write(tmp_path / "batches", model)
+    with pytest.raises(ImportRefused, match=r"tiny/0-vasae of another model.*--model-id"):
+        import_neuronpedia(NeuronpediaImportRequest(folder, lambda: finetuned), settings=settings)
+    assert Store(settings).home().build == before
+    import_neuronpedia(NeuronpediaImportRequest(folder, lambda: model), settings=settings)
+    with pytest.raises(ModelError, match=r"another model under the id 'tiny'.*1-res-jb"):
+        index(finetuned, runs[:1], text_file, settings)  # the imported one would stay
 
 
 def test_a_dictionary_on_its_own_layer_explains_the_text_and_on_another_layer_or_model_warns(

@@ -118,3 +118,18 @@ def test_a_transcoder_is_folded_on_both_sides() -> None:
     expected = (d.reconstruct(x * 0.37 - mean) + target_mean) / 2.5
     assert raw.reconstruct(x).shape == (11, 5)
     assert torch.allclose(raw.reconstruct(x), expected, atol=1e-3)
+
+
+def test_the_identity_is_of_every_number_and_of_no_layout_in_memory() -> None:
+    d = replace(random_dictionary(d_sae=5000, dense=True), selection=Threshold(torch.zeros(5000)))
+    same = replace(d, W_enc=d.W_enc.T.contiguous().T, W_dec=d.W_dec.double())
+    assert same.identity == d.identity
+    for name, tensor in d.tensors().items():
+        changed = tensor.clone()
+        changed.view(-1)[changed.numel() // 2 + 1] += 1
+        other = d.selection.map(lambda _, changed=changed: changed) if name == "threshold" else changed
+        assert replace(d, **{"selection" if name == "threshold" else name: other}).identity != d.identity
+    swapped = d.W_dec[torch.tensor([*range(4997), 4998, 4997, 4999])]
+    assert replace(d, W_dec=swapped).identity != d.identity
+    assert replace(d, normalise="layer_norm").identity != d.identity
+    assert random_dictionary(k=3).identity != random_dictionary(k=4).identity
