@@ -28,7 +28,7 @@ from indexer.text_pass.local_engine import SAVE_SECONDS, PassEngine, local_engin
 from indexer.text_pass.text_pass import BATCH_TOKENS, NamedEncoder, TextPass
 from lexiscope import text as texts
 from lexiscope.checkpoint import AnchorFit, Checkpoint
-from lexiscope.evidence import NameTables, families, matched_controls
+from lexiscope.evidence import NameTables, families, matched_controls, words_of
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
@@ -38,8 +38,8 @@ LOG_TOKENS = 50_000
 """Where the output is not a terminal, progress is printed once in so many tokens."""
 MAX_LENGTH = 1 << 16
 """Tokens of a passage; positions are kept in 16 bits."""
-BYTES_A_FEATURE = 4000
-"""On disk: 2 kB in the index, as much in the unfinished work."""
+BYTES_A_FEATURE = 8000
+"""On disk: 2 kB in the index; in the unfinished work as much, and 4 kB of sampled firings at most."""
 
 
 class IndexRequest(NamedTuple):
@@ -198,6 +198,7 @@ def count_text(job: ModelJob) -> CountedModel:
         tables = NameTables(
             families(model.embedding.cpu(), vocabulary.folded()),
             matched_controls(torch.stack([features.token_counts for features in named]).mean(0)),
+            words_of(vocabulary.raw),
         )
         task = progress.add_task(
             f"{model.id}: reading the text (tokens)", total=request.tokens, completed=state.n_tokens

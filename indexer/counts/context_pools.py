@@ -9,8 +9,8 @@ import numpy as np
 
 from indexer.counts.firings import ContextWindows, NearbyFirings, TextFirings
 from indexer.counts.runs import rank_in_run
-from indexer.counts.text_chunk import TextChunk, mix
-from lexiscope.evidence import FlatFirings
+from indexer.counts.text_chunk import TextChunk
+from lexiscope.evidence import FlatFirings, mix
 
 COLUMNS = {
     "feature": np.int32,

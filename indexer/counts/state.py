@@ -17,13 +17,13 @@ from indexer.counts.context_pools import ContextPool
 from indexer.counts.exact_sum import ExactSum
 from indexer.counts.token_counts import MAX_COUNTS, TokenCounts
 from indexer.errors import IndexingError
-from lexiscope.evidence import NameHits
+from lexiscope.evidence import SAMPLED_FIRINGS, FiringSample, NameHits, RelationCounts
 
 TOP, SAMPLED, NEAR_MISSES = 20, 25, 5
 """Contexts of each feature in the index, by kind."""
 SPARE = 4
 """Contexts kept beyond those, because some will turn out to repeat a text."""
-FORMAT = 1
+FORMAT = 2
 """Of the arrays; part of a job's fingerprint, so that another version's unfinished work is left alone."""
 
 
@@ -41,6 +41,8 @@ class StateShape(NamedTuple):
     """token counts kept of a feature"""
     sampled_positions: int = SAMPLE
     """positions in the sample for coactivation"""
+    sampled_firings: int = SAMPLED_FIRINGS
+    """firings of a feature in the sample of either half of the passages"""
 
     @property
     def distinct_layers(self) -> list[int]:
@@ -53,6 +55,7 @@ class DictionaryCounts:
     def __init__(self, d_sae: int, shape: StateShape) -> None:
         self.statistics = ActivationStatistics(d_sae, len(position_edges(shape.length)) - 1)
         self.names = NameHits(d_sae)
+        self.firings = FiringSample(d_sae, shape.sampled_firings)
         self.tokens = TokenCounts(d_sae, shape.vocab, shape.max_token_counts)
         self.top = ContextPool(d_sae, TOP + SPARE, one_a_passage=True)
         self.sample = ContextPool(d_sae, SAMPLED + SPARE, one_a_passage=False)
@@ -66,19 +69,21 @@ class DictionaryCounts:
     def absorb(self, other: "DictionaryCounts", cutoff: np.uint64) -> None:
         self.statistics.absorb(other.statistics)
         self.names.absorb(other.names)
+        self.firings.absorb(other.firings)
         self.tokens.absorb(other.tokens)
         for own, pool in zip(self.pools, other.pools, strict=True):
             own.absorb(pool)
         self.coactive.absorb(other.coactive, cutoff)
 
     def settle(self) -> None:
+        self.firings.settle()
         self.tokens.settle()
         self.coactive.settle()
         for pool in self.pools:
             pool.settle()
 
     def parts(self) -> dict[str, Any]:
-        names = ("statistics", "names", "tokens", "top", "sample", "near_misses", "coactive")
+        names = ("statistics", "names", "firings", "tokens", "top", "sample", "near_misses", "coactive")
         return {name: getattr(self, name) for name in names}
 
 
@@ -92,6 +97,7 @@ class PassState:
         self.n_passages = 0
         self.occurrences = np.zeros(shape.vocab, np.int64)
         """of each token, at encoded positions"""
+        self.relations = RelationCounts(shape.vocab)
         self.position_totals = np.zeros(len(position_edges(shape.length)) - 1, np.int64)
         """encoded positions in each bin"""
         self.norms = ExactSum(len(shape.distinct_layers))
@@ -100,7 +106,7 @@ class PassState:
         """[d, d] of the residual stream, by layer; empty until block 0 is counted"""
         self.sampled_positions = SampledPositions(shape.sampled_positions)
         self.passages: dict[int, np.ndarray] = {}
-        """token ids, BOS included, of the passages that contexts point into"""
+        """token ids, BOS included, of the passages that contexts and sampled firings point into"""
         self.dictionaries = [DictionaryCounts(width, shape) for width in shape.widths]
 
     @property
@@ -115,8 +121,9 @@ class PassState:
         self.prune()
 
     def prune(self) -> None:
-        """Drop the passages that no context in a pool points into."""
+        """Drop the passages that no context in a pool and no sampled firing points into."""
         pointed = [pool.passages() for counts in self.dictionaries for pool in counts.pools]
+        pointed += [counts.firings.passages() for counts in self.dictionaries]
         used = np.unique(np.concatenate([np.zeros(0, np.int64), *pointed]))
         self.passages = {number: self.passages[number] for number in used.tolist()}
 
@@ -130,6 +137,8 @@ class PassState:
             "n_passages": np.array(self.n_passages),
             "occurrences": self.occurrences,
             "position_totals": self.position_totals,
+            "relation_counts": self.relations.counts,
+            "relation_positions": self.relations.positions,
             "norms": self.norms.limbs,
             "hashes": self.sampled_positions.hashes,
             "passage_ids": np.array(list(self.passages), np.int64),
@@ -162,6 +171,8 @@ class PassState:
         state.blocks, state.n_passages = arrays["blocks"], int(arrays["n_passages"])
         state.occurrences, state.position_totals = arrays["occurrences"], arrays["position_totals"]
         state.norms.limbs, state.sampled_positions.hashes = arrays["norms"], arrays["hashes"]
+        state.relations.counts = arrays["relation_counts"]
+        state.relations.positions = arrays["relation_positions"]
         ids, cuts = arrays["passage_ids"].tolist(), arrays["passage_lengths"].cumsum()[:-1]
         passages = np.split(arrays["passage_tokens"], cuts) if ids else []
         state.passages = dict(zip(ids, passages, strict=True))
@@ -175,6 +186,7 @@ class PassState:
             for name, part in counts.parts().items():
                 for array in part.PARTS:
                     setattr(part, array, arrays[f"{number}.{name}.{array}"])
+            counts.firings.refill()
             for pool in counts.pools:
                 pool.settle()
         return state
@@ -193,6 +205,7 @@ def merge(a: PassState, b: PassState) -> PassState:
     a.n_passages += b.n_passages
     a.occurrences += b.occurrences
     a.position_totals += b.position_totals
+    a.relations.absorb(b.relations)
     a.norms.limbs += b.norms.limbs
     a.covariances |= b.covariances
     a.sampled_positions.add(b.sampled_positions.hashes)

@@ -8,17 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lexiscope.evidence import FlatText
+from lexiscope.evidence import FlatText, halves_of, mix, place_codes
 from lexiscope.text import Batch
-
-
-def mix(numbers: np.ndarray) -> np.ndarray:
-    """[n] uint64, one to one (splitmix64): looks random, and is the same in every run."""
-    with np.errstate(over="ignore"):
-        mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-        return mixed ^ (mixed >> np.uint64(31))
 
 
 class TextChunk(FlatText):
@@ -35,6 +26,10 @@ class TextChunk(FlatText):
         self.hash = mix((self.passage.astype(np.uint64) << np.uint64(16)) | self.position.astype(np.uint64))
         """of (passage, position): what samples are drawn by"""
         lowest_bit = self.hash & (~self.hash + np.uint64(1))
+        self.halves = halves_of(self)
+        """[passages] 0 or 1: names are chosen on one half of the passages and judged on the other"""
+        self.code = place_codes(self.passage, self.position)
+        """of (passage, position), in random order: what samples of a feature's firings are drawn by"""
         self.level = np.log2(np.maximum(lowest_bit, np.uint64(1)).astype(np.float64)).astype(np.int64)
         """zero bits that the hash ends in: half of the positions have level 1 or more, a quarter 2 or more, …
         """

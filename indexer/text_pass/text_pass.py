@@ -19,7 +19,7 @@ from indexer.counts.text_chunk import TextChunk
 from indexer.errors import IndexingError
 from indexer.text_pass.blocks import Block
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import FlatFirings, NameTables, flat_firings
+from lexiscope.evidence import MAX_PASSAGES, FlatFirings, NameTables, flat_firings
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import Batch, batches
@@ -72,6 +72,11 @@ class TextPass:
 
     @torch.inference_mode()
     def read(self, block: Block) -> None:
+        if block.first + len(block.passages) > MAX_PASSAGES:
+            raise IndexingError(
+                f"This text has more than {MAX_PASSAGES:,} passages: index less of it (--tokens), or longer "
+                "passages (--length)."
+            )
         state, norms = self.state, np.zeros(len(self._layers))
         waiting: list[Batch] = []
         pending = [PendingCodes([], []) for _ in self.encoders]
@@ -116,6 +121,7 @@ class TextPass:
         self._counting = [
             self._threads.submit(count_chunk, *task, chunk, self.tables, cutoff) for task in tasks
         ]
+        self.state.relations.add(chunk, chunk.halves, self.tables.words)
         self.state.occurrences += np.bincount(chunk.current, minlength=self.state.shape.vocab)
         self.state.position_totals += np.bincount(chunk.position_bin, minlength=len(self._edges) - 1)
 
@@ -156,6 +162,8 @@ def count_chunk(
     firings, runners_up = flat_firings(pending.codes), flat_firings(pending.runners_up)
     counts.statistics.add(firings, chunk, encoder.logit_tokens)
     counts.names.add(firings, chunk, encoder.names, tables)
+    half = chunk.halves.take(chunk.row.take(firings.at))
+    counts.firings.add(firings.feature, half, chunk.code.take(firings.at))
     counts.tokens.add(firings, chunk)
     counts.coactive.add(firings, chunk, cutoff)
     offers: list[tuple[FlatFirings, np.ndarray]] = []

@@ -9,30 +9,59 @@ tokens of like frequency.
 from lexiscope.evidence.ablation import AblationCounts, ablation_p
 from lexiscope.evidence.counts import FDR, Evidence, EvidenceCounts
 from lexiscope.evidence.families import families, matched_controls
-from lexiscope.evidence.flat_text import NEAR, FlatFirings, FlatText, flat_firings
+from lexiscope.evidence.firing_sample import (
+    MAX_PASSAGES,
+    SAMPLED_FIRINGS,
+    FiringSample,
+    PassageWords,
+    RelationCounts,
+    halves_of,
+    place_codes,
+)
+from lexiscope.evidence.flat_text import NEAR, FlatFirings, FlatText, flat_firings, mix
 from lexiscope.evidence.lift import HighestLift, highest_lift, lift_names
 from lexiscope.evidence.name_hits import KINDS, NameHits, NameTables
+from lexiscope.evidence.relation_evidence import RelationEvidence, SampledText, relation_evidence
+from lexiscope.evidence.relations import RELATIONS, VERDICTS, JudgedNames, RelationNames
 from lexiscope.evidence.significance import benjamini_hochberg, frequency_bins, poisson_tail
+from lexiscope.evidence.words import shown_tokens, words_of
 
 __all__ = [
     "FDR",
     "KINDS",
+    "MAX_PASSAGES",
     "NEAR",
+    "RELATIONS",
+    "SAMPLED_FIRINGS",
+    "VERDICTS",
     "AblationCounts",
     "Evidence",
     "EvidenceCounts",
+    "FiringSample",
     "FlatFirings",
     "FlatText",
     "HighestLift",
+    "JudgedNames",
     "NameHits",
     "NameTables",
+    "PassageWords",
+    "RelationCounts",
+    "RelationEvidence",
+    "RelationNames",
+    "SampledText",
     "ablation_p",
     "benjamini_hochberg",
     "families",
     "flat_firings",
     "frequency_bins",
+    "halves_of",
     "highest_lift",
     "lift_names",
     "matched_controls",
+    "mix",
+    "place_codes",
     "poisson_tail",
+    "relation_evidence",
+    "shown_tokens",
+    "words_of",
 ]

@@ -19,6 +19,15 @@ def bloom_bits(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (hashed >> np.uint32(6)).astype(np.int64), (hashed & np.uint32(63)).astype(np.uint64)
 
 
+def mix(numbers: np.ndarray) -> np.ndarray:
+    """[n] uint64, one to one (splitmix64): looks random, and is the same in every run."""
+    with np.errstate(over="ignore"):
+        mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
 class FlatText:
     """Passages one after another, NEAR places apart, so that no window reaches into another passage.
 
@@ -26,13 +35,17 @@ class FlatText:
     −1 in the gaps. A token of −1 inside a passage is unknown: nothing may fire on it.
     """
 
-    def __init__(self, passages: Sequence[np.ndarray], *, first: int = 1) -> None:
-        """passages: token ids of each. Positions from `first` on are encoded: 1 leaves out BOS."""
+    def __init__(self, passages: Sequence[np.ndarray], *, first: int = 1, filters: bool = True) -> None:
+        """passages: token ids of each. Positions from `first` on are encoded: 1 leaves out BOS.
+        Without `filters` there is no `before`.
+        """
         lengths = np.array([len(ids) for ids in passages], np.int64)
         starts = NEAR + np.concatenate([[0], (lengths + NEAR).cumsum()])
         self.tokens = np.full(starts[-1], -1, np.int32)
         for start, ids in zip(starts[:-1], passages, strict=True):
             self.tokens[start : start + len(ids)] = ids
+        self.lengths = lengths
+        """[passages]"""
         encoded = np.maximum(lengths - first, 0)
         self.row = np.repeat(np.arange(len(passages)), encoded)
         """index into `passages`"""
@@ -44,7 +57,9 @@ class FlatText:
         """index into `tokens`"""
         self.current, self.following = self.tokens[self.place], self.tokens[self.place + 1]
         """the token at the position, and the one after it (−1 after a passage's last)"""
-        self.before = self._before()
+        self.preceding = self.tokens[self.place - 1]
+        """the token before it (−1 before a passage's first)"""
+        self.before = self._before() if filters else np.zeros((0, WORDS), np.uint64)
         """[n, WORDS] Bloom filter of the NEAR tokens before"""
 
     def __len__(self) -> int:

@@ -16,12 +16,15 @@ to that token (`families`); stands there or within NEAR tokens before; comes nex
 
 
 class NameTables:
-    """What is known of each token, shared by all dictionaries of a model: its family and its control
-    tokens.
+    """What is known of each token, shared by all dictionaries of a model: its family, its control tokens
+    and its word.
     """
 
-    def __init__(self, families: Tensor, controls: Tensor) -> None:
-        """families [vocab, m] padded with −1; controls [vocab, draws] tokens of like frequency."""
+    def __init__(self, families: Tensor, controls: Tensor, words: np.ndarray | None = None) -> None:
+        """families [vocab, m] padded with −1; controls [vocab, draws] tokens of like frequency; words [vocab]
+        as `words_of` gives them: each token a word of its own unless given.
+        """
+        self.words = np.arange(len(families), dtype=np.int32) if words is None else words
         self.families = families.int().cpu().numpy()
         self.controls = controls.cpu().numpy().astype(np.int64)
         self.family_filters = np.zeros((len(families), WORDS), np.uint64)

@@ -32,8 +32,8 @@ EDGES_OF_POSITIONS = position_edges(LENGTH)
 PAIRS = torch.arange(VOCAB)[:, None] // 2 * 2 + torch.tensor([0, 1])
 TABLES = NameTables(torch.nn.functional.pad(PAIRS, (0, 1), value=-1), matched_controls(torch.arange(VOCAB)))
 SHAPE = StateShape(VOCAB, LENGTH, (D_SAE, D_SAE), (0, 1))
-TIGHT = SHAPE._replace(max_token_counts=4, sampled_positions=20)
-"""So little room that the samples of positions and of token counts are cut."""
+TIGHT = SHAPE._replace(max_token_counts=4, sampled_positions=20, sampled_firings=5)
+"""So little room that the samples of positions, firings and token counts are cut."""
 
 
 def text(seed: int, passages: int = 24) -> list[np.ndarray]:
@@ -69,6 +69,7 @@ def count(block: Block, shape: StateShape) -> PassState:
             seed = block.number * 1000 + number * 10 + at
             pending = PendingCodes([code(len(chunk), seed)], [code(len(chunk), seed + 5)])
             count_chunk(counts, encoder(at), pending, chunk, TABLES, state.sampled_positions.cutoff)
+        state.relations.add(chunk, chunk.halves, TABLES.words)
         state.occurrences += np.bincount(chunk.current, minlength=VOCAB)
         state.position_totals += np.bincount(chunk.position_bin, minlength=len(EDGES_OF_POSITIONS) - 1)
         state.norms.add(np.random.default_rng(block.number).random(2))
