@@ -36,9 +36,11 @@ class PieceFormat(NamedTuple):
     byte_fallback: bool = False
     """'<0x0A>' is one byte"""
     continues: str = ""
-    """begins a piece that goes on with a word, as in WordPiece: '##ing'"""
+    """begins a piece that goes on with a word, as in WordPiece and some BPE: '##ing'"""
     ends: str = ""
     """ends a piece that ends a word, as in GPT-1: 'the</w>'"""
+    joins: bool = False
+    """the bytes of a text's tokens, one after another, are the text; its own decoder would do otherwise"""
 
     @classmethod
     def of(cls, tokenizer: Any) -> "PieceFormat":
@@ -51,20 +53,24 @@ class PieceFormat(NamedTuple):
         ]
         kinds = {part["type"] for part in parts}
         model = backend.model
-        continues = getattr(model, "continuing_subword_prefix", None) or ""
+        space = next((space for space in map(_space, parts) if space), "")
+        byte_level = "ByteLevel" in kinds
         return cls(
-            byte_level="ByteLevel" in kinds,
-            space=next((space for space in map(_space, parts) if space), ""),
+            byte_level=byte_level,
+            space=space,
             byte_fallback="ByteFallback" in kinds or bool(getattr(model, "byte_fallback", False)),
-            continues=continues if type(model).__name__ == "WordPiece" else "",
+            continues=getattr(model, "continuing_subword_prefix", None) or "",
             ends=getattr(model, "end_of_word_suffix", None) or "",
+            # a byte-level decoder takes an added token such as 'đem' for the stand-ins of bytes; without a
+            # decoder, tokens are joined by spaces
+            joins=byte_level or (backend.decoder is None and _keeps_spaces(backend, space)),
         )
 
     @classmethod
     def _of_python_tokenizer(cls, tokenizer: Any) -> "PieceFormat":
         """For tokenizers without a `tokenizers` backend."""
         if hasattr(tokenizer, "byte_encoder"):
-            return cls(byte_level=True)
+            return cls(byte_level=True, joins=True)
         pieces = tokenizer.get_vocab()
         return cls(
             space="▁" if hasattr(tokenizer, "sp_model") else "",
@@ -114,6 +120,16 @@ def _parts(backend: Any, which: str) -> Iterator[dict[str, Any]]:
         yield part
         for name in ("normalizers", "pretokenizers", "decoders"):
             waiting += part.get(name, [])
+
+
+def _keeps_spaces(backend: Any, space: str) -> bool:
+    """Whether the pieces of a text hold its white space, itself or as `space`."""
+    text = "a b"
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    if backend.pre_tokenizer is not None:
+        text = "".join(piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text))
+    return (text.replace(space, " ") if space else text).strip() == "a b"
 
 
 def _space(part: dict[str, Any]) -> str:

@@ -126,6 +126,10 @@ class LanguageModel:
         """The special tokens that are spelled out in a text, each once."""
         return self._text.special_tokens_in(text)
 
+    def count_unknown(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens of a text stand for what the tokenizer does not know."""
+        return tokens.count(self._text.unknown)
+
     def text(self, tokens: Sequence[int]) -> str:
         """The text that `tokens` decode to."""
         return self._text.decode(tokens)

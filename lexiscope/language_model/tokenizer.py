@@ -83,12 +83,46 @@ class ModelTokenizer:
         tokens: list[int] = self.tokenizer.encode(
             text, add_special_tokens=False, split_special_tokens=not special
         )
-        return self._checked(tokens) if special else tokens
+        if special:
+            return self._checked(tokens)
+        if self._spelled.keys().isdisjoint(tokens):
+            return tokens
+        return [part for token in tokens for part in self._spelled.get(token, [token])]
+
+    @cached_property
+    def _spelled(self) -> dict[int, list[int]]:
+        """{special token: the tokens of its characters}, where the vocabulary finds a special token in a text
+        as it finds any other piece: all but BPE, whose merges do not lead there. What is unknown becomes its
+        own token in any text.
+        """
+        model = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None)
+        if model is None or type(model).__name__ == "BPE":
+            return {}
+        special = {
+            token: str(added)
+            for token, added in self.tokenizer.added_tokens_decoder.items()
+            if added.special and token != self.unknown
+        }
+        return {
+            token: [part.id for char in piece for part in model.tokenize(char)]
+            for token, piece in special.items()
+        }
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token that a text's unknown words or characters become."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        model = getattr(backend, "model", None)
+        if model is not None and not hasattr(model, "unk_token"):  # Unigram, which keeps the id to itself
+            number: int | None = json.loads(model.__getstate__())["unk_id"]
+            return number
+        piece = getattr(model, "unk_token", None)
+        token: int | None = self.tokenizer.unk_token_id if piece is None else model.token_to_id(piece)
+        return token
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`."""
-        if self.vocabulary.format.byte_level:
-            # a byte-level decoder takes an added token such as 'đem' for the stand-ins of bytes
+        if self.vocabulary.format.joins:
             return b"".join(self.vocabulary.raw[token] for token in tokens).decode(errors="replace")
         text: str = self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
         return text

@@ -97,4 +97,6 @@ def _tokenised(
     if text.chat or not isinstance(document, str):
         return model.tokenise_chat(document)
     report.spelled.update(model.special_tokens_in(document))
-    return model.tokenise(document)
+    tokens = model.tokenise(document)
+    report.unknown += model.count_unknown(tokens)
+    return tokens

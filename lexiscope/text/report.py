@@ -26,6 +26,8 @@ class TextReport:
     """tokens at the ends of documents, too few for a passage"""
     surrogates: int = 0
     """documents in which half a surrogate pair became U+FFFD"""
+    unknown: int = 0
+    """tokens that stand for what the tokenizer does not know"""
     spelled: Counter[str] = field(default_factory=Counter)
     """documents that spell out a special token, by token"""
     ended: bool = False
@@ -42,6 +44,8 @@ class TextReport:
         parts = [f"{read}{'' if self.ended else ', where reading stopped'}; {self.left_out()}"]
         if self.surrogates:
             parts.append(f"half a surrogate pair was replaced in {_counted(self.surrogates, 'document')}")
+        if self.unknown:
+            parts.append(f"the tokenizer does not know what {_counted(self.unknown, 'token')} stood for")
         if self.spelled:
             named = ", ".join(token for token, _ in self.spelled.most_common(SHOWN))
             more = " and others" if len(self.spelled) > SHOWN else ""

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lexiscope.errors import ModelError, TextError
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -251,6 +252,17 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(tmp_path: Path) -
     report = TextReport()
     assert list(documents(str(tmp_path / "a.jsonl"), report=report)) == ["half \ufffd of", "\U0001f600"]
     assert report.surrogates == 1 and "half a surrogate pair was replaced in 1 document" in report.sentence()
+
+
+def test_tokens_for_what_the_tokenizer_does_not_know_are_counted(tmp_path: Path) -> None:
+    folder = tiny.make_model(tmp_path / "model")
+    made = Tokenizer(models.WordLevel({"?": 0, "<s>": 1, "the": 2, "cat": 3}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>").save_pretrained(folder)
+    (tmp_path / "a.txt").write_text("the cat " * 10 + "שלום дом")
+    read = passages(load_language_model(str(folder)), [str(tmp_path / "a.txt")])
+    assert len(list(read)) == 1 and read.report.unknown == 2
+    assert "the tokenizer does not know what 2 tokens stood for" in read.report.sentence()
 
 
 def test_a_text_of_short_documents_says_how_short(model: LanguageModel, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lexiscope.errors import ModelError
@@ -139,6 +139,48 @@ def test_a_model_without_a_template_and_messages_it_refuses_are_said(byte_level:
     byte_level.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ModelError, match="refuses these messages: roles must alternate"):
         tokenizer.encode_chat("cat")
+
+
+def unigram() -> Any:
+    pieces = ["<unk>", "</s>", "▁", "▁the", "▁cat", "<", "/", "s", ">"]
+    made = Tokenizer(models.Unigram([(piece, -float(rank)) for rank, piece in enumerate(pieces)], unk_id=0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+
+
+def words() -> Any:
+    pieces = ["<unk>", "</s>", "the", "cat"]
+    made = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("make", "pieces"),
+    [
+        (unigram, ["▁the", "▁", "<", "/", "s", ">", "▁cat", "▁", "<unk>"]),
+        (words, ["the", "<unk>", "<unk>", "<unk>", "<unk>", "cat", "<unk>"]),
+    ],
+)
+def test_a_vocabulary_that_finds_special_tokens_as_pieces_reads_their_characters(
+    make: Any, pieces: list[str]
+) -> None:
+    tokenizer = ModelTokenizer(made := make(), 9, "m")
+    tokens = tokenizer.encode("the </s> cat ?")
+    assert made.convert_ids_to_tokens(tokens) == pieces
+    assert tokens.count(tokenizer.unknown) == pieces.count("<unk>")
+
+
+def test_a_special_token_of_one_character_is_that_character() -> None:
+    tokenizer = ModelTokenizer(made := characters(bos_token="\n"), 5, "m")
+    assert made.convert_ids_to_tokens(tokenizer.encode("a\nb")) == ["a", "\n", "b"]
+
+
+def test_the_text_of_characters_has_no_spaces_between_them_and_that_of_words_has() -> None:
+    by_character = ModelTokenizer(characters(bos_token="\n"), 5, "m")
+    assert by_character.decode(by_character.encode("ab\nc")) == "ab\nc"
+    by_word = ModelTokenizer(words(), 4, "m")
+    assert by_word.decode(by_word.encode("the cat")) == "the cat"
 
 
 def test_special_tokens_in_a_text_are_characters_and_are_found(byte_level: Any) -> None:

@@ -84,6 +84,17 @@ def wordpiece() -> Tokenizer:
     return made
 
 
+def bpe_with_continuations() -> Tokenizer:
+    """As XLM's and other BPE that marks what goes on with a word, like WordPiece."""
+    pieces = ["<s>", "the", "##ing", "##é", "é", "##"]
+    made = Tokenizer(
+        models.BPE({p: i for i, p in enumerate(pieces)}, [], continuing_subword_prefix="##", unk_token="<s>")
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<s>"])
+    return made
+
+
 def character_level() -> Tokenizer:
     made = Tokenizer(models.WordLevel(unk_token="<s>"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -142,6 +153,9 @@ def vocabulary(made: Tokenizer, *added: str | AddedToken) -> dict[str, tuple[byt
         (wordpiece, "é", "é".encode(), "é"),
         (wordpiece, "女", "女".encode(), "女"),
         (wordpiece, "##", b"##", "##"),
+        (bpe_with_continuations, "##ing", b"ing", "##ing"),
+        (bpe_with_continuations, "##é", "é".encode(), "##é"),
+        (bpe_with_continuations, "##", b"##", "##"),
         (character_level, "é", "é".encode(), "é"),
         (character_level, "ß", "ß".encode(), "ß"),
         (character_level, "½", "½".encode(), "½"),
