@@ -131,7 +131,7 @@ def _amounts(
     own_split = (
         details.get("text_fingerprint") == text and details.get("plan", {}).get("held_out") != "other text"
     )
-    context = (checkpoint.config.get("metadata") or {}).get("context_size") or 256
+    context = checkpoint.metadata.get("context_size") or 256
     tokens = request.tokens or (own_split and before.get("tokens")) or TOKENS
     ce_tokens = request.ce_tokens
     if ce_tokens is None and own_split and request.tokens is None:

@@ -27,7 +27,7 @@ from lexiscope.errors import CheckpointError
 from lexiscope.files import new_folder
 from lexiscope.formats import saelens
 from lexiscope.formats.saelens import CONFIG, WEIGHTS
-from lexiscope.formats.stored import read_json, read_tensors
+from lexiscope.formats.stored import metadata_of, read_json, read_tensors
 
 ANCHORS, METRICS, LOG = "anchors.safetensors", "metrics.json", "train.jsonl"
 HOOK_FOLDER = re.compile(
@@ -93,9 +93,14 @@ class Checkpoint(NamedTuple):
     """the set's name given by --set-name"""
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata block of its settings; empty where there is none."""
+        return metadata_of(self.config)
+
+    @property
     def details(self) -> dict[str, Any]:
         """The metadata.lexiscope block; empty for a foreign dictionary."""
-        details: dict[str, Any] = (self.config.get("metadata") or {}).get("lexiscope") or {}
+        details: dict[str, Any] = self.metadata.get("lexiscope") or {}
         return details
 
     @property
@@ -146,8 +151,7 @@ class Checkpoint(NamedTuple):
         """
         if self.chosen_set or "set" in self.details:
             return _slug(self.chosen_set or str(self.details["set"]))
-        metadata = self.config.get("metadata") or {}
-        listed = metadata.get("neuronpedia_id") or self.config.get("neuronpedia_id")
+        listed = self.metadata.get("neuronpedia_id") or self.config.get("neuronpedia_id")
         if isinstance(listed, str) and "/" in listed:
             return _slug(listed.rsplit("/", 1)[1])
         if self.stored_set:
@@ -270,7 +274,7 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
             f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would "
             "reconstruct wrongly. Nothing was written."
         )
-    recorded = checkpoint.config.get("metadata") or {}
+    recorded = checkpoint.metadata
     metadata = {
         "sae_lens_version": "6.0.0",  # of this file's keys; earlier ones are read with other defaults
         "model_name": checkpoint.model,
@@ -310,7 +314,7 @@ def load_checkpoint(
     stored = formats.load(path)
     path = stored.place
     own = (
-        stored.config.get("metadata", {}).get("lexiscope") is not None
+        metadata_of(stored.config).get("lexiscope") is not None
         or saelens.OWN.fullmatch(stored.architecture) is not None
     )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None

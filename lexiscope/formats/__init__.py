@@ -19,7 +19,7 @@ from lexiscope.formats import (
     sparsify,
     vasae,
 )
-from lexiscope.formats.stored import Format, StoredDictionary
+from lexiscope.formats.stored import PICKLES, Format, StoredDictionary
 
 FORMATS = (
     llamascopium.FORMAT,  # before SAELens, whose weights have the same name
@@ -32,7 +32,6 @@ FORMATS = (
     linear_layers.FORMAT,
 )
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PICKLES = (".pt", ".pth", ".pkl", ".bin")
 DEPTH = 6
 """Folders below the given one that are searched for dictionaries."""
 LISTED = 8
@@ -90,11 +89,12 @@ def _nothing(path: Path) -> str:
         )
         return f"There is no file or folder at {path}.{hub}"
     known = "; ".join(f"{layout.files} ({layout.library})" for layout in FORMATS)
+    known = f"These are read: {known}. docs/name-any-sae.md shows how to write any other as one of them."
     if path.is_file():
         kind = (
             "a pickle of another kind, which is never executed" if path.suffix in PICKLES else "another file"
         )
-        return f"{path} is no dictionary that can be read here, but {kind}. These are read: {known}."
+        return f"{path} is no dictionary that can be read here, but {kind}. {known}"
     files = sorted(inside.name for inside in path.iterdir() if inside.is_file())
     pickles = [name for name in files if Path(name).suffix in PICKLES]
     inside = (
@@ -103,4 +103,4 @@ def _nothing(path: Path) -> str:
         else "It is empty"
     )
     never = f"; {pickles[0]} is a pickle of another kind, which is never executed" if pickles else ""
-    return f"{path} holds no dictionary that can be read here. {inside}{never}. These are read: {known}."
+    return f"{path} holds no dictionary that can be read here. {inside}{never}. {known}"

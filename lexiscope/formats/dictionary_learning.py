@@ -15,6 +15,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.formats.stored import (
+    LEAST_NORM,
     Format,
     StoredDictionary,
     check_widths,
@@ -141,7 +142,7 @@ def _pre_bias(dictionary: Dictionary) -> Dictionary:
 
 
 def _unit_norm(dictionary: Dictionary) -> Dictionary:
-    norms = dictionary.W_dec.norm(dim=-1)
+    norms = dictionary.W_dec.norm(dim=-1).clamp_min(LEAST_NORM)  # a pruned feature's row may be 0
     return replace(
         dictionary,
         W_enc=dictionary.W_enc * norms,

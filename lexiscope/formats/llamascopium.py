@@ -20,6 +20,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.formats.stored import (
+    LEAST_NORM,
     Format,
     StoredDictionary,
     check_widths,
@@ -89,7 +90,9 @@ def read(file: Path) -> StoredDictionary:
     dictionary = Dictionary(W_enc, w["b_enc"], W_dec, b_dec, Threshold(w["b_enc"]))
     if settings.get("apply_decoder_bias_to_pre_encoder"):
         dictionary = replace(dictionary, b_enc=dictionary.b_enc - b_dec @ W_enc)
-    by_norm = W_dec.norm(dim=-1) if settings.get("sparsity_include_decoder_norm") else torch.ones(len(W_dec))
+    by_norm = torch.ones(len(W_dec))
+    if settings.get("sparsity_include_decoder_norm"):
+        by_norm = W_dec.norm(dim=-1).clamp_min(LEAST_NORM)  # a pruned feature's row may be 0
     selection = _selection(file, settings, w, by_norm, scale or 1.0)
     dictionary = replace(dictionary, selection=selection)
     if isinstance(selection, TopK):  # selected by z · ‖d‖: the same dictionary with unit norms

@@ -17,11 +17,13 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.formats.stored import (
+    LEAST_NORM,
     Format,
     StoredDictionary,
     check_widths,
     drop_unit_scaling,
     gated_dictionary,
+    metadata_of,
     named,
     read_json,
     read_tensors,
@@ -199,9 +201,6 @@ def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
         found["normalize_activations"] = (
             "expected_average_only_in" if found["normalize_activations"] else "none"
         )
-    nested = found.get("metadata") or {}
-    if not isinstance(nested, dict):
-        nested = {}
     beside = (
         "hook_name",
         "hook_head_index",
@@ -211,7 +210,7 @@ def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
         "prepend_bos",
         "model_from_pretrained_kwargs",
     )
-    found["metadata"] = {key: found[key] for key in beside if key in found} | nested
+    found["metadata"] = {key: found[key] for key in beside if key in found} | metadata_of(found)
     return found
 
 
@@ -274,7 +273,7 @@ def _as_trained(
     if settings["apply_b_dec_to_input"]:
         found = replace(found, b_enc=found.b_enc - found.b_dec @ found.W_enc)
     if settings.get("rescale_acts_by_decoder_norm"):
-        norms = found.W_dec.norm(dim=-1).clamp_min(1e-8)
+        norms = found.W_dec.norm(dim=-1).clamp_min(LEAST_NORM)
         found = replace(
             found, W_enc=found.W_enc * norms, b_enc=found.b_enc * norms, W_dec=found.W_dec / norms[:, None]
         )

@@ -18,6 +18,8 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.selection import Threshold
 
+LEAST_NORM = 1e-8
+"""of a decoder row that is divided by its norm, as in SAELens"""
 PICKLES = (".pt", ".pth", ".pkl", ".bin")
 
 
@@ -71,6 +73,12 @@ def read_json(path: Path) -> dict[str, Any]:
             "expected."
         )
     return value
+
+
+def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The `metadata` block of settings; empty where there is none, or something other than an object."""
+    found = config.get("metadata")
+    return found if isinstance(found, dict) else {}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -156,7 +164,7 @@ def whole_k(path: Path, settings: dict[str, Any], b_enc: Tensor) -> int:
     k = settings.get("k")
     if not isinstance(k, int | float) or isinstance(k, bool) or k != int(k) or not 0 < k <= len(b_enc):
         raise CheckpointError(
-            f"{path}: k is {k}, which is not a whole number between 1 and d_sae {len(b_enc)}."
+            f"{path}: k is {k!r}, which is not a whole number between 1 and d_sae {len(b_enc)}."
         )
     return int(k)
 

@@ -112,7 +112,7 @@ class ModelTokenizer:
     def unknown(self) -> int | None:
         """The token that a text's unknown words or characters become."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        model = getattr(backend, "model", None)
+        model: Any = getattr(backend, "model", None)
         if model is not None and not hasattr(model, "unk_token"):  # Unigram, which keeps the id to itself
             number: int | None = json.loads(model.__getstate__())["unk_id"]
             return number

@@ -8,6 +8,7 @@ cases made on the spot.
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ def expected(name: str) -> dict[str, Tensor]:
 
 def dense(code: SparseCode, d_sae: int) -> Tensor:
     return torch.zeros(len(code.values), d_sae).scatter_add_(1, code.indices, code.values)
+
+
+WEIGHTS = ("sae_weights.safetensors", "final.safetensors", "ae.pt")
 
 
 @pytest.fixture
@@ -241,6 +245,59 @@ def test_a_file_given_by_its_path_is_the_same_dictionary_as_its_folder(name: str
     found = load_checkpoint(files[0])
     assert found.path == place and torch.equal(found.dictionary.W_dec, whole.dictionary.W_dec)
     assert (found.hook, found.model, found.set_name) == (whole.hook, whole.model, whole.set_name)
+
+
+@pytest.mark.parametrize("metadata", [[], "none", {"lexiscope": None}], ids=["list", "text", "null"])
+def test_settings_without_metadata_record_no_layer(metadata: Any, copy: Any) -> None:
+    found = load_checkpoint(copy("saelens-topk-none", config={"metadata": metadata}))
+    assert (found.hook, found.model, found.details) == ("", "", {}) and found.origin == "saelens"
+    with pytest.raises(CheckpointError, match="--layer"):
+        _ = found.layer
+
+
+@pytest.mark.parametrize(
+    "name", ["saelens-topk-rescaled-none", "dictionary_learning-AutoEncoder", "llamascopium-1"]
+)
+def test_a_row_of_zeros_divides_nothing(name: str, tmp_path: Path) -> None:
+    """A feature that was pruned writes nothing; the others are as they were."""
+    folder = tmp_path / name
+    shutil.copytree(CASES / name, folder)
+    for settings in folder.rglob("hyperparams.json"):
+        by_norm = {"act_fn": "topk", "top_k": 4, "sparsity_include_decoder_norm": True}
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | by_norm))
+    before = load_checkpoint(folder).dictionary
+    (file,) = [path for path in folder.rglob("*") if path.name in WEIGHTS]
+    state = torch.load(file, weights_only=True) if file.suffix == ".pt" else load_file(file)
+    if "decoder.weight" in state:
+        state["decoder.weight"][:, 0] = 0
+    else:
+        state["W_dec"][0] = 0
+    torch.save(state, file) if file.suffix == ".pt" else save_file(state, file)
+    found = load_checkpoint(folder).dictionary
+    assert not found.W_dec[0].any() and torch.isfinite(found.reconstruct(torch.randn(9, found.d_in))).all()
+    assert torch.equal(found.W_dec[1:], before.W_dec[1:])
+
+
+def test_the_conversion_in_the_documentation_gives_the_autoencoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "name-any-sae.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    state = {"encoder.weight": torch.randn(64, 16), "decoder.weight": torch.randn(16, 64)}
+    state |= {"pre_bias": torch.randn(16), "latent_bias": torch.randn(64)}
+    monkeypatch.chdir(tmp_path)
+    torch.save(state, "5.pt")
+    exec(code, {})
+    found = load_checkpoint(tmp_path / "openai-5")
+    assert (found.model, found.layer) == ("gpt2", 5)
+    x = torch.randn(9, 16)
+    mean, deviation = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+    normed = (x - mean) / (deviation + 1e-5)
+    z = (normed - state["pre_bias"]) @ state["encoder.weight"].T + state["latent_bias"]
+    values, indices = z.topk(32)
+    z = torch.zeros_like(z).scatter(1, indices, values.relu())
+    expected = (z @ state["decoder.weight"].T + state["pre_bias"]) * deviation + mean
+    assert torch.allclose(found.dictionary.reconstruct(x), expected, atol=1e-4)
 
 
 def test_a_file_or_folder_that_exists_is_never_said_to_be_missing(tmp_path: Path) -> None:
