@@ -6,6 +6,7 @@ same path on every node. Every ROUND_SECONDS the states are merged on this machi
 that dies costs one round at most.
 """
 
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from indexer.text_pass.blocks import Block
 from indexer.text_pass.local_engine import PassEngine
 from indexer.text_pass.text_pass import NamedEncoder, TextPass
 from lexiscope.dictionary import Dictionary
+from lexiscope.errors import ModelError
 from lexiscope.evidence import NameTables
 from lexiscope.language_model import LanguageModel, load_language_model
 
@@ -30,12 +32,15 @@ BLOCKS_QUEUED = 2
 
 
 class BlockReader:
-    """The text pass of one node or GPU; becomes a Ray actor."""
+    """The text pass of one node or GPU; becomes a Ray actor. Raises ModelError where the node holds another
+    model at `path` than the one that is indexed, of which `identity` is.
+    """
 
     def __init__(
         self,
         path: str,
         model_id: str,
+        identity: str,
         encoders: Sequence[NamedEncoder],
         tables: NameTables,
         shape: StateShape,
@@ -43,6 +48,11 @@ class BlockReader:
     ) -> None:
         torch.set_num_threads(threads)
         model = load_language_model(path, model_id=model_id)
+        if model.identity != identity:
+            raise ModelError(
+                f"{path} on {platform.node()} is another model than on the machine that started this job: its"
+                " weights or its vocabulary differ."
+            )
         own = [encoder._replace(dictionary=_aligned(encoder.dictionary)) for encoder in encoders]
         self._text_pass = TextPass(model, own, tables, shape)
 
@@ -132,13 +142,14 @@ def _readers(ray: Any, model: LanguageModel, shared: tuple[Any, Any], shape: Sta
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     actor = ray.remote(BlockReader)
+    which = model.path, model.id, model.identity
     readers = []
     for node in (node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")):
         gpus = int(node["Resources"].get("GPU", 0))
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         for _ in range(max(1, gpus)):
             chosen = actor.options(num_cpus=1, num_gpus=1 if gpus else 0, scheduling_strategy=where)
-            readers.append(chosen.remote(model.path, model.id, *shared, shape, torch.get_num_threads()))
+            readers.append(chosen.remote(*which, *shared, shape, torch.get_num_threads()))
     if not readers:
         raise IndexingError("The Ray cluster has no node with a CPU to read on.")
     return readers

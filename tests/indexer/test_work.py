@@ -20,11 +20,14 @@ from indexer import job_files
 from indexer.counts.state import PassState, StateShape
 from indexer.job_files import JobFolder
 from indexer.text_pass.blocks import Block
+from indexer.text_pass.ray_engine import BlockReader
 from indexer.text_pass.text_pass import NamedEncoder, TextPass
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import ModelError
 from lexiscope.evidence import NameTables
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
+from tests import tiny
 
 TABLES = {
     "dictionary": "dictionary_id",
@@ -219,6 +222,17 @@ def test_passages_of_one_token_and_of_none_are_read(model: LanguageModel, runs: 
     state.settle()
     assert (state.n_tokens, state.n_passages, state.blocks.tolist()) == (1, 3, [0, 1])
     assert state.dictionaries[0].statistics.count.sum() == dictionary.selection.k
+
+
+def test_a_node_that_holds_another_model_at_the_path_does_not_count(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    other = tiny.make_model(tmp_path / "other", seed=3)
+    nothing = torch.full((model.vocab_size, 1), -1)
+    tables, shape = NameTables(nothing, nothing), StateShape(model.vocab_size, 48, (), ())
+    with pytest.raises(ModelError, match="is another model than on the machine that started this job"):
+        BlockReader(str(other), model.id, model.identity, [], tables, shape, 1)
+    BlockReader(model.path, model.id, model.identity, [], tables, shape, 1)
 
 
 @pytest.mark.ray
