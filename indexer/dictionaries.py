@@ -78,6 +78,7 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> IdentifiedCheckpoi
             f"{checkpoint.path} has anchors for {len(fit.anchors):,} tokens, but {model.id} has "
             f"{model.vocab_size:,}: it was trained on another model."
         )
+    dictionary.check_vocabulary(model.vocab_size, what=checkpoint.path)
     layer, set_name = checkpoint.layer, checkpoint.set_name
     model.check_layers([layer])
     nothing = torch.empty(0)
@@ -90,6 +91,7 @@ def identify(model: LanguageModel, checkpoint: Checkpoint) -> IdentifiedCheckpoi
         selection=dictionary.selection.map(lambda _: nothing),
         dense_in=None,
         dense_out=None,
+        lookup=None,
     )
     return IdentifiedCheckpoint(
         checkpoint=checkpoint._replace(dictionary=without_weights, fit=None),
@@ -164,6 +166,7 @@ def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: Nam
         W_enc=on_device(dictionary.W_enc),
         b_enc=on_device(dictionary.b_enc),
         selection=dictionary.selection.map(on_device),
+        lookup=None if dictionary.lookup is None else on_device(dictionary.lookup),
         W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
         b_dec=torch.empty(0),
         dense_in=None,

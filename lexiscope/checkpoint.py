@@ -1,14 +1,16 @@
 """A dictionary on disk: SAELens's folder layout, plus one `metadata.lexiscope` block and the anchors' fit.
 
-    sae_weights.safetensors   W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec (and dense_in, dense_out)
+    sae_weights.safetensors   W_enc [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec, and where there are any
+                              dense_in, dense_out, lookup (bf16)
     cfg.json                  SAELens's keys; metadata.lexiscope: recipe, seed, text, tokens seen, scale, …
     anchors.safetensors       anchors [vocab, d_in], counts [vocab], mean [d_in], assigned, lift [d_sae]
     metrics.json              held-out figures (docs/method.md#measures)
     train.jsonl               one line per log step
 
-A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path names an
-architecture of its own, so that SAELens refuses it instead of reconstructing wrongly. `load_checkpoint` is
-the one door, for other libraries' dictionaries too (`lexiscope.formats`). Pickle is never executed.
+A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path or a token
+look-up names an architecture of its own, so that SAELens refuses it instead of reconstructing wrongly.
+`load_checkpoint` is the one door, for other libraries' dictionaries too (`lexiscope.formats`). Pickle is
+never executed.
 """
 
 import json
@@ -260,16 +262,17 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
     """Write a folder that SAELens 6 loads (`SAE.load_from_disk`) and encodes with as we do: topk, jumprelu,
     standard, transcoder or jumprelu_transcoder.
 
-    Raises CheckpointError: a dense path or another combination that no architecture of SAELens has; `out`
-    holds something already.
+    Raises CheckpointError: a dense path, a look-up or another combination that no architecture of SAELens
+    has; `out` holds something already.
     """
     layout = saelens.layout(checkpoint.dictionary, transcoder=bool(checkpoint.hook_out))
     if layout.own:
-        has = (
-            "has a dense path beside its features (or reads a centred residual stream)"
-            if checkpoint.dictionary.dense_in is not None
-            else "is a transcoder that selects by TopK"
-        )
+        if checkpoint.dictionary.lookup is not None:
+            has = "has a token look-up beside its features"
+        elif checkpoint.dictionary.dense_in is not None:
+            has = "has a dense path beside its features (or reads a centred residual stream)"
+        else:
+            has = "is a transcoder that selects by TopK"
         raise CheckpointError(
             f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would "
             "reconstruct wrongly. Nothing was written."

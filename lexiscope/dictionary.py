@@ -3,19 +3,22 @@
 Weights are in the raw space of the hook point: whatever centring and scaling training used is folded in
 (`fold`), so that `x̂ = Σ_j values_j · W_dec[indices_j] + (x P) Q + b_dec` with
 `values, indices = selection(ReLU(x W_enc + b_enc))`. The dense path (P, Q) is there only where a recipe needs
-it. Dictionaries of other libraries may normalise each x first; whatever else they do is folded into the
-weights.
+it, and so is the token look-up L [vocab, d_in] (docs/method.md#token-look-up): x is then `x − L[token]` on
+the right-hand side, and `L[token]` is added to the reconstruction. Dictionaries of other libraries may
+normalise each x first; whatever else they do is folded into the weights.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.errors import CheckpointError
 from lexiscope.selection import Selected, Selection
 from lexiscope.sparse_code import SparseCode, gather_sum
 
@@ -25,10 +28,24 @@ LAYER_NORM_EPSILON = 1e-5
 """Added to the deviation before encoding and not undone after decoding, as SAELens does."""
 
 
+class Parts(NamedTuple):
+    """A reconstruction of n activations in parts, each [n, d_out] or [d_out]; their sum is x̂."""
+
+    sparse: Tensor
+    dense: Tensor
+    lookup: Tensor
+    bias: Tensor
+
+    @property
+    def whole(self) -> Tensor:
+        """[n, d_out] x̂"""
+        return self.sparse + self.dense + self.lookup + self.bias
+
+
 @dataclass(frozen=True)
 class Dictionary:
-    """A sparse autoencoder, or a transcoder (d_out is then another hook point's width). All tensors share
-    dtype and device.
+    """A sparse autoencoder, or a transcoder (d_out is then another hook point's width). All tensors but the
+    look-up share dtype, and all share the device.
     """
 
     W_enc: Tensor
@@ -49,6 +66,16 @@ class Dictionary:
     """what is done to each x before encoding and undone after decoding: scaled to norm √d, or standardised
     over its width
     """
+    lookup: Tensor | None = None
+    """[vocab, d_in] the token look-up, in bf16: the mean residual stream on each token. What needs x then
+    needs `tokens` [n] too, the token that each x stands on.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises CheckpointError for a look-up beside what it cannot be combined with."""
+        if self.lookup is not None and (self.normalise != "none" or self.W_dec.shape[-1] != self.d_in):
+            other = "normalises its input" if self.normalise != "none" else "is a transcoder"
+            raise CheckpointError(f"A dictionary that {other} cannot have a token look-up.")
 
     @property
     def d_in(self) -> int:
@@ -67,21 +94,54 @@ class Dictionary:
         """[d_sae, d_in] unit-norm rows of W_dec."""
         return F.normalize(self.W_dec, dim=-1)
 
-    def pre_activations(self, x: Tensor) -> Tensor:
+    def looked_up(self, tokens: Tensor | None) -> Tensor:
+        """[n, d_in] the look-up's rows of tokens [n], in float32.
+
+        Raises CheckpointError where there is a look-up and no tokens, or a token that it has no row for.
+        """
+        assert self.lookup is not None
+        if tokens is None:
+            raise CheckpointError(
+                "This dictionary has a token look-up: give the token that each activation stands on."
+            )
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(self.lookup):
+            worst = tokens.min() if tokens.min() < 0 else tokens.max()
+            raise CheckpointError(
+                f"Token {int(worst)} is not one of the {len(self.lookup):,} of the dictionary's look-up: it "
+                "belongs to another vocabulary."
+            )
+        return self.lookup[tokens.to(self.lookup.device)].float()
+
+    def check_vocabulary(self, vocab_size: int, *, what: str | Path) -> None:
+        """Raises CheckpointError where the look-up is not of a vocabulary of `vocab_size` tokens; `what`
+        begins the message.
+        """
+        if self.lookup is not None and len(self.lookup) != vocab_size:
+            raise CheckpointError(
+                f"{what} has a token look-up for {len(self.lookup):,} tokens, but the language model has "
+                f"{vocab_size:,}: it was trained on another model."
+            )
+
+    def _beyond_token(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """[n, d_in] what the features and the dense path explain: x, without the look-up's part."""
+        return x if self.lookup is None else x - self.looked_up(tokens)
+
+    def pre_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_sae] before the selection, for x [n, d_in]."""
+        x = self._beyond_token(x, tokens)
         if self.normalise != "none":
             x = (x - self._shift(x)) / (
                 self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0)
             )
         return F.linear(x, self.W_enc.T, self.b_enc)
 
-    def encode(self, x: Tensor) -> SparseCode:
+    def encode(self, x: Tensor, tokens: Tensor | None = None) -> SparseCode:
         """The active features of each row of x [n, d_in]; as many columns as the fullest row needs."""
-        return self.selection.encode(self.pre_activations(x))
+        return self.selection.encode(self.pre_activations(x, tokens))
 
-    def select(self, x: Tensor, *, runners_up: int) -> Selected:
+    def select(self, x: Tensor, tokens: Tensor | None = None, *, runners_up: int) -> Selected:
         """As `encode`, with the `runners_up` highest pre-activations that were not selected."""
-        return self.selection.select(self.pre_activations(x), runners_up)
+        return self.selection.select(self.pre_activations(x, tokens), runners_up)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, the selection's last."""
@@ -108,7 +168,7 @@ class Dictionary:
         return replace(self, selection=self.selection.map(change), **own)
 
     def of_feature(self, index: int) -> "Dictionary":
-        """The dictionary that holds this one feature only; the dense path is kept."""
+        """The dictionary that holds this one feature only; the dense path and the look-up are kept."""
         return replace(
             self,
             W_enc=self.W_enc[:, index : index + 1].contiguous(),
@@ -142,22 +202,29 @@ class Dictionary:
         """
         return values[:, None] * self.W_dec[features] * self._scale(x)
 
-    def dense_part(self, x: Tensor) -> Tensor:
+    def dense_part(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] what the dense path adds; zeros where there is none."""
         if self.dense_in is None or self.dense_out is None:
             return x.new_zeros(len(x), self.d_out)
-        return (x @ self.dense_in) @ self.dense_out
+        return (self._beyond_token(x, tokens) @ self.dense_in) @ self.dense_out
 
-    def decode(self, code: SparseCode, x: Tensor) -> Tensor:
+    def decode(self, code: SparseCode, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] the whole reconstruction from the code of x (x itself feeds only the dense path and the
         normalisation).
         """
-        return self.decode_sparse(code, x) + self.dense_part(x) + self.b_dec * self._scale(x) + self._shift(x)
+        return self.parts(code, x, tokens).whole
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """[..., d_out] reconstruction of a residual stream [..., d_in]."""
+    def parts(self, code: SparseCode, x: Tensor, tokens: Tensor | None = None) -> "Parts":
+        """The reconstruction of x [n, d_in] on tokens [n] from its code, in parts."""
+        bias = self.b_dec * self._scale(x) + self._shift(x)
+        lookup = torch.zeros_like(bias) if self.lookup is None else self.looked_up(tokens)
+        return Parts(self.decode_sparse(code, x), self.dense_part(x, tokens), lookup, bias)
+
+    def reconstruct(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """[..., d_out] reconstruction of a residual stream [..., d_in] on tokens [...]."""
         flat = x.reshape(-1, x.shape[-1])
-        return self.decode(self.encode(flat), flat).reshape(*x.shape[:-1], self.d_out)
+        on = None if tokens is None else tokens.reshape(-1)
+        return self.decode(self.encode(flat, on), flat, on).reshape(*x.shape[:-1], self.d_out)
 
     def fold(
         self,
@@ -170,8 +237,12 @@ class Dictionary:
         """The same dictionary on raw x, where this one was trained on `x · scale − mean` (mean [d_in] in
         scaled space) to reconstruct that; a transcoder also gives its target's mean [d_out] and scale.
 
-        Activations keep their value; directions get norm 1 / scale.
+        Activations keep their value; directions get norm 1 / scale. A look-up takes up the mean.
         """
+        if self.lookup is not None:
+            lookup = ((self.lookup.float() + mean) / scale).to(self.lookup.dtype)
+            folded = replace(self, lookup=None).fold(torch.zeros_like(mean), scale)
+            return replace(folded, lookup=lookup)
         mean_out = mean if target_mean is None else target_mean
         scale_out = scale if target_scale is None else target_scale
         dense_out = self.dense_out

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import ALIGNED
+from lexiscope.dictionary import Parts
 from lexiscope.errors import LexiscopeError
 from lexiscope.sparse_code import SparseCode
 
@@ -19,28 +20,34 @@ LIVE_RATE = 1e-5
 
 
 class ReconstructionSums:
-    """Sums over the whole set behind FVE, NMSE, L0 and the dense path's share. Merged by addition."""
+    """Sums over the whole set behind FVE, NMSE, L0 and the shares of the dense path and the look-up. Merged
+    by addition.
+    """
 
     def __init__(self, d_in: int, device: torch.device | str = "cpu") -> None:
         self.n = 0
         self.active = 0
-        self.x, self.dense, self.x_hat = (
-            torch.zeros(d_in, dtype=torch.float64, device=device) for _ in range(3)
+        self.x, self.dense, self.lookup, self.x_hat = (
+            torch.zeros(d_in, dtype=torch.float64, device=device) for _ in range(4)
         )
-        self.error = self.x_norm = self.x_x_hat = self.x_dense = 0.0
+        self.error = self.x_norm = self.x_x_hat = self.x_dense = self.x_lookup = 0.0
 
-    def add(self, x: Tensor, sparse: Tensor, dense: Tensor, bias: Tensor, code: SparseCode) -> None:
-        """x, sparse and dense [n, d_in] raw; bias [d_in]; the reconstruction is sparse + dense + bias."""
-        x_hat = sparse + dense + bias
+    def add(self, x: Tensor, parts: Parts, code: SparseCode) -> Tensor:
+        """x [n, d_in] raw, its reconstruction in parts, and its code; returns the reconstruction."""
+        dense, lookup = parts.dense, parts.lookup
+        x_hat = parts.whole
         self.n += len(x)
         self.active += int((code.values > 0).sum())
         self.x += x.sum(0, dtype=torch.float64)
         self.dense += dense.sum(0, dtype=torch.float64)
+        self.lookup += lookup.expand_as(x).sum(0, dtype=torch.float64)
         self.x_hat += x_hat.sum(0, dtype=torch.float64)
         self.error += (x - x_hat).square().sum(dtype=torch.float64).item()
         self.x_norm += x.square().sum(dtype=torch.float64).item()
         self.x_x_hat += (x * x_hat).sum(dtype=torch.float64).item()
         self.x_dense += (x * dense).sum(dtype=torch.float64).item()
+        self.x_lookup += (x * lookup).sum(dtype=torch.float64).item()
+        return x_hat
 
     @property
     def l0(self) -> float:
@@ -59,11 +66,19 @@ class ReconstructionSums:
     @property
     def dense_share(self) -> float:
         """Σ⟨x − μ, D − D̄⟩ / Σ⟨x − μ, x̂ − x̂̄⟩: the dense path's part of the covariance with x; adds to 1
-        with the sparse part's.
+        with the sparse part's and the look-up's.
         """
+        return self._share(self.x_dense, self.dense)
+
+    @property
+    def lookup_share(self) -> float:
+        """As `dense_share`, of the token look-up."""
+        return self._share(self.x_lookup, self.lookup)
+
+    def _share(self, x_part: float, part: Tensor) -> float:
         whole = self.x_x_hat - float(self.x @ self.x_hat) / self.n
-        dense = self.x_dense - float(self.x @ self.dense) / self.n
-        return dense / whole if whole else 0.0
+        covariance = x_part - float(self.x @ part) / self.n
+        return covariance / whole if whole else 0.0
 
 
 class FiringSums:

@@ -102,6 +102,7 @@ class DictionaryRun:
             seed=plan.seed,
             device=model.device,
             centre=self.config.centre,
+            lookup=self.config.lookup,
             positions=positions,
             sources=chosen.sources,
             model=model,

@@ -163,16 +163,15 @@ class _Sums:
 
     def add_code(self, activations: dict[Point, Tensor], text: "_Text") -> Tensor:
         """Count one batch's n positions; returns the reconstruction [n, d_out]."""
-        dictionary = self.candidate.dictionary
+        dictionary, tokens = self.candidate.dictionary, text.tokens[text.mask]
         x, target = (activations[point][text.mask] for point in (self.candidate.reads, self.candidate.writes))
-        code = dictionary.encode(x)
-        sparse, dense = dictionary.decode_sparse(code, x), dictionary.dense_part(x)
-        self.reconstruction.add(target, sparse, dense, dictionary.b_dec, code)
+        code = dictionary.encode(x, tokens)
+        output = self.reconstruction.add(target, dictionary.parts(code, x, tokens), code)
         self.firing.add(code)
         for naming in self.namings.values():
             naming.counts.add(code, text.flat)
         self.permuted.add(code, text.flat)
-        return sparse + dense + dictionary.b_dec
+        return output
 
     def add_patched(
         self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default"
@@ -344,6 +343,7 @@ def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> N
                 f"Anchors for {len(fit.anchors):,} tokens do not fit {model.id}, which has "
                 f"{model.vocab_size:,}."
             )
+        dictionary.check_vocabulary(model.vocab_size, what="A dictionary")
 
 
 def passages_fingerprint(passages: Sequence[np.ndarray]) -> str:
@@ -409,6 +409,7 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
         "vocab_seen": seen.double().mean().item(),
         "dead_share_seen": metrics.weighted_share(~live, seen[own]),
         "dense_share": s.reconstruction.dense_share,
+        "lookup_share": s.reconstruction.lookup_share,
         "aligned_all": aligned.all,
         "aligned_live": aligned.live,
         "aligned_firing": aligned.firing,

@@ -11,17 +11,22 @@ anchors that also held what the dense path explains would spend their code, and 
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lexiscope.anchor_sets import ANCHOR_SETS, Material
-from lexiscope.anchors import OUTLIER, TokenSums, rows_per_token
+from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors, rows_per_token
+from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel, Point
 from trainer.errors import RecipeError
 
 CHUNK = 65536
+
+Lookup = Literal["none", "fixed", "trained", "permuted"]
+"""A token look-up: fixed at the mean states, trained on from them, or with rows of other tokens (a
+control)."""
 
 
 class Centring(NamedTuple):
@@ -81,6 +86,10 @@ def _norms(x: Tensor) -> Tensor:
     return torch.cat([part.float().norm(dim=-1) for part in x.split(CHUNK)])
 
 
+RELATED = ("previous", "following")
+"""Anchor sets that go by another token than the one a position stands on."""
+
+
 class AnchorSources(NamedTuple):
     """What anchor sets other than the mean state by current token are made from."""
 
@@ -107,6 +116,7 @@ class Start:
         seed: int = 0,
         device: torch.device | str = "cpu",
         centre: bool = True,
+        lookup: Lookup = "none",
         positions: Tensor | None = None,
         sources: AnchorSources | None = None,
         model: LanguageModel | None = None,
@@ -132,28 +142,49 @@ class Start:
             self.centring = self.centring._replace(kept=self.target_centring.kept)
         self.random = torch.Generator().manual_seed(seed)
         """Every random choice of a run is drawn from it, restarts included."""
+        self.lookup: Tensor | None = None
+        """[vocab, d] in scaled space; what `batch` leaves out, and so all that is made from it"""
+        if lookup != "none" and self.transcoder:
+            raise RecipeError("A transcoder has no token look-up; set lookup=none.")
+        if lookup != "none":
+            self.lookup = self._lookup(permuted=lookup == "permuted")
 
     def batch(self, rows: Tensor) -> Tensor:
-        """[m, d] normalised activations of the given rows of the sample."""
-        return self.centring.normalise(self.x[rows])
+        """[m, d] normalised activations of the given rows of the sample, without the look-up's part."""
+        y = self.centring.normalise(self.x[rows])
+        return y if self.lookup is None else y - self.lookup[self.tokens[rows]].to(y.device)
+
+    def _lookup(self, *, permuted: bool) -> Tensor:
+        """The mean state on each token, shrunk to the transported embedding. Raises RecipeError."""
+        try:
+            means = class_mean_anchors(self.embedding, self._current)
+        except TextError as error:
+            raise RecipeError(f"A token look-up cannot be fitted: {error}") from error
+        if not permuted:
+            return means
+        seen = self._current.counts.nonzero().squeeze(1)
+        order = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(self.seed))]
+        means[order] = means[order.roll(1)]
+        return means
 
     def target_batch(self, rows: Tensor) -> Tensor:
         """[m, d_out] what is reconstructed from them, normalised."""
-        return self.target_centring.normalise(self.target[rows])
+        return self.target_centring.normalise(self.target[rows]) if self.transcoder else self.batch(rows)
 
     @cached_property
     def material(self) -> Material:
-        """All that anchors of this layer can be made from, in the target's scaled space."""
-        current = self._token_sums(self.tokens)
+        """All that anchors of this layer can be made from, in the target's scaled space. Beside a look-up,
+        what is summed by the token before or after is what the look-up leaves.
+        """
         covariance = self._covariance(self.target_batch) if self.transcoder else self.covariance
-        found = Material(self.embedding, current, covariance, seed=self.seed)
+        found = Material(self.embedding, self._current, covariance, seed=self.seed)
         if self.sources is None:
             return found
         around = self.sources
         unigram = None if around.unigram is None else self.centring.normalise(around.unigram.cpu())
         return found._replace(
-            previous=self._token_sums(around.previous),
-            following=self._token_sums(around.following),
+            previous=self._token_sums(around.previous, self.target_batch),
+            following=self._token_sums(around.following, self.target_batch),
             unembedding=around.unembedding.cpu().clone(),
             unigram=unigram,
         )
@@ -161,7 +192,7 @@ class Start:
     @property
     def counts(self) -> Tensor:
         """[vocab] occurrences of each token among the positions trained on."""
-        return self.material.current.counts
+        return self._current.counts
 
     def anchors(self, name: str, rank: int = 0) -> Tensor:
         """[vocab, d_out] the named anchor set in scaled space, outside the top `rank` principal directions;
@@ -202,13 +233,26 @@ class Start:
         kept = self.centring.kept
         return kept[torch.randint(len(kept), (self.d_sae,), generator=self.random)]
 
-    def samples_by_token(self) -> Tensor:
-        """[d_sae] rows of the sample, ∝ count^0.7 a token (docs/method.md#starting-rows)."""
+    def related_tokens(self, anchors: str) -> Tensor:
+        """[n] the token of each position that an anchor set goes by: the one before or after it (−1 for
+        none), or the one that it stands on.
+        """
+        if anchors not in RELATED:
+            return self.tokens
+        assert self.sources is not None  # the anchors were made from them
+        tokens: Tensor = getattr(self.sources, anchors)
+        return tokens
+
+    def samples_by_token(self, tokens: Tensor) -> Tensor:
+        """[d_sae] rows of the sample, ∝ count^0.7 a token in `tokens` [n], −1 for none
+        (docs/method.md#starting-rows).
+        """
         kept = self.centring.kept
+        kept = kept[tokens[kept] >= 0]
         shuffled = kept[torch.randperm(len(kept), generator=self.random)]
-        tokens = self.tokens[shuffled]
+        tokens = tokens[shuffled]
         shuffled = shuffled[tokens.argsort(stable=True)]  # grouped by token, in random order within
-        counts = torch.bincount(tokens, minlength=len(self.counts))
+        counts = torch.bincount(tokens, minlength=len(self.embedding))
         wanted = rows_per_token(counts, self.d_sae)
         starts = counts.cumsum(0) - counts
         token = torch.arange(len(wanted)).repeat_interleave(wanted)
@@ -232,12 +276,19 @@ class Start:
         vectors: Tensor = torch.linalg.eigh(self.covariance).eigenvectors
         return vectors
 
-    def _token_sums(self, tokens: Tensor) -> TokenSums:
-        """Targets summed by the token in `tokens` [n], but for outliers and positions with token −1."""
+    @cached_property
+    def _current(self) -> TokenSums:
+        """Whole targets by the token they stand on."""
+        return self._token_sums(self.tokens, lambda rows: self.target_centring.normalise(self.target[rows]))
+
+    def _token_sums(self, tokens: Tensor, states: Callable[[Tensor], Tensor]) -> TokenSums:
+        """`states` of rows summed by the token in `tokens` [n], but for outliers and positions with token
+        −1.
+        """
         sums = TokenSums(len(self.embedding), self.d_out)
         kept = self.centring.kept
         for rows in kept[tokens[kept] >= 0].split(CHUNK):
-            sums.add(tokens[rows].long(), self.target_batch(rows))
+            sums.add(tokens[rows].long(), states(rows))
         return sums
 
 

@@ -5,13 +5,14 @@ from dataclasses import fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainer.architectures import ARCHITECTURES, Config
+from trainer.architectures.cone import ConeConfig
 from trainer.architectures.paper import PaperConfig
 from trainer.architectures.topk import TopKConfig
-from trainer.architectures.vasae import VasaeConfig
 from trainer.errors import RecipeError
 
 PRESETS: tuple[Config, ...] = (
-    VasaeConfig(),
+    TopKConfig(name="vasae", dense_rank=16, lookup="fixed"),
+    ConeConfig(),
     TopKConfig(name="plain"),
     TopKConfig(name="matched", dense_rank=16),
     PaperConfig(name="paper-plain"),

@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -192,7 +193,7 @@ class Training:
 
     def _normalised(self, activations: LayerActivations, positions: Tensor) -> tuple[Tensor, Tensor]:
         """x [n, d_in] and the target [n, d_out] of some positions, in scaled space."""
-        x = self.architecture.centring.normalise(activations.x[positions])
+        x = self.architecture.normalise(activations.x[positions], activations.tokens[positions])
         if activations.target is None:
             return x, x
         return x, self.architecture.target_centring.normalise(activations.target[positions])
@@ -368,9 +369,12 @@ class Training:
         if self._best is not None:
             self._load(self._best.parameters, self._best.buffers)
         reads, writes = self.architecture.centring, self.architecture.target_centring
-        return self.architecture.dictionary().fold(
+        lookup = self.architecture.lookup
+        stored = None if lookup is None else lookup.detach().cpu()
+        folded = replace(self.architecture.dictionary(), lookup=stored).fold(
             reads.mean.cpu(), reads.scale, target_mean=writes.mean.cpu(), target_scale=writes.scale
         )
+        return folded if folded.lookup is None else replace(folded, lookup=folded.lookup.bfloat16())
 
     def fit(self) -> AnchorFit:
         return self.architecture.anchor_fit(self.lift_names())

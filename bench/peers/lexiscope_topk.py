@@ -10,7 +10,7 @@ from torch import Tensor
 import trainer
 from trainer import kernels
 from trainer.activations.passages import LayerActivations, Rows
-from trainer.architectures import Architecture, Start, build, topk, vasae
+from trainer.architectures import Architecture, Start, build, cone, topk
 from trainer.step import Training
 
 NAME = "Lexiscope"
@@ -22,8 +22,8 @@ PARTS = {
     "AuxK": [(topk.TopKArchitecture, "_add_aux_gradients")],
     "cones, norms": [
         (topk.TopKArchitecture, "constrain_weights"),
-        (vasae.Vasae, "constrain_weights"),
-        (vasae, "stay_in_cones"),
+        (cone.Cone, "constrain_weights"),
+        (cone, "stay_in_cones"),
     ],
 }
 """What each part of a step is made of, without the parts inside it; names the trainer does not have are

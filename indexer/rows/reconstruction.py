@@ -24,6 +24,7 @@ def reconstruction(dictionary: Dictionary, layer: int, streams: StreamCache) -> 
         length = len(streams.passages[number])
         x = streams(number, layer, length)[0, 1:].float()
         if len(x):
-            code, dense = dictionary.encode(x), dictionary.dense_part(x)
-            sums.add(x, dictionary.decode(code, x) - dense, dense, torch.zeros_like(x[0]), code)
+            tokens = torch.as_tensor(streams.passages[number][1:], device=x.device).long()
+            code = dictionary.encode(x, tokens)
+            sums.add(x, dictionary.parts(code, x, tokens), code)
     return sums.fve

@@ -90,7 +90,7 @@ class TextPass:
             norms += [x.norm(dim=-1).sum(dtype=torch.float64).item() for x in streams.values()]
             if block.number == 0 and not state.covariances:
                 state.covariances = {layer: torch.cov(x.T).cpu().numpy() for layer, x in streams.items()}
-            self._encode(streams, pending)
+            self._encode(streams, batch.tokens.to(mask.device)[mask], pending)
             waiting.append(batch)
             n_firings += max(part.codes[-1].values.numel() for part in pending)
             if n_firings >= self._chunk_firings:
@@ -100,9 +100,10 @@ class TextPass:
             self._count(waiting, pending, block)
         self._finish(block, norms)
 
-    def _encode(self, streams: dict[int, Tensor], pending: list[PendingCodes]) -> None:
+    def _encode(self, streams: dict[int, Tensor], tokens: Tensor, pending: list[PendingCodes]) -> None:
         for encoder, part in zip(self.encoders, pending, strict=True):
-            code, runners_up = encoder.dictionary.select(streams[encoder.layer], runners_up=RUNNERS_UP)
+            x = streams[encoder.layer]
+            code, runners_up = encoder.dictionary.select(x, tokens, runners_up=RUNNERS_UP)
             highest = code.values.amax() if code.values.numel() else code.values.new_zeros(())
             if not highest <= MAX_ACTIVATION:
                 raise IndexingError(

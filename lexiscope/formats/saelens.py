@@ -51,9 +51,9 @@ TRANSCODERS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 """SAELens's transcoders, and how each selects."""
-OWN = re.compile(r"lexiscope_(topk|standard|jumprelu)(_dense)?(_transcoder)?")
-"""Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_transcoder` writes
-another hook point."""
+OWN = re.compile(r"lexiscope_(topk|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?")
+"""Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_lookup` a token
+look-up, `_transcoder` writes another hook point."""
 CENTRED_MODELS = re.compile(
     r"(^|/)(gpt2|distilgpt2|pythia|gpt-neo|gpt-j|opt-|tiny-stories|stanford-gpt2|gelu-|solu-|attn-only)",
     re.IGNORECASE,
@@ -151,12 +151,13 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
             raise CheckpointError(
                 f"A selection by {type(selection).__name__} has no place in a checkpoint yet."
             )
-    dense = dictionary.dense_in is not None
+    beside = "_dense" if dictionary.dense_in is not None else ""
+    beside += "_lookup" if dictionary.lookup is not None else ""
     architecture = kind
-    if transcoder and kind != "topk" and not dense:
+    if transcoder and kind != "topk" and not beside:
         architecture = "transcoder" if kind == "standard" else "jumprelu_transcoder"
-    elif dense or transcoder:
-        architecture = f"lexiscope_{kind}{'_dense' if dense else ''}{'_transcoder' if transcoder else ''}"
+    elif beside or transcoder:
+        architecture = f"lexiscope_{kind}{beside}{'_transcoder' if transcoder else ''}"
     normalise = dictionary.normalise
     config |= {
         "architecture": architecture,
@@ -175,7 +176,10 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     tensors = dictionary.tensors()
     if kind == "standard":
         del tensors["threshold"]
-    return SaelensFiles(config, {name: tensor.contiguous().float() for name, tensor in tensors.items()})
+    stored = {name: tensor.contiguous().float() for name, tensor in tensors.items() if name != "lookup"}
+    if dictionary.lookup is not None:
+        stored["lookup"] = dictionary.lookup.contiguous()
+    return SaelensFiles(config, stored)
 
 
 def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
@@ -235,8 +239,8 @@ def _saelens_dictionary(
     own = OWN.fullmatch(architecture)
     kind = own[1] if own else TRANSCODERS.get(architecture, architecture)
     beside: tuple[str, ...] = ()
-    if own and own[2]:
-        beside = ("dense_in", "dense_out")
+    if own:
+        beside = (("dense_in", "dense_out") if own[2] else ()) + (("lookup",) if own[3] else ())
     elif architecture in TRANSCODERS and "skip" in architecture:
         beside = ("W_skip",)
     threshold = ""
@@ -260,7 +264,16 @@ def _saelens_dictionary(
     dense_in, dense_out = w.get("dense_in"), w.get("dense_out")
     if "W_skip" in w:
         dense_in, dense_out = w["W_skip"].T, torch.eye(len(w["W_skip"]))
-    return Dictionary(w["W_enc"], w["b_enc"], w["W_dec"], w["b_dec"], selection, dense_in, dense_out)
+    return Dictionary(
+        w["W_enc"],
+        w["b_enc"],
+        w["W_dec"],
+        w["b_dec"],
+        selection,
+        dense_in,
+        dense_out,
+        lookup=None if "lookup" not in w else w["lookup"].bfloat16(),
+    )
 
 
 def _as_trained(

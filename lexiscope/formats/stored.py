@@ -187,6 +187,11 @@ def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any, d_ou
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(found.shape)}; d_in {d_in} and d_sae {d_sae} need {shape}."
             )
+    if dictionary.lookup is not None and dictionary.lookup.shape[1:] != (d_in,):
+        raise CheckpointError(
+            f"{path}: lookup has shape {tuple(dictionary.lookup.shape)}; d_in {d_in} needs (vocabulary, "
+            f"{d_in})."
+        )
     for found in tensors.values():
         if not all(
             bool(torch.isfinite(part).all()) for part in found.split(4096)

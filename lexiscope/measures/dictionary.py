@@ -174,6 +174,14 @@ DICTIONARY = by_name(
             absent=_NOT_RECORDED,
             places=("tiles", "eval"),
         ),
+        Measure(
+            "lookup_share",
+            "look-up share",
+            "share",
+            "part of the explained energy that the token look-up gives, which no feature fires for",
+            absent=_NOT_RECORDED,
+            places=("tiles", "eval"),
+        ),
         Measure("index_tokens", "tokens indexed", "tokens", "corpus tokens indexed"),
     ]
 )

@@ -70,6 +70,7 @@ RUN = by_name(
             places=("eval",),
         ),
         DICTIONARY["dense_share"],
+        DICTIONARY["lookup_share"],
         DICTIONARY["aligned_all"],
         DICTIONARY["aligned_live"],
         DICTIONARY["aligned_firing"],

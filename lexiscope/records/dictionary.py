@@ -45,6 +45,7 @@ class LayerSummary(Record):
     fve: float | None = measured(DICTIONARY["fve"], None)
     delta_ce: float | None = measured(DICTIONARY["delta_ce"], None)
     dense_share: float | None = measured(DICTIONARY["dense_share"], None)
+    lookup_share: float | None = measured(DICTIONARY["lookup_share"], None)
     index_tokens: int = measured(DICTIONARY["index_tokens"])
 
     @computed_field(description="why its figures may be worthless; empty where nothing suggests it")  # type: ignore[prop-decorator]

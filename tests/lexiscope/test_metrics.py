@@ -16,7 +16,7 @@ def test_streamed_reconstruction_figures_equal_those_of_the_whole_set() -> None:
     sums = metrics.ReconstructionSums(6)
     for part in x.split(33):
         code = d.encode(part)
-        sums.add(part, d.decode_sparse(code, part), d.dense_part(part), d.b_dec, code)
+        sums.add(part, d.parts(code, part), code)
     x_hat = d.reconstruct(x)
     fve = 1 - ((x - x_hat) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
     assert sums.fve == pytest.approx(fve.item(), abs=1e-4)
@@ -36,7 +36,7 @@ def test_fve_does_not_average_over_batches() -> None:
     sums = metrics.ReconstructionSums(6)
     for part in x.split(10):
         code = d.encode(part)
-        sums.add(part, d.decode_sparse(code, part), d.dense_part(part), d.b_dec, code)
+        sums.add(part, d.parts(code, part), code)
     assert math.isfinite(sums.fve)
 
 

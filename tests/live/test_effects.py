@@ -28,7 +28,8 @@ def one(events, kind):
 def distributions(model, text, done=None, *, prompt=PROMPT):
     """[n, vocab] log-probabilities at the positions the n tokens of `text` were drawn from."""
     ids = model.tokenise(prompt)
-    logits = model.logits(torch.tensor([[model.bos, *ids, *text]]), patches_of([done], [0]) if done else None)
+    tokens = torch.tensor([[model.bos, *ids, *text]])
+    logits = model.logits(tokens, patches_of([done], tokens, [0]) if done else None)
     return logits[0, len(ids) : len(ids) + len(text)].log_softmax(-1)
 
 
@@ -66,7 +67,7 @@ def test_changes_of_other_features_are_measured_on_the_default_text_in_both_mode
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT), *default]])
     done = make_plan(job.interventions, model_cache.dictionary, model, prompt=len(PROMPT))
     dictionary, kept = model_cache.dictionary(tiny.checkpoints[1]).dictionary, {}
-    for name, patched in (("default", {}), ("steered", patches_of([done], [0]))):
+    for name, patched in (("default", {}), ("steered", patches_of([done], tokens, [0]))):
         model.logits(tokens, patched | {1: lambda x, name=name: kept.setdefault(name, x)})
     dense = {
         name: torch.zeros(len(default), dictionary.d_sae)

@@ -12,7 +12,7 @@ from server.live.generation import Batches, Pause
 from server.live.interventions import Cancelled, LoadedDictionary, make_plan, patches_of
 from server.live.jobs import steer as steering
 from server.live.model_cache import ModelCache, NotLoadable
-from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of, within_rounding
+from tests.live.jobs import CONTEXT, MEAN_NORM, SILENT, events_of, some_tokens, within_rounding
 
 
 def steer(job, model_cache, **given):
@@ -30,7 +30,7 @@ class Patched(dict):
 
     def _patch(self, layer, residual):
         if layer == min(self):
-            self._now = patches_of([None, self._done], [self._first, self._first])
+            self._now = patches_of([None, self._done], some_tokens(residual), [self._first, self._first])
             self._first += residual.shape[1]
         return self._now[layer](residual)
 

@@ -12,7 +12,7 @@ from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.selection import Threshold
 from server.live.interventions import LoadedDictionary, make_plan, patches_of
-from tests.live.jobs import MEAN_NORM
+from tests.live.jobs import MEAN_NORM, some_tokens
 
 PROMPT = "Once upon a time there was"
 N = len(PROMPT)
@@ -37,7 +37,7 @@ def change(tiny, model, model_cache, x):
 
     def changed(*interventions, load=model_cache.dictionary):
         done = make_plan(list(interventions), load, model, prompt=N)
-        after = patches_of([None, done], [0, 0]).get(0, lambda same: same)(x)
+        after = patches_of([None, done], some_tokens(x), [0, 0]).get(0, lambda same: same)(x)
         assert torch.equal(after[0], x[0]) and torch.equal(after[1, 0], x[1, 0])
         return after[1] - x[1]
 
@@ -120,7 +120,7 @@ def test_a_condition_at_an_earlier_layer_applies_at_a_later_one(tiny, model, mod
         [tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], model_cache.dictionary, model, prompt=N
     )
     first, second = (
-        patches_of([None, done], [0, 0]),
+        patches_of([None, done], some_tokens(x), [0, 0]),
         model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]] * 2), [0, 1]),
     )
     assert first[0](second[0]) is second[0], "the condition's own layer is only read"
@@ -137,7 +137,8 @@ def test_positions_continue_from_the_prompt_through_the_generated_tokens(tiny, m
     )
     moved = []
     for first, part in ((0, x[:, : 1 + N]), *((n, x[:, n : n + 1]) for n in range(1 + N, 1 + N + 4))):
-        moved += (patches_of([None, done], [first, first])[0](part) - part)[1].norm(dim=-1).gt(0).tolist()
+        patch = patches_of([None, done], some_tokens(part), [first, first])[0]
+        moved += (patch(part) - part)[1].norm(dim=-1).gt(0).tolist()
     assert [position for position, touched in enumerate(moved) if touched] == [N, N + 2]
 
 
@@ -163,8 +164,8 @@ def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, 
     other = torch.randn(model.d_model)
     for one in range(2):
         alone = make_plan([interventions[one]], model_cache.dictionary, model, prompt=N)
-        own = patches_of([alone], [0])[0](x[:1]) - x[:1]
-        control = patches_of([alone.along([other])], [0])[0](x[:1]) - x[:1]
+        own = patches_of([alone], some_tokens(x[:1]), [0])[0](x[:1]) - x[:1]
+        control = patches_of([alone.along([other])], some_tokens(x[:1]), [0])[0](x[:1]) - x[:1]
         assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), rtol=1e-3, atol=1e-4)
         along = F.normalize(control[0, 1:], dim=-1) @ F.normalize(other, dim=0)
         assert torch.allclose(along.abs(), torch.ones(x.shape[1] - 1), atol=1e-3)

@@ -296,6 +296,7 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "fve": 0.75,
         "delta_ce": 0.125,
         "dense_share": None,
+        "lookup_share": None,
         **dict.fromkeys(("ablation_top1", "ablation_top5"), None if entry.model == UNTESTED else 0.25),
         "hub_tokens": [0, 3],
         "hub_counts": [50, 20],

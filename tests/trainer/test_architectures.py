@@ -11,8 +11,8 @@ from lexiscope.sparse_code import SparseCode
 from trainer.activations.passages import LayerActivations, TrainingBatch
 from trainer.architectures import ARCHITECTURES, Architecture, Config, Start, Step, build
 from trainer.architectures.base import Gradients, Pass
+from trainer.architectures.cone import Cone, ConeConfig
 from trainer.architectures.topk import TopKArchitecture, TopKConfig
-from trainer.architectures.vasae import Vasae, VasaeConfig
 from trainer.errors import TrainingDiverged
 from trainer.presets import recipes
 from trainer.step import Trained, Training, train_on_sample
@@ -124,7 +124,7 @@ def test_a_subclass_that_changes_the_loss_gets_autograd_instead_of_the_gradient_
             return {"mse": super().losses(batch, made, step)["mse"] / 2}
 
     assert Halved.gradients is Architecture.gradients
-    assert Vasae.gradients is TopKArchitecture.gradients
+    assert Cone.gradients is TopKArchitecture.gradients
 
 
 @each_config
@@ -164,7 +164,7 @@ def test_bf16_encoding_trains_as_well_as_float32() -> None:
 
 
 def test_anchored_rows_stay_in_their_cones_through_steps_and_restarts() -> None:
-    config = small(VasaeConfig(learning_rate=1e-2, restarts=3))
+    config = small(ConeConfig(learning_rate=1e-2, restarts=3))
     architecture, start = built(config, d_sae=300)  # so many that some do not fire
     training = Training(architecture, start.random, steps=30)
     cosines = []

@@ -26,7 +26,7 @@ def kl_through_the_model(architecture: Architecture, batch: TrainingBatch, made:
     """KL(default ‖ patched), nats a position, with the reconstruction in place of the residual stream."""
     model, layer, passages = architecture.language_model, architecture.writes, batch.passages
     assert model is not None and passages is not None
-    rebuilt = architecture.target_centring.restore(made.output)
+    rebuilt = architecture.restore(made.output, batch.tokens)
 
     def patch(residual: Tensor) -> Tensor:
         return residual.masked_scatter(passages.places[..., None], rebuilt)
@@ -63,7 +63,7 @@ def fall_of_the_divergence(model: LanguageModel, weight: float, monkeypatch: pyt
 
         def divergence() -> float:
             every = torch.arange(len(found.starts))
-            x = architecture.centring.normalise(found.x[found.positions(every)])
+            x = architecture.normalise(found.x[found.positions(every)], found.tokens[found.positions(every)])
             batch = TrainingBatch(x, x, found.tokens, found.whole(every))
             with torch.no_grad():
                 return kl_through_the_model(architecture, batch, architecture.forward(x), Step(1, 1)).item()

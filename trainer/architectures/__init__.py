@@ -2,17 +2,17 @@
 
 from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture, Config, Step
 from trainer.architectures.batchtopk import BatchTopK
+from trainer.architectures.cone import Cone
 from trainer.architectures.gated import Gated
 from trainer.architectures.jumprelu import JumpReLU
 from trainer.architectures.matryoshka import Matryoshka
 from trainer.architectures.paper import Paper
 from trainer.architectures.topk import TopKArchitecture
-from trainer.architectures.vasae import Vasae
 from trainer.initialise import Start
 
 ARCHITECTURES: list[type[Architecture]] = [
     TopKArchitecture,
-    Vasae,
+    Cone,
     BatchTopK,
     Matryoshka,
     JumpReLU,

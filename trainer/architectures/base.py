@@ -34,11 +34,12 @@ feature has been `silent`, restarts, early stopping, snapshots, logs, and the en
 finite. It runs without a graph; the default `gradients` makes one.
 
 Activations are in scaled space: centred, with mean-square norm d (`centring`), unless the config has
-`centre=False`. A batch holds single positions, or with `batch_of="passages"` whole passages, so that an
-objective may run the language model on the reconstruction (`language_model`, patched at `writes`). The
-target of a batch is x, but in a transcoder, where it has another width and a centring of its own
-(`target_centring`). Where several ranks train together, each sees its part of a batch, and gradients are
-averaged: take a statistic that is no sum over positions (a threshold, a variance) through `ranks.mean`.
+`centre=False`; beside a token look-up they are what it leaves of them. A batch holds single positions, or
+with `batch_of="passages"` whole passages, so that an objective may run the language model on the
+reconstruction (`language_model`, patched at `writes`; `restore`). The target of a batch is x, but in a
+transcoder, where it has another width and a centring of its own (`target_centring`). Where several ranks
+train together, each sees its part of a batch, and gradients are averaged: take a statistic that is no sum
+over positions (a threshold, a variance) through `ranks.mean`.
 """
 
 from abc import ABC, abstractmethod
@@ -47,6 +48,7 @@ from math import isfinite
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchor_sets import ANCHOR_SETS, DESCRIPTIONS
@@ -58,7 +60,7 @@ from trainer.activations.harvest import Positions
 from trainer.activations.passages import TrainingBatch
 from trainer.distributed import ALONE, Ranks
 from trainer.errors import RecipeError
-from trainer.initialise import Start
+from trainer.initialise import Lookup, Start
 from trainer.objectives import TERMS, term_weights
 
 BAKE_OFF = "auto"
@@ -91,6 +93,10 @@ class Config:
     """Further terms of the loss (`trainer.objectives.TERMS`) with weights: NAME:WEIGHT,NAME:WEIGHT."""
     centre: bool = True
     """Centre and scale activations, and leave outliers out; otherwise train on them as they are."""
+    lookup: Lookup = "none"
+    """A token look-up beside the code (docs/method.md#token-look-up): the mean state on each token, fixed or
+    trained on; permuted is a control, whose rows belong to other tokens.
+    """
     positions: Positions = "after-first"
     """Train on all positions of a passage but the first, or on all."""
     length: int = 0
@@ -114,6 +120,8 @@ class Config:
             raise RecipeError("epochs needs batch_of=passages.")
         if self.patience and not self.epochs:
             raise RecipeError("patience needs epochs.")
+        if self.lookup != "none" and not self.centre:
+            raise RecipeError("A token look-up needs centre=true: its rows are deviations from the mean.")
         term_weights(self.terms)
 
     def _positive(self, *fields: str) -> None:
@@ -201,6 +209,8 @@ class Architecture(ABC):
         )
         self.anchors = start.anchors(config.anchors, self.dense_rank)
         """[vocab, d_out]"""
+        self.lookup = None if start.lookup is None else start.lookup.to(self.device)
+        """[vocab, d_in] in scaled space; None where there is none"""
         self.counts = start.counts
         self.ranks: Ranks = ALONE
         self.silent = torch.zeros(self.d_sae, dtype=torch.int32, device=self.device)
@@ -208,6 +218,8 @@ class Architecture(ABC):
         self.matmul_dtype = torch.float32 if self.precise else fast_dtype(self.device)
         self.buffers = {}
         self.initialise(start)
+        if self.config.lookup == "trained" and self.lookup is not None:
+            self.parameters["lookup"] = self.lookup
         for parameter in self.parameters.values():
             parameter.requires_grad_()
             parameter.grad = torch.zeros_like(parameter)
@@ -249,9 +261,29 @@ class Architecture(ABC):
         """The code of x [n, d_in]."""
         return self.forward(x).code
 
+    def normalise(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """[n, d_in] what is trained on: raw x [n, d_in] in scaled space, without the look-up's part."""
+        scaled = self.centring.normalise(x)
+        return scaled if self.lookup is None else scaled - self.lookup[tokens.to(self.device)]
+
+    def restore(self, y: Tensor, tokens: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        part = 0.0 if self.lookup is None else self.lookup[tokens.to(self.device)]
+        return self.centring.restore(y + part)
+
+    def _through_lookup(self, batch: TrainingBatch) -> TrainingBatch:
+        """The same batch, differentiable in a look-up that is trained."""
+        lookup = self.parameters.get("lookup")
+        if lookup is None:
+            return batch
+        rows = F.embedding(batch.tokens.to(self.device), lookup)
+        rows = rows - rows.detach()
+        return batch._replace(x=batch.x - rows, target=batch.target - rows)
+
     def gradients(self, batch: TrainingBatch, step: Step) -> Gradients:
         """Fill `.grad` of every parameter with the gradient of the summed losses."""
         with torch.enable_grad():
+            batch = self._through_lookup(batch)
             made = self.forward(batch.x)
             losses = self.losses(batch, made, step)
             for name, weight in term_weights(self.config.terms).items():
@@ -260,7 +292,7 @@ class Architecture(ABC):
             gradients = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.contiguous()
-        squares = (made.output.detach() - batch.target).square().sum(-1)
+        squares = (made.output - batch.target).detach().square().sum(-1)
         code = SparseCode(made.code.values.detach(), made.code.indices)
         return Gradients({name: loss.detach() for name, loss in losses.items()}, code, squares)
 

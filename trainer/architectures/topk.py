@@ -194,7 +194,7 @@ class TopKArchitecture(Architecture):
 
     def gradients(self, batch: TrainingBatch, step: Step) -> Gradients:
         """The default, without a graph: one pass over the code's rows for each weight matrix."""
-        if self.config.terms:
+        if self.config.terms or "lookup" in self.parameters:
             return super().gradients(batch, step)
         p, x, n = self.parameters, batch.x, batch.target.numel()
         grad = {name: self.gradient(name) for name in p}

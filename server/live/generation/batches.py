@@ -110,7 +110,7 @@ class _Group:
 
     def add(self, prompt: Sequence[int], rows: _SharedRows, cancelled: Callable[[], bool]) -> JobRows:
         tokens = torch.tensor([prompt] * len(rows.plans), device=self.batch.model.device)
-        patches = patches_of(rows.plans, [0] * len(rows.plans), cancelled=cancelled)
+        patches = patches_of(rows.plans, tokens, [0] * len(rows.plans), cancelled=cancelled)
         job = JobRows(self, self.batch.join(tokens, patches), rows, cancelled)
         self.jobs.append(job)
         return job
@@ -133,10 +133,14 @@ class _Group:
         plans = [plan for job in self.jobs for plan in job.plans]
         cancelled = [job.cancelled for job in self.jobs]
         try:
+            following = torch.cat(tokens)
             patches = patches_of(
-                plans, self.batch.lengths, cancelled=lambda: all(gone() for gone in cancelled)
+                plans,
+                following[:, None],
+                self.batch.lengths,
+                cancelled=lambda: all(gone() for gone in cancelled),
             )
-            logits = self.batch.step(torch.cat(tokens), patches)
+            logits = self.batch.step(following, patches)
         except Exception as error:
             for job in self.jobs:
                 job.fail(error)

@@ -43,15 +43,16 @@ class DictionaryFeature:
     index: int
     alone: Dictionary
 
-    def activation(self, x: Tensor) -> Tensor:
-        """[n] the feature's activation in the code of each x. The full code is computed only at positions
-        where the feature's pre-activation is positive.
+    def activation(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """[n] the feature's activation in the code of each x, on tokens [n]. The full code is computed only
+        at positions where the feature's pre-activation is positive.
         """
         if self.dictionary.selection.independent:
-            return self.alone.encode(x).values.sum(-1)
+            return self.alone.encode(x, tokens).values.sum(-1)
         activation = torch.zeros(len(x), device=x.device)
-        for rows in (self.alone.pre_activations(x)[:, 0] > 0).nonzero().squeeze(1).split(ENCODE_POSITIONS):
-            code = self.dictionary.encode(x[rows])
+        positive = (self.alone.pre_activations(x, tokens)[:, 0] > 0).nonzero().squeeze(1)
+        for rows in positive.split(ENCODE_POSITIONS):
+            code = self.dictionary.encode(x[rows], tokens[rows])
             activation[rows] = torch.where(code.indices == self.index, code.values, 0).sum(-1)
         return activation
 
@@ -79,4 +80,5 @@ def load_feature(located: LocatedFeature, load: LoadDictionary, model: LanguageM
             f"{located.feature.id}: {located.checkpoint_path} has {dictionary.d_sae:,} features. "
             "Index the checkpoint again."
         )
+    dictionary.check_vocabulary(model.vocab_size, what=located.checkpoint_path)
     return DictionaryFeature(dictionary, index, dictionary.of_feature(index))

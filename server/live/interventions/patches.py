@@ -18,13 +18,15 @@ class Cancelled(Exception):
 
 def patches_of(
     plans: Sequence[SteerPlan | None],
+    tokens: Tensor,
     first: Sequence[int],
     *,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[int, Patch]:
     """{layer: patch} for one forward pass over rows with these plans; a row without a plan is not changed.
 
-    `first` is the position of the pass's first column in each row. A patch raises Cancelled if `cancelled()`.
+    `tokens` [rows, columns] are those of the pass, `first` is the position of its first column in each row. A
+    patch raises Cancelled if `cancelled()`.
     """
     active: _Conditions = {}
 
@@ -40,8 +42,9 @@ def patches_of(
                 x = residual[row, skip:].float()
                 if not len(x):
                     continue
-                _read_conditions(plan, layer, x, row, active)
-                delta = _delta(plan, layer, x, first[row] + skip, row, active)
+                on = tokens[row, skip:].to(x.device)
+                _read_conditions(plan, layer, x, on, row, active)
+                delta = _delta(plan, layer, x, on, first[row] + skip, row, active)
                 if delta is not None:
                     steered = residual.clone() if steered is None else steered
                     steered[row, skip:] = (x + delta).to(residual.dtype)
@@ -53,16 +56,18 @@ def patches_of(
     return {layer: patch_of(layer) for layer in sorted(layers)}
 
 
-def _read_conditions(plan: SteerPlan, layer: int, x: Tensor, row: int, active: _Conditions) -> None:
+def _read_conditions(
+    plan: SteerPlan, layer: int, x: Tensor, tokens: Tensor, row: int, active: _Conditions
+) -> None:
     """Record where the features are active that changes at this layer or a later one depend on."""
     for changes in plan.layers.values():
         for change in changes:
             if change.when is not None and change.when[0] == layer:
-                active[row, id(change)] = change.when[1].activation(x) > 0
+                active[row, id(change)] = change.when[1].activation(x, tokens) > 0
 
 
 def _delta(
-    plan: SteerPlan, layer: int, x: Tensor, first: int, row: int, active: _Conditions
+    plan: SteerPlan, layer: int, x: Tensor, tokens: Tensor, first: int, row: int, active: _Conditions
 ) -> Tensor | None:
     """[n, d_model] the sum of the layer's changes; None if there are none at these positions."""
     total = None
@@ -75,7 +80,7 @@ def _delta(
         if mask is not None and not mask.any():
             continue
         for push in change.pushes:
-            delta = push.delta(x)
+            delta = push.delta(x, tokens)
             delta = delta if mask is None else torch.where(mask[:, None], delta, 0)
             total = delta if total is None else total + delta
     return total

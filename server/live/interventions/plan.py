@@ -27,8 +27,8 @@ from lexiscope.language_model import LanguageModel
 from server.live.interventions.features import DictionaryFeature, LoadDictionary, load_feature
 from server.live.messages import Intervention
 
-Length = Callable[[Tensor], Tensor | float]
-"""x [n, d_model] → [n, 1], or one number for all x"""
+Length = Callable[[Tensor, Tensor], Tensor | float]
+"""x [n, d_model] on tokens [n] → [n, 1], or one number for all x"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Push:
     removes
     """
 
-    def delta(self, x: Tensor) -> Tensor:
-        """[n, d_model] what is added to x [n, d_model]."""
-        moved = self.length(x) * self.direction
+    def delta(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """[n, d_model] what is added to x [n, d_model] on tokens [n]."""
+        moved = self.length(x, tokens) * self.direction
         if not self.keep_norm:
             return moved.expand_as(x)
         ratio = x.norm(dim=-1, keepdim=True) / (x + moved).norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -153,22 +153,22 @@ def _pushes(one: Intervention, number: int, load: LoadDictionary, model: Languag
     feature, strength = load_feature(one, load, model), one.strength
 
     def push(change: Callable[[Tensor], Tensor]) -> Push:
-        """Along the feature, by a change of its activation."""
-        return Push(feature.direction, _length(change, feature), intervention=number)
+        """Along the feature, by a change of its activation, which is a function of the activation."""
+        return Push(feature.direction, _length(feature, change), intervention=number)
 
     match one.mode:
         case "add" | "orthogonal":
             length = strength * _mean_norm(one, load)
             if not length:
                 return ()
-            return (Push(feature.direction, lambda x: length, one.mode == "orthogonal", number),)
+            return (Push(feature.direction, lambda x, tokens: length, one.mode == "orthogonal", number),)
         case "clamp":
             target = _target(one)
-            return (push(lambda x: target - feature.activation(x)),)
+            return (push(lambda activation: target - activation),)
         case "scale":
-            return () if strength == 1 else (push(lambda x: (strength - 1) * feature.activation(x)),)
+            return () if strength == 1 else (push(lambda activation: (strength - 1) * activation),)
         case "ablate":
-            return (push(lambda x: -feature.activation(x)),)
+            return (push(lambda activation: -activation),)
         case "swap":
             return _swap(one, number, feature, _swap_target(one, load, model))
 
@@ -176,10 +176,10 @@ def _pushes(one: Intervention, number: int, load: LoadDictionary, model: Languag
 def _swap(
     one: Intervention, number: int, feature: DictionaryFeature, target: DictionaryFeature
 ) -> tuple[Push, ...]:
-    removed = Push(feature.direction, _length(lambda x: -feature.activation(x), feature))
+    removed = Push(feature.direction, _length(feature, lambda activation: -activation))
     if not one.strength:
         return (removed,)
-    length = _length(lambda x: one.strength * feature.activation(x), target)
+    length = _length(feature, lambda activation: one.strength * activation, along=target)
     return (removed, Push(target.direction, length, intervention=number))
 
 
@@ -191,9 +191,17 @@ def _swap_target(one: Intervention, load: LoadDictionary, model: LanguageModel) 
     return load_feature(one.to, load, model)
 
 
-def _length(activation: Callable[[Tensor], Tensor], feature: DictionaryFeature) -> Length:
-    """The length [n, 1] that a change of `feature`'s activation has in the residual stream."""
-    return lambda x: (activation(x) * feature.unit_length(x))[:, None]
+def _length(
+    feature: DictionaryFeature,
+    change: Callable[[Tensor], Tensor],
+    *,
+    along: DictionaryFeature | None = None,
+) -> Length:
+    """The length [n, 1] that a change of an activation has in the residual stream: of `along`'s (the feature
+    itself unless given) by `change(activation of the feature)`.
+    """
+    changed = feature if along is None else along
+    return lambda x, tokens: (change(feature.activation(x, tokens)) * changed.unit_length(x))[:, None]
 
 
 def _mean_norm(one: Intervention, load: LoadDictionary) -> float:

@@ -116,7 +116,8 @@ def measure_run(
         steered_ids = {one.written.feature.id for one in job.interventions}
         steered_ids |= {one.feature.id for one in job.interventions}
         changes = _Changes(load, job.moved, job.model, steered_ids)
-        rose, fell = changes.largest(on_default[0].residual, on_default[1].residual)
+        tokens = torch.tensor(run.default, device=model.device)
+        rose, fell = changes.largest(on_default[0].residual, on_default[1].residual, tokens)
     return RawSteerMeasured(
         kl=kl.tolist(),
         kl_mean=kl.mean().item(),
@@ -187,12 +188,12 @@ class _Changes:
         self._excluded = [int(index) for source, _, index in places if source == self._source]
 
     def largest(
-        self, default: Tensor, steered: Tensor
+        self, default: Tensor, steered: Tensor, tokens: Tensor
     ) -> tuple[list[RawActivationChange], list[RawActivationChange]]:
         """The features whose mean activation rose most and fell most, over residual streams [n, d_model] of
-        the two models. Changes within rounding are left out.
+        the two models, on tokens [n]. Changes within rounding are left out.
         """
-        before, after = self._means(default), self._means(steered)
+        before, after = self._means(default, tokens), self._means(steered, tokens)
         change = after - before
         change[change.abs() <= ROUNDING * torch.maximum(before, after).max()] = 0
         change[self._excluded] = 0
@@ -211,8 +212,8 @@ class _Changes:
         up, down = change.topk(count), change.topk(count, largest=False)
         return listed(up.indices[up.values > 0]), listed(down.indices[down.values < 0])
 
-    def _means(self, x: Tensor) -> Tensor:
-        """[d_sae] mean activations over x [n, d_model]."""
-        code = self._dictionary.encode(x)
+    def _means(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """[d_sae] mean activations over x [n, d_model] on tokens [n]."""
+        code = self._dictionary.encode(x, tokens)
         sums = torch.zeros(self._dictionary.d_sae, device=x.device)
         return sums.index_add_(0, code.indices.flatten(), code.values.flatten()) / len(x)

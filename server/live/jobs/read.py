@@ -29,7 +29,9 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
     model.check_layers(layers)
     for source in job.sources:
-        if cache.dictionary(source.checkpoint_path).dictionary.d_in != model.d_model:
+        dictionary = cache.dictionary(source.checkpoint_path).dictionary
+        dictionary.check_vocabulary(model.vocab_size, what=source.checkpoint_path)
+        if dictionary.d_in != model.d_model:
             raise ModelError(
                 f"{source.checkpoint_path} does not fit {model.id}: its input width is not {model.d_model}."
             )
@@ -43,15 +45,16 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
             raise Cancelled
         streams = model.read(torch.tensor([[model.bos, *tokens]], device=model.device), layers)
         yield Pause.TURN
+        on = torch.tensor(tokens, device=model.device)
         for source in job.sources:
             if cancelled():
                 raise Cancelled
             x = streams[source.layer][0, 1:].float()
-            yield _encode(number, source, cache.dictionary(source.checkpoint_path), x)
+            yield _encode(number, source, cache.dictionary(source.checkpoint_path), x, on)
             yield Pause.TURN
         for located, feature in zip(followed, features, strict=True):
             x = streams[located.feature.layer][0, 1:].float()
-            activations.append(feature.activation(x).tolist())
+            activations.append(feature.activation(x, on).tolist())
     yield RawReadDone(followed=activations if followed else None)
 
 
@@ -65,19 +68,21 @@ def _tokenise(model: LanguageModel, text: str, *, chat: bool) -> list[int]:
     return tokens
 
 
-def _encode(text: int, source: DictionaryPath, loaded: LoadedDictionary, x: Tensor) -> RawReadLayer:
-    """The code of residual streams x [n, d_model] at the text's tokens."""
+def _encode(
+    text: int, source: DictionaryPath, loaded: LoadedDictionary, x: Tensor, tokens: Tensor
+) -> RawReadLayer:
+    """The code of residual streams x [n, d_model] at the text's tokens [n]."""
     dictionary = loaded.dictionary
     indices: list[list[int]] = []
     values: list[list[float]] = []
     error: list[Tensor] = []
-    for part in x.split(ENCODE_POSITIONS):
-        code = dictionary.encode(part)
+    for part, on in zip(x.split(ENCODE_POSITIONS), tokens.split(ENCODE_POSITIONS), strict=True):
+        code = dictionary.encode(part, on)
         for row_indices, row_values in zip(code.indices.tolist(), code.values.tolist(), strict=True):
             n = sum(value > 0 for value in row_values)
             indices.append(row_indices[:n])
             values.append(row_values[:n])
-        error.append((part - dictionary.decode(code, part)).norm(dim=-1))
+        error.append((part - dictionary.decode(code, part, on)).norm(dim=-1))
     norm = x.norm(dim=-1).clamp_min(1e-12)
     return RawReadLayer(
         text=text,
@@ -85,5 +90,5 @@ def _encode(text: int, source: DictionaryPath, loaded: LoadedDictionary, x: Tens
         indices=indices,
         values=values,
         error=(torch.cat(error) / norm).tolist(),
-        dense=(dictionary.dense_part(x).norm(dim=-1) / norm).tolist(),
+        dense=(dictionary.dense_part(x, tokens).norm(dim=-1) / norm).tolist(),
     )

@@ -95,7 +95,7 @@ def _score(
     for number, row in enumerate(rows):
         tokens[number, 1 : 1 + first + len(row.text)] = torch.tensor([*prompt, *row.text])
     kept: list[Tensor] = []
-    patches = patches_of([row.plan for row in rows], [0] * len(rows), cancelled=cancelled)
+    patches = patches_of([row.plan for row in rows], tokens, [0] * len(rows), cancelled=cancelled)
     if keep is not None:
         patches[keep] = _keeping(patches.get(keep), kept)
     logits = model.logits(tokens.to(model.device), patches, first=first)

@@ -1,5 +1,6 @@
-"""VASAE: TopK whose rows start at a sample of a token and stay in the cone around that token's anchor
-(docs/method.md#cones).
+"""TopK whose rows start at a sample of a token and stay in the cone around that token's anchor
+(docs/method.md#cones): the token that the sample stands on, or where the anchors are mean states by the token
+before or after it, that one.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from trainer import kernels
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.topk import TopKArchitecture, TopKConfig
 from trainer.errors import RecipeError
-from trainer.initialise import Start
+from trainer.initialise import RELATED, Start
 
 
 @dataclass(frozen=True, kw_only=True)
-class VasaeConfig(TopKConfig):
-    name: str = "vasae"
+class ConeConfig(TopKConfig):
+    name: str = "cone"
     dense_rank: int = 16
     cosine: float = 0.802
     """The cone: the cosine of a row to its assigned anchor is at least this after every step (0.8, and a
@@ -30,10 +31,10 @@ class VasaeConfig(TopKConfig):
             raise RecipeError(f"The cone's cosine is {self.cosine}: it must be between 0 and 1.")
 
 
-class Vasae(TopKArchitecture):
-    name = "vasae"
-    config_type = VasaeConfig
-    config: VasaeConfig
+class Cone(TopKArchitecture):
+    name = "cone"
+    config_type = ConeConfig
+    config: ConeConfig
 
     def initialise(self, start: Start) -> None:
         self.unit_anchors = F.normalize(self.anchors, dim=-1).to(self.device)
@@ -41,8 +42,9 @@ class Vasae(TopKArchitecture):
 
     def starting_samples(self, start: Start) -> Tensor:
         """Samples by token; each row is assigned the token of its sample."""
-        samples = start.samples_by_token()
-        self.buffers["assigned"] = start.tokens[samples].long().to(self.device)
+        tokens = start.related_tokens(self.config.anchors)
+        samples = start.samples_by_token(tokens)
+        self.buffers["assigned"] = tokens[samples].long().to(self.device)
         return samples
 
     @property
@@ -64,6 +66,9 @@ class Vasae(TopKArchitecture):
         self._align()
 
     def restart(self, features: Tensor, samples: TrainingBatch) -> None:
-        """A row takes the token of its new sample."""
-        self.assigned[features] = samples.tokens.long().to(self.device)
+        """A row takes the token of its new sample, where its anchor is of the token that a sample stands
+        on.
+        """
+        if self.config.anchors not in RELATED:
+            self.assigned[features] = samples.tokens.long().to(self.device)
         super().restart(features, samples)
