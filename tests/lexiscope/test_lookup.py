@@ -93,7 +93,7 @@ def test_a_checkpoint_keeps_it_in_bf16_and_saelens_is_refused(
     assert found.architecture == ("lexiscope_topk_dense_lookup" if dense else "lexiscope_topk_lookup")
     assert found.dictionary.lookup is not None and found.dictionary.lookup.dtype == torch.bfloat16
     assert torch.equal(found.dictionary.reconstruct(x, tokens), d.reconstruct(x, tokens))
-    with pytest.raises(CheckpointError, match="token look-up beside its features.*Nothing was written"):
+    with pytest.raises(CheckpointError, match="token look-up beside its features"):
         export_saelens(found, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

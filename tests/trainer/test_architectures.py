@@ -74,12 +74,15 @@ def dense(code: SparseCode) -> Tensor:
 def varied(name: str) -> list[Config]:
     """The recipe, with every option that changes its losses or gradients."""
     config = small(recipes()[name])
-    others = [replace(config, aux_k=3)] if isinstance(config, TopKConfig) else []
+    others: list[Config] = [replace(config, aux_k=3)] if isinstance(config, TopKConfig) else []
+    others += [replace(config, lookup="trained")] if name in ("matched", "batchtopk") else []
     return [config, *others]
 
 
 CONFIGS = [config for name in recipes() for config in varied(name)]
-each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}-{getattr(c, 'aux_k', 0)}")
+each_config = pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda c: f"{c.name}-{getattr(c, 'aux_k', 0)}-{c.lookup}"
+)
 
 
 @each_config
@@ -150,9 +153,12 @@ def test_the_folded_dictionary_is_the_trained_pass_on_raw_activations(config: Co
         y = architecture.normalise(x, tokens)
         expected = architecture.restore(architecture.forward(y).output, tokens)
         code = architecture.code(y)
-    tolerance = 1e-3 if dictionary.lookup is None else 0.05  # the look-up is kept in bf16
-    assert torch.allclose(dictionary.reconstruct(x, tokens), expected, atol=tolerance)
-    assert torch.allclose(dense(dictionary.encode(x, tokens)), dense(code), atol=tolerance)
+    if dictionary.lookup is not None and architecture.lookup is not None:
+        exact = architecture.centring.restore(architecture.lookup)
+        assert torch.equal(dictionary.lookup, exact.bfloat16())
+        dictionary = replace(dictionary, lookup=exact)
+    assert torch.allclose(dictionary.reconstruct(x, tokens), expected, atol=1e-3)
+    assert torch.allclose(dense(dictionary.encode(x, tokens)), dense(code), atol=1e-3)
 
 
 def test_bf16_encoding_trains_as_well_as_float32() -> None:
@@ -209,3 +215,35 @@ def test_a_learning_rate_that_overflows_ends_training_within_a_few_steps() -> No
     with pytest.raises(TrainingDiverged):
         training.over(sample())
     assert training.step < 20
+
+
+def test_a_fixed_look_up_is_training_on_what_it_leaves() -> None:
+    config, activations = small(recipes()["vasae"]), sample()
+    architecture, start = built(config)
+    assert architecture.lookup is not None
+    means = torch.stack([activations.x[activations.tokens == t].float().mean(0) for t in range(VOCAB)])
+    counts = torch.bincount(activations.tokens, minlength=VOCAB)[:, None]
+    found = architecture.centring.restore(architecture.lookup)
+    assert ((found - means).norm(dim=-1) < 0.2 * (4 / counts.squeeze(1) + 1)).all(), "shrunk a little"
+    left = activations.x.float() - found[activations.tokens]
+    y = architecture.normalise(activations.x, activations.tokens)
+    assert torch.allclose(y, left * architecture.centring.scale, atol=1e-4)
+    assert torch.allclose(start.batch(torch.arange(50)), y[:50], atol=1e-5)
+
+
+def test_a_permuted_look_up_has_the_rows_of_other_tokens() -> None:
+    own, other = (built(small(replace(recipes()["vasae"], lookup=kind)))[0] for kind in ("fixed", "permuted"))
+    assert own.lookup is not None and other.lookup is not None
+    same = (torch.cdist(other.lookup, own.lookup, compute_mode="donot_use_mm_for_euclid_dist") < 1e-5).long()
+    assert same.sum(1).eq(1).all() and same.sum(0).eq(1).all() and not same.diagonal().any()
+
+
+def test_a_trained_look_up_moves_and_a_fixed_one_does_not() -> None:
+    moved = {}
+    for kind in ("fixed", "trained"):
+        architecture, start = built(small(replace(recipes()["vasae"], lookup=kind)))
+        assert architecture.lookup is not None
+        before = architecture.lookup.detach().clone()
+        train_on_sample(Training(architecture, start.random, steps=20), sample())
+        moved[kind] = float((architecture.lookup.detach() - before).norm() / before.norm())
+    assert moved["fixed"] == 0 and 0 < moved["trained"] < 0.5

@@ -7,13 +7,13 @@ from trainer.presets import configured, recipe
 
 
 def test_settings_are_of_the_fields_type_and_go_to_the_recipes_that_have_them() -> None:
-    vasae, plain = configured(
-        ["vasae", "plain"], ["k=8", "cosine=0.7", "plain.aux_weight=1e-2", "centre=true", "schedule=constant"]
+    cone, plain = configured(
+        ["cone", "plain"], ["k=8", "cosine=0.7", "plain.aux_weight=1e-2", "centre=true", "schedule=constant"]
     )
-    assert (vasae.k, plain.k, vasae.cosine) == (8, 8, 0.7)
-    assert plain.aux_weight == 0.01 and vasae.aux_weight != 0.01
-    assert vasae.centre is True and vasae.schedule == "constant"
-    assert vasae.name == "vasae"
+    assert (cone.k, plain.k, cone.cosine) == (8, 8, 0.7)
+    assert plain.aux_weight == 0.01 and cone.aux_weight != 0.01
+    assert cone.centre is True and cone.schedule == "constant"
+    assert cone.name == "cone"
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,10 @@ def test_a_learning_rate_that_cannot_train_is_refused(rate: str) -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(RecipeError, match="no recipe 'best'; there are vasae, plain, matched"):
+    with pytest.raises(RecipeError, match="no recipe 'best'; there are vasae, cone, plain, matched"):
         recipe("best")
+
+
+def test_a_look_up_needs_centred_activations() -> None:
+    with pytest.raises(RecipeError, match="A token look-up needs centre=true"):
+        configured(["vasae"], ["centre=false"])
