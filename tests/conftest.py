@@ -89,7 +89,7 @@ def text_file(make_once: MakeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(model: LanguageModel, text_file: Path, make_once: MakeOnce) -> list[Path]:
-    """Checkpoints: `vasae` at layers 0 and 1, `plain` at layer 1."""
+    """Checkpoints: `vasae` (with a token look-up) at layers 0 and 1, `plain` at layer 1."""
     from dataclasses import replace
 
     from rich.console import Console

@@ -46,7 +46,7 @@ def test_a_run_may_leave_the_choice_to_the_bake_off_and_says_what_was_chosen(
 def test_rows_align_to_whatever_set_they_are_held_to(
     model: LanguageModel, text_file: Path, tmp_path: Path, kind: str
 ) -> None:
-    recipe = replace(trainer.recipe("vasae"), anchors=kind, **SMALL)
+    recipe = replace(trainer.recipe("cone"), anchors=kind, **SMALL)
     plan = trainer.Plan(
         [str(text_file)], [(recipe, [1])], tmp_path, 3000, 2000, 300, length=48, set_name=kind
     )
