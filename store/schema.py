@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = sa.MetaData()
 
@@ -204,6 +204,24 @@ context = sa.Table(
     comment="one row a stretch of text that shows a feature, in the order (dictionary_id, feature)",
 )
 
+token_row = sa.Table(
+    "token_row",
+    metadata,
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("token_id", sa.Integer, "the token"),
+    _column("trained_on", sa.BigInteger, "its occurrences in the text that the look-up was fitted on"),
+    _column("norm", sa.REAL, "norm of the row less the mean of all, over the layer's mean residual norm"),
+    _column("neighbour_tokens", INTS, "tokens of the nearest other rows, by cosine without the mean"),
+    _column("neighbour_cosines", REALS, "their cosines"),
+    _column(
+        "pos_tokens", INTS, "tokens whose logits the row raises most, through the final norm and unembedding"
+    ),
+    _column("pos_values", REALS, "their logits, for a row of norm 1"),
+    _column("own_rank", sa.Integer, "place of the row's own token among the logits it raises, 0 first"),
+    comment="one row a token of a dictionary's look-up that occurs in its training text, in the order "
+    "(dictionary_id, token_id); empty for dictionaries without a look-up",
+)
+
 passage = sa.Table(
     "passage",
     metadata,
@@ -322,6 +340,7 @@ POSTGRES_INDEXES = (
     ("feature", ("key",)),
     ("feature", ("dictionary_id", "index")),
     ("context", ("dictionary_id", "feature")),
+    ("token_row", ("dictionary_id", "token_id")),
     ("passage", ("passage_id",)),
     ("token", ("model", "token_id")),
     ("listing", ("key",)),

@@ -49,7 +49,8 @@ def train(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="vasae (default), plain, matched, paper-soft, … (a wrong name lists all); may be repeated"
+            help="vasae (default; for a transcoder, matched), plain, cone, paper-soft, … (a wrong name lists "
+            "all); may be repeated"
         ),
     ] = None,
     settings: Annotated[
@@ -142,7 +143,9 @@ def train(
 
     given = {name: value for name, value in locals().items() if name in SHORTHANDS and value is not None}
     short = [f"{name}={value}" for name, value in given.items()]
-    configs = trainer.configured(recipe or ["vasae"], [*short, *(settings or [])])
+    configs = trainer.configured(
+        recipe or ["matched" if transcoder else "vasae"], [*short, *(settings or [])]
+    )
     by_epochs = [config.name for config in configs if config.epochs]
     if by_epochs and seen is not None:
         raise trainer.RecipeError(

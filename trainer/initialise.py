@@ -144,8 +144,6 @@ class Start:
         """Every random choice of a run is drawn from it, restarts included."""
         self.lookup: Tensor | None = None
         """[vocab, d] in scaled space; what `batch` leaves out, and so all that is made from it"""
-        if lookup != "none" and self.transcoder:
-            raise RecipeError("A transcoder has no token look-up; set lookup=none.")
         if lookup != "none":
             self.lookup = self._lookup(permuted=lookup == "permuted")
 

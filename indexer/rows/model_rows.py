@@ -12,6 +12,7 @@ from indexer.rows.context_rows import PassageTexts, context_table, passage_table
 from indexer.rows.dictionary_rows import dictionary_row, summary_row
 from indexer.rows.feature_rows import feature_table
 from indexer.rows.relations import Relations
+from indexer.rows.token_rows import token_row_table
 from lexiscope.language_model import LanguageModel
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
@@ -46,6 +47,7 @@ def add_model(
         writer.add("layer_summary", summary_row(analysed, state))
         writer.add("feature", features)
         writer.add("context", table)
+        writer.add("token_row", token_row_table(analysed, model))
     numbers = np.unique(np.concatenate(used))
     writer.add("passage", passage_table(state.passages, numbers, first_passage=first_passage, corpus=corpus))
     writer.add("token", token_table(model, counted.vocabulary, state.occurrences))

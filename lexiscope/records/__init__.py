@@ -37,6 +37,7 @@ from lexiscope.records.pages import (
     TokenHit,
     TokenLayer,
     TokenPage,
+    TokenRow,
 )
 from lexiscope.records.record import (
     RESERVED_MODEL_IDS,
@@ -86,6 +87,7 @@ __all__ = [
     "TokenHit",
     "TokenLayer",
     "TokenPage",
+    "TokenRow",
     "Verdict",
     "measured",
     "measured_values",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lexiscope.records.dictionary import LayerSummary
 from lexiscope.records.feature import FeatureRecord, FeatureRef, Verdict
-from lexiscope.records.record import Histogram, Record, Token
+from lexiscope.records.record import Histogram, Record, ScoredToken, Token
 
 
 class ModelSummary(Record):
@@ -69,12 +69,29 @@ class SearchPage(Record):
     next: str | None = Field(None, description="opaque cursor of the next page")
 
 
+class TokenRow(Record):
+    """A token's row in the look-up of a dictionary: the layer's mean state on it, less the mean of all. It is
+    no feature, and never counts as a firing.
+    """
+
+    trained_on: int = Field(description="occurrences of the token in the text the look-up was fitted on")
+    norm: float = Field(description="over the layer's mean residual norm")
+    neighbours: list[ScoredToken] = Field(
+        description="tokens of the nearest other rows: what the model takes for the same word here"
+    )
+    raises: list[ScoredToken] = Field(description="tokens whose logits the row raises most")
+    own_rank: int = Field(description="place of its own token among them, 0 first")
+
+
 class TokenLayer(Record):
     layer: int
     source: str
     recipe: str
     best_cosine: float | None
     features: list[FeatureRef]
+    row: TokenRow | None = Field(
+        None, description="the token's row, where the dictionary has a look-up and was trained on the token"
+    )
 
 
 class TokenPage(Record):

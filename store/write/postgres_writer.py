@@ -196,11 +196,12 @@ class PostgresWriter:
             "passage_id IN (SELECT passage FROM context) AND passage_id NOT IN (SELECT passage_id FROM "
             "passage) ORDER BY passage_id"
         )
-        for name, condition in (("feature", own), ("context", own), ("passage", passages)):
+        keys = {"feature": "index", "context": "feature", "token_row": "token_id"}
+        for name, condition in (*((name, own) for name in keys), ("passage", passages)):
             columns = sql.SQL(", ").join(
                 sql.Identifier(column.name) for column in schema.metadata.tables[name].columns
             )
-            key = sql.Identifier("index" if name == "feature" else "feature")
+            key = sql.Identifier(keys.get(name, "passage_id"))
             self._run(
                 sql.SQL(
                     cast(Any, "INSERT INTO {new} ({columns}) SELECT {columns} FROM {old} WHERE " + condition)

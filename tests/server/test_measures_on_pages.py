@@ -35,7 +35,10 @@ def test_a_tested_measure_is_a_row_with_its_definition_and_two_values(
 def test_tiles_have_a_label_that_explains_itself_and_a_value(browser: TestClient) -> None:
     for address, measures in (
         (FEATURE_PAGE, placed(FEATURE, "activity")),
-        (DICTIONARY_PAGE, [m for m in placed(DICTIONARY, "tiles") if not m.name.endswith(("dense_share", "lookup_share"))]),
+        (
+            DICTIONARY_PAGE,
+            [m for m in placed(DICTIONARY, "tiles") if not m.name.endswith(("dense_share", "lookup_share"))],
+        ),
     ):
         found = re.findall(
             r'<dt><abbr title="(.*?)">(.*?)</abbr></dt><dd><data value', html_of(browser, address)

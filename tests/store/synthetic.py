@@ -8,7 +8,7 @@ and single characters can be searched.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from lexiscope import tokens
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
-from store import BuildWriter, schema
+from store import BuildWriter, arrow_schema, schema
 
 WORDS = (
     " Paris",
@@ -311,6 +311,29 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
     )
 
 
+def token_row_table(dictionary_id: int, entry: Dictionary, *, vocabulary: int = VOCABULARY) -> pa.Table:
+    """The look-up of a `vasae` dictionary: a row for every third token, whose neighbours follow it."""
+    ids = np.arange(0, vocabulary if entry.recipe == "vasae" else 0, 3)
+    near = (ids[:, None] + np.arange(3, 12, 3)) % vocabulary
+    columns = {
+        "dictionary_id": pa.array([dictionary_id] * len(ids), pa.int32()),
+        "token_id": pa.array(ids, pa.int32()),
+        "trained_on": pa.array(ids * 10 + 1, pa.int64()),
+        "norm": np.full(len(ids), 0.5, "float32"),
+        "neighbour_tokens": lists(near, pa.int32()),
+        "neighbour_cosines": lists(np.tile([0.75, 0.5, 0.25], (len(ids), 1)), pa.float32()),
+        "pos_tokens": lists(ids[:, None], pa.int32()),
+        "pos_values": lists(np.full((len(ids), 1), 2.0), pa.float32()),
+        "own_rank": pa.array([0] * len(ids), pa.int32()),
+    }
+    return pa.table(columns)
+
+
+def whole_table(name: str, pieces: Iterable[pa.Table]) -> pa.Table:
+    """The rows of all pieces; none of a table that has no rows."""
+    return pa.concat_tables([arrow_schema(name).empty_table(), *pieces]).combine_chunks()
+
+
 def add(
     builder: BuildWriter,
     entries: Sequence[Dictionary],
@@ -338,6 +361,7 @@ def add(
         key = first + place
         builder.add("dictionary", dictionary_table(key, entry, links=links, vocabulary=vocabulary))
         builder.add("layer_summary", summary_table(key, entry))
+        builder.add("token_row", token_row_table(key, entry, vocabulary=vocabulary))
         builder.add(
             "feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)
         )

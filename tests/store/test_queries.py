@@ -273,6 +273,17 @@ def test_a_name_resolves_to_its_features_the_best_evidenced_first(store: Store) 
     assert store.resolve_token("tiny", "7").features == []
 
 
+def test_a_tokens_row_is_shown_in_the_dictionaries_that_were_trained_on_it(store: Store) -> None:
+    there, missing = store.token_page("tiny", 3), store.token_page("tiny", 4)
+    rows = {layer.source: layer.row for layer in there.layers}
+    assert rows.keys() == {"0-vasae", "1-vasae", "2-vasae", "1-plain"} and rows["1-plain"] is None
+    row = rows["1-vasae"]
+    assert row is not None and row.trained_on == 31 and row.norm == 0.5
+    assert [(near.id, near.score) for near in row.neighbours] == [(6, 0.75), (9, 0.5), (12, 0.25)]
+    assert [(token.id, token.score) for token in row.raises] == [(3, 2.0)] and row.own_rank == 0
+    assert all(layer.row is None for layer in missing.layers)
+
+
 def test_a_random_feature_is_live(store: Store) -> None:
     assert all(store.random_feature().verdict != "dead" for _ in range(20))
 
@@ -281,7 +292,7 @@ def test_a_random_feature_is_live(store: Store) -> None:
     ("page", "most"),
     [
         (lambda store: store.feature("tiny", "1-vasae", 6), 3),
-        (lambda store: store.token_page("tiny", 0), 1),
+        (lambda store: store.token_page("tiny", 0), 2),
         (lambda store: store.search("word", Filters()), 1),
         (lambda store: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")), 1),
     ],

@@ -143,6 +143,10 @@ class Config:
 
     def check_transcoder(self) -> None:
         """Raises RecipeError where no transcoder can be trained so."""
+        if self.lookup != "none":
+            raise RecipeError(
+                f"{self.name} has a token look-up, which a transcoder cannot have: set lookup=none."
+            )
         if self.anchors in RESIDUAL_ANCHORS:
             raise RecipeError(
                 f"{self.name} has anchors={self.anchors}, which are made from the residual stream: a "
