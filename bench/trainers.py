@@ -36,17 +36,17 @@ class Contender(NamedTuple):
 AT_WORK = "AuxK at work (half the rows silent)"
 CONTENDERS = (
     Contender(
-        "Lexiscope, plain", "lexiscope_topk", None, ("recipe=plain",), "≥ 1,000 tokens/s (GPU: 1,000,000)"
+        "Lexiscope, plain", "lexiscope_trainer", None, ("recipe=plain",), "≥ 1,000 tokens/s (GPU: 1,000,000)"
     ),
-    Contender(f"Lexiscope, plain, {AT_WORK}", "lexiscope_topk", None, ("recipe=plain", "silent=0.5"), ""),
+    Contender(f"Lexiscope, plain, {AT_WORK}", "lexiscope_trainer", None, ("recipe=plain", "silent=0.5"), ""),
     Contender(
-        "Lexiscope, plain, by autograd", "lexiscope_topk", None, ("recipe=plain", "gradients=autograd"), ""
+        "Lexiscope, plain, by autograd", "lexiscope_trainer", None, ("recipe=plain", "gradients=autograd"), ""
     ),
-    Contender("Lexiscope, vasae", "lexiscope_topk", None, ("recipe=vasae",), "≤ 1.05×"),
+    Contender("Lexiscope, vasae", "lexiscope_trainer", None, ("recipe=vasae",), "≤ 1.05×"),
     Contender("sparsify, Signum (its default)", "sparsify_topk", "sparsify", (), "≥ 4× (GPU: 3×)"),
     Contender("sparsify, Adam", "sparsify_topk", "sparsify", ("optimiser=adam",), "≥ 4× (GPU: 3×)"),
-    Contender("SAELens TopK", "saelens_topk", "saelens", (), "≥ 4× (GPU: 10×)"),
-    Contender(f"SAELens TopK, {AT_WORK}", "saelens_topk", "saelens", ("silent=0.5",), "≥ 4× (GPU: 10×)"),
+    Contender("SAELens TopK", "saelens_trainer", "saelens", (), "≥ 4× (GPU: 10×)"),
+    Contender(f"SAELens TopK, {AT_WORK}", "saelens_trainer", "saelens", ("silent=0.5",), "≥ 4× (GPU: 10×)"),
     Contender("paper-soft, anchors every step", "paper_soft", None, (), "≥ 100×"),
     Contender("paper-soft, anchors as the authors' code", "paper_soft", None, ("anchor=autograd",), "≥ 100×"),
 )
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def chosen(only: str | None, *, own_only: bool) -> list[Contender]:
-    wanted = [c for c in CONTENDERS if not own_only or c.module == "lexiscope_topk"]
+    wanted = [c for c in CONTENDERS if not own_only or c.module == "lexiscope_trainer"]
     if only is None:
         return wanted
     return [c for c in wanted if c is CONTENDERS[0] or any(part in c.label for part in only.split(","))]

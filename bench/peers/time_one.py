@@ -131,7 +131,7 @@ def main() -> None:
     import_lazily_loaded()
     gc.collect()
     options = dict(option.split("=", 1) for option in asked.option)
-    if asked.trainer in ("lexiscope_topk", "paper_soft"):
+    if asked.trainer in ("lexiscope_trainer", "paper_soft"):
         options |= {"tokens": sample.tokens, "embedding": sample.embedding}
     before, on_gpu = memory("VmRSS"), asked.device != "cpu"
     if on_gpu:

@@ -21,7 +21,7 @@ LIBRARIES = {
     "experiments.results",
 }
 """modules without options of their own"""
-OWN_TRAINERS = ("bench.peers.lexiscope_topk", "bench.peers.paper_soft")
+OWN_TRAINERS = ("bench.peers.lexiscope_trainer", "bench.peers.paper_soft")
 SCRIPTS = {
     f"{folder}.{file.stem}"
     for folder in ("bench", "experiments")

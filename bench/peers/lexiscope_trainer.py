@@ -1,8 +1,6 @@
 """Lexiscope's own trainer, as `lexiscope train` steps it; `recipe` is plain unless given."""
 
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,12 +45,14 @@ class Trainer:
         device: str = "cpu",
         silent: str = "0",
         gradients: str = "by hand",
+        **settings: str,
     ) -> None:
-        """`silent` is a share of features that do not fire and count as long silent, so that AuxK has
-        its work from the first step; with `gradients=autograd` the default step replaces the one by hand.
+        """`settings` are of the recipe. `silent` is a share of features that do not fire and count as long
+        silent, so that AuxK has its work from the first step; with `gradients=autograd` the default step
+        replaces the one by hand.
         """
-        changes: dict[str, Any] = {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
-        config: Any = replace(trainer.recipe(recipe), **changes)
+        given = settings | {"k": k, "batch": batch} | ({"learning_rate": rate} if rate else {})
+        (config,) = trainer.configured([recipe], [f"{name}={value}" for name, value in given.items()])
         if embedding is None:  # only the anchored recipes and names use it
             embedding = torch.randn(int(tokens.max()) + 1, x.shape[1])
         nothing = torch.zeros(1, dtype=torch.long)
@@ -75,7 +75,8 @@ class Trainer:
     def step(self, rows: Tensor) -> None:
         """A turn of the training loop, schedule and restarts included."""
         architecture = self.training.architecture
-        architecture.silent[self.silent] = architecture.config.aux_after + 1
+        if len(self.silent):
+            architecture.silent[self.silent] = architecture.config.aux_after + 1
         self.training.train_on(self.activations, Rows(rows))
 
     def bytes_of_state(self) -> int:
@@ -84,11 +85,9 @@ class Trainer:
         return sum(3 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def dictionary(self) -> dict[str, Tensor]:
-        found = self.training.dictionary()
-        return {
-            name: getattr(found, name).detach().float().cpu().contiguous()
-            for name in ("W_enc", "b_enc", "W_dec", "b_dec")
-        }
+        """W_enc, b_enc, W_dec, b_dec and, unless it selects by TopK, threshold, in raw space."""
+        found = self.training.dictionary().tensors()
+        return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
 
 
 def reconstruct(trainer: Trainer, x: Tensor) -> Tensor:
