@@ -43,6 +43,14 @@ CONTENDERS = (
         "Lexiscope, plain, by autograd", "lexiscope_trainer", None, ("recipe=plain", "gradients=autograd"), ""
     ),
     Contender("Lexiscope, vasae", "lexiscope_trainer", None, ("recipe=vasae",), "≤ 1.05×"),
+    *(
+        Contender(f"{who}, {name}", module, environment, (f"{option}={name}",), "")
+        for name in ("batchtopk", "matryoshka", "jumprelu", "gated")
+        for who, module, environment, option in (
+            ("Lexiscope", "lexiscope_trainer", None, "recipe"),
+            ("SAELens", "saelens_trainer", "saelens", "architecture"),
+        )
+    ),
     Contender("sparsify, Signum (its default)", "sparsify_topk", "sparsify", (), "≥ 4× (GPU: 3×)"),
     Contender("sparsify, Adam", "sparsify_topk", "sparsify", ("optimiser=adam",), "≥ 4× (GPU: 3×)"),
     Contender("SAELens TopK", "saelens_trainer", "saelens", (), "≥ 4× (GPU: 10×)"),

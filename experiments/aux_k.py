@@ -1,9 +1,10 @@
 """`python -m experiments.aux_k OUT`: which AuxK settings leave fewer dead features and reconstruct better in
 a short run, and what keeping ⟨encoder row, decoder row⟩ = 1 changes (`aligned`); into results/trainer/.
 
-Every dictionary is of the bundled model: 300 steps of 1,024 tokens, on activations that are read once
-(OUT/cache). `--part NAME` trains one part alone, so that parts may run beside each other; figures that are
-there are kept, and `--tables` only writes docs/results.md again.
+Every dictionary is of the bundled model: 4,096 features, 300 steps of 1,024 tokens (a feature fires as often
+a step as with 8,192 features and 2,048 tokens), on activations that are read once (OUT/cache). `--part NAME`
+trains one part alone, so that parts may run beside each other; figures that are there are kept, and
+`--tables` only writes docs/results.md again.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import load_language_model
 
 DEMO, FOLDER, PAGE = ROOT / "data" / "demo", RESULTS / "trainer", DOCS / "results.md"
-STEPS, BATCH, TOKENS = 300, 1024, 337_000
+STEPS, BATCH, WIDTH, TOKENS = 300, 1024, 4096, 337_000
 HELD_OUT, SCORED = 10_000, 4_000
 """tokens that codes and patched cross-entropies are measured on"""
 LAYERS, RECIPES = (2, 4), ("matched", "vasae")
@@ -72,6 +73,7 @@ def train(part: str, out: Path) -> None:
             seen=STEPS * BATCH,
             eval_tokens=HELD_OUT,
             ce_tokens=SCORED,
+            width=WIDTH,
             seed=seed,
             cache=out / "cache",
             resume=True,
@@ -86,6 +88,7 @@ def train(part: str, out: Path) -> None:
         "weights": model.fingerprint,
         "steps": STEPS,
         "batch": BATCH,
+        "width": WIDTH,
     }
     kept["rows"] = rows
     if len(seeds) > 1:

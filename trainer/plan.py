@@ -108,6 +108,12 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
             f"{', '.join(config.name for config, _ in plan.runs)} do not read text in the same way "
             "(positions, length, epochs): train them in runs of their own."
         )
+    places = [destination(plan, model, config, layer) for config, layers in plan.runs for layer in layers]
+    if len(set(places)) < len(places):
+        raise RecipeError(
+            "Several dictionaries of a layer would be written to one folder: leave --set-name out, or train "
+            "the recipes in runs of their own."
+        )
     for config, _ in plan.runs:
         config.check(d_in=model.d_model, d_sae=width, embedding=tuple(model.embedding.shape))
         if plan.transcoder:

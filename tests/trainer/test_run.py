@@ -86,6 +86,15 @@ def test_a_layer_that_does_not_exist_a_k_too_large_and_an_unknown_recipe_are_ref
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_recipes_under_one_set_name_are_refused_before_any_time_is_spent(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    runs = [(replace(trainer.recipe(name), **SMALL), [0]) for name in ("vasae", "plain")]
+    with pytest.raises(LexiscopeError, match="one folder"):
+        trainer.train(model, plan(text_file, tmp_path, runs=runs, set_name="x"), console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_text_too_short_to_hold_a_passage_out_is_refused(model: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("the cat sat on a mat and then one dog ran to Paris while rain fell")
     with pytest.raises(TextError, match="too few"):
