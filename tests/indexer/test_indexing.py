@@ -206,3 +206,44 @@ def test_activations_around_a_position_have_three_digits() -> None:
     assert rounded(torch.tensor([0.0, 0.12345, 98.76, 1234.5]).half().numpy()).tolist() == pytest.approx(
         [0, 0.123, 98.8, 1230]
     )
+
+
+def test_the_rows_of_a_look_up_are_indexed_beside_the_features(
+    indexed: Settings, model: LanguageModel, runs: list[Path]
+) -> None:
+    checkpoint = load_checkpoint(runs[1])
+    lookup, fit = checkpoint.dictionary.lookup, checkpoint.fit
+    assert lookup is not None and fit is not None
+    counts = fit.counts
+    mean = (counts @ lookup.float()) / counts.sum()
+    token = int(counts.argmax())
+    store = Store(indexed)
+    rows = {layer.source: layer.row for layer in store.token_page("tiny", token).layers}
+    assert rows["1-plain"] is None and rows["0-vasae"] is not None
+    row = rows["1-vasae"]
+    assert row is not None and row.trained_on == counts[token]
+    unit = torch.nn.functional.normalize(lookup.float() - mean, dim=-1)
+    cosines = (unit @ unit[token]).masked_fill(counts == 0, -2)
+    cosines[token] = -2
+    best = cosines.topk(3)
+    assert [near.id for near in row.neighbours[:3]] == best.indices.tolist()
+    assert [near.score for near in row.neighbours[:3]] == pytest.approx(best.values.tolist(), abs=1e-4)
+    effect = model.read_out(unit[[token]])[0]
+    assert [raised.id for raised in row.raises[:3]] == effect.topk(3).indices.tolist()
+    assert row.own_rank == int((effect > effect[token]).sum())
+    unseen = int((counts == 0).nonzero()[0])
+    assert all(layer.row is None for layer in store.token_page("tiny", unseen).layers)
+
+
+def test_a_look_up_of_another_vocabulary_is_refused_before_the_text_is_read(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    found = load_checkpoint(runs[0])
+    assert found.dictionary.lookup is not None
+    other = found._replace(dictionary=replace(found.dictionary, lookup=found.dictionary.lookup[:-1]))
+    with pytest.raises(CheckpointError, match="token look-up for .* tokens, but the language model has"):
+        indexer.index(
+            [(model, [other])], [str(text_file)], settings=Settings(index=tmp_path), console=QUIET
+        )
