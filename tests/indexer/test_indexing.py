@@ -243,7 +243,5 @@ def test_a_look_up_of_another_vocabulary_is_refused_before_the_text_is_read(
     found = load_checkpoint(runs[0])
     assert found.dictionary.lookup is not None
     other = found._replace(dictionary=replace(found.dictionary, lookup=found.dictionary.lookup[:-1]))
-    with pytest.raises(CheckpointError, match="token look-up for .* tokens, but the language model has"):
-        indexer.index(
-            [(model, [other])], [str(text_file)], settings=Settings(index=tmp_path), console=QUIET
-        )
+    with pytest.raises(CheckpointError, match="tokens, but the language model has"):
+        indexer.index([(model, [other])], [str(text_file)], settings=Settings(index=tmp_path), console=QUIET)

@@ -224,3 +224,19 @@ def test_an_unknown_architecture_is_refused_without_a_list_of_all_others(tmp_pat
     ) as refused:
         load_language_model(str(tmp_path))
     assert len(str(refused.value)) < 300
+
+
+def test_fast_reading_is_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = load_language_model(str(Path(__file__).parents[2] / "data" / "demo" / "model"))
+    text = "The old man had been walking in the garden since the morning, and he was tired of it."
+    tokens = torch.tensor([[bundled.bos, *bundled.tokenise(text)]])
+    exact = bundled.read(tokens, [1, 4])
+    monkeypatch.setattr("lexiscope.language_model.model.fast_dtype", lambda device: torch.float32)
+    assert torch.equal(bundled.read(tokens, [4], fast=True)[4], exact[4]), "where bf16 is not fast"
+    monkeypatch.setattr("lexiscope.language_model.model.fast_dtype", lambda device: torch.bfloat16)
+    fast = bundled.read(tokens, [1, 4], fast=True)
+    for layer, x in exact.items():
+        assert fast[layer].dtype == torch.float32 and not torch.equal(fast[layer], x)
+        mean = x[0, 1:].mean(0)
+        cosines = torch.cosine_similarity(fast[layer][0, 1:] - mean, x[0, 1:] - mean, dim=-1)
+        assert cosines.mean() > 0.999

@@ -152,7 +152,8 @@ def write_activations(
             first = True
             for batch in batches(passages):
                 mask = _mask(batch, positions)
-                for layer, residual in model.read(batch.tokens.to(model.device), list(files)).items():
+                streams = model.read(batch.tokens.to(model.device), list(files), fast=True)
+                for layer, residual in streams.items():
                     part = residual[mask.to(residual.device)]
                     _check(part, f"The activations of {model.id} at layer {layer}", first=first)
                     part.bfloat16().view(torch.int16).cpu().numpy().tofile(sinks[layer])

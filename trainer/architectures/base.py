@@ -55,6 +55,7 @@ from lexiscope.anchor_sets import ANCHOR_SETS, DESCRIPTIONS
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
+from lexiscope.precision import fast_dtype
 from lexiscope.sparse_code import SparseCode
 from trainer.activations.harvest import Positions
 from trainer.activations.passages import TrainingBatch
@@ -330,12 +331,3 @@ class Architecture(ABC):
         without = self.dense_rank and not self.transcoder
         outside = f", outside the top {self.dense_rank} principal directions" if without else ""
         return DESCRIPTIONS[self.config.anchors] + outside
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs and where the CPU multiplies it in hardware (AMX, AVX-512 BF16); elsewhere it is seven
-    times slower than fp32.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    fast = device.type == "cuda" or capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return torch.bfloat16 if fast else torch.float32
