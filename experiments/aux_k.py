@@ -29,7 +29,7 @@ DEMO, FOLDER, PAGE = ROOT / "data" / "demo", RESULTS / "trainer", DOCS / "result
 STEPS, BATCH, WIDTH, TOKENS = 300, 1024, 4096, 337_000
 HELD_OUT, SCORED = 10_000, 4_000
 """tokens that codes and patched cross-entropies are measured on"""
-LAYERS, RECIPES = (2, 4), ("matched", "vasae")
+LAYERS, RECIPES = (2, 4), ("matched", "cone")
 OFF: dict[str, Any] = {"aux_k": 0}
 SETTINGS = [OFF] + [
     {"aux_weight": weight, "aux_k": k, "aux_after": after}

@@ -1,7 +1,7 @@
 """Figures of runs, read from results/<model>/<layer>-<set>.json: seeds averaged, runs compared on the same
 passages.
 
-A set named `vasae-s1` is a further seed of `vasae`; `<layer>-sweep-*` are runs of a sweep.
+A set named `cone-s1` is a further seed of `cone`; `<layer>-sweep-*` are runs of a sweep.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from lexiscope import metrics
 
 STABILITY = "stability.json"
-RECIPES = ("vasae", "matched", "plain")
+RECIPES = ("cone", "matched", "plain")
 CONTROLS = ("permuted", "gaussian", "rotated")
 
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 300, 190, 64, 34, 14, 46
-COLOURS = {"vasae": "#0072b2", "matched": "#d55e00", "plain": "#666666"}
+COLOURS = {"cone": "#0072b2", "matched": "#d55e00", "plain": "#666666"}
 DISTINCT = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00")
 """For further series: colours that colour-blind readers tell apart (Okabe and Ito 2008)."""
 

@@ -10,7 +10,7 @@ from experiments.plots import COLOURS, DISTINCT, Panel, Point, Series, draw
 
 PAGE, PLOTS = DOCS / "results.md", DOCS / "plots"
 WITHIN = 1.03
-"""ΔCE of vasae over matched that counts as no cost"""
+"""ΔCE of cone over matched that counts as no cost"""
 DEFAULT_COSINE = 0.802
 
 
@@ -37,11 +37,11 @@ def _value(group: Group, key: str) -> float | None:
 
 
 def cost(models: list[Model]) -> list[str]:
-    """ΔCE of each recipe, and of vasae over the others."""
+    """ΔCE of each recipe, and of cone over the others."""
     rows = []
     for model in models:
         beside = {
-            name: [r for g in model.of_set("vasae") if (r := ratio(g, model.get(g.layer, name)))]
+            name: [r for g in model.of_set("cone") if (r := ratio(g, model.get(g.layer, name)))]
             for name in RECIPES
         }
         near = sum(r.high <= WITHIN for r in beside["matched"])
@@ -82,14 +82,14 @@ def alignment(models: list[Model]) -> list[str]:
 
 
 NAMINGS = (
-    ("vasae", "nearest", "`vasae`, own anchors"),
+    ("cone", "nearest", "`cone`, own anchors"),
     ("matched", "nearest", "`matched`, the same anchors afterwards"),
     ("matched", "lift", "`matched`, highest lift afterwards"),
 )
 
 
 def names(models: list[Model]) -> list[str]:
-    """Support and coverage of vasae's names beside names given afterwards."""
+    """Support and coverage of cone's names beside names given afterwards."""
     keys = ("supported_live", "supported_firing", "reads_precision", "reads_family", "coverage_supported")
     rows = []
     for model in models:
@@ -135,10 +135,10 @@ def controls(models: list[Model]) -> list[str]:
     rows = []
     for model in models:
         for layer in sorted({group.layer for group in model.groups if group.name in CONTROLS}):
-            for name in ("vasae", *CONTROLS):
+            for name in ("cone", *CONTROLS):
                 if group := model.get(layer, name):
                     figures = [number(group.metrics.get(key), 3 if key == "delta_ce" else 2) for key in keys]
-                    rows.append([model.name, layer, "own" if name == "vasae" else name, *figures])
+                    rows.append([model.name, layer, "own" if name == "cone" else name, *figures])
     header = ["aligned, live", "supported: live", "firings", "on the name", "dead", "ΔCE"]
     return table(["model", "layer", "anchors", *header], rows)
 
@@ -175,7 +175,7 @@ def cone_sweep(models: list[Model]) -> str:
                 for group in model.groups
                 if group.layer == layer and group.is_sweep
             }
-            if default := model.get(layer, "vasae"):
+            if default := model.get(layer, "cone"):
                 swept[DEFAULT_COSINE] = default
             matched = model.get(layer, "matched")
             lines[f"{model.name}, layer {layer}"] = [

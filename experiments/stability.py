@@ -1,7 +1,7 @@
 """`python -m experiments.stability RUN...`: how often names recur from seed to seed, into
 results/<model>/stability.json.
 
-Runs of one recipe and layer (`vasae`, `vasae-s1`, …) are compared in every ordered pair and averaged, for the
+Runs of one recipe and layer (`cone`, `cone-s1`, …) are compared in every ordered pair and averaged, for the
 two ways of naming that need no text: the nearest anchor and, where the checkpoint has it, the token of
 highest lift.
 """

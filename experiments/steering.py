@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--text", action="append", default=[], help="text of the passages, held out of training"
     )
-    parser.add_argument("--sets", default="vasae,plain,paper-soft")
+    parser.add_argument("--sets", default="cone,plain,paper-soft")
     parser.add_argument("--layers", help="numbers separated by commas; all unless given")
     parser.add_argument("--where", choices=["everywhere", "last", "both"], default="both")
     parser.add_argument("--features", type=int, default=300, help="live features of each dictionary")

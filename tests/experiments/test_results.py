@@ -39,7 +39,7 @@ def fabricate(work: Path, name: str, delta: float, *, seed: int = 0, **figures: 
         "model_id": "toy",
         "layer": int(layer),
         "set": set_name,
-        "recipe": "vasae",
+        "recipe": "cone",
         "text": ["a.txt"],
         "plan": {"tokens": 10, "seen": 20, "seed": seed},
         "command": f"lexiscope train /models/toy --out=/scratch/runs --layers {layer}",
@@ -54,19 +54,19 @@ def fabricate(work: Path, name: str, delta: float, *, seed: int = 0, **figures: 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Collected figures of a plain, a matched, a control and two seeds of a vasae, with a sweep."""
+    """Collected figures of a plain, a matched, a control and two seeds of a cone, with a sweep."""
     runs = [
         fabricate(tmp_path / "runs", "3-plain", 0.10),
         fabricate(tmp_path / "runs", "3-matched", 0.05),
         fabricate(tmp_path / "runs", "3-permuted", 0.07, supported_live=0.25),
-        fabricate(tmp_path / "runs", "3-vasae", 0.05, supported_live=0.61234567),
-        fabricate(tmp_path / "runs", "3-vasae-s1", 0.06, seed=1, supported_live=0.71234567),
+        fabricate(tmp_path / "runs", "3-cone", 0.05, supported_live=0.61234567),
+        fabricate(tmp_path / "runs", "3-cone-s1", 0.06, seed=1, supported_live=0.71234567),
         *(fabricate(tmp_path / "runs", f"3-sweep-cosine-{c}", 0.05 * c, aligned_live=c) for c in (0.5, 0.9)),
     ]
     out = tmp_path / "results"
     collect(runs, out)
     stability = {"nearest": {"recurs": 0.7, "named": 0.8}, "lift": {"recurs": 0.25, "named": 0.5}}
-    (out / "toy" / STABILITY).write_text(json.dumps({"3-vasae": stability}))
+    (out / "toy" / STABILITY).write_text(json.dumps({"3-cone": stability}))
     return out
 
 
@@ -76,7 +76,7 @@ def toy(folder: Path) -> Model:
 
 
 def test_collecting_rounds_floats_and_keeps_no_path_of_the_machine(folder: Path) -> None:
-    found = json.loads((folder / "toy" / "3-vasae.json").read_text())
+    found = json.loads((folder / "toy" / "3-cone.json").read_text())
     assert found["metrics"]["supported_live"] == 0.61235
     assert len(found["metrics"]["passage_delta_ce"]) == 200
     assert found["command"] == "lexiscope train toy --out=runs --layers 3"
@@ -84,24 +84,24 @@ def test_collecting_rounds_floats_and_keeps_no_path_of_the_machine(folder: Path)
 
 
 def test_seeds_are_averaged_and_counted(folder: Path) -> None:
-    vasae = toy(folder).get(3, "vasae")
-    assert vasae is not None and vasae.seeds == 2
-    files = [folder / "toy" / f"3-{name}.json" for name in ("vasae", "vasae-s1")]
+    cone = toy(folder).get(3, "cone")
+    assert cone is not None and cone.seeds == 2
+    files = [folder / "toy" / f"3-{name}.json" for name in ("cone", "cone-s1")]
     seeds = [json.loads(file.read_text())["metrics"] for file in files]
-    assert vasae.metrics["delta_ce"] == pytest.approx((seeds[0]["delta_ce"] + seeds[1]["delta_ce"]) / 2)
+    assert cone.metrics["delta_ce"] == pytest.approx((seeds[0]["delta_ce"] + seeds[1]["delta_ce"]) / 2)
     passages = [seed["passage_delta_ce"][7][0] for seed in seeds]
-    assert vasae.metrics["passage_delta_ce"][7][0] == pytest.approx(sum(passages) / 2)
+    assert cone.metrics["passage_delta_ce"][7][0] == pytest.approx(sum(passages) / 2)
     assert "passage_delta_ce" not in average([seeds[0], seeds[1] | {"passage_delta_ce": [[1.0, 3]]}])
 
 
 def test_ratios_are_paired_and_refused_across_passages(folder: Path) -> None:
-    vasae, matched = (toy(folder).get(3, name) for name in ("vasae", "matched"))
-    assert vasae is not None and matched is not None
-    found = ratio(vasae, matched)
+    cone, matched = (toy(folder).get(3, name) for name in ("cone", "matched"))
+    assert cone is not None and matched is not None
+    found = ratio(cone, matched)
     assert found is not None and found.low < found.value < found.high
-    assert found.value == pytest.approx(vasae.metrics["delta_ce"] / matched.metrics["delta_ce"], rel=1e-3)
+    assert found.value == pytest.approx(cone.metrics["delta_ce"] / matched.metrics["delta_ce"], rel=1e-3)
     matched.metrics["passages"] = "other"
-    assert ratio(vasae, matched) is None
+    assert ratio(cone, matched) is None
 
 
 def test_each_claim_has_a_table_of_its_figures(folder: Path) -> None:
@@ -109,7 +109,7 @@ def test_each_claim_has_a_table_of_its_figures(folder: Path) -> None:
     assert "1.10 (1.10–1.10)" in results.cost(models)[2] and results.cost(models)[2].endswith("0 of 1 |")
     assert "| toy | 0.50 / 0.50 / 0.50 |" in results.alignment(models)[2]
     assert "highest lift afterwards | 0.62 |" in "\n".join(results.names(models))
-    assert results.seeds(models)[2:] == ["| toy | vasae | 0.70 | 0.80 | 0.25 | 0.50 |"]
+    assert results.seeds(models)[2:] == ["| toy | cone | 0.70 | 0.80 | 0.25 | 0.50 |"]
     assert [row.split(" | ")[2] for row in results.controls(models)[2:]] == ["own", "permuted"]
 
 
