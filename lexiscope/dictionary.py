@@ -112,6 +112,15 @@ class Dictionary:
             )
         return self.lookup[tokens.to(self.lookup.device)].float()
 
+    def lookup_directions(self, tokens: Tensor) -> Tensor:
+        """[n, d_in] of norm 1: the look-up's rows of tokens [n], less the mean of all its rows. Raises
+        CheckpointError as `looked_up`, and where there is no look-up.
+        """
+        if self.lookup is None:
+            raise CheckpointError("The dictionary has no token look-up.")
+        mean = self.lookup.mean(0, dtype=torch.float32)
+        return F.normalize(self.looked_up(tokens) - mean, dim=-1)
+
     def check_vocabulary(self, vocab_size: int, *, what: str | Path) -> None:
         """Raises CheckpointError where the look-up is not of a vocabulary of `vocab_size` tokens; `what`
         begins the message.

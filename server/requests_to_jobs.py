@@ -214,7 +214,7 @@ def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
     model = IndexedModel(store, request.model)
     follow = None
     if request.feature is not None:
-        follow = model.locate(model.feature(request.feature), maximum=True)
+        follow = model.locate(_no_row(model.feature(request.feature)), maximum=True)
     places = model.reading_places(request.sources, follow)
     weights = model.weights(place.source for place in places)
     job = ReadJob(
@@ -244,16 +244,22 @@ def _interventions(
 
 
 def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> Intervention:
+    if ref.row and one.mode not in ("add", "orthogonal"):
+        raise HTTPException(
+            422,
+            f"{ref.id} is a row of the token look-up, which has no activation: it can be added (mode add or "
+            f"orthogonal), not {one.mode}",
+        )
     unit = one.unit or UNITS[one.mode][0]
     located = model.locate(ref, maximum=one.mode == "clamp" and unit == "max")
-    to = None if one.to is None else model.locate(model.resolve(one.to).feature)
+    to = None if one.to is None else model.locate(_no_row(model.resolve(one.to).feature))
     if to is not None and to.feature.layer != ref.layer:
         raise HTTPException(
             422,
             f"{ref.id} can only be swapped for a feature of its own layer, {ref.layer}; "
             f"{to.feature.id} is at layer {to.feature.layer}",
         )
-    when = None if one.when is None else model.locate(model.resolve(one.when).feature)
+    when = None if one.when is None else model.locate(_no_row(model.resolve(one.when).feature))
     if when is not None and when.feature.layer > ref.layer:
         raise HTTPException(
             422,
@@ -272,6 +278,14 @@ def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> In
     )
 
 
+def _no_row(ref: FeatureRef) -> FeatureRef:
+    if ref.row:
+        raise HTTPException(
+            422, f"{ref.id} is a row of the token look-up, which has no activation: give a feature here"
+        )
+    return ref
+
+
 def _controls(model: IndexedModel, interventions: Sequence[Intervention], seed: int) -> ControlSources:
     refs = [one.written.feature for one in interventions]
     drawn = [_similar(model, ref, random.Random(f"{seed} {ref.id}")) for ref in refs]
@@ -283,8 +297,15 @@ def _controls(model: IndexedModel, interventions: Sequence[Intervention], seed: 
 
 
 def _similar(model: IndexedModel, ref: FeatureRef, draw: random.Random) -> list[FeatureRef]:
-    """Random live features of the same dictionary and of similar density; none if there are too few."""
+    """Random live features of the same dictionary and of similar density, or rows of its look-up for a row;
+    none if there are too few.
+    """
     for factor in DENSITY_FACTORS:
+        if ref.row:
+            rows = model.store.similar_rows(ref, factor=factor, limit=200)
+            if len(rows) >= RANDOM_CONTROLS:
+                return draw.sample(rows, RANDOM_CONTROLS)
+            continue
         filters = {
             "live": True,
             "min_density": ref.density / factor,

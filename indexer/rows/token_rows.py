@@ -4,7 +4,6 @@ and what each row writes.
 
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 
 from indexer.geometry import logit_effect, neighbours
 from indexer.rows.analysis import AnalysedDictionary
@@ -23,10 +22,8 @@ def token_row_table(analysed: AnalysedDictionary, model: LanguageModel) -> pa.Ta
     seen = (counts > 0).nonzero().squeeze(1)
     if lookup is None or not len(seen):
         return arrow_schema("token_row").empty_table()
-    states = lookup[seen].float()
-    weight = counts[seen] / counts[seen].sum()
-    states = states - weight @ states
-    unit = F.normalize(states, dim=-1)
+    norms = (lookup[seen].float() - lookup.mean(0, dtype=torch.float32)).norm(dim=-1)
+    unit = analysed.dictionary.lookup_directions(seen)
     every = torch.arange(len(seen))
     near = neighbours(unit, unit, among=every, limit=NEIGHBOURS, itself=True)
     effect = logit_effect(model, unit, seen)
@@ -34,7 +31,7 @@ def token_row_table(analysed: AnalysedDictionary, model: LanguageModel) -> pa.Ta
         "dictionary_id": [analysed.dictionary_id] * len(seen),
         "token_id": seen,
         "trained_on": counts[seen].long(),
-        "norm": states.norm(dim=-1) / analysed.mean_norm,
+        "norm": norms / analysed.mean_norm,
         "neighbour_tokens": seen[near.tokens],
         "neighbour_cosines": near.cosines,
         "pos_tokens": effect.positive.tokens,

@@ -23,7 +23,7 @@ VERDICT_WORDS: dict[str, str] = {
 
 
 class FeatureRef(Record):
-    """A feature as other records point at it. `id` is `model/source/index`."""
+    """A feature as other records point at it, or a row of a token look-up. `id` is `model/source/index`."""
 
     id: str
     model: str
@@ -34,6 +34,11 @@ class FeatureRef(Record):
     cosine: float = measured(FEATURE["cosine"])
     verdict: Verdict
     density: float = measured(FEATURE["density"])
+    row: bool = Field(
+        False,
+        description="true for a row of the dictionary's token look-up, which is no feature: `index` is then "
+        "the token's id, and `id` is `model/source/token-<id>`",
+    )
 
 
 class Neighbour(FeatureRef):

@@ -74,6 +74,7 @@ class TokenRow(Record):
     no feature, and never counts as a firing.
     """
 
+    id: str = Field(description="model/source/token-<id>, to steer by")
     trained_on: int = Field(description="occurrences of the token in the text the look-up was fitted on")
     norm: float = Field(description="over the layer's mean residual norm")
     neighbours: list[ScoredToken] = Field(

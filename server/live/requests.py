@@ -50,7 +50,11 @@ CHAT = (
 class FeatureChoice(Record):
     """A feature, given by its `id` or by the `token` that names it; a token may be given with a `layer`."""
 
-    id: FeatureId | None = Field(None, description="model/source/index")
+    id: FeatureId | None = Field(
+        None,
+        description="model/source/index, or model/source/token-<id> for a token's row in the look-up of a "
+        "dictionary, which can be added and nothing else",
+    )
     token: StrictInt | Annotated[str, Field(max_length=200)] | None = Field(
         None, description="the token's exact text, with its leading space, or its id"
     )

@@ -29,6 +29,7 @@ from lexiscope.records import (
 from store import schema
 from store.errors import NotFound
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, integer_parameter, scored
+from store.read.token_rows import ROW_ID, row_refs
 from store.read.vocabulary import SearchVocabulary
 
 MAX_REFS = 64
@@ -225,14 +226,24 @@ def _refs(build: OpenBuild, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int
 
 
 def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRef]:
-    """References for `model/source/index` ids, in their order; at most MAX_REFS. Raises NotFound for the
-    first that does not exist.
+    """References for ids of features (`model/source/index`) or of rows of a token look-up
+    (`model/source/token-<id>`), in their order; at most MAX_REFS. Raises NotFound for the first that does not
+    exist.
     """
     if len(feature_ids) > MAX_REFS:
         raise NotFound(f"{len(feature_ids)} features requested at once: at most {MAX_REFS}")
-    keys = [_parsed(build, feature_id) for feature_id in feature_ids]
-    refs = _refs(build, keys)
-    return [refs[key] for key in keys]
+    found: dict[str, FeatureRef] = {}
+    keys: dict[str, tuple[int, int]] = {}
+    for feature_id in feature_ids:
+        model, _, rest = feature_id.partition("/")
+        source, _, last = rest.partition("/")
+        if row := ROW_ID.fullmatch(last):
+            [found[feature_id]] = row_refs(build, build.dictionary(model, source), [int(row[1])])
+        else:
+            keys[feature_id] = _parsed(build, feature_id)
+    refs = _refs(build, list(keys.values()))
+    found |= {feature_id: refs[key] for feature_id, key in keys.items()}
+    return [found[feature_id] for feature_id in feature_ids]
 
 
 def _parsed(build: OpenBuild, feature_id: str) -> tuple[int, int]:

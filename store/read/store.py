@@ -36,6 +36,7 @@ from store.read.feature_page import feature_page, feature_refs
 from store.read.open_build import OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
+from store.read.token_rows import row_refs, similar_rows
 
 MAX_CARRIERS = 20
 
@@ -147,6 +148,21 @@ class Store:
         """References for at most 64 `model/source/index` ids, in their order."""
         with self._reading() as build:
             return feature_refs(build, ids)
+
+    def row_ref(self, model: str, source: str, token_id: int) -> FeatureRef:
+        """A token's row in the look-up of a dictionary."""
+        with self._reading() as build:
+            return row_refs(build, build.dictionary(model, source), [token_id])[0]
+
+    def similar_rows(self, row: FeatureRef, *, factor: float, limit: int) -> list[FeatureRef]:
+        """At most `limit` other rows of the same look-up, of tokens that it was fitted on as often, up to a
+        factor: the nearest by token id.
+        """
+        with self._reading() as build:
+            entry = build.dictionary(row.model, row.source)
+            tokens = similar_rows(build, entry, row.index, factor=factor)
+            nearest = sorted(tokens, key=lambda token: abs(token - row.index))[:limit]
+            return row_refs(build, entry, nearest) if nearest else []
 
     @contextmanager
     def snapshot(self, *, piece_ids: Mapping[str, int] = PIECE_IDS) -> Iterator[BuildSnapshot]:

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from lexiscope.records import FeatureRef, TokenLayer, TokenPage, TokenRow
 from store import schema
 from store.read.listing import LISTING, carriers, unsupported
-from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter, scored
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter
 from store.read.search import hit
+from store.read.token_rows import rows_of_token
 
 FEATURES_A_LAYER = 20
 MAX_VARIANTS = 50
@@ -31,11 +32,6 @@ def _carriers() -> sa.Select[Any]:
 
 
 CARRIERS = _carriers()
-ROWS = (
-    sa.select(schema.token_row)
-    .where(schema.token_row.c.token_id == integer_parameter("token"))
-    .order_by(schema.token_row.c.dictionary_id)
-)
 
 
 def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
@@ -45,7 +41,7 @@ def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
     vocabulary = build.vocabulary(model)
     own = vocabulary.entries[vocabulary.place_of[token_id]]
     carriers = features_named(build, entries, token_id, limit=FEATURES_A_LAYER) if own.n_features else {}
-    rows = token_rows(build, entries, model, token_id)
+    rows = rows_of_token(build, entries, model, token_id)
     return TokenPage(
         build=build.id,
         model=model,
@@ -57,26 +53,6 @@ def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
         ],
         variants=[hit(model, variant) for variant in islice(vocabulary.variants(token_id), MAX_VARIANTS)],
     )
-
-
-def token_rows(
-    build: OpenBuild, entries: list[DictionaryEntry], model: str, token_id: int
-) -> dict[int, TokenRow]:
-    """Dictionary id → the token's row in its look-up."""
-    own = {entry.dictionary_id for entry in entries}
-
-    vocabulary = build.vocabulary(model)
-    return {
-        row.dictionary_id: TokenRow(
-            trained_on=row.trained_on,
-            norm=row.norm,
-            neighbours=scored(vocabulary, row.neighbour_tokens, row.neighbour_cosines),
-            raises=scored(vocabulary, row.pos_tokens, row.pos_values),
-            own_rank=row.own_rank,
-        )
-        for row in build.rows(ROWS, token=token_id)
-        if row.dictionary_id in own
-    }
 
 
 def _layer(entry: DictionaryEntry, features: list[FeatureRef], row: TokenRow | None) -> TokenLayer:

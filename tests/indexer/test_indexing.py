@@ -215,14 +215,13 @@ def test_the_rows_of_a_look_up_are_indexed_beside_the_features(
     lookup, fit = checkpoint.dictionary.lookup, checkpoint.fit
     assert lookup is not None and fit is not None
     counts = fit.counts
-    mean = (counts @ lookup.float()) / counts.sum()
     token = int(counts.argmax())
     store = Store(indexed)
     rows = {layer.source: layer.row for layer in store.token_page("tiny", token).layers}
     assert rows["1-plain"] is None and rows["0-vasae"] is not None
     row = rows["1-vasae"]
     assert row is not None and row.trained_on == counts[token]
-    unit = torch.nn.functional.normalize(lookup.float() - mean, dim=-1)
+    unit = torch.nn.functional.normalize(lookup.float() - lookup.float().mean(0), dim=-1)
     cosines = (unit @ unit[token]).masked_fill(counts == 0, -2)
     cosines[token] = -2
     best = cosines.topk(3)

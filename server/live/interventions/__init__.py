@@ -7,6 +7,7 @@ from server.live.interventions.features import (
     DictionaryFeature,
     LoadDictionary,
     LoadedDictionary,
+    load_direction,
     load_feature,
 )
 from server.live.interventions.patches import Cancelled, patches_of
@@ -19,6 +20,7 @@ __all__ = [
     "LoadDictionary",
     "LoadedDictionary",
     "SteerPlan",
+    "load_direction",
     "load_feature",
     "make_plan",
     "patches_of",

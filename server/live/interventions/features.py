@@ -68,17 +68,40 @@ class DictionaryFeature:
         return F.normalize(self.dictionary.W_dec[self.index], dim=0)
 
 
+def load_direction(located: LocatedFeature, load: LoadDictionary, model: LanguageModel) -> Tensor:
+    """[d_model] of norm 1: the direction of a feature, or of a row of the token look-up. Raises as
+    `load_feature`.
+    """
+    if not located.feature.row:
+        return load_feature(located, load, model).direction
+    dictionary = load(located.checkpoint_path).dictionary
+    _check_width(located, dictionary, model)
+    token = torch.tensor([located.feature.index], device=dictionary.W_dec.device)
+    return dictionary.lookup_directions(token)[0]
+
+
 def load_feature(located: LocatedFeature, load: LoadDictionary, model: LanguageModel) -> DictionaryFeature:
-    """Raises ModelError for a dictionary of another width, CheckpointError for an index out of range."""
-    dictionary, index = load(located.checkpoint_path).dictionary, located.feature.index
-    if dictionary.d_in != model.d_model:
+    """Raises ModelError for a dictionary of another width or a row of a token look-up, CheckpointError for an
+    index out of range.
+    """
+    if located.feature.row:
         raise ModelError(
-            f"{located.feature.id} reads {dictionary.d_in} dimensions, but {model.id} has {model.d_model}."
+            f"{located.feature.id} is a row of the token look-up, which has no activation of its own: it can "
+            "be added, and nothing else."
         )
+    dictionary, index = load(located.checkpoint_path).dictionary, located.feature.index
+    _check_width(located, dictionary, model)
     if not 0 <= index < dictionary.d_sae:
         raise CheckpointError(
             f"{located.feature.id}: {located.checkpoint_path} has {dictionary.d_sae:,} features. "
             "Index the checkpoint again."
         )
-    dictionary.check_vocabulary(model.vocab_size, what=located.checkpoint_path)
     return DictionaryFeature(dictionary, index, dictionary.of_feature(index))
+
+
+def _check_width(located: LocatedFeature, dictionary: Dictionary, model: LanguageModel) -> None:
+    if dictionary.d_in != model.d_model:
+        raise ModelError(
+            f"{located.feature.id} reads {dictionary.d_in} dimensions, but {model.id} has {model.d_model}."
+        )
+    dictionary.check_vocabulary(model.vocab_size, what=located.checkpoint_path)

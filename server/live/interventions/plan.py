@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel
-from server.live.interventions.features import DictionaryFeature, LoadDictionary, load_feature
+from server.live.interventions.features import DictionaryFeature, LoadDictionary, load_direction, load_feature
 from server.live.messages import Intervention
 
 Length = Callable[[Tensor, Tensor], Tensor | float]
@@ -150,27 +150,28 @@ def _condition(
 
 def _pushes(one: Intervention, number: int, load: LoadDictionary, model: LanguageModel) -> tuple[Push, ...]:
     """The pushes of one intervention, without those whose length is always 0."""
-    feature, strength = load_feature(one, load, model), one.strength
-
-    def push(change: Callable[[Tensor], Tensor]) -> Push:
-        """Along the feature, by a change of its activation, which is a function of the activation."""
-        return Push(feature.direction, _length(feature, change), intervention=number)
-
     match one.mode:
         case "add" | "orthogonal":
-            length = strength * _mean_norm(one, load)
-            if not length:
-                return ()
-            return (Push(feature.direction, lambda x, tokens: length, one.mode == "orthogonal", number),)
-        case "clamp":
-            target = _target(one)
-            return (push(lambda activation: target - activation),)
-        case "scale":
-            return () if strength == 1 else (push(lambda activation: (strength - 1) * activation),)
-        case "ablate":
-            return (push(lambda activation: -activation),)
+            length = one.strength * _mean_norm(one, load)
+            direction = load_direction(one, load, model)
+            added = Push(direction, lambda x, tokens: length, one.mode == "orthogonal", number)
+            return (added,) if length else ()
         case "swap":
-            return _swap(one, number, feature, _swap_target(one, load, model))
+            return _swap(one, number, load_feature(one, load, model), _swap_target(one, load, model))
+        case "scale" if one.strength == 1:
+            return ()
+        case "clamp" | "scale" | "ablate":
+            feature = load_feature(one, load, model)
+            return (Push(feature.direction, _length(feature, _change(one)), intervention=number),)
+
+
+def _change(one: Intervention) -> Callable[[Tensor], Tensor]:
+    """What a clamp, a scale or an ablation adds to an activation, as a function of it."""
+    if one.mode == "clamp":
+        target = _target(one)
+        return lambda activation: target - activation
+    factor = one.strength - 1 if one.mode == "scale" else -1
+    return lambda activation: factor * activation
 
 
 def _swap(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
-from server.live.interventions import LoadDictionary
+from server.live.interventions import LoadDictionary, load_direction
 from server.live.messages import ControlSources, DictionaryPath, Intervention
 from server.live.records import ControlKind
 
@@ -40,15 +40,15 @@ def make_controls(
     controls, missing = [ControlDirections("embedding", embeddings, [])], []
     for refs in sources.random:
         directions = [
-            load(one.checkpoint_path).dictionary.W_dec[ref.index]
+            load_direction(one.model_copy(update={"feature": ref}), load, model)
             for one, ref in zip(written, refs, strict=True)
         ]
         controls.append(ControlDirections("random", directions, [ref.id for ref in refs]))
     if not sources.random:
-        missing.append("random: the index has no other live feature of similar density")
+        missing.append("random: the index has nothing else of similar density")
     if sources.plain:
         nearest = [
-            _nearest(load, plain, one.checkpoint_path, one.feature.index)
+            _nearest(load, plain, load_direction(one, load, model))
             for plain, one in zip(sources.plain, written, strict=True)
         ]
         ids = [
@@ -61,11 +61,9 @@ def make_controls(
     return ControlSet(controls, missing)
 
 
-def _nearest(
-    load: LoadDictionary, plain: DictionaryPath, checkpoint_path: str, index: int
-) -> tuple[int, Tensor]:
-    """The index and direction of the plain dictionary's feature with the highest cosine to this one."""
+def _nearest(load: LoadDictionary, plain: DictionaryPath, direction: Tensor) -> tuple[int, Tensor]:
+    """The index and direction of the plain dictionary's feature with the highest cosine to a direction."""
     rows = load(plain.checkpoint_path).dictionary.W_dec
-    cosines = (rows @ load(checkpoint_path).dictionary.W_dec[index]) / rows.norm(dim=-1).clamp_min(1e-12)
+    cosines = (rows @ direction) / rows.norm(dim=-1).clamp_min(1e-12)
     best = int(cosines.argmax())
     return best, rows[best]
