@@ -123,6 +123,14 @@ def feature(request: Request, store: OpenStore, model: ModelId, source: SourceNa
     return respond(request, PageContent(store.feature(model, source, index), "feature.html"))
 
 
+@router.get("/{model}/{source}/token-{token_id:int}", include_in_schema=False)
+def token_row(store: OpenStore, model: ModelId, source: SourceName, token_id: int) -> RedirectResponse:
+    """A row of a token look-up, by its id: it is shown on the token's page."""
+    _refuse_reserved(model)
+    row = store.row_ref(model, source, token_id)
+    return RedirectResponse(f"/tokens/{row.model}/{row.index}#rows", 302)
+
+
 def _refuse_reserved(model: str) -> None:
     if model in RESERVED_MODEL_IDS:
         raise NotFound(f"{model!r} is the name of a page, not of a model, and has no page at this address")

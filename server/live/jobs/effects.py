@@ -113,9 +113,8 @@ def measure_run(
     rose: list[RawActivationChange] = []
     fell: list[RawActivationChange] = []
     if job.moved is not None and on_default[0].residual is not None and on_default[1].residual is not None:
-        steered_ids = {one.written.feature.id for one in job.interventions}
-        steered_ids |= {one.feature.id for one in job.interventions}
-        changes = _Changes(load, job.moved, job.model, steered_ids)
+        changed = [ref for one in job.interventions for ref in (one.feature, one.written.feature)]
+        changes = _Changes(load, job.moved, job.model, changed)
         tokens = torch.tensor(run.default, device=model.device)
         rose, fell = changes.largest(on_default[0].residual, on_default[1].residual, tokens)
     return RawSteerMeasured(
@@ -180,12 +179,12 @@ class _Changes:
     """Changes of the mean activations of one dictionary's features, without the steered features."""
 
     def __init__(
-        self, load: LoadDictionary, path: DictionaryPath, model_id: str, steered_ids: set[str]
+        self, load: LoadDictionary, path: DictionaryPath, model_id: str, changed: Sequence[FeatureRef]
     ) -> None:
         self._dictionary = load(path.checkpoint_path).dictionary
         self._source = f"{model_id}/{path.source}"
-        places = (feature_id.rpartition("/") for feature_id in steered_ids)
-        self._excluded = [int(index) for source, _, index in places if source == self._source]
+        here = (ref for ref in changed if ref.source == path.source and not ref.row)
+        self._excluded = sorted({ref.index for ref in here})
 
     def largest(
         self, default: Tensor, steered: Tensor, tokens: Tensor
