@@ -259,8 +259,8 @@ def test_every_command_on_a_page_is_one_of_the_command_line(browser: TestClient)
 def test_a_row_of_a_look_up_leads_to_its_tokens_page(browser: TestClient) -> None:
     found = browser.get("/tiny/1-vasae/token-3", follow_redirects=False)
     assert (found.status_code, found.headers["location"]) == (302, "/tokens/tiny/3#rows")
-    html = page(browser, "/tokens/tiny/3")[0]
+    html = browser.get("/tokens/tiny/3").text
     assert 'id="rows"' in html and "feature=tiny%2F1-vasae%2Ftoken-3" in html
     assert 'title="cosine 0.75"' in html
     assert browser.get("/tiny/1-vasae/token-4", follow_redirects=False).status_code == 404
-    assert 'id="rows"' not in page(browser, "/tokens/tiny/4")[0]
+    assert 'id="rows"' not in browser.get("/tokens/tiny/4").text
