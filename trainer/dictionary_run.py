@@ -9,9 +9,11 @@ import torch
 from rich.progress import Progress, TaskID
 
 from lexiscope.checkpoint import new_checkpoint, save_weights
+from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, hook_name
 from trainer.activations.buffer import Filling
 from trainer.activations.harvest import Harvest, points
+from trainer.activations.passages import LayerActivations
 from trainer.anchor_survey import choose_anchors
 from trainer.architectures import Config, Start, build
 from trainer.distributed import Ranks
@@ -58,18 +60,19 @@ class DictionaryRun:
         if harvest is not None:
             training = self._training or self._begin(harvest, filling, progress)
             self._training = training
+            activations = harvest.at(self.layer, transcoder=self.plan.transcoder)
             try:
                 training.over(
-                    harvest.at(self.layer, transcoder=self.plan.transcoder),
+                    activations,
                     nth=filling.nth,
                     epoch=filling.epoch,
                     begins=self._begins,
                     last=filling.last,
                 )
+                if training.done:
+                    self._finish(training, activations)
             except TrainingDiverged as error:
                 raise self._diverged(error) from error
-            if training.done:
-                self._finish(training)
         self._begins += self._steps_on(filling)
 
     def _steps_on(self, filling: Filling) -> int:
@@ -166,16 +169,17 @@ class DictionaryRun:
             )
         return TrainingDiverged(error.step, error.losses, error.learning_rate, name=self.name, kept=kept)
 
-    def _finish(self, training: Training) -> None:
+    def _finish(self, training: Training, activations: LayerActivations) -> None:
+        dictionary = training.dictionary()
+        training.check_result(dictionary, activations)
         if self._log:
             self._log.close()
-            self._write(training)
+            self._write(training, dictionary)
         self.ranks.wait_together()
         self.done, self._training = True, None
 
-    def _write(self, training: Training) -> None:
+    def _write(self, training: Training, dictionary: Dictionary) -> None:
         architecture, plan = training.architecture, self.plan
-        dictionary = training.dictionary()
         details: dict[str, Any] = {
             **provenance(
                 plan, self.unfinished.plan, model_id=self.model.id, set_name=set_of(plan, self.config)

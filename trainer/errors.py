@@ -1,5 +1,7 @@
 """What the trainer refuses, and how training can fail."""
 
+from math import isfinite
+
 from lexiscope.errors import LexiscopeError
 
 
@@ -8,7 +10,7 @@ class RecipeError(LexiscopeError):
 
 
 class TrainingDiverged(LexiscopeError):
-    """A loss that is no longer finite; training ended at that step."""
+    """A loss that is no longer finite, or far above that of predicting zeros; training ended at that step."""
 
     def __init__(
         self, step: int, losses: dict[str, float], learning_rate: float, *, name: str = "", kept: str = ""
@@ -20,5 +22,6 @@ class TrainingDiverged(LexiscopeError):
         if len(losses) > 1:
             advice += ", or smaller weights for the other terms of the loss"
         where = f"{name}: the" if name else "The"
-        message = f"{where} loss is not finite at step {step:,} ({terms}), and training has stopped."
+        what = "is far too large" if all(map(isfinite, losses.values())) else "is not finite"
+        message = f"{where} loss {what} at step {step:,} ({terms}), and training has stopped."
         super().__init__(" ".join(part for part in (message, kept, f"{advice}.") if part))

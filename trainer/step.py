@@ -34,6 +34,12 @@ from trainer.distributed import ALONE, Ranks
 from trainer.errors import TrainingDiverged
 from trainer.initialise import inliers
 
+WORST = 1e3
+"""Squared error of a step, as a multiple of the target's squared norm, above which training has diverged; the
+start has about 1.
+"""
+CHECKED = 256
+"""Positions that the finished dictionary reconstructs before it is kept."""
 REMEMBERED = 65536
 """Tokens, the last trained on, whose firings the names of highest lift are computed from."""
 
@@ -109,7 +115,7 @@ class Training:
         """epochs since the best"""
         self._since, self._tokens_before = time.monotonic(), 0
         self._losses: list[dict[str, Tensor]] = []
-        self._unchecked: deque[tuple[int, dict[str, Tensor]]] = deque()
+        self._unchecked: deque[tuple[int, dict[str, Tensor], Tensor]] = deque()
 
     # --- through a filling ---
 
@@ -127,7 +133,7 @@ class Training:
         last filling. Outliers are left out.
 
         Raises TextError where the last filling holds less than a batch, TrainingDiverged where a loss is not
-        finite.
+        finite, or the error far above that of predicting zeros.
         """
         order = self._order(activations, nth)
         if last and not order.per_epoch:
@@ -203,7 +209,8 @@ class Training:
         architecture = self.architecture
         made = architecture.gradients(batch, Step(self.step, self.steps))
         self._losses.append(made.losses)
-        self._unchecked.append((self.step, made.losses))
+        error = made.squares.mean() / batch.target.square().sum(-1).mean()
+        self._unchecked.append((self.step, made.losses, error))
         self._check_losses(late=1 if architecture.device.type == "cuda" else 0)
         self.ranks.average([architecture.gradient(name) for name in architecture.parameters])
         fired = sparse.fired(made.code, architecture.d_sae)
@@ -225,14 +232,28 @@ class Training:
         return rate * min(1.0, self.step / (self.steps / 20), (self.steps - self.step + 1) / (self.steps / 3))
 
     def _check_losses(self, *, late: int) -> None:
-        """Raise TrainingDiverged at the first step whose loss is not finite. On a GPU the host must not wait
-        for the step it has just issued: it checks the one before.
+        """Raise TrainingDiverged at the first step whose loss is not finite, or whose error is far above what
+        predicting zeros gives. On a GPU the host must not wait for the step it has just issued: it checks the
+        one before.
         """
         while len(self._unchecked) > late:
-            step, losses = self._unchecked.popleft()
-            if not all(math.isfinite(loss) for loss in losses.values()):
+            step, losses, error = self._unchecked.popleft()
+            if not all(math.isfinite(loss) for loss in losses.values()) or not error <= WORST:
                 values = {name: float(loss) for name, loss in losses.items()}
                 raise TrainingDiverged(step, values, self.config.learning_rate)
+
+    def check_result(self, dictionary: Dictionary, activations: LayerActivations) -> None:
+        """Raise TrainingDiverged where the last step broke the weights, which no loss has shown."""
+        whole = all(bool(tensor.isfinite().all()) for tensor in dictionary.tensors().values())
+        rows = self._inliers(activations)[:CHECKED]
+        x = activations.x[rows].float()
+        target = x if activations.target is None else activations.target[rows].float()
+        found = dictionary.map(torch.Tensor.cpu).reconstruct(x, activations.tokens[rows])
+        squares = (found - target).square().sum()
+        error = float(squares / target.square().sum())
+        if not (whole and error <= WORST):
+            values = {"squared error, as a share of the activations' squares": error}
+            raise TrainingDiverged(self.step, values, self.config.learning_rate)
 
     def _remember(self, code: SparseCode, tokens: Tensor) -> None:
         """Keep the firings of the last tokens; where the end is known, only those near it."""

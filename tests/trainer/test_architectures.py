@@ -209,10 +209,14 @@ def test_a_loss_that_is_not_finite_ends_training_at_that_step_before_the_weights
     assert all(parameter.isfinite().all() for parameter in architecture.parameters.values())
 
 
-def test_a_learning_rate_that_overflows_ends_training_within_a_few_steps() -> None:
-    architecture, start = built(small(recipes()["plain"], learning_rate=1e30))
+@pytest.mark.parametrize("rate", [1e4, 1e30])
+@pytest.mark.parametrize("recipe", ["plain", "vasae", "gated", "jumprelu", "batchtopk", "paper-soft"])
+def test_a_learning_rate_that_is_far_too_high_ends_training_within_a_few_steps(
+    recipe: str, rate: float
+) -> None:
+    architecture, start = built(small(recipes()[recipe], learning_rate=rate))
     training = Training(architecture, start.random, steps=200)
-    with pytest.raises(TrainingDiverged):
+    with pytest.raises(TrainingDiverged, match=r"at step \d+ \(mse .*Try a lower"):
         training.over(sample())
     assert training.step < 20
 
@@ -247,3 +251,22 @@ def test_a_trained_look_up_moves_and_a_fixed_one_does_not() -> None:
         train_on_sample(Training(architecture, start.random, steps=20), sample())
         moved[kind] = float((architecture.lookup.detach() - before).norm() / before.norm())
     assert moved["fixed"] == 0 and 0 < moved["trained"] < 0.5
+
+
+def test_an_error_far_above_that_of_zeros_is_told_before_it_overflows() -> None:
+    architecture, start = built(small(recipes()["plain"], learning_rate=1e4))
+    with pytest.raises(TrainingDiverged, match=r"is far too large at step \d+ \(mse [1-9]"):
+        Training(architecture, start.random, steps=200).over(sample())
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"), [(float("inf"), "not finite"), (1e9, "far too large")], ids=["inf", "large"]
+)
+def test_weights_that_the_last_step_broke_are_no_result(weight: float, says: str) -> None:
+    architecture, start = built(small(recipes()["plain"]))
+    training = Training(architecture, start.random, steps=20)
+    training.over(sample())
+    training.check_result(training.dictionary(), sample())
+    architecture.parameters["b_dec"].data[0] = weight
+    with pytest.raises(TrainingDiverged, match=f"{says} at step 20"):
+        training.check_result(training.dictionary(), sample())
