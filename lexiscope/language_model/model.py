@@ -1,6 +1,6 @@
 """A loaded language model: token ids in, residual streams and logits out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.errors import ModelError
+from lexiscope.language_model.jacobian import fit_jacobians
 from lexiscope.language_model.patching import (
     MlpPoint,
     P,
@@ -267,6 +268,20 @@ class LanguageModel:
         """
         effect = self._readout.effect(directions.float())
         return effect - effect.mean(-1, keepdim=True)
+
+    def jacobians(
+        self,
+        prompts: Sequence[Tensor],
+        layers: Sequence[int],
+        *,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> dict[int, Tensor]:
+        """The Jacobian lens of some layers (`lexiscope.language_model.jacobian`): what directions write is
+        `read_out(directions @ J.T)`. Raises ModelError for a layer the model lacks, TextError for prompts
+        that are all too short.
+        """
+        self.check_layers(layers)
+        return fit_jacobians(self._bridge, prompts, layers, advance=advance)
 
     @torch.inference_mode()
     def unembedding(self) -> Tensor:

@@ -1,0 +1,95 @@
+"""The Jacobian lens: how a small change of the residual stream after a block reaches the stream after the
+last one, on average over a text (Gurnee et al. 2026, transformer-circuits.pub/2026/workspace).
+
+    J_l = mean over prompts and positions t of Σ_{t' ≥ t} ∂h_last[t'] / ∂h_l[t]
+
+A direction d of layer l then writes what J_l d reads out as; the logit lens is J_l = 1.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lexiscope.errors import TextError
+from lexiscope.language_model.patching import captured
+
+SKIPPED = 16
+"""First positions of a prompt that are left out, as its authors do; so is the last position."""
+ROWS = 8
+"""Rows of J computed in one backward pass; each is a copy of the prompt in the batch."""
+
+
+def fit_jacobians(
+    bridge: Any,
+    prompts: Sequence[Tensor],
+    layers: Sequence[int],
+    *,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[int, Tensor]:
+    """{layer: J [d_model, d_model] in float32} of layers below the last, which is 1 and is left out.
+
+    `prompts` are token ids [n], BOS included; those of SKIPPED + 1 tokens or fewer are left out. `advance` is
+    told of each prompt done. Raises TextError where no prompt is long enough.
+    """
+    last = bridge.cfg.n_layers - 1
+    wanted = sorted({layer for layer in layers if layer < last})
+    usable = [prompt for prompt in prompts if len(prompt) > SKIPPED + 1]
+    if not usable:
+        raise TextError(
+            f"The Jacobian lens needs passages of more than {SKIPPED + 1} tokens: the text has none."
+        )
+    totals = {layer: torch.zeros(bridge.cfg.d_model, bridge.cfg.d_model) for layer in wanted}
+    if wanted:
+        with _constant_weights(bridge):
+            for prompt in usable:
+                for layer, jacobian in _of_prompt(bridge, prompt, wanted).items():
+                    totals[layer] += jacobian / len(usable)
+                advance(1)
+    return totals
+
+
+def _of_prompt(bridge: Any, prompt: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+    width, last = bridge.cfg.d_model, bridge.cfg.n_layers - 1
+    rows = min(ROWS, width)
+    tokens = prompt.to(bridge.W_E.device).expand(rows, -1)
+    with torch.enable_grad(), _roots(bridge, layers[0]), captured(bridge, [*layers, last]) as streams:
+        bridge(tokens, return_type=None)
+    target = streams[last]
+    sources = [streams[layer] for layer in layers]
+    found = {layer: torch.zeros(width, width) for layer in layers}
+    for first in range(0, width, rows):
+        n = min(rows, width - first)
+        slope = torch.zeros_like(target)
+        for row in range(n):
+            slope[row, SKIPPED:-1, first + row] = 1
+        gradients = torch.autograd.grad(target, sources, slope, retain_graph=first + rows < width)
+        for layer, gradient in zip(layers, gradients, strict=True):
+            found[layer][first : first + n] = gradient[:n, SKIPPED:-1].float().mean(1).cpu()
+    return found
+
+
+@contextmanager
+def _roots(bridge: Any, layer: int) -> Iterator[None]:
+    """The graph begins at the stream after `layer`."""
+
+    def begin(stream: Tensor, hook: Any) -> Tensor:
+        return stream.requires_grad_()
+
+    with bridge.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", begin)]):
+        yield
+
+
+@contextmanager
+def _constant_weights(bridge: Any) -> Iterator[None]:
+    """Inside the block no gradient flows into the weights."""
+    flags = [(parameter, parameter.requires_grad) for parameter in bridge.parameters()]
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,87 @@
+"""The Jacobian lens equals transformer-lens's, and what it says a direction writes is what a small change
+does.
+"""
+
+import pytest
+import torch
+
+from lexiscope.errors import ModelError, TextError
+from lexiscope.language_model import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def prompts(model: LanguageModel) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        torch.cat([torch.tensor([model.bos]), torch.randint(0, model.vocab_size, (n,), generator=draw)])
+        for n in (30, 24, 10)
+    ]
+
+
+def test_it_is_that_of_transformer_lens(model: LanguageModel, prompts: list[torch.Tensor]) -> None:
+    from transformer_lens.tools.analysis.jacobian_lens import _jacobian_for_prompt
+
+    done: list[int] = []
+    found = model.jacobians(prompts, range(model.n_layers), advance=done.append)
+    layers = list(range(model.n_layers - 1))
+    assert sorted(found) == layers, "the last layer's is 1"
+    assert done == [1, 1], "the third prompt is too short"
+    for layer in layers:
+        expected = torch.zeros_like(found[layer])
+        for prompt in prompts[:2]:
+            theirs = _jacobian_for_prompt(
+                model._bridge,
+                prompt[None],
+                source_layers=[layer],
+                dim_batch=4,
+                skip_first_positions=16,
+                backward_provider=lambda target, sources, slope, keep: torch.autograd.grad(
+                    target, sources, slope, retain_graph=keep
+                ),
+            )
+            expected += theirs[layer] / 2
+        assert torch.allclose(found[layer], expected, atol=1e-5)
+
+
+def test_a_small_change_of_a_stream_moves_the_last_one_as_it_says(
+    model: LanguageModel, prompts: list[torch.Tensor]
+) -> None:
+    layer, prompt = 0, prompts[0][None]
+    jacobian = model.jacobians(prompts[:1], [layer])[layer]
+    direction = torch.nn.functional.normalize(torch.randn(model.d_model), dim=0)
+    moved, positions = torch.zeros(model.d_model), range(16, prompt.shape[1] - 1)
+    for position in positions:
+        last = {}
+        for sign in (-1, 1):
+            stream = model.read(prompt, [layer])[layer].clone()
+            stream[0, position] += sign * 1e-2 * direction
+            with torch.inference_mode():
+                captured = {}
+                model.logits(
+                    prompt,
+                    {
+                        layer: lambda _, stream=stream: stream,
+                        model.n_layers - 1: lambda x, captured=captured: captured.setdefault("x", x),
+                    },
+                )
+            last[sign] = captured["x"][0, 16:-1].sum(0)
+        moved += (last[1] - last[-1]) / 2e-2 / len(positions)
+    assert torch.cosine_similarity(moved, jacobian @ direction, dim=0) > 0.99
+
+
+def test_weights_get_no_gradients_and_keep_their_flags(
+    model: LanguageModel, prompts: list[torch.Tensor]
+) -> None:
+    flags = [parameter.requires_grad for parameter in model._bridge.parameters()]
+    model.jacobians(prompts[:1], [0])
+    assert [parameter.requires_grad for parameter in model._bridge.parameters()] == flags
+    assert all(parameter.grad is None for parameter in model._bridge.parameters())
+
+
+def test_prompts_that_are_too_short_and_layers_that_are_not_there_are_refused(
+    model: LanguageModel, prompts: list[torch.Tensor]
+) -> None:
+    with pytest.raises(TextError, match="more than 17 tokens"):
+        model.jacobians(prompts[2:], [0])
+    with pytest.raises(ModelError, match="there is no layer 9"):
+        model.jacobians(prompts, [9])
