@@ -157,10 +157,16 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         ),
         **{
             f"{key}_tokens": near(width)
-            for key, width in (("next", 5), ("phrase", 3), ("pos", 10), ("neg", 10))
+            for key, width in (("next", 5), ("phrase", 3), ("pos", 10), ("neg", 10), ("write", 10))
         },
         **{
-            key: scores(width) for key, width in (("next_cosines", 5), ("pos_values", 10), ("neg_values", 10))
+            key: scores(width)
+            for key, width in (
+                ("next_cosines", 5),
+                ("pos_values", 10),
+                ("neg_values", 10),
+                ("write_values", 10),
+            )
         },
         "phrase_cosine": reals(cosine),
         "n_same_name": ints(same),

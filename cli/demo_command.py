@@ -26,6 +26,7 @@ class Amounts(NamedTuple):
     held_out: int
     indexed: int
     ablated: int
+    lens_prompts: int
 
 
 def build_demo(settings: Settings, console: Console) -> None:
@@ -42,7 +43,7 @@ def build_demo(settings: Settings, console: Console) -> None:
         MODEL_ID,
         wanted,
         [TEXT],
-        Amounts(150_000, 200_000, 5_000, 100_000, 2),
+        Amounts(150_000, 200_000, 5_000, 100_000, 2, 8),
         settings=settings,
         console=console,
     )
@@ -86,7 +87,9 @@ def build(
         )
         trainer.train(model, plan, console=console)
     checkpoints = [load_checkpoint(path) for path in runs.values()]
-    ask = indexer.IndexRequest(tokens=amounts.indexed, ablate=amounts.ablated, resume=True)
+    ask = indexer.IndexRequest(
+        tokens=amounts.indexed, ablate=amounts.ablated, lens_prompts=amounts.lens_prompts, resume=True
+    )
     indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=ask)
 
 

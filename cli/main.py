@@ -219,6 +219,14 @@ def index(
             min=0, help="contexts in which each live feature is ablated (a second pass); 0 skips it"
         ),
     ] = 5,
+    lens_prompts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="passages that the Jacobian lens is fitted on, which says what features write (slow in "
+            "large models; kept for the next time); 0 skips it",
+        ),
+    ] = 0,
     field: Field = None,
     chat: Chat = False,
 ) -> None:
@@ -246,7 +254,13 @@ def index(
         for (path, name), found in groups.items()
     ]
     ask = indexer.IndexRequest(
-        tokens=tokens, length=length, engine=engine, shard=shard, resume=resume, ablate=ablate
+        tokens=tokens,
+        length=length,
+        engine=engine,
+        shard=shard,
+        resume=resume,
+        ablate=ablate,
+        lens_prompts=lens_prompts,
     )
     sources = texts.Text(tuple(text), field, chat)
     build = indexer.index(loaded, sources, settings=Settings(), console=console, request=ask)

@@ -96,7 +96,7 @@ def main(texts: list[str]) -> None:
             write_text(load(), own)
         texts = [str(own)]
     wanted = [("vasae", layer) for layer in LAYERS]
-    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1)
+    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 2)
     build(load, MODEL_ID, wanted, texts, amounts, settings=settings, console=console)
     from cli.main import serve
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import (
@@ -110,6 +111,18 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
         parts.append((top.indices, top.values, bottom.indices, bottom.values, rank))
     top_i, top_v, bottom_i, bottom_v, rank = (torch.cat(column) for column in zip(*parts, strict=True))
     return LogitEffect(NearestTokens(top_i, top_v), NearestTokens(bottom_i, bottom_v), rank)
+
+
+@torch.inference_mode()
+def write_list(model: LanguageModel, directions: Tensor, lens: Tensor) -> NearestTokens:
+    """[n, LOGITS] the tokens whose logits directions [n, d_in] of unit norm raise most, carried to the last
+    layer by its Jacobian lens [d_in, d_in] and scaled to unit norm there.
+    """
+    parts = []
+    for part in directions.split(CHUNK):
+        carried = F.normalize(part @ lens.T, dim=-1)
+        parts.append(model.read_out(carried.to(model.device)).cpu().topk(LOGITS, dim=-1))
+    return NearestTokens(*(torch.cat(column) for column in reversed(list(zip(*parts, strict=True)))))
 
 
 def neighbours(

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from indexer.causal.effects import CONTEXTS
 from indexer.counts.state import FORMAT, PassState, StateShape
@@ -20,6 +21,7 @@ from indexer.dictionaries import IdentifiedCheckpoint, identify_all, name_dictio
 from indexer.errors import IndexingError
 from indexer.fit_anchors import fit_anchors
 from indexer.job_files import KEPT, JobFolder, check_space, fingerprint
+from indexer.lenses import jacobian_lenses
 from indexer.model_identity import by_model, refuse_other_model, trained_on_other
 from indexer.rows.analysis import CountedModel
 from indexer.rows.model_rows import add_model
@@ -56,6 +58,8 @@ class IndexRequest(NamedTuple):
     """continue from what is saved of the same job"""
     ablate: int = CONTEXTS
     """contexts in which each live feature is ablated; 0 leaves the ablation pass out"""
+    lens_prompts: int = 0
+    """passages that the Jacobian lens is fitted on; 0 leaves it out"""
     anchors: str = "current"
     """the anchor set fitted from the text for dictionaries that carry none"""
     block_passages: int = BLOCK_PASSAGES
@@ -135,7 +139,8 @@ def index(
             for job in jobs:
                 _report_missing_shards(job)
             return None
-        build = _publish(jobs, counted, corpus, settings)
+        lenses = [_lenses(job, corpus, settings) for job in jobs]
+        build = _publish(jobs, counted, lenses, corpus, settings)
         for job in jobs:
             job.folder.remove()
     return build
@@ -159,8 +164,34 @@ def _folder(
     return JobFolder(settings.index, key, shape, request.shard)
 
 
+def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]:
+    """{layer: J} of the job's dictionaries; none where the lens is left out."""
+    prompts = job.request.lens_prompts
+    if not prompts:
+        return {}
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=job.console
+    ) as progress:
+        task = progress.add_task(f"{job.model.id}: fitting the Jacobian lens", total=prompts)
+        lenses = jacobian_lenses(
+            job.model,
+            [member.layer for member in job.members],
+            job.passages(),
+            prompts=prompts,
+            corpus=corpus,
+            folder=settings.lenses,
+            advance=lambda n: progress.advance(task, n),
+        )
+        progress.update(task, completed=prompts)
+    return lenses
+
+
 def _publish(
-    jobs: Sequence[ModelJob], counted: Sequence[CountedModel], corpus: str, settings: Settings
+    jobs: Sequence[ModelJob],
+    counted: Sequence[CountedModel],
+    lenses: Sequence[dict[int, Tensor]],
+    corpus: str,
+    settings: Settings,
 ) -> str:
     with BuildWriter(settings) as writer:
         kept = writer.keep_others(
@@ -168,8 +199,8 @@ def _publish(
         )
         if kept.note:
             jobs[0].console.print(kept.note)
-        for job, model in zip(jobs, counted, strict=True):
-            add_model(writer, model, corpus=corpus, contexts=job.request.ablate, say=job.say)
+        for job, model, lens in zip(jobs, counted, lenses, strict=True):
+            add_model(writer, model, lens, corpus=corpus, contexts=job.request.ablate, say=job.say)
         return writer.publish()
 
 

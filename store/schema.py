@@ -157,6 +157,13 @@ feature = sa.Table(
     _column("pos_values", REALS, "their logits"),
     _column("neg_tokens", INTS, "tokens whose logits its direction lowers most"),
     _column("neg_values", REALS, "their logits"),
+    _column(
+        "write_tokens",
+        INTS,
+        "tokens whose logits its direction raises most, carried to the last layer by the Jacobian lens; "
+        "empty where the lens was not fitted",
+    ),
+    _column("write_values", REALS, "their logits, for a direction of norm 1 at the last layer"),
     _nullable("lift_token", sa.Integer, "the token that contributes most to KL(firing positions ‖ text)"),
     _column("neighbour_index", INTS, "nearest live features of this dictionary by decoder cosine"),
     _column("neighbour_cosine", REALS, "their cosines"),

@@ -10,8 +10,9 @@ from indexer.causal.ablation import StreamCache
 from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.counts.state import DictionaryCounts, PassState
 from indexer.dictionaries import IdentifiedCheckpoint, NamedFeatures
-from indexer.geometry import Geometry, geometry, random_cosine
+from indexer.geometry import Geometry, geometry, random_cosine, write_list
 from indexer.rows.reconstruction import reconstruction
+from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import Evidence, EvidenceCounts, NameTables
@@ -53,6 +54,10 @@ class AnalysedDictionary(NamedTuple):
     """[d_sae] the tokens of the anchors that rows were trained near, −1 for none"""
     evidence: Evidence
     geometry: Geometry
+    writes: NearestTokens | None
+    """[d_sae, LOGITS] tokens that each direction raises most through the Jacobian lens, with their logits;
+    None without a lens
+    """
     causal: CausalEffects | None
     """None where the causal pass was left out"""
     random_cosine: float
@@ -64,10 +69,16 @@ class AnalysedDictionary(NamedTuple):
 
 
 def analyse(
-    counted: CountedModel, at: int, streams: StreamCache, *, dictionary_id: int, contexts: int
+    counted: CountedModel,
+    at: int,
+    streams: StreamCache,
+    lens: Tensor | None,
+    *,
+    dictionary_id: int,
+    contexts: int,
 ) -> AnalysedDictionary:
-    """The dictionary at index `at`. `contexts` are those of the causal pass in which each feature is ablated;
-    0 leaves the pass out.
+    """The dictionary at index `at`. `lens` is the Jacobian lens of its layer, if there is one; `contexts` are
+    those of the causal pass in which each feature is ablated; 0 leaves the pass out.
     """
     state, member, named = counted.state, counted.members[at], counted.named[at]
     counts, dictionary, fit = state.dictionaries[at], member.load_dictionary(), counted.anchors(at)
@@ -105,6 +116,7 @@ def analyse(
         assigned=fit.assigned,
         evidence=evidence.result(live, None if causal is None else causal.p_ablation),
         geometry=geometry(directions, fit, named.names, embedding=counted.model.embedding, live=live),
+        writes=None if lens is None else write_list(counted.model, directions, lens),
         causal=causal,
         random_cosine=random_cosine(torch.from_numpy(state.covariances[member.layer]), fit),
         mean_norm=mean_norm,

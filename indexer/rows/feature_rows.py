@@ -42,6 +42,7 @@ def feature_table(
         "positions": statistics.positions,
         **analysed.geometry.columns(),
         **analysed.named.logits.columns(),
+        **_write_lists(analysed, n),
         **_shared_names(first, folded),
         **statistics.measures(int(occurrences.sum())),
         **analysed.evidence.measures(),
@@ -53,6 +54,12 @@ def feature_table(
         columns[f"{relation}_index"] = pa.array([indices for indices, _ in pairs], pa.list_(pa.int32()))
         columns[f"{relation}_{score}"] = pa.array([values for _, values in pairs], pa.list_(pa.float32()))
     return rows("feature", columns)
+
+
+def _write_lists(analysed: AnalysedDictionary, n: int) -> dict[str, Any]:
+    if analysed.writes is None:
+        return {"write_tokens": [[]] * n, "write_values": [[]] * n}
+    return {"write_tokens": analysed.writes.tokens, "write_values": analysed.writes.cosines}
 
 
 def _shared_names(names: np.ndarray, folded: list[str]) -> dict[str, np.ndarray]:

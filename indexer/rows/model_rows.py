@@ -1,9 +1,10 @@
 """Adds the rows of one model's dictionaries to a build."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from indexer.causal.ablation import StreamCache
 from indexer.rows.analysis import CountedModel, analyse
@@ -20,10 +21,16 @@ from store import BuildWriter
 
 
 def add_model(
-    writer: BuildWriter, counted: CountedModel, *, corpus: str, contexts: int, say: Callable[[str], None]
+    writer: BuildWriter,
+    counted: CountedModel,
+    lenses: Mapping[int, Tensor],
+    *,
+    corpus: str,
+    contexts: int,
+    say: Callable[[str], None],
 ) -> None:
-    """`corpus` is the text's fingerprint, `contexts` those of the causal pass for each feature (0 leaves it
-    out).
+    """`lenses` are the Jacobian lenses by layer, where they were fitted; `corpus` is the text's fingerprint;
+    `contexts` are those of the causal pass for each feature (0 leaves it out).
     """
     model, state = counted.model, counted.state
     first_dictionary, first_passage = writer.next_dictionary_id, writer.next_passage_id
@@ -33,7 +40,8 @@ def add_model(
     streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
     for at, member in enumerate(counted.members):
         say(f"writing the rows of {member.source}")
-        analysed = analyse(counted, at, streams, dictionary_id=first_dictionary + at, contexts=contexts)
+        lens = lenses.get(member.layer)
+        analysed = analyse(counted, at, streams, lens, dictionary_id=first_dictionary + at, contexts=contexts)
         say(f"{member.source} explains {analysed.fve_text:.2f} of the variance of this text (FVE)")
         if warning := reconstruction_warning(analysed.fve_text):
             say(f"WARNING: {member.source}: {warning}")

@@ -182,6 +182,11 @@ class FeatureRecord(Record):
     positions: PositionHistogram
     logits_positive: list[ScoredToken]
     logits_negative: list[ScoredToken]
+    writes: list[ScoredToken] = Field(
+        [],
+        description="tokens whose logits its direction raises most, carried to the last layer by the "
+        "Jacobian lens; empty where the lens was not fitted",
+    )
     evidence: NameEvidence | None = Field(
         None, description="absent when the feature never fired on the corpus"
     )

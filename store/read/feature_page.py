@@ -139,6 +139,7 @@ def _record(
         ),
         logits_positive=scored(vocabulary, row.pos_tokens, row.pos_values),
         logits_negative=scored(vocabulary, row.neg_tokens, row.neg_values),
+        writes=scored(vocabulary, row.write_tokens, row.write_values),
         evidence=_evidence(row),
         afterwards=_afterwards(row, vocabulary),
         verdict=row.verdict,

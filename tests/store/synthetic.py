@@ -170,6 +170,8 @@ def feature_table(
         "pos_values": lists(np.tile(np.linspace(5, 1, 10), (n, 1)), pa.float32()),
         "neg_tokens": lists(top[:, ::-1], pa.int32()),
         "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
+        "write_tokens": lists(top[:, :3], pa.int32()),
+        "write_values": lists(np.tile([3.0, 2.0, 1.0], (n, 1)), pa.float32()),
         "name_rank": pa.array(index % 40, pa.int32()),
         "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
         "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
