@@ -22,7 +22,7 @@ CODE = sorted(
     [ROOT / "Makefile", ROOT / "pyproject.toml"]
     + [file for room in (*ROOMS, "tests", "data/demo") for file in (ROOT / room).rglob("*.py")]
 )
-GENERATED = ("data/runs", "data/index", "data/cache", "data/models")
+GENERATED = ("data/runs", "data/index", "data/lenses", "data/cache", "data/models")
 PATH = re.compile(
     rf"(?<![\w/.<-])((?:{'|'.join((*ROOMS, 'docs', 'results', 'data', 'tests'))})/[\w./-]*\w/?)(#[\w-]+)?"
 )
