@@ -97,6 +97,7 @@ class ModelCache:
             item = self._look_up(key)
             if item is not None:
                 return item
+            _refuse_moved(key[1])
             try:
                 loaded = load()
             except LexiscopeError as error:
@@ -128,6 +129,15 @@ class ModelCache:
         n_bytes = sum(tensor.nbytes for tensor in dictionary.tensors().values())
         mean_norm = None if mean_norm is None else float(mean_norm)
         return _Sized(LoadedDictionary(dictionary, mean_norm, identity), n_bytes)
+
+
+def _refuse_moved(path: str) -> None:
+    """Raises NotLoadable for a path of the index where nothing is any more. A hub's name is no such path."""
+    if Path(path).is_absolute() and not Path(path).exists():
+        raise NotLoadable(
+            f"{path}, which the index refers to, is no longer there. Move it back, or index its dictionaries "
+            "again from where it is now."
+        )
 
 
 def _model_key(path: str, model_id: str) -> Key:

@@ -204,6 +204,17 @@ def test_dictionary_weights_are_memory_mapped(tiny):
     assert loaded.dictionary.W_dec.shape[0] and f"{tiny.checkpoints[0]}/sae_weights.safetensors" in maps
 
 
+def test_a_model_or_a_dictionary_that_was_moved_is_said(tmp_path):
+    from server.live.model_cache import ModelCache, NotLoadable
+
+    gone, cache = str(tmp_path / "gone"), ModelCache()
+    for load in (lambda: cache.model(gone, "tiny"), lambda: cache.dictionary(gone)):
+        with pytest.raises(
+            NotLoadable, match=r"gone, which the index refers to, is no longer there\. Move it"
+        ):
+            load()
+
+
 def test_a_model_with_other_weights_than_the_indexed_one_is_refused(tiny, ask, model):
     job = tiny.job((0, 3, "add", 1.0))
     assert ask(job.model_copy(update={"model_identity": model.identity}))[-1].event == "done"
