@@ -13,10 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
 
+import trainer
 from bench.peer_environments import interpreter
 from lexiscope.checkpoint import export_saelens, load_checkpoint
 from lexiscope.errors import CheckpointError
+from lexiscope.language_model import LanguageModel
+from tests.trainer.test_transcoders import plan
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(3600)]
 
@@ -58,3 +64,18 @@ def test_saelens_reads_every_export_as_it_was(cases: Path, tmp_path: Path) -> No
         exported += 1
     assert exported
     subprocess.run([interpreter("saelens"), str(MAKE), "exported", str(tmp_path)], check=True)
+
+
+def test_saelens_computes_what_a_trained_transcoder_does(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    asked = plan(text_file, tmp_path / "runs", "batchtopk", "jumprelu", "gated")
+    for path in trainer.train(model, asked, console=Console(quiet=True)):
+        found = load_checkpoint(path)
+        export_saelens(found, tmp_path / "exported" / path.name)
+        x = 2 * torch.randn(50, found.dictionary.d_in)
+        code = found.dictionary.encode(x)
+        codes = torch.zeros(50, found.dictionary.d_sae).scatter_add(1, code.indices, code.values)
+        expected = {"x": x, "codes": codes, "rebuilt": found.dictionary.decode(code, x)}
+        save_file(expected, tmp_path / "exported" / path.name / "expected.safetensors")
+    subprocess.run([interpreter("saelens"), str(MAKE), "exported", str(tmp_path / "exported")], check=True)
