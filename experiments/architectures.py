@@ -28,6 +28,8 @@ FILE = RESULTS / "trainer" / "architectures.json"
 LAYER, WIDTH, K, BATCH, RATE = 4, 4096, 32, 1024, 1e-3
 TOKENS, SEEN, HELD_OUT = 317_000, 250_000, 20_000
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated")
+BY_K = ("topk", "batchtopk", "matryoshka")
+"""SAELens holds no target for the others' number of active features: ours gets what its ended with."""
 SAELENS: dict[str, tuple[str, ...]] = {
     "topk": ("dead_after=30",),
     "batchtopk": ("dead_after=30", "topk_threshold_lr=0.05"),
@@ -62,11 +64,11 @@ def activations(cache: Path) -> Path:
 
 
 def train(
-    name: str, library: str, python: str, folder: Path, out: Path, options: list[str]
+    name: str, library: str, python: str, folder: Path, out: Path, options: list[str], k: int
 ) -> dict[str, Any]:
     """What experiments.peer_quality prints of one run."""
     command = [python, "-m", "experiments.peer_quality", f"{library}_trainer", str(out / f"{library}-{name}")]
-    sizes = {"layer": LAYER, "d": 256, "width": WIDTH, "k": K, "batch": BATCH, "tokens": TOKENS, "seen": SEEN}
+    sizes = {"layer": LAYER, "d": 256, "width": WIDTH, "k": k, "batch": BATCH, "tokens": TOKENS, "seen": SEEN}
     command += [f"--{option}={value}" for option, value in sizes.items()]
     command += [f"--held-out={HELD_OUT}", f"--rate={RATE}", f"--cache={folder}"]
     command += [f"--option={option}" for option in options]
@@ -115,8 +117,10 @@ def main() -> None:
             recipe = "plain" if name == "topk" else name
             same = [f"architecture={name}", "schedule=warmup-decay", *SAELENS[name]]
             python = interpreter("saelens", given.venvs)
-            own = train(name, "lexiscope", sys.executable, folder, given.out, [f"recipe={recipe}"])
-            keep(name, lexiscope=own, saelens=train(name, "saelens", python, folder, given.out, same))
+            theirs = train(name, "saelens", python, folder, given.out, same, K)
+            k = K if name in BY_K else round(theirs["l0"])
+            own = train(name, "lexiscope", sys.executable, folder, given.out, [f"recipe={recipe}"], k)
+            keep(name, lexiscope=own | {"k": k}, saelens=theirs)
     fill(PAGE, {"architectures": rows(load())})
 
 

@@ -31,14 +31,18 @@ HELD_OUT, SCORED = 10_000, 4_000
 """tokens that codes and patched cross-entropies are measured on"""
 LAYERS, RECIPES = (2, 4), ("matched", "cone")
 OFF: dict[str, Any] = {"aux_k": 0}
+WEIGHTS, ROWS, AFTER = (1 / 32, 1.0), (64, 128), (15, 30)
 SETTINGS = [OFF] + [
-    {"aux_weight": weight, "aux_k": k, "aux_after": after}
-    for weight, k, after in product((1 / 32, 1.0), (64, 128), (15, 30))
+    {"aux_weight": WEIGHTS[i], "aux_k": ROWS[j], "aux_after": AFTER[k]}
+    for i, j, k in sorted(product((0, 1), repeat=3), key=lambda each: sum(each) % 2)
 ]
+"""the first five hold each value of each setting twice, in all pairs"""
+USED: dict[str, Any] = {"aux_weight": 1 / 32, "aux_k": 64, "aux_after": 30}
+ALIGNED = (False, True)
 SEEDS = (0, 1)
 RECURS = 0.7
 """Cosine from which on two mutually nearest decoder rows of two seeds are the same feature."""
-FIGURES = ("fve", "delta_ce", "delta_ce_ci", "dead_share", "n_live")
+FIGURES = ("fve", "delta_ce", "dead_share", "delta_ce_ci", "n_live")
 
 
 def name_of(settings: dict[str, Any]) -> str:
@@ -51,13 +55,19 @@ def parts() -> dict[str, tuple[str, int, list[dict[str, Any]], tuple[int, ...]]]
     for layer, recipe in product(LAYERS, RECIPES):
         found[f"{layer}-{recipe}"] = (recipe, layer, SETTINGS, SEEDS[:1])
     for layer in LAYERS:
-        found[f"{layer}-aligned"] = ("matched", layer, [{"aligned": False}, {"aligned": True}], SEEDS)
+        found[f"{layer}-aligned"] = (
+            "matched",
+            layer,
+            [{"aligned": aligned, **USED} for aligned in ALIGNED],
+            SEEDS,
+        )
     return found
 
 
-def train(part: str, out: Path) -> None:
-    """Train and evaluate a part's dictionaries, or resume; its figures go to results/trainer/."""
+def train(part: str, out: Path, first: int) -> None:
+    """Train and evaluate the `first` settings of a part, or resume; its figures go to results/trainer/."""
     recipe, layer, settings, seeds = parts()[part]
+    settings = settings[:first]
     model = load_language_model(str(DEMO / "model"), model_id="demo")
     rows, dictionaries = [], {}
     for seed in seeds:
@@ -126,7 +136,7 @@ def sweep(found: dict[str, dict[str, Any]]) -> list[str]:
     """One row a setting; FVE, ΔCE and the dead share of each recipe, averaged over layers."""
     lines = []
     for settings in SETTINGS:
-        cells: list[object] = ["off"]
+        cells = ["off"]
         if settings["aux_k"]:
             weight = "1/32" if settings["aux_weight"] < 1 else "1"
             cells = [f"weight {weight}, {settings['aux_k']} rows, silent for {settings['aux_after']} steps"]
@@ -137,11 +147,18 @@ def sweep(found: dict[str, dict[str, Any]]) -> list[str]:
                 for row in found[f"{layer}-{recipe}"]["rows"]
                 if all(abs(row.get(field, -1) - value) < 1e-4 for field, value in settings.items())
             ]
-            fve, delta, dead = (mean(row[name] for row in rows) for name in ("fve", "delta_ce", "dead_share"))
-            cells += [f"{fve:.4f}", f"{delta:.4f}", f"{dead:.1%}"]
-        lines.append(cells)
+            if len(rows) == len(LAYERS):
+                cells += figures(rows)
+        if len(cells) > 1:
+            lines.append(cells)
     header = ["AuxK", *(f"{what}, {recipe}" for recipe in RECIPES for what in ("FVE", "ΔCE", "dead"))]
     return table(header, lines)
+
+
+def figures(rows: list[dict[str, Any]]) -> list[str]:
+    """Means of FVE, ΔCE and the dead share."""
+    fve, delta, dead = (sum(row[name] for row in rows) / len(rows) for name in FIGURES[:3])
+    return [f"{fve:.4f}", f"{delta:.4f}", f"{dead:.1%}"]
 
 
 def alignment(found: dict[str, dict[str, Any]]) -> list[str]:
@@ -149,19 +166,11 @@ def alignment(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for layer in LAYERS:
         part = found[f"{layer}-aligned"]
-        for aligned in (False, True):
+        for aligned in ALIGNED:
             rows = [row for row in part["rows"] if row["aligned"] is aligned]
-            fve, delta, dead = (mean(row[name] for row in rows) for name in ("fve", "delta_ce", "dead_share"))
-            recur = part["recur"][name_of({"aligned": aligned})]
-            lines.append(
-                [
-                    f"layer {layer}, {'aligned' if aligned else 'free'}",
-                    f"{fve:.4f}",
-                    f"{delta:.4f}",
-                    f"{dead:.1%}",
-                    f"{recur:.1%}",
-                ]
-            )
+            recur = part["recur"][name_of({"aligned": aligned, **USED})]
+            what = f"layer {layer}, {'aligned' if aligned else 'free'}"
+            lines.append([what, *figures(rows), f"{recur:.1%}"])
     return table(["`matched`", "FVE", "ΔCE", "dead", "rows that recur in the other seed"], lines)
 
 
@@ -171,13 +180,16 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, nargs="?", help="where dictionaries and activations go")
     parser.add_argument("--part", action="append", choices=list(parts()), help="all unless given")
+    parser.add_argument(
+        "--first", type=int, default=len(SETTINGS), help="settings of a part; all unless given"
+    )
     parser.add_argument("--tables", action="store_true", help="train nothing")
     given = parser.parse_args()
     if not given.tables:
         if given.out is None:
             parser.error("give OUT, a folder for dictionaries and activations")
         for part in given.part or parts():
-            train(part, given.out)
+            train(part, given.out, given.first)
     if all(file_of(part).is_file() for part in parts()):
         found = load()
         fill(PAGE, {"aux_k": sweep(found), "aligned": alignment(found)})

@@ -33,6 +33,8 @@ equal length.
 """
 SCRATCH = 2**29
 """Most bytes of pre-activations held at once; longer batches go through in parts."""
+DENSE_FROM = 100
+"""On a CPU, a product with one row gathered from memory takes as long as one with this many in a matrix."""
 
 
 class Tile(NamedTuple):
@@ -102,13 +104,14 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
 
 def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
     """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is above 0, else 0, for rows [F, d]."""
-    if not has_kernels(rows):  # in chunks that stay in cache
-        parts = [
-            torch.bmm(rows[indices], part[..., None]).squeeze(-1)
-            for indices, part in zip(code.indices.split(128), slope.split(128), strict=True)
-        ]
-        return torch.cat(parts) * (code.values > 0)
     (n, k), d = code.indices.shape, rows.shape[1]
+    if not has_kernels(rows):  # in chunks that stay in cache
+        chunks = zip(code.indices.split(128), slope.split(128), strict=True)
+        if DENSE_FROM * k > len(rows):
+            parts = [(part @ rows.T).gather(1, indices) for indices, part in chunks]
+        else:
+            parts = [torch.bmm(rows[indices], part[..., None]).squeeze(-1) for indices, part in chunks]
+        return torch.cat(parts) * (code.values > 0)
     out = torch.empty(n, k, device=rows.device)
     grid = (n, triton.cdiv(k, 8))
     _code_gradient[grid](

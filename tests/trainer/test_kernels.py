@@ -161,6 +161,16 @@ def test_the_plain_path_works_in_the_buffer_it_is_given(device: str) -> None:
 # --- the gradients ---
 
 
+@pytest.mark.parametrize("dense_from", [0, 100])
+def test_the_codes_gradient_is_the_same_from_gathered_rows_and_from_a_matrix_product(
+    dense_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "DENSE_FROM", dense_from)
+    code, rows, x = some_code(200, 90, 5, 0, "cpu"), normal((90, 12), 1, "cpu"), normal((200, 12), 2, "cpu")
+    expected = (x @ rows.T).gather(1, code.indices) * (code.values > 0)
+    assert torch.allclose(kernels.code_gradient(code, rows, x), expected, atol=1e-5)
+
+
 @on_devices
 @given(shapes)
 @few
