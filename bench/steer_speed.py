@@ -87,7 +87,7 @@ def does(where: Setting, mode: str, index: int = 100, strength: float = 0.5) -> 
         index=index,
         name=Token(id=index, shown="x"),
         cosine=0,
-        verdict="reads",
+        verdict="specific",
         density=0.01,
     )
     return Intervention(

@@ -76,7 +76,7 @@ class Requests:
         filters = (
             {"live": True}
             if self.draw.random() < 0.2
-            else {"verdict": "reads"}
+            else {"verdict": "specific"}
             if self.draw.random() < 0.2
             else {}
         )
@@ -90,7 +90,7 @@ class Requests:
         if self.draw.random() < 0.5:
             asked["live"] = True
         if self.draw.random() < 0.3:
-            asked["verdict"] = self.draw.choice(["reads", "predicts", "both", "unsupported"])
+            asked["verdict"] = self.draw.choice(["specific", "partial", "weak", "none"])
         if self.draw.random() < 0.3:
             asked["min_cosine"] = round(self.draw.random(), 2)
         self.store.dictionary_page(MODEL, self.source(), Filters.model_validate(asked))

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
+from lexiscope.evidence import RELATIONS, VERDICTS, words_of
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
 from store import BuildWriter, schema
@@ -104,6 +105,7 @@ def token_table(spelled: list[bytes]) -> pa.Table:
             "shown": [tokens.shown(word) for word in spelled],
             "raw": [word.hex() for word in spelled],
             "folded": [tokens.folded(word) for word in spelled],
+            "word": ints(words_of(spelled)),
             "count": pa.array((PASSAGES * LENGTH / (np.arange(n) + 10)).astype("int64")),
         }
     )
@@ -128,9 +130,11 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
     same = np.bincount(name, minlength=n)[name]
     cosine = draw.beta(5, 2, n)
     firings = np.where(alive, np.exp(draw.normal(6, 2, n)).astype("int64") + 20, 0)
-    supported = alive & (draw.random(n) < 0.4)
-    verdicts = np.array(["dead", "unsupported", "reads", "predicts", "both"])
-    verdict = np.where(~alive, 0, np.where(supported, draw.choice([2, 2, 2, 3, 4], n), 1))
+    verdict = np.where(alive, draw.choice(VERDICTS[:5], n, p=(0.2, 0.4, 0.25, 0.02, 0.13)), VERDICTS[5])
+    relation = draw.choice(RELATIONS, n, p=(0.7, 0.2, 0.05, 0.05))
+    n_words = np.where(alive, draw.integers(1, 4, n), 0)
+    starts = ints(np.concatenate([[0], n_words.cumsum()]))
+    words = (n * draw.random(n_words.sum()) ** 2).astype("int64")
 
     def share(width: int = 1) -> pa.Array:
         return reals(draw.random(n) * width, alive)
@@ -172,7 +176,12 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         "n_same_name": ints(same),
         "n_same_family": ints(same),
         "live": pa.array(alive),
-        "verdict": pa.array(verdicts[verdict]),
+        "verdict": pa.array(verdict),
+        "relation": pa.array(relation, mask=~alive),
+        "word_tokens": pa.ListArray.from_arrays(starts, ints(words)),
+        "word_shares": pa.ListArray.from_arrays(starts, reals(draw.random(len(words)))),
+        "judged_firings": pa.array(draw.integers(20, 257, n), mask=~alive),
+        "judged_passages": pa.array(draw.integers(5, 200, n).astype("int32"), mask=~alive),
         "density": reals(firings / (PASSAGES * LENGTH)),
         "n_firings": pa.array(firings),
         "mean_activation": reals(np.where(alive, draw.gamma(2, 2, n), 0)),
@@ -180,7 +189,6 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         "histogram": lists(np.where(alive[:, None], draw.poisson(8, (n, BINS)), 0)),
         "positions": lists(np.where(alive[:, None], draw.poisson(20, (n, 8)), 0)),
         "name_rank": ints(draw.integers(0, n, n)),
-        "supported": pa.array(supported),
         "lift_token": pa.array(frequent.astype("int32"), mask=~alive),
         "beats_name": pa.array(alive & (draw.random(n) < 0.2)),
         "logit_beats_name": pa.array(alive & (draw.random(n) < 0.1)),
@@ -283,6 +291,7 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         },
         **{
             "verdicts": "{}",
+            "verdict_firings": "{}",
             "hub_tokens": list(range(20)),
             "hub_counts": list(range(40, 20, -1)),
             "index_tokens": PASSAGES * LENGTH,

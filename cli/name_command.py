@@ -16,21 +16,17 @@ from lexiscope.anchors import nearest_tokens, random_directions
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.measures import DICTIONARY, FEATURE, as_text, placed
-from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram, Share, measured_values
+from lexiscope.measures import DICTIONARY, as_text, placed
+from lexiscope.records import DictionaryPage, FeatureRecord, Filters, Histogram, measured_values
 from lexiscope.settings import Settings
 from lexiscope.text import batches, passages
 from store import Store
 
 SAMPLE = 2048
 """Features, and random directions, whose cosine to every row of raw W_E is taken."""
-CANDIDATES, SHOWN, WRONG = 50, 20, 5
-"""Supported features read for each verdict and sort order; how many of them are shown; unsupported ones
-shown.
-"""
-EVIDENCE = [measure for measure in placed(FEATURE, "evidence") if measure.chance]
-ENOUGH = 10
-"""Firings below which a feature is not shown as one of the best."""
+CANDIDATES, SHOWN, WRONG = 100, 20, 5
+"""Features of large shares read; how many of them are shown, one a word; features without a name shown."""
+HEADINGS = ("feature", "verdict", "fires", "share (95 %)", "chance", "firings", "nearest anchor", "cosine")
 
 
 class NamingRequest(NamedTuple):
@@ -64,9 +60,7 @@ def name_dictionaries(
     settings: Settings,
     console: Console,
 ) -> None:
-    """Index the dictionaries over the text under their nearest anchors, publish, and show a table a
-    dictionary.
-    """
+    """Index the dictionaries over the text, publish, and show a table a dictionary."""
     if not sources:
         raise LexiscopeError(
             "Names are tested on a text: give --text FILE, best of the "
@@ -179,17 +173,15 @@ def show(
     ):
         figures.add_row(*row)
     console.print(figures)
-    headings = ["feature", "name", "cosine", *(measure.label for measure in EVIDENCE), "fires"]
-    names = Table(*headings, title="names with the best evidence")
+    names = Table(*HEADINGS, title="names that hold, the largest shares first")
     for feature in _best(store, page):
         names.add_row(*_line(feature))
     console.print(names)
-    doubtful = Table(*headings, "it fires on", title="names without support")
+    doubtful = Table(*HEADINGS, title="features that no word explains, the densest first")
     for feature in _features(
-        store, page, Filters(verdict="unsupported", sort="density", descending=True, limit=WRONG)
+        store, page, Filters(verdict="none", sort="density", descending=True, limit=WRONG)
     ):
-        lift = feature.afterwards.lift if feature.afterwards else None
-        doubtful.add_row(*_line(feature), lift.shown if lift else "–")
+        doubtful.add_row(*_line(feature))
     console.print(doubtful)
 
 
@@ -199,42 +191,26 @@ def _features(store: Store, page: DictionaryPage, filters: Filters) -> list[Feat
 
 
 def _best(store: Store, page: DictionaryPage) -> list[FeatureRecord]:
-    """Of the densest and best aligned features with supported names, those with the greatest share of firings
-    on or just before the name, above chance; one per name.
+    """Of the features with specific names, and then of those with partial ones, the largest shares; one a
+    word.
     """
-    held = {
-        feature.index: feature
-        for verdict in ("reads", "predicts", "both")
-        for sort in ("density", "cosine")
-        for feature in _features(
-            store, page, Filters(verdict=verdict, sort=sort, descending=True, limit=CANDIDATES)
-        )
-    }
-
-    def excess(feature: FeatureRecord) -> float:
-        if feature.evidence is None or feature.n_firings < ENOUGH:
-            return 0.0
-        return max(
-            share.value - share.null for share in (feature.evidence.reads_here, feature.evidence.predicts)
-        )
-
     best: dict[int, FeatureRecord] = {}
-    for feature in sorted(held.values(), key=excess, reverse=True):
-        best.setdefault(feature.name.id, feature)
+    for verdict in ("specific", "partial"):
+        filters = Filters(verdict=verdict, sort="share", descending=True, limit=CANDIDATES)
+        for feature in _features(store, page, filters):
+            assert feature.fires is not None, "its verdict is on a relation"
+            best.setdefault(feature.fires.words[0].id, feature)
     return list(best.values())[:SHOWN]
 
 
 def _line(feature: FeatureRecord) -> list[str]:
-    values = measured_values(feature.evidence)
-    return [
-        str(feature.index),
-        feature.name.shown,
-        f"{feature.cosine:.2f}",
-        *(_share(values.get(measure.name)) for measure in EVIDENCE),
-        f"{feature.n_firings:,}",
-    ]
-
-
-def _share(share: Share | None) -> str:
-    """A share, and what chance gives in brackets."""
-    return "–" if share is None else f"{share.value:.0%} ({share.null:.0%})"
+    fires = feature.fires
+    words = ["–", "–", "–"]
+    if fires is not None:
+        words = [
+            f"{fires.relation} {' '.join(word.shown for word in fires.words)}",
+            f"{fires.share:.0%} ({fires.low:.0%} to {fires.high:.0%})",
+            f"{fires.chance:.1%}",
+        ]
+    anchor = [feature.name.shown, f"{feature.cosine:.2f}"]
+    return [str(feature.index), feature.verdict, *words, f"{feature.n_firings:,}", *anchor]

@@ -119,11 +119,10 @@ def best_of_each_passage(fired: TextFirings) -> TextFirings:
 
 
 def shares(evidence: Evidence, tested: Tensor) -> dict[str, float]:
-    """Share of the tested features by verdict."""
-    said = [
-        verdict for verdict, asked in zip(evidence.verdict(tested), tested.tolist(), strict=True) if asked
-    ]
-    found = {verdict: said.count(verdict) / len(said) for verdict in ("reads", "predicts", "both")}
+    """Share of the tested features by the tests that their names pass."""
+    reads, predicts = (q[tested] <= FDR for q in (evidence.q_reads, evidence.q_predicts))
+    parts = {"reads": reads & ~predicts, "predicts": predicts & ~reads, "both": reads & predicts}
+    found = {name: holds.double().mean().item() for name, holds in parts.items()}
     return found | {"any": sum(found.values()), "supported": evidence.supported[tested].float().mean().item()}
 
 

@@ -22,6 +22,7 @@ from experiments.page import DOCS, RESULTS, fill, table
 from indexer.causal.scores import STRENGTH, output_scores
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
+from lexiscope.evidence import FDR
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
@@ -38,7 +39,7 @@ VALUES = 1 << 23
 """logits of one pass"""
 OUTPUT_SCORE = 0.01
 """features above it pass the filter of Arad et al. 2025"""
-COLUMNS = ("index", "name_token", "live", "density", "verdict")
+COLUMNS = ("index", "name_token", "live", "density", "q_reads", "q_predicts")
 PAGE = DOCS / "steering.md"
 VERDICTS = ("predicts", "both", "reads", "unsupported")
 EMBEDDING = "the name's raw embedding"
@@ -179,7 +180,7 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
     """
     draw = np.random.default_rng(seed)
     live = source.live
-    order, verdicts = draw.permutation(live), source.features["verdict"].astype(str)
+    order, verdicts = draw.permutation(live), tests_passed(source.features)
     more = [order[verdicts[order] == word][: min(n // 2, RARE)] for word in VERDICTS]
     chosen = np.unique(np.concatenate([order[:n], *more]))
     sampled = np.isin(chosen, order[:n])
@@ -237,6 +238,14 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
         "strength": round(float(strengths[: len(chosen)][sampled].median()), 3),
         "kl_reached": round(float(((done.kl - KL).abs() < 0.1 * KL).float().mean()), 4),
     }
+
+
+def tests_passed(features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which tests of its nearest anchor's token each feature passes at a false discovery rate of 5 %, one of
+    VERDICTS.
+    """
+    reads, predicts = (features[name].astype(float) <= FDR for name in ("q_reads", "q_predicts"))
+    return np.select([reads & predicts, reads, predicts], ["both", "reads", "predicts"], "unsupported")
 
 
 def scores(model: LanguageModel, source: Source, chosen: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from unicodedata import bidirectional
 from markupsafe import Markup, escape
 
 from lexiscope.measures import DIGITS, Measure
-from lexiscope.records import VERDICT_WORDS, Context, Histogram, Token
+from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, Context, Histogram, Token
 from lexiscope.tokens import Run, readable_runs
 from server.histograms import PositionBin
 
@@ -104,8 +104,23 @@ def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float)
 
 def badge(verdict: str) -> Markup:
     """A verdict, with its meaning on hover."""
-    shown = "reads + predicts" if verdict == "both" else verdict
-    return Markup(f'<span class="badge {verdict}" title="{escape(VERDICT_WORDS[verdict])}">{shown}</span>')
+    meaning = escape(VERDICT_WORDS[verdict])
+    return Markup(f'<span class="badge is-{verdict}" title="{meaning}">{verdict}</span>')
+
+
+def fires(relation: str | None, words: Sequence[Token], href: str = "", extra: str = "") -> Markup:
+    """What a feature fires on: its relation and words, with the relation's meaning on hover; a link if `href`
+    is given.
+    """
+    if relation is None:
+        return Markup('<span class="muted" title="no word and relation could be chosen">–</span>')
+    tag, target = ("a", f' href="{escape(href)}"') if href else ("span", "")
+    meaning = escape(RELATION_WORDS[relation])
+    chips = " ".join(chip(word, "", extra) for word in words)
+    return Markup(
+        f'<{tag} class="{f"fires {extra}".rstrip()}"{target} title="{meaning}">'
+        f'<span class="relation">{"fires " if extra else ""}{relation}</span> {chips}</{tag}>'
+    )
 
 
 def number(value: float | None, digits: int = 3) -> Markup:

@@ -18,7 +18,7 @@ from jinja2.ext import Extension
 from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, placed
-from lexiscope.records import VERDICT_WORDS, measured_values
+from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, measured_values
 from server import histograms, markup
 from store import Store
 
@@ -57,6 +57,7 @@ class Templates:
         self.environment.globals |= {
             "navigation": navigation,
             "verdict_words": VERDICT_WORDS,
+            "relation_words": RELATION_WORDS,
             "markup": markup,
             "FEATURE": FEATURE,
             "DICTIONARY": DICTIONARY,

@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = sa.MetaData()
 
@@ -35,7 +35,8 @@ def _nullable(name: str, kind: Kind, comment: str) -> sa.Column[Any]:
 
 
 MEASURE_KINDS: dict[Unit, Kind] = {
-    **{"tokens": sa.BigInteger, "features": sa.Integer, "contexts": sa.Integer, "rank": sa.Integer},
+    **{"tokens": sa.BigInteger, "features": sa.Integer, "contexts": sa.Integer, "passages": sa.Integer},
+    "rank": sa.Integer,
     "flag": sa.Boolean,
 }
 """column types of measures; REAL for the other units"""
@@ -119,6 +120,7 @@ layer_summary = sa.Table(
     _column("dictionary_id", sa.Integer, "the dictionary"),
     *_measures(measure for name, measure in DICTIONARY.items() if name not in dictionary.c),
     _column("verdicts", TEXT, "JSON: features by verdict"),
+    _column("verdict_firings", TEXT, "JSON: share of all firings by the verdict of the feature that fires"),
     _column("hub_tokens", INTS, "tokens among the nearest names of the most live features, most first"),
     _column("hub_counts", INTS, "live features with that token among their six nearest names"),
     _column("cosine_counts", INTS, "live features by nearest-anchor cosine"),
@@ -133,7 +135,20 @@ feature = sa.Table(
     metadata,
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("index", sa.Integer, "the feature's number in its dictionary"),
-    _column("name_token", sa.Integer, "token id of its name: the anchor nearest to its direction"),
+    _nullable(
+        "relation",
+        TEXT,
+        "what it has to do with its words: it fires on, after, before or near them; null where none could be "
+        "chosen",
+    ),
+    _column("word_tokens", INTS, "up to three words, each by the id of its commonest token"),
+    _column(
+        "word_shares",
+        REALS,
+        "share of the judged firings in the relation to the first word, the first two, all three",
+    ),
+    _column("verdict", TEXT, "specific, partial, weak, none, untested or dead: on the relation to the words"),
+    _column("name_token", sa.Integer, "token id of the anchor nearest to its direction"),
     _nullable(
         "assigned_token",
         sa.Integer,
@@ -144,7 +159,6 @@ feature = sa.Table(
     _column("next_tokens", INTS, "token ids of the five next names"),
     _column("next_cosines", REALS, "their cosines"),
     _column("phrase_tokens", INTS, "up to three tokens, by non-negative orthogonal matching pursuit"),
-    _column("verdict", TEXT, "reads, predicts, both, unsupported or dead"),
     _column("histogram", INTS, "firings by activation, in the bins of dictionary.histogram_edges"),
     _column(
         "positions", INTS, "firings by position in the passage, in the bins of dictionary.position_edges"
@@ -250,37 +264,61 @@ token = sa.Table(
     ),
     _column("raw", TEXT, "its bytes, in hex"),
     _column("folded", TEXT, "its spelling without case and outer space; what search compares"),
+    _column(
+        "word",
+        sa.Integer,
+        "its word: the smallest id among the tokens that differ from it in case, outer space or inflection",
+    ),
     _column("count", sa.BigInteger, "occurrences in the indexed corpus"),
     comment="one row a token of each model's vocabulary, named or not",
 )
 
+
+def _listed() -> list[sa.Column[Any]]:
+    return [
+        _column("dictionary_id", sa.Integer, "the dictionary"),
+        _column("index", sa.Integer, "the feature's number in it"),
+        _column("key", sa.BigInteger, "dictionary_id · 2³¹ + index: both in one number"),
+        _column("relation", TEXT, "as feature.relation; empty where it has none"),
+        _column("word_tokens", INTS, "as feature.word_tokens"),
+        _column("share", sa.REAL, "as feature.relation_share; 0 where it has none"),
+        _column(
+            "effect",
+            sa.REAL,
+            "as feature.relation_low where the verdict is specific, partial or weak, else 0: what orders the "
+            "features that a word names",
+        ),
+        _column("name_token", sa.Integer, "token id of its nearest anchor"),
+        _column("name_order", sa.Integer, "place of that token among its model's tokens by spelling"),
+        *_measures(FEATURE[name] for name in ("cosine", "density", "max_activation")),
+        _column(
+            "excess",
+            sa.REAL,
+            "reads_family and predicts beyond their nulls, added: orders the features of one nearest anchor",
+        ),
+        *_measures([FEATURE["live"]]),
+        _column("verdict", TEXT, "as feature.verdict"),
+    ]
+
+
 listing = sa.Table(
     "listing",
     metadata,
-    _column("dictionary_id", sa.Integer, "the dictionary"),
-    _column("index", sa.Integer, "the feature's number in it"),
-    _column("key", sa.BigInteger, "dictionary_id · 2³¹ + index: both in one number"),
-    _column("name_token", sa.Integer, "token id of its name"),
-    _column("name_order", sa.Integer, "place of the name among its model's tokens by spelling"),
-    _column(
-        "name_place",
-        sa.Integer,
-        "place of the name among its model's tokens by occurrences, most frequent first",
-    ),
-    *_measures(FEATURE[name] for name in ("cosine", "density", "max_activation")),
-    _column(
-        "excess",
-        sa.REAL,
-        "reads_family and predicts beyond their nulls, added: what orders the features that carry one name",
-    ),
-    *_measures(FEATURE[name] for name in ("live", "supported")),
-    _column("verdict", TEXT, "as feature.verdict"),
-    comment="derived: the columns of feature that lists sort, filter and show, with the places of each name",
+    *_listed(),
+    comment="derived: the columns of feature that lists sort, filter and show",
 )
 
-by_name = listing.to_metadata(metadata, name="by_name")
-by_name.comment = (
-    "derived: listing again, in the order of names, so that the features that carry one lie together"
+by_name = sa.Table(
+    "by_name",
+    metadata,
+    _column("token", sa.Integer, "a token that names the feature: one of its words, or its nearest anchor"),
+    _column("by_relation", sa.Integer, "1 for a word, 0 for the nearest anchor where that is no word of it"),
+    _column(
+        "token_place", sa.Integer, "place of the token among its model's by occurrences, 0 the commonest"
+    ),
+    *_listed(),
+    comment="derived: listing again, once for each token that names a feature, in the order of tokens; "
+    "effect is 0 by anchor",
 )
 
 carried = sa.Table(
@@ -288,12 +326,8 @@ carried = sa.Table(
     metadata,
     _column("model", TEXT, "id of the language model"),
     _column("token_id", sa.Integer, "the token"),
-    _column("n_features", sa.Integer, "features named after it, all dictionaries of the model together"),
-    _column(
-        "n_strong",
-        sa.Integer,
-        "dictionaries in which a live feature of bucket strong and supported name carries it",
-    ),
+    _column("n_features", sa.Integer, "features that it names, all dictionaries of the model together"),
+    _column("n_specific", sa.Integer, "dictionaries in which it is a word of a specific feature"),
     comment="derived: the tokens that name features",
 )
 
@@ -314,7 +348,8 @@ disagreement = sa.Table(
     _column("dictionary_id", sa.Integer, "the dictionary"),
     _column("place", sa.Integer, "0 for the densest"),
     _column("index", sa.Integer, "the feature"),
-    comment="derived: each dictionary's densest live features of bucket strong whose name is not supported",
+    comment="derived: each dictionary's densest live features of bucket strong that hold in a relation to "
+    "something, and fire little on the anchor's token",
 )
 
 META = ("meta",)
@@ -337,7 +372,7 @@ def key_of(dictionary_id: int, index: int) -> int:
 
 KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
 DUCKDB_INDEXES = (
-    ("by_name", ("name_token",)),
+    ("by_name", ("token",)),
     ("listing", ("key",)),
     ("feature", ("key",)),
     ("passage", ("passage_id",)),
@@ -352,9 +387,9 @@ POSTGRES_INDEXES = (
     ("token", ("model", "token_id")),
     ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
-    ("by_name", ("name_token",)),
+    ("by_name", ("token",)),
     *(
         ("listing", ("dictionary_id", column))
-        for column in ("cosine", "density", "max_activation", "name_order")
+        for column in ("share", "cosine", "density", "max_activation", "name_order")
     ),
 )

@@ -155,6 +155,7 @@ class _Sums:
         names = {"nearest": nearest.tokens[:, 0]} | (rival_names(candidate, model) if rivals else {})
         self.namings = {kind: _Naming(tokens, tables) for kind, tokens in names.items()}
         self.permuted = _Permuted(names["nearest"], tables)
+        self.sample = evidence.FiringSample(dictionary.d_sae)
         self.reconstruction = metrics.ReconstructionSums(dictionary.d_out, device)
         self.firing = metrics.FiringSums(dictionary.d_sae, device)
         self.passage_delta_ce: dict[int, tuple[float, int]] = {}
@@ -171,6 +172,8 @@ class _Sums:
         for naming in self.namings.values():
             naming.counts.add(code, text.flat)
         self.permuted.add(code, text.flat)
+        fired = evidence.flat_firings([code])
+        self.sample.add(fired.feature, text.half[fired.at], text.code[fired.at])
         return output
 
     def add_patched(
@@ -207,6 +210,15 @@ class _Text(NamedTuple):
     """which of those have a next token"""
     flat: evidence.FlatText
     """the same positions, for counting name evidence"""
+    halves: np.ndarray
+    """[batch] the half of each passage"""
+    code: np.ndarray
+    """[n] of the positions, for samples of firings"""
+
+    @property
+    def half(self) -> np.ndarray:
+        """[n] of the positions"""
+        return self.halves[self.flat.row]
 
 
 class _Default(NamedTuple):
@@ -304,26 +316,31 @@ def measure(
     if ce_tokens is not None and ce_tokens < 1:
         raise LexiscopeError(f"Cross-entropy over {ce_tokens} tokens means nothing; ask for at least 1.")
     candidates = [_on_device(candidate, model.device) for candidate in candidates]
-    families = evidence.families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded())
+    vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
+    families = evidence.families(model.embedding, vocabulary.folded())
+    words, relations = evidence.words_of(vocabulary.raw), evidence.RelationCounts(model.vocab_size)
     sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
     layers = sorted({point for c in candidates for point in (c.reads, c.writes)}, key=hook_name)
     baseline = _Baseline(candidates)
     n_scored = _passages_of(passages, ce_tokens)
     size = max(256, min(2048, BATCH_LOGITS // model.vocab_size))
     for text in _texts(passages[:n_scored], size, model.device):
+        relations.add(text.flat, text.halves, words)
         residuals, logits = model.read_with_logits(text.tokens, layers)
         default = baseline.add(model, text, residuals, logits)
         for s in sums:
             s.add_patched(model, text, s.add_code(residuals, text), residuals[s.candidate.writes], default)
         advance(int(text.mask.sum()))
     scored_tokens = sums[0].reconstruction.n
-    for text in _texts(passages[n_scored:], size, model.device):
+    for text in _texts(passages[n_scored:], size, model.device, first=n_scored):
+        relations.add(text.flat, text.halves, words)
         residuals = model.read(text.tokens, layers)
         for s in sums:
             s.add_code(residuals, text)
         advance(int(text.mask.sum()))
     shared = {"ce_tokens": scored_tokens, "passages": passages_fingerprint(passages[:n_scored])}
-    return [_measured(s, model, baseline, shared) for s in sums]
+    read = evidence.SampledText(evidence.PassageWords(dict(enumerate(passages)), words), relations)
+    return [_measured(s, model, baseline, read, shared) for s in sums]
 
 
 def check_candidates(model: LanguageModel, candidates: Sequence[Candidate]) -> None:
@@ -362,12 +379,17 @@ def _passages_of(passages: Sequence[np.ndarray], tokens: int | None) -> int:
     return min(int(np.searchsorted(ends, tokens)) + 1, len(passages))
 
 
-def _texts(passages: Sequence[np.ndarray], size: int, device: torch.device) -> Iterator[_Text]:
+def _texts(
+    passages: Sequence[np.ndarray], size: int, device: torch.device, *, first: int = 0
+) -> Iterator[_Text]:
+    """`first`: number of the first passage."""
     for batch in batches(passages, tokens=size):
         mask, following = batch.mask, batch.next_tokens
         tokens, scored = batch.tokens.to(device), mask & (following >= 0)
         flat = evidence.FlatText(batch.rows)
-        yield _Text(batch.passages, tokens, mask.to(device), following.to(device), scored.to(device), flat)
+        code = evidence.place_codes(first + np.array(batch.passages)[flat.row], flat.position)
+        on_device = (tokens, mask.to(device), following.to(device), scored.to(device))
+        yield _Text(batch.passages, *on_device, flat, evidence.halves_of(flat), code)
 
 
 def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
@@ -378,7 +400,13 @@ def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
     return candidate._replace(dictionary=dictionary, fit=candidate.fit._replace(**moved))
 
 
-def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[str, Any]) -> Measured:
+def _measured(
+    s: _Sums,
+    model: LanguageModel,
+    baseline: _Baseline,
+    read: evidence.SampledText,
+    shared: dict[str, Any],
+) -> Measured:
     dictionary, fit = s.candidate.dictionary, s.candidate.fit
     live, firings = s.firing.live, s.firing.firings
     naming = s.namings["nearest"]
@@ -423,6 +451,9 @@ def _measured(s: _Sums, model: LanguageModel, baseline: _Baseline, shared: dict[
         "reads_family_null": metrics.weighted_share(found.null["reads_family"], weight),
         "predicts_precision": metrics.weighted_share(found.share["predicts"], weight),
         "predicts_null": metrics.weighted_share(found.null["predicts"], weight),
+        **evidence.relation_evidence(s.sample, read, live.cpu().numpy()).shares(
+            live.cpu().numpy(), firings.cpu().numpy()
+        ),
         "supported_live": metrics.weighted_share(found.supported, live),
         "supported_firing": metrics.weighted_share(found.supported, weight),
         "supported_permuted": permuted_live,

@@ -25,7 +25,7 @@ function themed(layout) {
   delete out.template;
   delete out.width;
   out.font = { family: getComputedStyle(document.body).fontFamily, size: 14, color: ink };
-  out.colorway = ["reads", "predicts", "both", "unsupported", "dead"].map((v) => colour(`v-${v}`));
+  out.colorway = ["partial", "weak", "specific", "none", "dead"].map((v) => colour(`v-${v}`));
   out.hoverlabel = { bgcolor: panel, bordercolor: line, font: { color: ink, size: 14 } };
   out.margin = { l: 56, r: 16, t: layout.title ? 44 : 16, b: 48, ...(layout.margin ?? {}) };
   out.legend = { ...layout.legend, orientation: "h", x: 0, y: 1.04, yanchor: "bottom" };

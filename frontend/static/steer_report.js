@@ -40,8 +40,8 @@ export function showResolved(resolved) {
         {},
         "For ",
         chip(feature),
-        ` the feature with the best evidence was selected, ${feature.source} · ${feature.index} `,
-        `(${feature.verdict}). Other features of that name:`,
+        ` the feature with the best evidence was selected, ${feature.source} · ${feature.index}. `,
+        "Other features with this nearest anchor:",
         ...more,
         rest,
       );
@@ -126,8 +126,8 @@ function showChanges(id, list) {
         chip(m),
         " ",
         make("span", {
-          className: `badge ${m.verdict}`,
-          textContent: m.verdict === "both" ? "reads + predicts" : m.verdict,
+          className: `badge is-${m.verdict}`,
+          textContent: m.verdict,
         }),
       ),
     ),

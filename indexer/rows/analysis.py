@@ -15,7 +15,14 @@ from indexer.rows.reconstruction import reconstruction
 from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import Evidence, EvidenceCounts, NameTables
+from lexiscope.evidence import (
+    Evidence,
+    EvidenceCounts,
+    NameTables,
+    RelationEvidence,
+    SampledText,
+    relation_evidence,
+)
 from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import LIVE_RATE
 from lexiscope.tokens import Vocabulary
@@ -52,7 +59,10 @@ class AnalysedDictionary(NamedTuple):
     """[d_sae] bool"""
     assigned: Tensor
     """[d_sae] the tokens of the anchors that rows were trained near, −1 for none"""
+    relations: RelationEvidence
+    """what the features fire on, and their verdicts"""
     evidence: Evidence
+    """for the nearest anchors"""
     geometry: Geometry
     writes: NearestTokens | None
     """[d_sae, LOGITS] tokens that each direction raises most through the Jacobian lens, with their logits;
@@ -73,6 +83,7 @@ def analyse(
     at: int,
     streams: StreamCache,
     lens: Tensor | None,
+    sampled: SampledText,
     *,
     dictionary_id: int,
     contexts: int,
@@ -114,6 +125,7 @@ def analyse(
         counts=counts,
         live=live,
         assigned=fit.assigned,
+        relations=relation_evidence(counts.firings, sampled, live.numpy()),
         evidence=evidence.result(live, None if causal is None else causal.p_ablation),
         geometry=geometry(directions, fit, named.names, embedding=counted.model.embedding, live=live),
         writes=None if lens is None else write_list(counted.model, directions, lens),

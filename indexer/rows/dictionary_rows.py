@@ -86,6 +86,7 @@ def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
         "random_cosine": analysed.random_cosine,
         "index_tokens": state.n_tokens,
         "fve_text": analysed.fve_text,
+        **analysed.relations.shares(live.numpy(), statistics.count),
         **name_shares(
             names.tokens[:, 0],
             names.cosines[:, 0],
@@ -98,7 +99,8 @@ def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
         ),
         **{name: recorded.get(name) for name in RECORDED},
         **{name: _mean(values) for name, values in causal.items() if name in DICTIONARY},
-        "verdicts": json.dumps(Counter(analysed.evidence.verdict(live))),
+        "verdicts": json.dumps(Counter(analysed.relations.verdict.tolist())),
+        "verdict_firings": json.dumps(analysed.relations.firing_shares(statistics.count)),
         "hub_tokens": hubs.indices[:HUBS].tolist(),
         "hub_counts": hubs.values[:HUBS].tolist(),
         **distributions(names.cosines[:, 0][live], statistics.count / max(state.n_tokens, 1)),
@@ -125,8 +127,6 @@ def name_shares(
     return {
         **{f"aligned_{weight}": share for weight, share in aligned._asdict().items()},
         "aligned_live_embedding": metrics.weighted_share(to_embedding >= ALIGNED, live),
-        "supported_live": metrics.weighted_share(evidence.supported, live),
-        "supported_firing": metrics.weighted_share(evidence.supported, firings * live),
         "half_live": metrics.weighted_share(evidence.half, live),
         "coverage": metrics.coverage(names, live & (cosines >= ALIGNED), occurrences),
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 from indexer.rows.analysis import AnalysedDictionary
 from indexer.rows.columns import rows
 from indexer.rows.relations import Pairs
+from lexiscope.evidence import RELATIONS, RelationEvidence
 
 NOISE = 2.6
 """Standard errors by which another token must take more firings than the name."""
@@ -21,9 +22,11 @@ def feature_table(
     *,
     folded: list[str],
     occurrences: np.ndarray,
+    shown: np.ndarray,
 ) -> pa.Table:
     """One row a feature; `relations` by the beginning of their columns' names (neighbour, previous_coactive,
-    …); `folded` spelling and `occurrences` in the text of each token of the vocabulary.
+    …); `folded` spelling and `occurrences` in the text of each token of the vocabulary, and the token by
+    which each word is `shown`.
 
     Measures come by name from what computed them: a new one of `lexiscope.measures.FEATURE` needs no change
     here.
@@ -37,7 +40,7 @@ def feature_table(
         "name_token": first,
         "assigned_token": analysed.assigned,
         "live": analysed.live,
-        "verdict": analysed.evidence.verdict(analysed.live),
+        **relation_columns(analysed.relations, shown),
         "histogram": statistics.histogram,
         "positions": statistics.positions,
         **analysed.geometry.columns(),
@@ -60,6 +63,22 @@ def _write_lists(analysed: AnalysedDictionary, n: int) -> dict[str, Any]:
     if analysed.writes is None:
         return {"write_tokens": [[]] * n, "write_values": [[]] * n}
     return {"write_tokens": analysed.writes.tokens, "write_values": analysed.writes.cosines}
+
+
+def relation_columns(evidence: RelationEvidence, shown: np.ndarray) -> dict[str, Any]:
+    """What each feature fires on; shown [vocab] the token of each word."""
+    names, judged = evidence.names, evidence.judged
+    known = names.words >= 0
+    starts = np.concatenate([[0], known.sum(1).cumsum()]).astype(np.int32)
+    shares = np.round(judged.cumulative[known], 4).astype(np.float32)
+    relations = pa.array(RELATIONS).take(pa.array(names.relation, mask=names.relation < 0))
+    return {
+        "relation": relations,
+        "word_tokens": pa.ListArray.from_arrays(starts, shown[names.words[known]].astype(np.int32)),
+        "word_shares": pa.ListArray.from_arrays(starts, shares),
+        "verdict": evidence.verdict.tolist(),
+        **evidence.measures(),
+    }
 
 
 def _shared_names(names: np.ndarray, folded: list[str]) -> dict[str, np.ndarray]:

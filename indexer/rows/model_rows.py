@@ -14,6 +14,7 @@ from indexer.rows.dictionary_rows import dictionary_row, summary_row
 from indexer.rows.feature_rows import feature_table
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
+from lexiscope.evidence import PassageWords, SampledText, shown_tokens, words_of
 from lexiscope.language_model import LanguageModel
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
@@ -37,15 +38,25 @@ def add_model(
     relations = Relations(counted)
     folded = counted.vocabulary.folded()
     texts, used = PassageTexts(state.passages), [np.zeros(0, np.int64)]
+    words, occurrences = counted.tables.words, state.occurrences
+    sampled = SampledText(PassageWords(state.passages, words), state.relations)
     streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
     for at, member in enumerate(counted.members):
         say(f"writing the rows of {member.source}")
         lens = lenses.get(member.layer)
-        analysed = analyse(counted, at, streams, lens, dictionary_id=first_dictionary + at, contexts=contexts)
+        analysed = analyse(
+            counted, at, streams, lens, sampled, dictionary_id=first_dictionary + at, contexts=contexts
+        )
         say(f"{member.source} explains {analysed.fve_text:.2f} of the variance of this text (FVE)")
         if warning := reconstruction_warning(analysed.fve_text):
             say(f"WARNING: {member.source}: {warning}")
-        features = feature_table(analysed, relations(at), folded=folded, occurrences=state.occurrences)
+        features = feature_table(
+            analysed,
+            relations(at),
+            folded=folded,
+            occurrences=occurrences,
+            shown=shown_tokens(words, occurrences),
+        )
         table, pointed = context_table(
             analysed.counts, texts, dictionary_id=analysed.dictionary_id, first_passage=first_passage
         )
@@ -58,7 +69,7 @@ def add_model(
         writer.add("token_row", token_row_table(analysed, model))
     numbers = np.unique(np.concatenate(used))
     writer.add("passage", passage_table(state.passages, numbers, first_passage=first_passage, corpus=corpus))
-    writer.add("token", token_table(model, counted.vocabulary, state.occurrences))
+    writer.add("token", token_table(model, counted.vocabulary, occurrences))
 
 
 def token_table(model: LanguageModel, vocabulary: Vocabulary, occurrences: np.ndarray) -> pa.Table:
@@ -69,6 +80,7 @@ def token_table(model: LanguageModel, vocabulary: Vocabulary, occurrences: np.nd
         "shown": vocabulary.shown,
         "raw": [raw.hex() for raw in vocabulary.raw],
         "folded": vocabulary.folded(),
+        "word": words_of(vocabulary.raw),
         "count": occurrences,
     }
     return rows("token", columns)

@@ -22,7 +22,7 @@ from lexiscope.evidence.flat_text import NEAR, FlatFirings, FlatText, flat_firin
 from lexiscope.evidence.lift import HighestLift, highest_lift, lift_names
 from lexiscope.evidence.name_hits import KINDS, NameHits, NameTables
 from lexiscope.evidence.relation_evidence import RelationEvidence, SampledText, relation_evidence
-from lexiscope.evidence.relations import RELATIONS, VERDICTS, JudgedNames, RelationNames
+from lexiscope.evidence.relations import RELATIONS, VERDICTS, JudgedNames, RelationNames, verdicts
 from lexiscope.evidence.significance import benjamini_hochberg, frequency_bins, poisson_tail
 from lexiscope.evidence.words import shown_tokens, words_of
 
@@ -63,5 +63,6 @@ __all__ = [
     "poisson_tail",
     "relation_evidence",
     "shown_tokens",
+    "verdicts",
     "words_of",
 ]

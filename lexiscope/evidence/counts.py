@@ -1,7 +1,7 @@
-"""Streaming counts of how often a feature's name holds where it fires, and the decision on the name.
+"""Streaming counts of how often a given name, such as that of the nearest anchor, holds where a feature
+fires.
 
-The verdict on a name is decided in `EvidenceCounts.result` and nowhere else; docs/evidence.md describes it,
-with the rate at which it is wrong.
+What a feature fires on is found and judged by `relations`, whatever its direction says.
 """
 
 from typing import NamedTuple
@@ -37,22 +37,6 @@ class Evidence(NamedTuple):
     """of the next-token test, and of the ablation test where a feature has one"""
     supported: Tensor
 
-    def verdict(self, live: Tensor) -> list[str]:
-        """`dead`, `both`, `reads`, `predicts` or `unsupported`, from the q-values at a false discovery rate
-        of FDR.
-        """
-        reads, predicts = self.q_reads <= FDR, self.q_predicts <= FDR
-        words = {
-            (False, False): "unsupported",
-            (True, False): "reads",
-            (False, True): "predicts",
-            (True, True): "both",
-        }
-        return [
-            words[bool(r), bool(p)] if alive else "dead"
-            for r, p, alive in zip(reads, predicts, live, strict=True)
-        ]
-
     def measures(self) -> dict[str, Tensor]:
         """Those of `lexiscope.measures.FEATURE` by name, each [d_sae]; NaN where a feature never fired."""
         found = {
@@ -63,9 +47,7 @@ class Evidence(NamedTuple):
             "q_predicts": self.q_predicts,
         }
         fired = self.firings > 0
-        return {name: values.where(fired, float("nan")) for name, values in found.items()} | {
-            "supported": self.supported
-        }
+        return {name: values.where(fired, float("nan")) for name, values in found.items()}
 
     def to(self, device: torch.device) -> "Evidence":
         share, null = (

@@ -76,7 +76,7 @@ class SampledPlaces(NamedTuple):
 class FiringSample:
     """Of the features of one dictionary. Raises ValueError where there are more than MAX_FEATURES."""
 
-    PARTS = ("keys",)
+    PARTS = ("keys", "totals")
 
     def __init__(self, d_sae: int, limit: int = SAMPLED_FIRINGS) -> None:
         if d_sae > MAX_FEATURES:
@@ -84,6 +84,8 @@ class FiringSample:
         self.d_sae, self.limit = d_sae, limit
         self.keys = np.zeros(0, np.uint64)
         """(feature, half, code), sorted"""
+        self.totals = np.zeros(2 * d_sae, np.int64)
+        """[2 · d_sae] all firings, by feature and half"""
         self._added: list[np.ndarray] = []
         self._n_added = 0
         self._highest = np.full(2 * d_sae, _MASK, np.uint64)
@@ -92,11 +94,13 @@ class FiringSample:
     def add(self, feature: np.ndarray, half: np.ndarray, code: np.ndarray) -> None:
         """Firings [m]: their features, and the half and code of the positions."""
         group = feature.astype(np.int64) * 2 + half
+        self.totals += np.bincount(group, minlength=len(self.totals))
         rows = np.flatnonzero(code <= self._highest.take(group))
         self._take((group[rows].astype(np.uint64) << _BITS) | code[rows])
 
     def absorb(self, other: "FiringSample") -> None:
         other.settle()
+        self.totals += other.totals
         self._take(other.keys)
 
     def _take(self, keys: np.ndarray) -> None:

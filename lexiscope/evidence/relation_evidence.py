@@ -8,6 +8,8 @@ import torch
 from lexiscope.evidence.families import matched_controls
 from lexiscope.evidence.firing_sample import FiringSample, PassageWords, RelationCounts
 from lexiscope.evidence.relations import (
+    RELATIONS,
+    VERDICTS,
     JudgedNames,
     RelationNames,
     Surroundings,
@@ -21,6 +23,9 @@ CONTROLS = 8
 """Words as frequent as a name's that its share is compared with."""
 CHUNK = 250_000
 """Firings looked at together: about 150 MB."""
+ON = RELATIONS.index("on")
+OFTEN, FOUND = 10, 0.5
+"""Occurrences from which a word counts for `finds`, and the F1 from which it is found."""
 CHOOSING, JUDGING = 0, 1
 """The halves of the passages."""
 
@@ -33,6 +38,51 @@ class RelationEvidence(NamedTuple):
     q: np.ndarray
     verdict: np.ndarray
     """one of VERDICTS"""
+    finds: float
+    """as `found_words` gives it"""
+
+    @property
+    def holds(self) -> np.ndarray:
+        """[d_sae] bool: specific or partial."""
+        return np.isin(self.verdict, ("specific", "partial"))
+
+    def measures(self) -> dict[str, np.ndarray]:
+        """Those of `lexiscope.measures.FEATURE` by name, each [d_sae]; NaN or −1 where there is no name."""
+        judged, named = self.judged, self.names.relation >= 0
+        found = {
+            "relation_share": judged.share,
+            "relation_low": judged.low,
+            "relation_high": judged.high,
+            "relation_chance": judged.chance,
+            "relation_lift": judged.lift,
+            "relation_q": self.q,
+        }
+        counts = {"judged_firings": judged.firings, "judged_passages": judged.passages}
+        return {
+            name: np.where(named & (judged.firings > 0), values, np.nan) for name, values in found.items()
+        } | {name: np.where(named, values, -1) for name, values in counts.items()}
+
+    def shares(self, live: np.ndarray, firings: np.ndarray) -> dict[str, float]:
+        """Those of `lexiscope.measures.DICTIONARY` by name; live [d_sae] bool, firings [d_sae]."""
+        tested = live & self.judged.tested
+        return {
+            "holds_live": _share(self.holds, live),
+            "holds_tested": _share(self.holds, tested),
+            "holds_firing": _share(self.holds, firings * live),
+            "specific_live": _share(self.verdict == "specific", live),
+            "tested_live": _share(tested, live),
+            "finds": self.finds,
+        }
+
+    def firing_shares(self, firings: np.ndarray) -> dict[str, float]:
+        """{verdict: share of all firings}"""
+        return {verdict: _share(self.verdict == verdict, firings) for verdict in VERDICTS}
+
+
+def _share(holds: np.ndarray, weight: np.ndarray) -> float:
+    """Σ weight · holds by Σ weight; 0 where there is no weight."""
+    total = float(weight.sum())
+    return float((weight * holds).sum()) / total if total else 0.0
 
 
 class SampledText:
@@ -84,7 +134,29 @@ def relation_evidence(sample: FiringSample, text: SampledText, live: np.ndarray)
     """live [d_sae] bool: the features that are tested."""
     names = text.chosen(sample)
     judged = text.judged(sample, names)
-    return RelationEvidence(names, judged, judged.q(live), verdicts(live, judged))
+    firings = sample.totals.reshape(-1, 2)[:, JUDGING]
+    finds = found_words(names, judged, firings, text.rates[JUDGING].counts[ON])
+    return RelationEvidence(names, judged, judged.q(live), verdicts(live, judged), finds)
+
+
+def found_words(
+    names: RelationNames, judged: JudgedNames, firings: np.ndarray, occurrences: np.ndarray
+) -> float:
+    """Of the words with at least OFTEN occurrences, the share that a feature named *on* them detects with an
+    F1 of at least FOUND; firings [d_sae] and occurrences [vocab] in the judged passages.
+
+    A word's hits are its share of the judged firings times all firings.
+    """
+    on = names.relation == ON
+    best = np.zeros(len(occurrences))
+    shares = np.diff(judged.cumulative, axis=1, prepend=0)
+    for word, share in zip(names.words[on].T, shares[on].T, strict=True):
+        known = word >= 0
+        hits = 2 * share[known] * firings[on][known]
+        f1 = hits / np.maximum(firings[on][known] + occurrences[word[known]], 1)
+        np.maximum.at(best, word[known], f1)
+    often = occurrences >= OFTEN
+    return float((best[often] >= FOUND).mean()) if often.any() else 0.0
 
 
 def _chunks(sample: FiringSample) -> list[tuple[int, int]]:

@@ -242,10 +242,10 @@ def judge(
     draws] words as frequent as each.
 
     Chance is the larger of two: the rate in the text, summed over the name's words, and the mean share of the
-    control words in their place. The interval is `interval`'s. The p-value is the Poisson tail of the number
-    of passages with at least one hit, whose expectation is the sum of 1 − (1 − chance)^firings over passages:
-    more than it is where hits come together, and the Poisson tail bounds that of unequal chances (Hoeffding
-    1956).
+    control words in their place, without those that are words of the name. The interval is `interval`'s. The
+    p-value is the Poisson tail of the number of passages with at least one hit, whose expectation is the sum
+    of 1 − (1 − chance)^firings over passages: more than it is where hits come together, and the Poisson tail
+    bounds that of unequal chances (Hoeffding 1956).
     """
     feature = firings.feature
     relation, words = names.relation[feature], names.words[feature]
@@ -256,6 +256,7 @@ def judge(
     by_control = np.zeros(d_sae)
     for drawn in controls.T:
         swapped = np.where(words >= 0, drawn[words], -1)
+        swapped[(swapped[:, :, None] == words[:, None]).any(-1)] = -1
         by_control += np.bincount(feature, _hits(firings, relation, swapped), d_sae)
     by_rate = np.zeros(d_sae)
     named = np.flatnonzero(names.relation >= 0)

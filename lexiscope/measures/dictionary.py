@@ -5,6 +5,7 @@ checkpoint records, on held-out text.
 from lexiscope.measures.measure import Measure, by_name
 
 _NO_PASS = "where the ablation pass was not run"
+_NOT_JUDGED = "where nothing could be judged, in an import"
 _NOT_RECORDED = "where the checkpoint does not record it"
 
 DICTIONARY = by_name(
@@ -79,29 +80,66 @@ DICTIONARY = by_name(
             places=("tiles",),
         ),
         Measure(
-            "supported_live",
-            "supported",
+            "holds_live",
+            "name holds",
             "share",
-            "share of live features whose firings support the name (they read it or predict it) beyond "
-            "chance, at a false discovery rate of 5 %",
+            "share of live features whose name with a relation is specific or partial: at least a tenth of "
+            "their firings, and five times chance, on passages that did not choose the name",
+            absent=_NOT_JUDGED,
             places=("tiles", "table", "plot", "eval"),
             better="more",
         ),
         Measure(
-            "supported_firing",
-            "supported, firings",
+            "holds_tested",
+            "name holds, tested",
             "share",
-            "the supported share with every live feature counted once a firing",
-            places=("tiles", "eval"),
+            "the same of the live features that fired often enough to be tested",
+            absent=_NOT_JUDGED,
+            places=("tiles",),
+        ),
+        Measure(
+            "holds_firing",
+            "name holds, firings",
+            "share",
+            "the same with every live feature counted once a firing",
+            absent=_NOT_JUDGED,
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "specific_live",
+            "specific",
+            "share",
+            "share of live features whose name is specific: at least half of their firings",
+            absent=_NOT_JUDGED,
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "tested_live",
+            "tested",
+            "share",
+            "share of live features with at least 20 firings in 5 passages to judge a name on",
+            absent=_NOT_JUDGED,
+            places=("tiles",),
+        ),
+        Measure(
+            "finds",
+            "finds",
+            "share",
+            "share of the words with at least 10 occurrences in the judged passages that a feature detects: "
+            "its name is on the word, and its F1 as a detector of the word is at least 0.5",
+            absent=_NOT_JUDGED,
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
         ),
         Measure(
             "half_live",
-            "half on the name",
+            "half on the anchor",
             "share",
-            "share of live features with at least half of their firings on the name or its family: a "
-            "stricter test than supported",
-            places=("tiles", "table", "plot"),
-            better="more",
+            "share of live features with at least half of their firings on the nearest anchor's token or its "
+            "family",
+            places=("tiles",),
         ),
         Measure(
             "coverage",

@@ -3,6 +3,7 @@
 from lexiscope.measures.measure import Measure, Place, by_name
 
 _SILENT = "where the feature never fired"
+_UNNAMED = "where no word and relation could be chosen"
 _NOT_ABLATED = "where the ablation pass did not test it"
 
 
@@ -13,6 +14,49 @@ def _tested(name: str, label: str, meaning: str, absent: str, place: Place) -> M
 
 FEATURE = by_name(
     [
+        Measure(
+            "relation_share",
+            "share",
+            "share",
+            "share of the judged firings in the feature's relation to its words",
+            absent=_UNNAMED,
+        ),
+        Measure(
+            "relation_low", "share, low", "share", "lower end of the share's 95 % interval", absent=_UNNAMED
+        ),
+        Measure(
+            "relation_high", "share, high", "share", "upper end of the share's 95 % interval", absent=_UNNAMED
+        ),
+        Measure(
+            "relation_chance",
+            "chance",
+            "share",
+            "what chance gives: the rate of the relation in the text, or the share for words as frequent, "
+            "whichever is larger",
+            absent=_UNNAMED,
+        ),
+        Measure("relation_lift", "lift", "number", "the share over chance", absent=_UNNAMED),
+        Measure(
+            "relation_q",
+            "q",
+            "q-value",
+            "false-discovery-rate q-value of the relation, over the live features tested",
+            absent=_UNNAMED,
+        ),
+        Measure(
+            "judged_firings",
+            "judged firings",
+            "tokens",
+            "firings of the sample on which the name was judged",
+            absent=_UNNAMED,
+        ),
+        Measure(
+            "judged_passages",
+            "judged passages",
+            "passages",
+            "passages that these firings are in",
+            absent=_UNNAMED,
+        ),
         Measure("cosine", "cosine", "cosine", "cosine of the direction to the anchor of its name"),
         Measure(
             "cosine_assigned",
@@ -125,12 +169,6 @@ FEATURE = by_name(
             "false-discovery-rate q-value of predicts, and of the ablation test where it was run, over live "
             "features",
             absent=_SILENT,
-        ),
-        Measure(
-            "supported",
-            "supported",
-            "flag",
-            "the evidence supports the name, at a false discovery rate of 5 %",
         ),
         Measure(
             "name_rank",

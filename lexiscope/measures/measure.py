@@ -19,6 +19,7 @@ Unit = Literal[
     "tokens",
     "features",
     "contexts",
+    "passages",
     "flag",
     "text",
     "list",

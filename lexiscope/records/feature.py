@@ -7,18 +7,24 @@ from pydantic import Field
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.records.record import Histogram, Record, ScoredToken, Token, measured
 
-Verdict = Literal["reads", "predicts", "both", "unsupported", "dead"]
+Verdict = Literal["specific", "partial", "weak", "none", "untested", "dead"]
+Relation = Literal["on", "after", "before", "near"]
 Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
-    "reads": "Fires on its name (or its family) more often than chance allows.",
-    "predicts": "Fires where its name comes next, or lowers its name's logit when taken away, more often "
-    "than chance allows.",
-    "both": "Fires on its name, and predicts it: where it comes next, or by its logit when taken away, more "
-    "often than chance allows.",
-    "unsupported": "What it fires on does not support its name: read the contexts, not the label.",
+    "specific": "At least half of its firings are as the name says, and five times as many as by chance.",
+    "partial": "At least a tenth of its firings are as the name says, and five times as many as by chance.",
+    "weak": "More of its firings are as the name says than by chance, but few, or not five times as many.",
+    "none": "No word says beyond chance what it fires on: read the contexts.",
+    "untested": "Fewer than 20 firings, or firings in fewer than 5 passages, to judge a name on.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
+}
+RELATION_WORDS: dict[str, str] = {
+    "on": "fires on the word",
+    "after": "fires on the token after the word",
+    "before": "fires on the token before the word",
+    "near": "fires where the word is among the 2nd to 16th tokens before",
 }
 
 
@@ -30,9 +36,14 @@ class FeatureRef(Record):
     source: str
     layer: int
     index: int
-    name: Token
+    relation: Relation | None = Field(
+        None, description="what it has to do with `words`; null where no word and relation could be chosen"
+    )
+    words: list[Token] = Field([], description="up to three words, each shown by its commonest token")
+    share: float | None = measured(FEATURE["relation_share"], None)
+    verdict: Verdict = Field(description="on its relation to `words`")
+    name: Token = Field(description="the anchor nearest to its direction")
     cosine: float = measured(FEATURE["cosine"])
-    verdict: Verdict
     density: float = measured(FEATURE["density"])
     row: bool = Field(
         False,
@@ -111,8 +122,28 @@ class CausalEvidence(Record):
     q: float = measured(FEATURE["q_ablation"])
 
 
+class RelationName(Record):
+    """What a feature fires on: a relation to up to three words, chosen on one half of the passages and judged
+    on the other.
+    """
+
+    relation: Relation
+    words: list[ScoredToken] = Field(
+        description="each shown by its commonest token; score = share of the judged firings in the relation "
+        "to this word or one before it"
+    )
+    share: float = measured(FEATURE["relation_share"])
+    low: float = measured(FEATURE["relation_low"])
+    high: float = measured(FEATURE["relation_high"])
+    chance: float = measured(FEATURE["relation_chance"])
+    lift: float = measured(FEATURE["relation_lift"])
+    q: float = measured(FEATURE["relation_q"])
+    judged_firings: int = measured(FEATURE["judged_firings"])
+    judged_passages: int = measured(FEATURE["judged_passages"])
+
+
 class NameEvidence(Record):
-    """Does the feature do what its name says? Shares of its firings, drawn from all activation quantiles."""
+    """Does the feature do what its nearest anchor says? Shares of all its firings."""
 
     n_firings: int = measured(FEATURE["n_firings"])
     reads_here: Share = measured(FEATURE["reads_here"])
@@ -122,7 +153,6 @@ class NameEvidence(Record):
     predicts: Share = measured(FEATURE["predicts"])
     q_reads: float = measured(FEATURE["q_reads"])
     q_predicts: float = measured(FEATURE["q_predicts"])
-    supported: bool = measured(FEATURE["supported"])
     name_rank: int | None = measured(FEATURE["name_rank"])
     causal: CausalEvidence | None = Field(
         None, description="absent where the ablation pass was not run or had no firing to use"
@@ -155,7 +185,12 @@ class FeatureRecord(Record):
     index: int
     d_sae: int = measured(DICTIONARY["d_sae"])
     recipe: str
-    name: Token
+    fires: RelationName | None = Field(
+        None, description="what it fires on; absent where no word and relation could be chosen and judged"
+    )
+    verdict: Verdict = Field(description="on `fires`")
+    verdict_words: str
+    name: Token = Field(description="the anchor nearest to its direction")
     cosine: float = measured(FEATURE["cosine"])
     cosine_embedding: float = measured(FEATURE["cosine_embedding"])
     assigned: Token | None = Field(
@@ -191,8 +226,6 @@ class FeatureRecord(Record):
         None, description="absent when the feature never fired on the corpus"
     )
     afterwards: Afterwards | None = None
-    verdict: Verdict
-    verdict_words: str
     contexts: list[Context]
     neighbours: list[Neighbour]
     previous_layer: list[Neighbour] = Field(

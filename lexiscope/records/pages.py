@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lexiscope.records.dictionary import LayerSummary
-from lexiscope.records.feature import FeatureRecord, FeatureRef, Verdict
+from lexiscope.records.feature import FeatureRecord, FeatureRef, Relation, Verdict
 from lexiscope.records.record import Histogram, Record, ScoredToken, Token
 
 
@@ -22,14 +22,12 @@ class HomePage(Record):
 
     build: str
     models: list[ModelSummary]
-    example_tokens: list[Token] = Field(
-        description="frequent tokens that name well-supported features, to start from"
-    )
+    example_tokens: list[Token] = Field(description="frequent words with specific features, to start from")
 
 
 class TokenHit(Record):
-    """A token that matches a search, with how many features carry its name (0: it names nothing, and says
-    so).
+    """A token that matches a search, with how many features it names, by a relation or as their nearest
+    anchor (0: it names nothing, and says so).
     """
 
     model: str
@@ -46,17 +44,21 @@ class Filters(Record):
     layer: int | None = None
     min_cosine: float | None = Field(None, ge=-1, le=1)
     live: bool | None = None
+    relation: Relation | None = None
     verdict: Verdict | None = None
+    min_share: float | None = Field(None, ge=0, le=1)
     min_density: float | None = Field(None, ge=0, le=1)
     max_density: float | None = Field(None, ge=0, le=1)
-    sort: Literal["match", "index", "cosine", "density", "max_activation", "name"] = "match"
+    sort: Literal["match", "index", "share", "cosine", "density", "max_activation", "name"] = "match"
     descending: bool = False
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: str | None = None
 
 
 class SearchPage(Record):
-    """`/search?q=`: `tokens` (exact, then prefix, then substring), then the features those tokens name."""
+    """`/search?q=`: `tokens` (exact, then other tokens of the same word, prefix, substring), then the
+    features those tokens name: by a relation first, the largest share first.
+    """
 
     build: str
     query: str
@@ -84,19 +86,27 @@ class TokenRow(Record):
     own_rank: int = Field(description="place of its own token among them, 0 first")
 
 
+class NamedRef(FeatureRef):
+    """A feature that a token names."""
+
+    via: Relation | Literal["anchor"] = Field(
+        description="its relation to the token's word; 'anchor' where the token is its nearest anchor alone"
+    )
+
+
 class TokenLayer(Record):
     layer: int
     source: str
     recipe: str
     best_cosine: float | None
-    features: list[FeatureRef]
+    features: list[NamedRef]
     row: TokenRow | None = Field(
         None, description="the token's row, where the dictionary has a look-up and was trained on the token"
     )
 
 
 class TokenPage(Record):
-    """`/tokens/{model}/{id}`: one token through the layers."""
+    """`/tokens/{model}/{id}`: one token through the layers, with the features that its word names."""
 
     build: str
     model: str
@@ -106,7 +116,7 @@ class TokenPage(Record):
         description="one entry a dictionary, in layer order, empty where nothing carries it"
     )
     variants: list[TokenHit] = Field(
-        description="tokens that fold to the same spelling (case, leading space)"
+        description="other tokens of its spelling (case, outer space) or its word (inflections)"
     )
 
 
@@ -145,7 +155,7 @@ class DictionaryPage(Record):
     collisions: list[Collision] = Field(description="names shared by most features")
     hub_tokens: list[HubToken]
     disagreements: list[FeatureRef] = Field(
-        description="aligned live features whose evidence does not support the name"
+        description="aligned live features that fire on something else than their anchor's token"
     )
     filters: Filters
     features: list[FeatureRef]

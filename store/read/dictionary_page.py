@@ -1,5 +1,5 @@
-"""One dictionary: its distributions, its most shared names, the names that the evidence contradicts, and its
-list of features.
+"""One dictionary: its distributions, its most shared names, aligned features that fire on something else, and
+its list of features.
 """
 
 import sqlalchemy as sa

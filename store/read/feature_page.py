@@ -23,6 +23,7 @@ from lexiscope.records import (
     Neighbour,
     PositionHistogram,
     Record,
+    RelationName,
     Share,
     measures_of,
 )
@@ -75,7 +76,8 @@ class _MeasureReader:
 
 
 FEATURE_MEASURES, MOMENTS = _MeasureReader(FeatureRecord), _MeasureReader(Moments)
-EVIDENCE, CAUSAL, AFTERWARDS = (
+RELATION, EVIDENCE, CAUSAL, AFTERWARDS = (
+    _MeasureReader(RelationName),
     _MeasureReader(NameEvidence),
     _MeasureReader(CausalEvidence),
     _MeasureReader(Afterwards),
@@ -122,6 +124,9 @@ def _record(
         index=row[1],
         d_sae=entry.d_sae,
         recipe=entry.recipe,
+        fires=_fires(row, vocabulary),
+        verdict=row.verdict,
+        verdict_words=VERDICT_WORDS[row.verdict],
         name=vocabulary.get(row.name_token),
         assigned=None if row.assigned_token is None else vocabulary.get(row.assigned_token),
         anchor_kind=row.anchor_kind,
@@ -142,8 +147,6 @@ def _record(
         writes=scored(vocabulary, row.write_tokens, row.write_values),
         evidence=_evidence(row),
         afterwards=_afterwards(row, vocabulary),
-        verdict=row.verdict,
-        verdict_words=VERDICT_WORDS[row.verdict],
         contexts=_contexts(build, entry, row[1], vocabulary),
         neighbours=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in here],
         previous_layer=[Neighbour(**dict(ref), similarity=cosine) for ref, cosine in previous],
@@ -156,6 +159,13 @@ def _record(
 def _moments(row: Row) -> Moments | None:
     values = MOMENTS(row)
     return None if None in values.values() else Moments(**values)
+
+
+def _fires(row: Row, vocabulary: SearchVocabulary) -> RelationName | None:
+    if row.relation is None or row.relation_share is None:
+        return None
+    words = scored(vocabulary, row.word_tokens, row.word_shares)
+    return RelationName(**RELATION(row), relation=row.relation, words=words)
 
 
 def _evidence(row: Row) -> NameEvidence | None:

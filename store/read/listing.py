@@ -13,6 +13,10 @@ from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
 from store.read.vocabulary import VocabularyEntry
 
 LISTING = schema.listing.c
+TOKEN, BY_RELATION, TOKEN_PLACE, TURN = (
+    sa.column(name, sa.Integer) for name in ("token", "by_relation", "token_place", "turn")
+)
+"""Columns that `carriers` adds to those of `listing`."""
 MAX_LISTED_TOKENS = 1000
 """Tokens that a statement lists one by one; more are passed as one array."""
 MAX_INDEXED_FEATURES = 2000
@@ -33,6 +37,12 @@ class NameFilter:
         if entry.n_features:
             self.tokens.setdefault(model, []).append(entry.token.id)
             self.n_features += entry.n_features
+
+    def join(self, other: "NameFilter") -> None:
+        """Add all tokens of another filter."""
+        for model, ids in other.tokens.items():
+            self.tokens.setdefault(model, []).extend(ids)
+        self.n_features += other.n_features
 
 
 class FeatureList(NamedTuple):
@@ -95,8 +105,12 @@ def rows_of(
     beyond: Sequence[Value] | None,
     names: NameFilter | None,
     limit: int,
+    earlier: NameFilter | None = None,
 ) -> list[ListedFeature]:
-    """The first `limit` features after `beyond` in the order of `keys`."""
+    """The first `limit` features after `beyond` in the order of `keys`. With `earlier`, which leaves out the
+    features that those tokens name, `keys` may be columns of `by_name`; a feature of several names then
+    stands at the commonest.
+    """
     if not entries or (names is not None and not names.tokens):
         return []
     statement = sa.select(
@@ -104,17 +118,15 @@ def rows_of(
     ).where(*conditions(filters))
     if names is None:
         statement = statement.where(*_within(build, entries))
+    elif earlier is None:
+        statement = statement.where(*_within(build, entries), LISTING.key.in_(_keys(build, names)))
     else:
-        together = _among(
-            schema.by_name.c.name_token,
-            sorted({token_id for ids in names.tokens.values() for token_id in ids}),
-        )
-        found = (
-            carriers(together).prefix_with("MATERIALIZED")
-            if names.n_features <= MAX_INDEXED_FEATURES
-            else carriers(together)
-        )
-        statement = statement.where(*_carrying(build, entries, names.tokens)).add_cte(found)
+        found = carriers(_named_by(build, names))
+        if names.n_features <= MAX_INDEXED_FEATURES:
+            found = found.prefix_with("MATERIALIZED")
+        statement = statement.where(*_within(build, entries), TURN == 1).add_cte(found)
+        if earlier.tokens:
+            statement = statement.where(LISTING.key.not_in(_keys(build, earlier)))
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
     rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
@@ -123,11 +135,13 @@ def rows_of(
 
 def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
     """A CTE named `listing`, which a statement over that table then reads instead: the rows of `by_name` that
-    meet `condition`.
+    meet `condition`, a feature once for each token that names it, the commonest in `TURN` 1.
 
     Materialized, it keeps other conditions apart: DuckDB uses an index only for a condition on one column.
     """
-    return sa.select(schema.by_name).where(condition).cte(schema.listing.name)
+    named = schema.by_name.c
+    turn = sa.func.row_number().over(partition_by=named.key, order_by=named.token_place).label(TURN.name)
+    return sa.select(schema.by_name, turn).where(condition).cte(schema.listing.name)
 
 
 def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.ColumnElement[bool]]:
@@ -141,18 +155,22 @@ def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.Col
     )
 
 
-def _carrying(
-    build: OpenBuild, entries: Sequence[DictionaryEntry], tokens: dict[str, list[int]]
-) -> list[sa.ColumnElement[bool]]:
-    """Token ids belong to a model: with several models, each needs a condition of its own."""
-    own = {model: _within(build, [entry for entry in entries if entry.model == model]) for model in tokens}
-    if len(own) == 1:
+def _named_by(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
+    """A condition on `by_name`. Token ids belong to a model: of several, each has its own condition."""
+    named = schema.by_name.c
+    own = {model: _among(named.token, ids) for model, ids in names.tokens.items()}
+    if len(own) == 1 and len(build.models) == 1:
         return own.popitem()[1]
-    return [
-        sa.or_(
-            *(sa.and_(*within, _among(LISTING.name_token, tokens[model])) for model, within in own.items())
-        )
-    ]
+    of_model = {
+        model: [entry.dictionary_id for entry in build.dictionaries.values() if entry.model == model]
+        for model in own
+    }
+    return sa.or_(*(sa.and_(named.dictionary_id.in_(of_model[model]), among) for model, among in own.items()))
+
+
+def _keys(build: OpenBuild, names: NameFilter) -> sa.Select[Any]:
+    """Keys of the features that any of the tokens names."""
+    return sa.select(schema.by_name.c.key).where(_named_by(build, names))
 
 
 def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
@@ -170,6 +188,10 @@ def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         wanted.append(LISTING.cosine >= _real(filters.min_cosine))
     if filters.live is not None:
         wanted.append(LISTING.live == sa.literal(filters.live))
+    if filters.relation is not None:
+        wanted.append(LISTING.relation == filters.relation)
+    if filters.min_share is not None:
+        wanted.append(LISTING.share >= _real(filters.min_share))
     if filters.verdict is not None:
         wanted.append(LISTING.verdict == filters.verdict)
     if filters.min_density is not None:
@@ -192,14 +214,10 @@ def sorting(filters: Filters) -> list[SortKey]:
     first: dict[str, list[sa.ColumnElement[Any]]] = {
         "match": [],
         "index": [LISTING.index],
+        "share": [LISTING.share],
         "cosine": [LISTING.cosine],
         "density": [LISTING.density],
         "max_activation": [LISTING.max_activation],
         "name": [LISTING.name_order],
     }
     return [*(SortKey(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
-
-
-def unsupported() -> sa.ColumnElement[int]:
-    """0 where the evidence supports the name, 1 where it does not: sorts the best-evidenced first."""
-    return sa.case((LISTING.supported, 0), else_=1)

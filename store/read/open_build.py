@@ -41,7 +41,10 @@ def integer_parameter(name: str) -> sa.BindParameter[int]:
 
 REF_COLUMNS = tuple(
     schema.listing.c[name]
-    for name in ("dictionary_id", "index", "name_token", "cosine", "verdict", "density")
+    for name in (
+        *("dictionary_id", "index", "relation", "word_tokens", "share"),
+        *("verdict", "name_token", "cosine", "density"),
+    )
 )
 
 
@@ -129,7 +132,8 @@ class OpenBuild:
             own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
             numbers = {name: sums[name] for name in SUMMED}
             from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
-            summary = LayerSummary(**from_dictionary, **numbers, verdicts=json.loads(sums["verdicts"]))
+            by_verdict = {name: json.loads(sums[name]) for name in ("verdicts", "verdict_firings")}
+            summary = LayerSummary(**from_dictionary, **numbers, **by_verdict)
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
             own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
             entries.append(
@@ -196,13 +200,13 @@ class OpenBuild:
                     own.shown,
                     own.raw,
                     own.folded,
+                    own.word,
                     own.count,
                     sa.func.coalesce(named.n_features, 0),
                 )
                 rows = self.rows(sa.select(*columns).select_from(joined).where(own.model == model))
                 entries = [
-                    VocabularyEntry(Token(id=row[0], shown=row[1], raw=row[2]), row[3], row[4], row[5])
-                    for row in rows
+                    VocabularyEntry(Token(id=row[0], shown=row[1], raw=row[2]), *row[3:]) for row in rows
                 ]
                 self._vocabularies[model] = SearchVocabulary(model, entries)
             return self._vocabularies[model]
@@ -218,25 +222,27 @@ class OpenBuild:
 
     def ref(self, row: Row) -> FeatureRef:
         """The feature of a row that begins with REF_COLUMNS."""
-        dictionary_id, index, name, cosine, verdict, density = row[:6]
+        dictionary_id, index, relation, words, share, verdict, name, cosine, density = row[:9]
         entry = self.dictionaries[dictionary_id]
+        vocabulary = self.vocabulary(entry.model)
         return FeatureRef(
             id=f"{entry.id}/{index}",
             model=entry.model,
             source=entry.source,
             layer=entry.layer,
             index=index,
-            name=self.vocabulary(entry.model).get(name),
-            cosine=cosine,
+            relation=relation or None,
+            words=vocabulary.shown(words),
+            share=share if relation else None,
             verdict=verdict,
+            name=vocabulary.get(name),
+            cosine=cosine,
             density=density,
         )
 
     @cached_property
     def example_tokens(self) -> list[Token]:
-        """Frequent tokens that name supported features in the most dictionaries, of the first model that has
-        any.
-        """
+        """Frequent words with specific features in the most dictionaries, of the first model that has any."""
         named, token = schema.carried.c, schema.token.c
         for model in self.models:
             statement = (
@@ -244,11 +250,11 @@ class OpenBuild:
                 .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
                 .where(
                     token.model == model,
-                    named.n_strong > 0,
+                    named.n_specific > 0,
                     sa.func.length(token.folded) >= 4,
                     token.count > 0,
                 )
-                .order_by(named.n_strong.desc(), token.count.desc(), token.token_id)
+                .order_by(named.n_specific.desc(), token.count.desc(), token.token_id)
                 .limit(12)
             )
             tokens = [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]

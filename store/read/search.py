@@ -1,9 +1,11 @@
-"""Search by name: a query matches tokens, and these name features.
+"""Search by name: a query matches tokens, and these name features, by a relation or as the nearest anchor.
 
 A query is text as a person types it, including a leading space; marks (␣ ↵ ⇥) are read as the characters they
-stand for. Tiers of matches, best first: the spelling itself; the same but for case and outer space; a token
+stand for. Tiers of matches, best first: the spelling itself; the same but for case and outer space; other
+tokens of the same word (inflections), because a word is shown by its commonest token; a token
 id (`#123`, or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first,
-and within a token the features whose name the evidence supports.
+and within a token the features of the largest share in relation to it. For features, all exact matches
+are one tier: `she` typed without its space is mostly meant as a word.
 """
 
 import heapq
@@ -18,7 +20,9 @@ from store.errors import NotFound
 from store.read import cursors
 from store.read.cursors import SortKey, Value
 from store.read.listing import (
+    BY_RELATION,
     LISTING,
+    TOKEN_PLACE,
     UNIQUE,
     FeatureList,
     ListedFeature,
@@ -27,11 +31,12 @@ from store.read.listing import (
     list_features,
     list_mark,
     rows_of,
-    unsupported,
 )
 from store.read.open_build import OpenBuild
 from store.read.vocabulary import MATCHES, VocabularyEntry, parse, unmarked
 
+NAMES = 2
+"""Names of a feature that one query may match, about; the feature is listed once."""
 GROWTH = 8
 """The first statement looks at as many features as fit on the page; where filters leave too few, each further
 statement looks at GROWTH times as many.
@@ -96,8 +101,9 @@ def _with(places: Iterator[int], name: str) -> Iterator[tuple[int, str]]:
 
 
 BEST_FIRST = (
-    SortKey(LISTING.name_place),
-    SortKey(unsupported()),
+    SortKey(TOKEN_PLACE),
+    SortKey(BY_RELATION, descending=True),
+    SortKey(LISTING.effect, descending=True),
     SortKey(LISTING.cosine, descending=True),
     *UNIQUE,
 )
@@ -112,10 +118,17 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
     entries = filtered_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[ListedFeature]()
-    for tier, names in _portions(build, query, filters.model, beyond, room=wanted):
+    for tier, names, earlier in _portions(build, query, filters.model, beyond, room=NAMES * wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
         rows = rows_of(
-            build, entries, filters, BEST_FIRST, beyond=after, names=names, limit=wanted - len(found)
+            build,
+            entries,
+            filters,
+            BEST_FIRST,
+            beyond=after,
+            names=names,
+            limit=wanted - len(found),
+            earlier=earlier,
         )
         found += [ListedFeature(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
@@ -127,26 +140,27 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
 
 def _portions(
     build: OpenBuild, query: str, model: str | None, beyond: list[Value] | None, *, room: int
-) -> Iterator[tuple[int, NameFilter]]:
-    """(tier, names) of each statement: tokens that name something, from the cursor on, of one tier each;
-    tokens of one place are never divided.
+) -> Iterator[tuple[int, NameFilter, NameFilter]]:
+    """(tier, names, earlier names) of each statement: tokens that name something, from the cursor on, of one
+    tier each; tokens of one place are never divided.
     """
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
-    naming = (
-        match
-        for match in matches(build, query, model)
-        if match.entry.n_features and (match.tier, match.place) >= start
-    )
-    for tier, of_tier in groupby(naming, key=lambda match: match.tier):
-        names = NameFilter()
-        for _, of_place in groupby(of_tier, key=lambda match: match.place):
+    naming = (match for match in matches(build, query, model) if match.entry.n_features)
+    earlier = NameFilter()
+    for tier, of_tier in groupby(naming, key=lambda match: MATCHES.index(MATCHES[match.tier])):
+        names, ordered = NameFilter(), iter(of_tier)
+        if MATCHES[tier] == "exact":
+            ordered = iter(sorted(ordered, key=lambda match: match.place))
+        for place, of_place in groupby(ordered, key=lambda match: match.place):
             for match in of_place:
-                names.add(match.model, match.entry)
+                (names if (tier, place) >= start else earlier).add(match.model, match.entry)
             if names.n_features >= room:
-                yield tier, names
+                yield tier, names, earlier
+                earlier.join(names)
                 names, room = NameFilter(), room * GROWTH
         if names.tokens:
-            yield tier, names
+            yield tier, names, earlier
+            earlier.join(names)
 
 
 def hit(model: str, entry: VocabularyEntry) -> TokenHit:

@@ -173,8 +173,8 @@ class Store:
             yield BuildSnapshot(build, piece_ids)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> ResolvedName:
-        """The features that a token names, in one layer or in all. The token is given by id, by `#id`, or by
-        its exact text with its space.
+        """The features whose nearest anchor a token is, in one layer or in all. The token is given by id, by
+        `#id`, or by its exact text with its space.
         """
         with self._reading() as build:
             entries = build.of_model(model)
@@ -185,8 +185,7 @@ class Store:
             token = find_token(build, model, wanted)
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
-            weak = {"unsupported": 1, "dead": 2}
-            ranked.sort(key=lambda item: (weak.get(item[1].verdict, 0), item[0], item[1].layer))
+            ranked.sort(key=lambda item: (item[1].verdict == "dead", item[0], item[1].layer))
             return ResolvedName(token, [ref for _, ref in ranked])
 
     def dictionaries(self) -> list[IndexedDictionary]:

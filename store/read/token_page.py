@@ -1,27 +1,29 @@
-"""One token in every layer: the features that it names."""
+"""One token in every layer: the features that its word names, and those whose nearest anchor it is."""
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
 
-from lexiscope.records import FeatureRef, TokenLayer, TokenPage, TokenRow
+from lexiscope.records import FeatureRef, NamedRef, TokenLayer, TokenPage, TokenRow
 from store import schema
-from store.read.listing import LISTING, carriers, unsupported
+from store.read.listing import BY_RELATION, LISTING, TOKEN, carriers
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter
 from store.read.search import hit
 from store.read.token_rows import rows_of_token
 
-FEATURES_A_LAYER = 20
+FEATURES_A_LAYER = 40
 MAX_VARIANTS = 50
 
 
-def _carriers() -> sa.Select[Any]:
-    order = (unsupported(), sa.case((LISTING.live, 0), else_=1), LISTING.excess.desc(), LISTING.index)
+def _carriers(*conditions: sa.ColumnElement[bool], order: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
     place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
+    tokens = sa.bindparam("tokens", type_=sa.Integer, expanding=True)
     ranked = (
         sa.select(*REF_COLUMNS, place)
-        .add_cte(carriers(schema.by_name.c.name_token == integer_parameter("token")))
+        .where(*conditions)
+        .add_cte(carriers(schema.by_name.c.token.in_(tokens)))
         .subquery()
     )
     return (
@@ -31,32 +33,58 @@ def _carriers() -> sa.Select[Any]:
     )
 
 
-CARRIERS = _carriers()
+DEAD_LAST = sa.case((LISTING.live, 0), else_=1)
+BY_WORD = _carriers(
+    sa.or_(BY_RELATION == 1, integer_parameter("token") == TOKEN),
+    order=(BY_RELATION.desc(), LISTING.effect.desc(), DEAD_LAST, LISTING.cosine.desc(), LISTING.index),
+)
+BY_ANCHOR = _carriers(
+    LISTING.name_token == integer_parameter("token"),
+    order=(DEAD_LAST, LISTING.excess.desc(), LISTING.index),
+)
 
 
 def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
-    """`/tokens/{model}/{id}`: at most 20 features a dictionary, the best-evidenced first. Raises NotFound."""
+    """`/tokens/{model}/{id}`: at most FEATURES_A_LAYER features a dictionary, those its word names first,
+    by size. Raises NotFound.
+    """
     token = build.token(model, token_id)
     entries = build.of_model(model)
     vocabulary = build.vocabulary(model)
-    own = vocabulary.entries[vocabulary.place_of[token_id]]
-    carriers = features_named(build, entries, token_id, limit=FEATURES_A_LAYER) if own.n_features else {}
+    same_word = vocabulary.of_word(token_id)
+    found = _features(build, entries, BY_WORD, token_id, same_word, FEATURES_A_LAYER)
     rows = rows_of_token(build, entries, model, token_id)
+    spelled = vocabulary.variants(token_id)
+    known = {entry.token.id for entry in spelled} | {token_id}
+    others = [vocabulary.entries[vocabulary.place_of[other]] for other in same_word if other not in known]
     return TokenPage(
         build=build.id,
         model=model,
         token=token,
-        count=own.occurrences,
+        count=vocabulary.entries[vocabulary.place_of[token_id]].occurrences,
         layers=[
-            _layer(entry, carriers.get(entry.dictionary_id, []), rows.get(entry.dictionary_id))
+            _layer(
+                entry,
+                [_named(ref, set(same_word)) for ref in found.get(entry.dictionary_id, [])],
+                rows.get(entry.dictionary_id),
+                token_id,
+            )
             for entry in entries
         ],
-        variants=[hit(model, variant) for variant in islice(vocabulary.variants(token_id), MAX_VARIANTS)],
+        variants=[hit(model, variant) for variant in islice([*spelled, *others], MAX_VARIANTS)],
     )
 
 
-def _layer(entry: DictionaryEntry, features: list[FeatureRef], row: TokenRow | None) -> TokenLayer:
-    best = max((ref.cosine for ref in features), default=None)
+def _named(ref: FeatureRef, word: set[int]) -> NamedRef:
+    """`word`: the ids of the tokens of the page's word."""
+    by_word = bool(word & {token.id for token in ref.words})
+    return NamedRef(**dict(ref), via=ref.relation if by_word and ref.relation else "anchor")
+
+
+def _layer(
+    entry: DictionaryEntry, features: list[NamedRef], row: TokenRow | None, token_id: int
+) -> TokenLayer:
+    best = max((ref.cosine for ref in features if ref.name.id == token_id), default=None)
     return TokenLayer(
         layer=entry.layer,
         source=entry.source,
@@ -70,11 +98,22 @@ def _layer(entry: DictionaryEntry, features: list[FeatureRef], row: TokenRow | N
 def features_named(
     build: OpenBuild, entries: list[DictionaryEntry], token_id: int, *, limit: int
 ) -> dict[int, list[FeatureRef]]:
-    """Dictionary id → its features named by the token: supported before unsupported, then live, then by how
-    far the shares of firings that read or predict the name exceed chance.
+    """Dictionary id → its features whose nearest anchor is the token: live before dead, then by how far the
+    shares of firings that read or predict it exceed chance.
     """
-    features: dict[int, list[FeatureRef]] = {entry.dictionary_id: [] for entry in entries}
-    for row in build.rows(CARRIERS, token=token_id, place=limit):
+    return _features(build, entries, BY_ANCHOR, token_id, [token_id], limit)
+
+
+def _features(
+    build: OpenBuild,
+    entries: list[DictionaryEntry],
+    statement: sa.Select[Any],
+    token_id: int,
+    tokens: list[int],
+    limit: int,
+) -> dict[int, list[FeatureRef]]:
+    features: dict[int, dict[int, FeatureRef]] = {entry.dictionary_id: {} for entry in entries}
+    for row in build.rows(statement, token=token_id, tokens=tokens, place=limit):
         if row.dictionary_id in features:
-            features[row.dictionary_id].append(build.ref(row))
-    return features
+            features[row.dictionary_id].setdefault(row[1], build.ref(row))
+    return {dictionary_id: list(found.values()) for dictionary_id, found in features.items()}

@@ -77,7 +77,10 @@ def row_refs(build: OpenBuild, entry: DictionaryEntry, token_ids: Sequence[int])
                 index=token_id,
                 name=token.token,
                 cosine=1.0,
-                verdict="reads",
+                relation="on",
+                words=[token.token],
+                share=1.0,
+                verdict="specific",
                 density=token.occurrences / max(entry.n_tokens, 1),
                 row=True,
             )

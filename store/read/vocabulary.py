@@ -16,8 +16,10 @@ from typing import NamedTuple
 from lexiscope import tokens
 from lexiscope.records import Token
 
-MATCHES = ("exact", "exact", "id", "prefix", "substring")
-"""Tiers of a search, best first: as spelled; but for case and outer space; by id; beginnings; middles."""
+MATCHES = ("exact", "exact", "exact", "id", "prefix", "substring")
+"""Tiers of a search, best first: as spelled; but for case and outer space; other tokens of these words; by
+id; beginnings; middles.
+"""
 SEPARATOR = "\ud800"
 """A lone surrogate, which no token's text can hold."""
 MAX_QUERY = 200
@@ -25,10 +27,12 @@ MAX_ID = 2**31 - 1
 
 
 class VocabularyEntry(NamedTuple):
-    """A row of `token`, with the number of features named after it."""
+    """A row of `token`, with the number of features that it names."""
 
     token: Token
     folded: str
+    word: int
+    """the smallest token id of its word"""
     occurrences: int
     n_features: int
 
@@ -59,6 +63,9 @@ class SearchVocabulary:
         self.entries = sorted(entries, key=lambda entry: (-entry.occurrences, entry.token.id))
         self.place_of = {entry.token.id: place for place, entry in enumerate(self.entries)}
         self._by_id = {entry.token.id: entry.token for entry in entries}
+        self._by_word: dict[int, list[int]] = {}
+        for place, entry in enumerate(self.entries):
+            self._by_word.setdefault(entry.word, []).append(place)
         self._shown = JoinedSpellings([entry.token.shown for entry in self.entries])
         self._folded = JoinedSpellings([entry.folded for entry in self.entries])
 
@@ -85,6 +92,16 @@ class SearchVocabulary:
         alike = (self.entries[place] for place in self._folded.find(SEPARATOR + own.folded + SEPARATOR))
         return [entry for entry in alike if entry.token.id != token_id]
 
+    def of_word(self, token_id: int) -> list[int]:
+        """Ids of all tokens of a token's word, itself included, most frequent first."""
+        word = self.entries[self.place_of[token_id]].word
+        return [self.entries[place].token.id for place in self._by_word[word]]
+
+    def _same_words(self, places: Iterator[int]) -> Iterator[int]:
+        """Places of all tokens of the words of some tokens, ascending."""
+        words = {self.entries[place].word for place in places}
+        return iter(sorted(place for word in words for place in self._by_word[word]))
+
     def matches(self, query: "TokenQuery") -> list[Iterator[int]]:
         """For each tier of MATCHES, the places of the tokens that match, ascending; a token may come again in
         a later tier.
@@ -93,13 +110,14 @@ class SearchVocabulary:
         by_id = [self.place_of[query.token_id]] if query.token_id in self.place_of else []
         exact = shown.find(outside + query.shown + outside)
         if query.only_id:
-            return [exact, iter(()), iter(by_id), iter(()), iter(())]
+            return [exact, iter(()), iter(()), iter(by_id), iter(()), iter(())]
         if not query.folded:  # white space alone folds to nothing, which is in every token
             begins = (place for place in shown.find(outside + query.shown) if not self.entries[place].folded)
-            return [exact, iter(()), iter(()), begins, iter(())]
+            return [exact, iter(()), iter(()), iter(()), begins, iter(())]
         return [
             exact,
             folded.find(outside + query.folded + outside),
+            self._same_words(folded.find(outside + query.folded + outside)),
             iter(by_id),
             heapq.merge(folded.find(outside + query.folded), shown.find(outside + query.shown)),
             heapq.merge(folded.find(query.folded), shown.find(query.shown)),

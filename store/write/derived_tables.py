@@ -1,7 +1,7 @@
 """Tables derived from the others when a build is published, so that pages read little.
 
-Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` holds a feature in fifty
-bytes instead of a thousand, in the order of `feature`, and `by_name` the same in the order of names; the
+Each is one `INSERT … SELECT` in Core, the same on DuckDB and PostgreSQL. `listing` holds a feature in eighty
+bytes instead of a thousand, in the order of `feature`, and `by_name` the same in the order of tokens; the
 others hold a few rows a dictionary, or one a token.
 """
 
@@ -13,6 +13,10 @@ from store import schema
 
 SHOWN = 20
 """Collisions and disagreements kept of each dictionary."""
+HELD = ("specific", "partial", "weak")
+"""Verdicts on relations that hold beyond chance."""
+ELSEWHERE = 0.1
+"""Share of firings on the anchor's token or its family, or before it, below which it fires elsewhere."""
 LAST_PLACE = 2**31 - 1
 """The place of a name outside the vocabulary (a padding row of W_E): after all others."""
 
@@ -33,25 +37,24 @@ def _listing() -> sa.Select[Any]:
     by_spelling = sa.func.row_number().over(
         partition_by=TOKEN.model, order_by=(TOKEN.folded, TOKEN.shown, TOKEN.token_id)
     )
-    by_count = sa.func.row_number().over(
-        partition_by=TOKEN.model, order_by=(TOKEN.count.desc(), TOKEN.token_id)
-    )
-    place = sa.select(
-        TOKEN.model, TOKEN.token_id, (by_spelling - 1).label("spelling"), (by_count - 1).label("frequency")
-    ).subquery()
+    place = sa.select(TOKEN.model, TOKEN.token_id, (by_spelling - 1).label("spelling")).subquery()
     reads, predicts = (
         FEATURE.reads_family - FEATURE.reads_family_null,
         FEATURE.predicts - FEATURE.predicts_null,
     )
     excess = sa.func.coalesce(reads, 0.0) + sa.func.coalesce(predicts, 0.0)
+    effect = sa.case((FEATURE.verdict.in_(HELD), sa.func.coalesce(FEATURE.relation_low, 0.0)), else_=0.0)
     return (
         sa.select(
-            *(FEATURE.dictionary_id, FEATURE.index, schema.FEATURE_KEY, FEATURE.name_token),
+            *(FEATURE.dictionary_id, FEATURE.index, schema.FEATURE_KEY),
+            *(sa.func.coalesce(FEATURE.relation, ""), FEATURE.word_tokens),
+            sa.cast(sa.func.coalesce(FEATURE.relation_share, 0.0), sa.REAL),
+            sa.cast(effect, sa.REAL),
+            FEATURE.name_token,
             sa.cast(sa.func.coalesce(place.c.spelling, LAST_PLACE), sa.Integer),
-            sa.cast(sa.func.coalesce(place.c.frequency, LAST_PLACE), sa.Integer),
             *(FEATURE.cosine, FEATURE.density, FEATURE.max_activation),
             sa.cast(excess, sa.REAL),
-            *(FEATURE.live, FEATURE.supported, FEATURE.verdict),
+            *(FEATURE.live, FEATURE.verdict),
         )
         .join(schema.dictionary, DICTIONARY.dictionary_id == FEATURE.dictionary_id)
         .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == FEATURE.name_token))
@@ -61,18 +64,45 @@ def _listing() -> sa.Select[Any]:
 
 def _by_name() -> sa.Select[Any]:
     own = schema.listing.c
-    return sa.select(schema.listing).order_by(own.name_token, own.dictionary_id, own.index)
+    words = sa.select(
+        own.key, sa.func.unnest(own.word_tokens).label("token"), sa.literal(1).label("by_relation")
+    )
+    anchors = sa.select(own.key, own.name_token, sa.literal(0)).where(
+        sa.not_(sa.func.coalesce(own.name_token == sa.any_(own.word_tokens), sa.false()))
+    )
+    named = sa.union_all(words, anchors).subquery()
+    by_count = sa.func.row_number().over(
+        partition_by=TOKEN.model, order_by=(TOKEN.count.desc(), TOKEN.token_id)
+    )
+    place = sa.select(TOKEN.model, TOKEN.token_id, (by_count - 1).label("frequency")).subquery()
+    columns = [
+        sa.cast(sa.case((named.c.by_relation == 1, column), else_=0.0), sa.REAL)
+        if column.name == "effect"
+        else column
+        for column in schema.listing.columns
+    ]
+    return (
+        sa.select(
+            named.c.token,
+            named.c.by_relation,
+            sa.cast(sa.func.coalesce(place.c.frequency, LAST_PLACE), sa.Integer),
+            *columns,
+        )
+        .join(named, named.c.key == own.key)
+        .join(schema.dictionary, DICTIONARY.dictionary_id == own.dictionary_id)
+        .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == named.c.token))
+        .order_by(named.c.token, own.dictionary_id, own.index)
+    )
 
 
 def _carried() -> sa.Select[Any]:
-    strong = sa.case(
-        (sa.and_(FEATURE.supported, FEATURE.live, FEATURE.bucket == "strong"), FEATURE.dictionary_id)
-    )
+    own = schema.by_name.c
+    specific = sa.case((sa.and_(own.by_relation == 1, own.verdict == "specific"), own.dictionary_id))
     return (
-        sa.select(DICTIONARY.model, FEATURE.name_token, sa.func.count(), sa.func.count(strong.distinct()))
-        .join(schema.dictionary, DICTIONARY.dictionary_id == FEATURE.dictionary_id)
-        .group_by(DICTIONARY.model, FEATURE.name_token)
-        .order_by(DICTIONARY.model, FEATURE.name_token)
+        sa.select(DICTIONARY.model, own.token, sa.func.count(), sa.func.count(specific.distinct()))
+        .join(schema.dictionary, DICTIONARY.dictionary_id == own.dictionary_id)
+        .group_by(DICTIONARY.model, own.token)
+        .order_by(DICTIONARY.model, own.token)
     )
 
 
@@ -102,7 +132,13 @@ def _disagreement() -> sa.Select[Any]:
     )
     contradicted = (
         sa.select(FEATURE.dictionary_id, (place - 1).label("place"), FEATURE.index)
-        .where(FEATURE.live, FEATURE.bucket == "strong", sa.not_(FEATURE.supported))
+        .where(
+            FEATURE.live,
+            FEATURE.bucket == "strong",
+            FEATURE.verdict.in_(HELD[:2]),
+            FEATURE.reads_family < ELSEWHERE,
+            FEATURE.predicts < ELSEWHERE,
+        )
         .subquery()
     )
     return _first(contradicted)

@@ -92,10 +92,11 @@ def test_text_stands_out_from_its_background_in_both_modes(page):
             "ink",
             "muted",
             "accent",
-            "v-reads",
-            "v-predicts",
-            "v-both",
-            "v-unsupported",
+            "v-specific",
+            "v-partial",
+            "v-weak",
+            "v-none",
+            "v-untested",
             "v-dead",
         ):
             for ground in ("bg", "panel"):

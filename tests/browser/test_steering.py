@@ -37,7 +37,7 @@ FEATURE = FeatureRef(
     index=0,
     name=NAME,
     cosine=0.9,
-    verdict="reads",
+    verdict="partial",
     density=0.01,
 )
 EFFECT = FirstTokenEffect(

@@ -142,9 +142,13 @@ def test_names_go_out_as_explanations_with_their_verdict(
     assert len(explanations) == 200
     for index in (0, 3, 9):
         feature = record(served, model, index, "1-vasae")
-        assert (
-            explanations[index]["description"] == f"{feature.name.shown} · {VERDICT_WORDS[feature.verdict]}"
-        )
+        described, fires = explanations[index]["description"], feature.fires
+        if fires is None:
+            assert described == f"{feature.name.shown} · {VERDICT_WORDS[feature.verdict]}"
+        else:
+            listed = ", ".join(word.shown for word in fires.words)
+            assert described.startswith(f"fires {fires.relation} {listed} ({fires.share:.0%} of its firings)")
+            assert described.endswith(VERDICT_WORDS[feature.verdict])
 
 
 def test_activations_are_written_out_as_the_page_shows_them(
@@ -251,7 +255,8 @@ def test_a_feature_is_named_by_the_token_it_peaks_on(taken: Settings, model: Lan
         assert feature.name.shown == word.replace(" ", "␣")
         assert feature.anchor_kind == "imported: peak token" and feature.cosine == 0
         assert (
-            feature.verdict == "reads"
+            feature.verdict == "untested"
+            and feature.fires is None
             and feature.evidence is not None
             and feature.evidence.reads_here.value == 1
         )

@@ -82,7 +82,8 @@ def test_every_layer_has_a_summary_and_every_token_a_page(indexed: Settings, mod
     assert {layer.source for layer in summary.layers} == {"0-vasae", "1-vasae", "1-plain"}
     for layer in summary.layers:
         assert sum(layer.verdicts.values()) == layer.d_sae == model.vocab_size
-        assert 0 <= layer.supported_live <= 1
+        assert layer.holds_live is not None and 0 <= layer.holds_live <= 1
+        assert sum(layer.verdict_firings.values()) == pytest.approx(1)
         assert layer.l0 == pytest.approx(4, abs=0.2)
     (cat,) = model.tokenise(" cat")
     assert store.token_page("tiny", cat).count > 0

@@ -65,6 +65,7 @@ def test_the_sample_is_the_firings_of_lowest_code_under_any_split(
     assert len(whole.places(2, 4).feature) == sum(row[0] in (2, 3) for row in expected)
     assert whole.counts().tolist() == [sum(row[0] == f for row in expected) for f in range(5)]
     assert set(whole.passages()) == set(found.passage)
+    assert whole.totals.tolist() == np.bincount(feature * 2 + half, minlength=10).tolist()
 
 
 @pytest.mark.parametrize("first", [0, 1])

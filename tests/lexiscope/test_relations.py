@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lexiscope.evidence.families import matched_controls
+from lexiscope.evidence.relation_evidence import found_words
 from lexiscope.evidence.relations import (
     COMMONEST,
     FARTHEST,
@@ -186,7 +187,9 @@ def test_judging_equals_the_definition() -> None:
 
         for upto in range(3):
             assert judged.cumulative[feature, upto] == pytest.approx(share(words[: upto + 1])[0])
-        drawn = np.mean([share(controls[words, at].tolist())[0] for at in range(controls.shape[1])])
+        drawn = np.mean(
+            [share(sorted(set(controls[words, at]) - set(words)))[0] for at in range(controls.shape[1])]
+        )
         rate = sum(rates.of(relation)[word] for word in words)
         chance = max(min(rate, 1), drawn)
         assert judged.chance[feature] == pytest.approx(chance)
@@ -290,6 +293,19 @@ def test_verdicts_follow_size_significance_and_how_much_was_judged() -> None:
         for given in several:
             assert verdicts(live, judged(**given)).tolist() == [verdict], given
     assert verdicts(~live, judged()).tolist() == ["dead"]
+
+
+def test_a_word_is_found_by_a_detector_of_it() -> None:
+    """Word 0: 8 of 10 firings on it, 10 occurrences. Word 1: half of the firings, second word. Word 2: rare.
+    Word 3: fired after. Word 4: 4 of 10 firings.
+    """
+    words = np.array([[0, 1, -1], [2, -1, -1], [3, -1, -1], [4, -1, -1]])
+    names = RelationNames(np.array([0, 0, 1, 0]), words)
+    cumulative = np.array([[0.8, 0.9, 0.9], [1, 1, 1], [1, 1, 1], [0.4, 0.4, 0.4]])
+    nothing = np.zeros(4)
+    judged = JudgedNames(nothing, nothing, cumulative, nothing, nothing, nothing, nothing)
+    firings, occurrences = np.full(4, 10), np.array([10, 100, 9, 10, 10])
+    assert found_words(names, judged, firings, occurrences) == pytest.approx(1 / 4)
 
 
 def test_the_commonest_words_are_those_that_occur_most() -> None:

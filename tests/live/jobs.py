@@ -35,7 +35,7 @@ class Tiny(NamedTuple):
             index=index,
             name=name,
             cosine=0.5,
-            verdict="reads",
+            verdict="partial",
             density=0.1,
         )
 

@@ -69,12 +69,13 @@ def test_ablation_evidence_is_shown_with_chance_or_as_not_measured(
 
 def test_the_verdict_comes_with_the_shares_that_decide_it(browser: TestClient) -> None:
     text, record = page(browser, LIVE)
-    evidence = record["feature"]["evidence"]
-    share = f"{evidence['reads_family']['value'] * 100:.1f} %"
-    assert f"It fires on the name or its family in {share} of its firings" in text
-    assert "Neither is significant at a false discovery rate of 5 %" in words(
-        browser.get("/tiny/1-vasae/7").text
-    )
+    fires = record["feature"]["fires"]
+    share = f"{fires['share'] * 100:.1f} %"
+    word = fires["words"][0]["shown"]
+    assert f"Fires {fires['relation']} {word} in {share} of its firings" in text.replace("␣ ", "␣")
+    shown = values(browser.get(LIVE).text)
+    assert {fires[name] for name in ("low", "high", "chance", "judged_firings")} <= shown
+    assert "Fewer than 20 firings" in words(browser.get("/tiny/1-vasae/4").text)
 
 
 def test_a_better_name_is_called_one(browser: TestClient) -> None:
@@ -87,7 +88,7 @@ def test_a_better_name_is_called_one(browser: TestClient) -> None:
     )
     assert better["logit_share"] in values(browser.get(BOTH_BETTER).text)
     assert "comes next after a larger share" not in words(browser.get(BETTER).text)
-    assert "Neither is better than its name" in words(browser.get(LIVE).text)
+    assert "Neither is better than the nearest anchor" in words(browser.get(LIVE).text)
 
 
 def test_related_features_are_listed_by_direction_and_by_firing_together(browser: TestClient) -> None:
@@ -191,7 +192,8 @@ def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: 
     for hub in record["hub_tokens"]:
         assert f'href="/tokens/tiny/{hub["token"]["id"]}"' in html and hub["n_near"] in values(html)
     assert all(
-        verdict in words(html) for verdict in ("Fires on its name", "when taken away", "read the contexts")
+        verdict in words(html)
+        for verdict in ("At least half of its firings", "few, or not five times", "read the contexts")
     )
     assert {
         record["summary"][key] for key in ("l0", "half_live", "ablation_top1", "ablation_top5")
@@ -206,8 +208,10 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
         "aligned_all",
         "aligned_live",
         "aligned_firing",
-        "supported_live",
-        "half_live",
+        "holds_live",
+        "holds_firing",
+        "specific_live",
+        "finds",
         "coverage",
         "fve",
         "delta_ce",

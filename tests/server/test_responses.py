@@ -25,7 +25,11 @@ PAGES: list[tuple[str, str, type[Record]]] = [
     ("/search?q=paris", "/search.json?q=paris", SearchPage),
     ("/search", "/search.json", SearchPage),
     ("/tokens/tiny/0", "/tokens/tiny/0.json", TokenPage),
-    ("/tiny/1-vasae?verdict=reads&sort=name", "/tiny/1-vasae.json?verdict=reads&sort=name", DictionaryPage),
+    (
+        "/tiny/1-vasae?verdict=partial&sort=name",
+        "/tiny/1-vasae.json?verdict=partial&sort=name",
+        DictionaryPage,
+    ),
     ("/tiny/1-vasae/6", "/tiny/1-vasae/6.json", FeaturePage),
     ("/tiny/1-vasae/9", "/tiny/1-vasae/9.json", FeaturePage),
 ]

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
+from lexiscope.evidence import RELATIONS, VERDICTS, words_of
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
 from store import BuildWriter, arrow_schema, schema
@@ -81,6 +82,7 @@ def token_table(model: str, *, size: int = VOCABULARY) -> pa.Table:
             "shown": [tokens.shown(word) for word in raw],
             "raw": [word.hex() for word in raw],
             "folded": [tokens.folded(word) for word in raw],
+            "word": pa.array(words_of(raw), pa.int32()),
             "count": pa.array([(size - number) * 10 for number in range(size)], pa.int64()),
         }
     )
@@ -90,6 +92,13 @@ def name_of(index: int, *, vocabulary: int = VOCABULARY) -> int:
     """The token that feature `index` is named after: every other token, "7" never."""
     name = (index * 2 + index // 50) % vocabulary
     return name + 1 if name == SILENT else name
+
+
+def word_of(index: int, *, vocabulary: int = VOCABULARY) -> int:
+    """The word that feature `index` fires on, after, before or near: that of its nearest anchor for every
+    third feature, else another one's.
+    """
+    return name_of(index if index % 3 == 0 else index + 1, vocabulary=vocabulary)
 
 
 def lists(rows: Sequence[Sequence[float]] | np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -108,7 +117,8 @@ def feature_table(
     index = np.arange(n)
     fired = index % 10 != 9
     cosine = np.round(draw.uniform(0.1, 1.0, n), 3).astype("float32")
-    supported = fired & (index % 3 == 0)
+    verdicts = np.where(fired, np.array(VERDICTS[:5])[index % 5], "dead")
+    named = fired & (verdicts != "untested")
 
     def share(known: np.ndarray = fired) -> pa.Array:
         return pa.array(draw.uniform(0, 1, n).astype("float32"), mask=~known)
@@ -147,10 +157,20 @@ def feature_table(
         "n_same_name": pa.array([names.count(name) for name in names] if n <= 1000 else [1] * n, pa.int32()),
         "n_same_family": pa.array([family_sizes[families[name]] for name in names], pa.int32()),
         "live": fired,
-        "verdict": [
-            "dead" if not f else "reads" if s else "unsupported"
-            for f, s in zip(fired, supported, strict=True)
-        ],
+        "verdict": verdicts,
+        "relation": pa.array(np.array(RELATIONS)[index % 4], mask=~named),
+        "word_tokens": lists(
+            [
+                [word_of(number, vocabulary=vocabulary)] if known else []
+                for number, known in zip(index.tolist(), named, strict=True)
+            ],
+            pa.int32(),
+        ),
+        "word_shares": lists([[0.5] if known else [] for known in named], pa.float32()),
+        "relation_share": pa.array(np.round(0.9 - index / 500, 3).astype("float32"), mask=~named),
+        "relation_low": pa.array(np.round(0.8 - index / 500, 3).astype("float32"), mask=~named),
+        "judged_firings": pa.array(index + 20, pa.int64(), mask=~named),
+        "judged_passages": pa.array(index % 20 + 5, pa.int32(), mask=~named),
         "density": np.where(fired, (index + 1) / (10 * n), 0).astype("float32"),
         "n_firings": pa.array(np.where(fired, index + 1, 0), pa.int64()),
         "mean_activation": np.where(fired, 1.5, 0).astype("float32"),
@@ -175,7 +195,6 @@ def feature_table(
         "name_rank": pa.array(index % 40, pa.int32()),
         "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
         "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
-        "supported": supported,
         "lift_token": pa.array(top[:, 0], pa.int32(), mask=~fired),
         "beats_name": index % 5 == 0,
         "logit_beats_name": index % 7 == 0,
@@ -190,11 +209,12 @@ def feature_table(
         "next_coactive_index": lists([part[::-1] for part in following], pa.int32()),
         "next_coactive_jaccard": lists(following_cosine, pa.float32()),
     }
-    by_ablation = FEATURE["ablation_top1"].absent
+    by_ablation, by_name = FEATURE["ablation_top1"].absent, FEATURE["relation_share"].absent
     for measure in FEATURE.values():
         for name in (measure.name, measure.chance):
             if name and name not in columns:
-                columns[name] = share(tested if measure.absent == by_ablation else fired)
+                absent = {by_ablation: tested, by_name: named}
+                columns[name] = share(absent.get(measure.absent, fired))
     return pa.table(columns)
 
 
@@ -293,8 +313,9 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "random_cosine": 0.25,
         "dead_share": 1 - live / entry.d_sae,
         "verdicts": json.dumps(
-            {"reads": live // 3, "unsupported": live - live // 3, "dead": entry.d_sae - live}
+            {"specific": live // 3, "partial": live - live // 3, "dead": entry.d_sae - live}
         ),
+        "verdict_firings": json.dumps({"specific": 0.75, "partial": 0.25}),
         "fve": 0.75,
         "delta_ce": 0.125,
         "dense_share": None,

@@ -13,8 +13,8 @@ from lexiscope.records import FeatureRef, Filters
 from store import BadCursor, NotFound, Store
 from tests.store import synthetic
 
-SORTS = ("match", "index", "cosine", "density", "max_activation", "name")
-VERDICTS = (None, "reads", "unsupported", "dead")
+SORTS = ("match", "index", "share", "cosine", "density", "max_activation", "name")
+VERDICTS = (None, "specific", "none", "dead")
 
 
 def shown(store: Store, query: str, model: str = "tiny") -> list[str]:
@@ -74,7 +74,8 @@ def test_wildcards_of_the_database_are_plain_characters(store: Store) -> None:
 def test_a_token_is_found_by_its_id_alone(store: Store) -> None:
     page = store.search("#3", Filters(model="tiny"))
     assert [hit.token.id for hit in page.tokens] == [3] and page.match == "id"
-    assert {ref.name.id for ref in page.features} == {3} if page.features else page.tokens[0].n_features == 0
+    assert all(3 in (ref.name.id, *(word.id for word in ref.words)) for ref in page.features)
+    assert len(page.features) == page.tokens[0].n_features
     assert store.search("#99999999999999", Filters()).match == "none"
 
 
@@ -111,6 +112,8 @@ def test_any_text_can_be_searched(store: Store, query: str) -> None:
     verdict=st.sampled_from(VERDICTS),
     live=st.sampled_from([None, True, False]),
     min_cosine=st.sampled_from([None, 0.5]),
+    relation=st.sampled_from([None, "after"]),
+    min_share=st.sampled_from([None, 0.6]),
 )
 def test_a_walk_by_cursor_is_the_whole_list_once_in_order(
     store: Store, query: str | None, sort: str, limit: int, **rest: object
@@ -133,14 +136,16 @@ def test_a_walk_by_cursor_is_the_whole_list_once_in_order(
     wanted = {
         ref.id
         for ref in everything.values()
-        if (named is None or ref.name.id in named)
+        if (named is None or named & {ref.name.id, *(word.id for word in ref.words)})
+        and (rest["relation"] is None or ref.relation == rest["relation"])
+        and (rest["min_share"] is None or (ref.share or 0) >= float(str(rest["min_share"])))
         and (rest["verdict"] is None or ref.verdict == rest["verdict"])
         and (rest["live"] is None or (ref.density > 0) == rest["live"])
         and (rest["min_cosine"] is None or ref.cosine >= float(str(rest["min_cosine"])))
     }
     assert {ref.id for ref in found} == wanted
-    if sort in ("cosine", "density"):
-        values = [getattr(ref, sort) for ref in found]
+    if sort in ("cosine", "density", "share"):
+        values = [getattr(ref, sort) or 0 for ref in found]
         assert values == sorted(values, reverse=bool(rest["descending"]))
 
 
@@ -192,7 +197,8 @@ def test_a_token_page_has_an_entry_for_every_dictionary_of_its_model(store: Stor
         (1, "1-vasae"),
         (2, "2-vasae"),
     ]
-    assert all(ref.name.id == 0 for layer in page.layers for ref in layer.features)
+    refs = [ref for layer in page.layers for ref in layer.features]
+    assert all(ref.name.id == 0 or {word.id for word in ref.words} & {0, 1, 2} for ref in refs)
     assert {hit.token.shown for hit in page.variants} == {"Paris", "␣paris"}
     silent = store.token_page("tiny", synthetic.SILENT)
     assert all(layer.features == [] and layer.best_cosine is None for layer in silent.layers)
@@ -241,6 +247,35 @@ def test_a_dictionary_page_shows_its_hubs_and_how_it_was_tested(store: Store) ->
     assert norms == {"tiny": 4.0, "other": None}
 
 
+def test_a_search_lists_the_features_of_a_word_by_size_then_those_of_the_anchor(store: Store) -> None:
+    page = store.search("#0", Filters(model="tiny", limit=200))
+    by_word = [0 in {word.id for word in ref.words} for ref in page.features]
+    assert by_word == sorted(by_word, reverse=True) and True in by_word and False in by_word
+    held = [ref for ref in page.features if ref.verdict in ("specific", "partial", "weak") and ref.words]
+    shares = [ref.share for ref in held if 0 in {word.id for word in ref.words}]
+    assert shares == sorted(shares, reverse=True)  # type: ignore[type-var]
+
+
+def test_forms_of_a_word_are_found_together(store: Store) -> None:
+    tokens = [hit.token.shown for hit in store.search("paris", Filters(model="tiny")).tokens]
+    assert tokens[:3] == ["␣Paris", "Paris", "␣paris"]
+    page = store.token_page("tiny", 2)
+    refs = [ref for layer in page.layers for ref in layer.features]
+    assert any(word.id == 0 for ref in refs for word in ref.words), "Paris and paris are one word"
+    assert all(ref.name.id == 2 or {word.id for word in ref.words} & {0, 1, 2} for ref in refs)
+    assert len({ref.id for ref in refs}) == len(refs)
+    assert {hit.token.id for hit in page.variants} == {0, 1}
+
+
+def test_a_feature_has_its_relation_with_how_it_was_judged(store: Store) -> None:
+    feature = store.feature("tiny", "1-vasae", 6).feature
+    fires = feature.fires
+    assert fires is not None and fires.relation == "before" and feature.verdict == "partial"
+    assert [word.score for word in fires.words] == [0.5] and fires.judged_firings == 26
+    untested = store.feature("tiny", "1-vasae", 4).feature
+    assert untested.fires is None and untested.verdict == "untested"
+
+
 def test_a_feature_that_never_fired_has_no_evidence(store: Store) -> None:
     dead = store.feature("tiny", "1-vasae", 9).feature
     assert dead.evidence is None and dead.verdict == "dead" and dead.contexts == []
@@ -261,15 +296,13 @@ def test_what_does_not_exist_is_refused_with_what_does(store: Store) -> None:
             ask()
 
 
-def test_a_name_resolves_to_its_features_the_best_evidenced_first(store: Store) -> None:
+def test_a_name_resolves_to_the_features_of_that_anchor_the_dead_last(store: Store) -> None:
     for wanted in (" Paris", "␣Paris", 0, "#0"):
         resolved = store.resolve_token("tiny", wanted, layer=1)
         assert resolved.token.id == 0 and {ref.layer for ref in resolved.features} == {1}
-        ranks = [
-            ["both", "predicts", "reads", "unsupported", "dead"].index(ref.verdict)
-            for ref in resolved.features
-        ]
-        assert ranks == sorted(ranks)
+        assert {ref.name.id for ref in resolved.features} == {0}
+        dead = [ref.verdict == "dead" for ref in resolved.features]
+        assert dead == sorted(dead)
     assert store.resolve_token("tiny", "7").features == []
 
 

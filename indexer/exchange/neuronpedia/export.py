@@ -187,15 +187,19 @@ class _Lines:
 
     def explanation(self, row: JsonObject) -> JsonObject:
         token = row["name_token"]
+        anchor = self.shown.get(token, f"⟨unused {token}⟩")
+        words = ", ".join(self.shown.get(word, f"⟨unused {word}⟩") for word in row["word_tokens"])
+        share = row["relation_share"]
+        fires = "" if share is None else f"fires {row['relation']} {words} ({share:.0%} of its firings) · "
         return {
             "id": self._id("explanation", row["index"]),
             **self.identity,
             "index": str(row["index"]),
             "authorId": self.created["creatorId"],
-            "description": f"{self.shown.get(token, f'⟨unused {token}⟩')} · {VERDICT_WORDS[row['verdict']]}",
+            "description": f"{fires or f'{anchor} · '}{VERDICT_WORDS[row['verdict']]}",
             "notes": (
-                f"A token of the vocabulary (id {token}), at cosine {row['cosine']:.2f} of its anchor "
-                f"({row['anchor_kind']}); no language model wrote it."
+                f"Nearest anchor: {anchor} (token {token}, {row['anchor_kind']}), at cosine "
+                f"{row['cosine']:.2f}; no language model wrote this."
             ),
             "typeName": EXPLANATION_TYPE,
             "explanationModelName": EXPLANATION_MODEL,

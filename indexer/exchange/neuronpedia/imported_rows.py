@@ -53,7 +53,7 @@ def feature_rows(
         "bucket": [bucket(0.0)] * n,
         "phrase_tokens": [[token] for token in tokens.tolist()],
         "live": imported.live,
-        "verdict": evidence.verdict(torch.from_numpy(imported.live)),
+        "verdict": np.where(imported.live, "untested", "dead").tolist(),
         "density": [feature.density for feature in features],
         "max_activation": imported.maxima,
         "pos_tokens": positive,
@@ -225,6 +225,7 @@ def summary_row(
             occurrences=torch.from_numpy(occurrences),
         ),
         "verdicts": json.dumps(Counter(features.column("verdict").to_pylist())),
+        "verdict_firings": "{}",
         **distributions(cosine[live & named_by_direction], density.numpy()),
     }
     return filled("layer_summary", {name: [value] for name, value in row.items()}, 1)
