@@ -25,7 +25,8 @@ def by_model(groups: Groups) -> Groups:
         if first.identity != model.identity:
             raise ModelError(
                 f"{first.path} and {model.path} are different models under the id '{model.id}': their "
-                f"weights or vocabularies differ. Index them in two calls. {OWN_ID}"
+                "weights or vocabularies differ. Index them in two calls, one of them with an id of its own "
+                "(--model-id)."
             )
         joined[model.id] = (first, chain(others, checkpoints))
     return list(joined.values())

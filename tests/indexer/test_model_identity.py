@@ -122,7 +122,9 @@ def test_two_models_of_one_id_in_one_call_are_refused_and_one_model_from_two_pla
     settings, quiet = Settings(index=tmp_path), Console(quiet=True)
     request = indexer.IndexRequest(length=48, ablate=0, tokens=2000)
     first, second = load_checkpoint(runs[0]), load_checkpoint(runs[1])
-    with pytest.raises(ModelError, match="different models under the id 'tiny'"):
+    with pytest.raises(
+        ModelError, match=r"different models under the id 'tiny'.*two calls, one of them .*--model-id"
+    ):
         indexer.index(
             [(model, [first]), (finetuned, [second])],
             [str(text_file)],
