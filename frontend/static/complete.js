@@ -46,13 +46,14 @@ class Completion {
     const query = new URLSearchParams({ q: text, limit: 10, ...(model ? { model } : {}) });
     try {
       const answer = await fetch(`/search.json?${query}`, { signal: this.asked.signal });
-      if (answer.ok && document.activeElement === this.input) this.show((await answer.json()).tokens);
+      if (answer.ok && document.activeElement === this.input) this.show((await answer.json()).tokens, text);
     } catch (error) {
       if (error.name !== "AbortError") this.close();
     }
   }
 
-  show(hits) {
+  show(hits, text) {
+    this.list.dataset.of = text;
     const several = new Set(hits.map((hit) => hit.model)).size > 1;
     this.list.replaceChildren(
       ...hits.map((hit, place) => {
