@@ -8,10 +8,9 @@ OPTIONS = "ul.complete:not([hidden]) li"
 def typed(page, text, field="#q"):
     page.locator(field).first.click()
     page.keyboard.type(text)
-    page.wait_for_selector("ul.complete:not([hidden]) li")
-    return [
-        option.inner_text().split("\n")[0] for option in page.locator("ul.complete:not([hidden]) li").all()
-    ]
+    options = f'ul.complete[data-of="{text}"]:not([hidden]) li'
+    page.wait_for_selector(options)
+    return page.locator(f"{options} .chip").all_inner_texts()
 
 
 def test_typing_a_word_offers_its_spellings_without_marks(page):
