@@ -82,6 +82,7 @@ def load_language_model(
     bridge.eval().requires_grad_(False)
     _return_tuples(bridge)
     _check_logits(name, expected, _probe_logits(bridge))
+    _check_cache(name, expected, bridge)
     return LanguageModel(bridge, tokenizer, str(path.resolve()) if path.exists() else name, slug, identity)
 
 
@@ -114,6 +115,30 @@ def _check_logits(name: str, expected: torch.Tensor, ours: torch.Tensor) -> None
         raise ModelError(
             f"{name} is not supported: transformer-lens does not compute the logits that transformers"
             f" computes (their cosine is {cosine:.2f})."
+        )
+
+
+@torch.inference_mode()
+def _check_cache(name: str, expected: torch.Tensor, bridge: Any) -> None:
+    """Raises ModelError where a text that goes on from the model's cache is another text to it: RWKV, for
+    example, keeps its state elsewhere.
+    """
+    half = PROBE // 2
+    tokens = torch.arange(1, 1 + PROBE, device=next(bridge.parameters()).device)[None]
+    try:
+        cache = bridge(tokens[:, :half], return_type="logits_and_cache")[1]
+        logits = bridge(tokens[:, half:], return_type="logits_and_cache", past_key_values=cache)[0][0].float()
+    except Exception as error:  # whatever the architecture's own code raises
+        raise ModelError(
+            f"{name} is not supported: it cannot go on from its cache ({_reason(error)})."
+        ) from error
+    same = torch.nn.functional.cosine_similarity(
+        logits - logits.mean(-1, keepdim=True), expected[half:], dim=-1
+    ).min()
+    if not same >= SAME:
+        raise ModelError(
+            f"{name} is not supported: going on from its cache gives other logits than the whole text (their"
+            f" cosine is {same:.2f}), so that it cannot be steered."
         )
 
 

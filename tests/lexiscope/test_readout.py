@@ -159,6 +159,13 @@ def test_a_model_whose_logits_are_something_else_is_refused_when_it_is_loaded(tm
         load_language_model(str(tmp_path / "bert"))
 
 
+def test_a_model_that_does_not_go_on_from_its_cache_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    size = {"hidden_size": 48, "attention_hidden_size": 48, "num_hidden_layers": 2, "context_length": 64}
+    save_model(tmp_path, "rwkv", size)
+    with pytest.raises(ModelError, match="going on from its cache gives other logits"):
+        load_language_model(str(tmp_path))
+
+
 def test_an_architecture_that_transformer_lens_computes_otherwise_is_refused() -> None:
     logits = torch.randn(8, 50)
     loading._check_logits("m", logits, logits + 0.01 * torch.randn(8, 50))
