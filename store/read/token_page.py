@@ -13,12 +13,17 @@ from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integ
 from store.read.search import hit
 from store.read.token_rows import rows_of_token
 
-FEATURES_A_LAYER = 40
+FEATURES_A_GROUP = 16
+"""Features shown of a dictionary in one relation to the token."""
 MAX_VARIANTS = 50
 
 
-def _carriers(*conditions: sa.ColumnElement[bool], order: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
-    place = sa.func.row_number().over(partition_by=LISTING.dictionary_id, order_by=order).label("place")
+def _carriers(
+    *conditions: sa.ColumnElement[bool],
+    groups: Sequence[sa.ColumnElement[Any]],
+    order: Sequence[sa.ColumnElement[Any]],
+) -> sa.Select[Any]:
+    place = sa.func.row_number().over(partition_by=groups, order_by=order).label("place")
     tokens = sa.bindparam("tokens", type_=sa.Integer, expanding=True)
     ranked = (
         sa.select(*REF_COLUMNS, place)
@@ -36,23 +41,25 @@ def _carriers(*conditions: sa.ColumnElement[bool], order: Sequence[sa.ColumnElem
 DEAD_LAST = sa.case((LISTING.live, 0), else_=1)
 BY_WORD = _carriers(
     sa.or_(BY_RELATION == 1, integer_parameter("token") == TOKEN),
+    groups=(LISTING.dictionary_id, sa.case((BY_RELATION == 1, LISTING.relation), else_="")),
     order=(BY_RELATION.desc(), LISTING.effect.desc(), DEAD_LAST, LISTING.cosine.desc(), LISTING.index),
 )
 BY_ANCHOR = _carriers(
     LISTING.name_token == integer_parameter("token"),
+    groups=(LISTING.dictionary_id,),
     order=(DEAD_LAST, LISTING.excess.desc(), LISTING.index),
 )
 
 
 def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
-    """`/tokens/{model}/{id}`: at most FEATURES_A_LAYER features a dictionary, those its word names first,
-    by size. Raises NotFound.
+    """`/tokens/{model}/{id}`: at most FEATURES_A_GROUP features of a dictionary in each relation to its word,
+    and as many whose nearest anchor it is, by size. Raises NotFound.
     """
     token = build.token(model, token_id)
     entries = build.of_model(model)
     vocabulary = build.vocabulary(model)
     same_word = vocabulary.of_word(token_id)
-    found = _features(build, entries, BY_WORD, token_id, same_word, FEATURES_A_LAYER)
+    found = _features(build, entries, BY_WORD, token_id, same_word, FEATURES_A_GROUP)
     rows = rows_of_token(build, entries, model, token_id)
     spelled = vocabulary.variants(token_id)
     known = {entry.token.id for entry in spelled} | {token_id}

@@ -162,6 +162,6 @@ def test_the_home_page_draws_each_share_by_layer_and_tabulates_it(page):
     page.goto("/")
     for panel in page.locator(".panels .js-plotly-plot").all():
         panel.locator("svg.main-svg").first.wait_for()
-    assert page.locator(".panels .js-plotly-plot").count() == 8
+    assert page.locator(".panels .js-plotly-plot").count() == 10
     assert page.locator(".marks li").count() == 3, "one legend for all of them: by layer, vasae, plain"
     assert page.locator("table.layers tbody tr").count() == 5
