@@ -7,11 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lexiscope.evidence import FlatText, PassageWords, RelationCounts, halves_of, place_codes
+from lexiscope.evidence import (
+    FlatText,
+    PassageWords,
+    RelationCounts,
+    RelationEvidence,
+    SampledText,
+    halves_of,
+    place_codes,
+    relation_evidence,
+)
 from lexiscope.evidence.firing_sample import FiringSample, places_of
+from lexiscope.evidence.flat_text import mix
 from lexiscope.evidence.relations import FARTHEST, NEAREST, RELATIONS
 
-VOCAB = 9
+VOCAB, RARE = 9, 123
 
 
 def passages(seed: int, n: int = 12) -> list[np.ndarray]:
@@ -115,3 +125,45 @@ def test_words_around_a_position_do_not_reach_into_other_passages() -> None:
     assert around[:, :3].tolist() == [[3, 2, -1], [4, 3, 5]]
     assert around[0, 3:].tolist() == [-1] * (FARTHEST - 2) + [1]
     assert around[1, 3:].tolist() == [-1] * (FARTHEST - 4) + [0, 1, 2]
+
+
+def evidence(texts: list[np.ndarray], parts: list[list[int]], *, limit: int = 40) -> RelationEvidence:
+    """Of five features that fire on, after and before word 7, near word RARE, and anywhere; from the passages
+    of each part by itself.
+    """
+    vocab = 300
+    words = np.arange(vocab, dtype=np.int32)
+    sample, counts = FiringSample(6, limit), RelationCounts(vocab)
+    for numbers in parts:
+        text = FlatText([texts[number] for number in numbers])
+        halves, passage = halves_of(text), np.array(numbers)[text.row]
+        holds = [text.current == 7, text.preceding == 7, text.following == 7]
+        holds += [(text.tokens[text.place - NEAREST - 3] == RARE), mix(text.current + 9) < 2**60]
+        part, own = FiringSample(6, limit), RelationCounts(vocab)
+        for feature, held in enumerate(holds):
+            at = np.flatnonzero(held)
+            codes = place_codes(passage[at], text.position[at])
+            part.add(np.full(len(at), feature), halves[text.row[at]], codes)
+        own.add(text, halves, words)
+        sample.absorb(part)
+        counts.absorb(own)
+    read = SampledText(PassageWords(dict(enumerate(texts)), words), counts)
+    return relation_evidence(sample, read, np.arange(6) < 5)
+
+
+def test_names_are_found_and_judged_alike_under_any_split() -> None:
+    draw = np.random.default_rng(0)
+    texts = [draw.integers(0, 300, 60).astype(np.int32) for _ in range(400)]
+    for tokens in texts:
+        tokens[tokens == RARE] = 0
+        tokens[draw.integers(20, 40)] = 7
+        tokens[draw.integers(1, 3) * 3] = RARE if draw.random() < 0.15 else 0
+    whole = evidence(texts, [list(range(400))])
+    assert whole.names.relation[:4].tolist() == [0, 1, 2, 3]
+    assert whole.names.words[:4, 0].tolist() == [7, 7, 7, RARE]
+    assert whole.verdict[:4].tolist() == ["specific"] * 4 and whole.verdict[5] == "dead"
+    order = draw.permutation(400).tolist()
+    split = evidence(texts, [order[:10], order[10:250], order[250:]])
+    assert np.array_equal(split.verdict, whole.verdict) and split.finds == whole.finds
+    for one, other in zip((*whole.names, *whole.judged), (*split.names, *split.judged), strict=True):
+        assert np.array_equal(one, other)
