@@ -30,6 +30,8 @@ for name in ("lexiscope_trainer", "lexiscope_topk"):  # as it is called, and was
         break
     except ModuleNotFoundError:
         pass
+if name == "lexiscope_topk" and recipe == "cone":
+    recipe = "vasae"
 sample = synthetic(16 * batch, d, width)
 trainer = module.Trainer(
     sample.x, tokens=sample.tokens, d_sae=width, k=k, batch=batch, steps=1000, recipe=recipe,
@@ -41,7 +43,7 @@ for nth, _ in enumerate(sys.stdin):
     trainer.step(order[nth % len(order)])
     print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 """
-RECIPES = ("plain", "vasae")
+RECIPES = ("plain", "cone")
 SHAPES = ((256, 8192), (576, 49_152))
 """(d, features)"""
 WARM_UP = 3

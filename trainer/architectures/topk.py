@@ -42,7 +42,7 @@ class TopKConfig(Config):
     restarts: int = 4
     aux_k: int = 64
     """Silent rows that reconstruct what a token's reconstruction misses (AuxK); 0 for none."""
-    aux_after: int = 100
+    aux_after: int = 30
     """Steps without firing after which a row counts as silent."""
     aux_weight: float = 1 / 32
     """Weight of AuxK's mean squared error over the variance of what is missed."""
