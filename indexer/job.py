@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,7 +31,15 @@ from indexer.text_pass.local_engine import SAVE_SECONDS, PassEngine, local_engin
 from indexer.text_pass.text_pass import BATCH_TOKENS, NamedEncoder, TextPass
 from lexiscope import text as texts
 from lexiscope.checkpoint import AnchorFit, Checkpoint
-from lexiscope.evidence import NameTables, families, matched_controls, words_of
+from lexiscope.evidence import (
+    CHOOSING,
+    FlatText,
+    NameTables,
+    families,
+    halves_of,
+    matched_controls,
+    words_of,
+)
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
@@ -275,10 +284,24 @@ class AnchorFits:
             if fit is not None:
                 return fit
             layers = sorted({member.layer for member in job.members if not member.has_anchors})
-            fits = fit_anchors(job.model, layers, job.passages(), anchors=job.request.anchors)
+            fits = fit_anchors(job.model, layers, _choosing(job.passages()), anchors=job.request.anchors)
             for fitted_layer, fitted in fits.items():
                 job.folder.save_fit(fitted_layer, fitted)
             return fits[layer]
+
+
+def _choosing(passages: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The half of the passages that names are chosen on: what anchors are fitted on, because the evidence for
+    them is counted on the other half. A text without such a passage gives its first ones.
+    """
+    others: list[np.ndarray] | None = []
+    for passage in passages:
+        if halves_of(FlatText([passage], filters=False))[0] == CHOOSING:
+            others = None
+            yield passage
+        elif others is not None and len(others) < BLOCK_PASSAGES:
+            others.append(passage)
+    yield from others or []
 
 
 def _engine(job: ModelJob, encoders: Sequence[NamedEncoder], tables: NameTables) -> PassEngine:

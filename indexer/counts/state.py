@@ -23,7 +23,7 @@ TOP, SAMPLED, NEAR_MISSES = 20, 25, 5
 """Contexts of each feature in the index, by kind."""
 SPARE = 4
 """Contexts kept beyond those, because some will turn out to repeat a text."""
-FORMAT = 3
+FORMAT = 4
 """Of the arrays; part of a job's fingerprint, so that another version's unfinished work is left alone."""
 
 
@@ -97,6 +97,8 @@ class PassState:
         self.n_passages = 0
         self.occurrences = np.zeros(shape.vocab, np.int64)
         """of each token, at encoded positions"""
+        self.judged_occurrences = np.zeros(shape.vocab, np.int64)
+        """the same in the half of the passages that names are judged on"""
         self.relations = RelationCounts(shape.vocab)
         self.position_totals = np.zeros(len(position_edges(shape.length)) - 1, np.int64)
         """encoded positions in each bin"""
@@ -136,6 +138,7 @@ class PassState:
             "blocks": self.blocks,
             "n_passages": np.array(self.n_passages),
             "occurrences": self.occurrences,
+            "judged_occurrences": self.judged_occurrences,
             "position_totals": self.position_totals,
             "relation_counts": self.relations.counts,
             "relation_positions": self.relations.positions,
@@ -170,6 +173,7 @@ class PassState:
         state = cls(shape)
         state.blocks, state.n_passages = arrays["blocks"], int(arrays["n_passages"])
         state.occurrences, state.position_totals = arrays["occurrences"], arrays["position_totals"]
+        state.judged_occurrences = arrays["judged_occurrences"]
         state.norms.limbs, state.sampled_positions.hashes = arrays["norms"], arrays["hashes"]
         state.relations.counts = arrays["relation_counts"]
         state.relations.positions = arrays["relation_positions"]
@@ -204,6 +208,7 @@ def merge(a: PassState, b: PassState) -> PassState:
     a.blocks = np.sort(np.concatenate([a.blocks, b.blocks]))
     a.n_passages += b.n_passages
     a.occurrences += b.occurrences
+    a.judged_occurrences += b.judged_occurrences
     a.position_totals += b.position_totals
     a.relations.absorb(b.relations)
     a.norms.limbs += b.norms.limbs

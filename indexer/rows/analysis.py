@@ -62,7 +62,7 @@ class AnalysedDictionary(NamedTuple):
     relations: RelationEvidence
     """what the features fire on, and their verdicts"""
     evidence: Evidence
-    """for the nearest anchors"""
+    """for the nearest anchors, on the half of the passages that names are judged on"""
     geometry: Geometry
     writes: NearestTokens | None
     """[d_sae, LOGITS] tokens that each direction raises most through the Jacobian lens, with their logits;
@@ -113,7 +113,7 @@ def analyse(
         )
         causal = causal_effects(request)
     evidence = EvidenceCounts.of(
-        named.first, counted.tables, counts.names, counts.statistics.count, occurrences
+        named.first, counted.tables, counts.names, counts.firings.judged, state.judged_occurrences
     )
     directions = dictionary.directions
     return AnalysedDictionary(

@@ -19,7 +19,7 @@ from indexer.counts.text_chunk import TextChunk
 from indexer.errors import IndexingError
 from indexer.text_pass.blocks import Block
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import MAX_PASSAGES, FlatFirings, NameTables, flat_firings
+from lexiscope.evidence import JUDGING, MAX_PASSAGES, FlatFirings, NameTables, flat_firings
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import Batch, batches
@@ -123,7 +123,9 @@ class TextPass:
             self._threads.submit(count_chunk, *task, chunk, self.tables, cutoff) for task in tasks
         ]
         self.state.relations.add(chunk, chunk.halves, self.tables.words)
-        self.state.occurrences += np.bincount(chunk.current, minlength=self.state.shape.vocab)
+        judged, vocab = chunk.halves[chunk.row] == JUDGING, self.state.shape.vocab
+        self.state.occurrences += np.bincount(chunk.current, minlength=vocab)
+        self.state.judged_occurrences += np.bincount(chunk.current[judged], minlength=vocab)
         self.state.position_totals += np.bincount(chunk.position_bin, minlength=len(self._edges) - 1)
 
     def _finish(self, block: Block, norms: np.ndarray) -> None:
@@ -162,9 +164,9 @@ def count_chunk(
     """Count the codes of one dictionary on a chunk; `cutoff` is of the sampled positions."""
     firings, runners_up = flat_firings(pending.codes), flat_firings(pending.runners_up)
     counts.statistics.add(firings, chunk, encoder.logit_tokens)
-    counts.names.add(firings, chunk, encoder.names, tables)
     half = chunk.halves.take(chunk.row.take(firings.at))
     counts.firings.add(firings.feature, half, chunk.code.take(firings.at))
+    counts.names.add(firings.rows(np.flatnonzero(half == JUDGING)), chunk, encoder.names, tables)
     counts.tokens.add(firings, chunk)
     counts.coactive.add(firings, chunk, cutoff)
     offers: list[tuple[FlatFirings, np.ndarray]] = []

@@ -10,6 +10,8 @@ from lexiscope.evidence.ablation import AblationCounts, ablation_p
 from lexiscope.evidence.counts import FDR, Evidence, EvidenceCounts
 from lexiscope.evidence.families import families, matched_controls
 from lexiscope.evidence.firing_sample import (
+    CHOOSING,
+    JUDGING,
     MAX_PASSAGES,
     SAMPLED_FIRINGS,
     FiringSample,
@@ -27,7 +29,9 @@ from lexiscope.evidence.significance import benjamini_hochberg, frequency_bins, 
 from lexiscope.evidence.words import shown_tokens, words_of
 
 __all__ = [
+    "CHOOSING",
     "FDR",
+    "JUDGING",
     "KINDS",
     "MAX_PASSAGES",
     "NEAR",

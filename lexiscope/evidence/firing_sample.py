@@ -24,6 +24,8 @@ _BITS = np.uint64(40)
 _MASK = np.uint64((1 << 40) - 1)
 _FACTORS = (0x9E3779B97F, 0xBF58476D1D, 0x94D049BB13)
 _HALF_BITS = np.uint64(20)
+CHOOSING, JUDGING = 0, 1
+"""The halves of the passages."""
 SLACK = 200_000
 """Firings added before a sample is sorted and cut again."""
 
@@ -108,6 +110,11 @@ class FiringSample:
         self._n_added += len(keys)
         if self._n_added > SLACK + len(self.keys) // 2:
             self.settle()
+
+    @property
+    def judged(self) -> np.ndarray:
+        """[d_sae] all firings in the half of the passages that names are judged on."""
+        return self.totals.reshape(-1, 2)[:, JUDGING].copy()
 
     def settle(self) -> None:
         """Drop what is beyond the limit."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lexiscope.evidence.families import matched_controls
-from lexiscope.evidence.firing_sample import FiringSample, PassageWords, RelationCounts
+from lexiscope.evidence.firing_sample import CHOOSING, JUDGING, FiringSample, PassageWords, RelationCounts
 from lexiscope.evidence.relations import (
     RELATIONS,
     VERDICTS,
@@ -26,8 +26,6 @@ CHUNK = 250_000
 ON = RELATIONS.index("on")
 OFTEN, FOUND = 10, 0.5
 """Occurrences from which a word counts for `finds`, and the F1 from which it is found."""
-CHOOSING, JUDGING = 0, 1
-"""The halves of the passages."""
 
 
 class RelationEvidence(NamedTuple):
@@ -134,8 +132,7 @@ def relation_evidence(sample: FiringSample, text: SampledText, live: np.ndarray)
     """live [d_sae] bool: the features that are tested."""
     names = text.chosen(sample)
     judged = text.judged(sample, names)
-    firings = sample.totals.reshape(-1, 2)[:, JUDGING]
-    finds = found_words(names, judged, firings, text.rates[JUDGING].counts[ON])
+    finds = found_words(names, judged, sample.judged, text.rates[JUDGING].counts[ON])
     return RelationEvidence(names, judged, judged.q(live), verdicts(live, judged), finds)
 
 

@@ -23,7 +23,7 @@ from indexer.rows.context_rows import PassageTexts, context_table
 from indexer.text_pass.blocks import Block, Shard, blocks, parse_shard
 from indexer.text_pass.text_pass import NamedEncoder, PendingCodes, count_chunk
 from lexiscope.errors import LexiscopeError
-from lexiscope.evidence import FlatFirings, NameTables, flat_firings, matched_controls
+from lexiscope.evidence import JUDGING, FlatFirings, NameTables, flat_firings, matched_controls
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 
@@ -71,6 +71,8 @@ def count(block: Block, shape: StateShape) -> PassState:
             count_chunk(counts, encoder(at), pending, chunk, TABLES, state.sampled_positions.cutoff)
         state.relations.add(chunk, chunk.halves, TABLES.words)
         state.occurrences += np.bincount(chunk.current, minlength=VOCAB)
+        judged = chunk.current[chunk.halves[chunk.row] == JUDGING]
+        state.judged_occurrences += np.bincount(judged, minlength=VOCAB)
         state.position_totals += np.bincount(chunk.position_bin, minlength=len(EDGES_OF_POSITIONS) - 1)
         state.norms.add(np.random.default_rng(block.number).random(2))
     state.passages = {block.first + at: passage for at, passage in enumerate(block.passages)}
