@@ -99,6 +99,41 @@ def loss_of(model: Callable[..., Any], batch: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), batch[:, 1:].reshape(-1))
 
 
+class ChunkedLoss(torch.autograd.Function):
+    """Mean cross-entropy of the tokens [n] given states [n, d] and W_U [vocab, d], in chunks whose logits
+    stay in cache: the gradients are taken in the same pass.
+    """
+
+    CHUNK = 512
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, unembedding: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        dtype = torch.bfloat16 if fast_bf16(states.device) else torch.float32
+        rows, total = unembedding.to(dtype), states.new_zeros((), dtype=torch.float32)
+        to_states, to_rows = torch.empty_like(states), torch.zeros_like(unembedding)
+        for at in range(0, len(tokens), ChunkedLoss.CHUNK):
+            part, wanted = (
+                states[at : at + ChunkedLoss.CHUNK].to(dtype),
+                tokens[at : at + ChunkedLoss.CHUNK, None],
+            )
+            log_p = (part @ rows.T).float().log_softmax(-1)
+            total -= log_p.gather(1, wanted).sum()
+            slope = (
+                log_p.exp_().scatter_add_(1, wanted, -torch.ones_like(wanted, dtype=log_p.dtype)).to(dtype)
+            )
+            to_states[at : at + ChunkedLoss.CHUNK] = slope @ rows
+            to_rows += (slope.T @ part).float()
+        ctx.save_for_backward(to_states / len(tokens), to_rows / len(tokens))
+        return total / len(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        to_states, to_rows = ctx.saved_tensors
+        return slopes[0] * to_states, slopes[0] * to_rows, None
+
+
 @torch.no_grad()
 def held_out(
     model: torch.nn.Module,
@@ -206,14 +241,15 @@ def train(args: argparse.Namespace) -> None:
 
     optimisers = make_optimisers(model)
     peak = [o.param_groups[0]["lr"] for o in optimisers]
-    compiled = torch.compile(model)
+    compiled = torch.compile(model.transformer)
     begun, step, seen, losses, kept = time.monotonic(), 0, 0, [], 0
     while (spent := (time.monotonic() - begun) / (60 * args.minutes)) < 1:
         for optimiser, lr in zip(optimisers, peak, strict=True):
             optimiser.param_groups[0]["lr"] = lr * schedule(step, spent)
         batch = windows(ids, rng.choice(starts, args.batch), 256, bos).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
-            loss = loss_of(compiled, batch)
+            states = compiled(input_ids=batch[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+        loss = ChunkedLoss.apply(states, model.lm_head.weight, batch[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
