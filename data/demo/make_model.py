@@ -306,7 +306,7 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
 
 
 def model_card(record: dict, args: argparse.Namespace) -> str:
-    more = " --resume" if args.resume else ""
+    minutes = f"{args.minutes:g}{' --resume' if args.resume else ''}"
     return f"""# The bundled model
 
 A GPT-2-architecture language model: 6 layers, d_model 256, 4 heads, context 256, tied embeddings, byte-level
@@ -316,7 +316,7 @@ BPE vocabulary of 8,192. Weights are fp16.
   English books (Project Gutenberg texts); none of that text is in this repository.
 - **Held out** (16 further books, windows of 256 tokens): {record["nats_per_token"]} nats a token,
   {record["bits_per_byte"]} bits a byte.
-- **Made by** `python data/demo/make_model.py train --text TEXT --heldout TEXT --minutes {args.minutes:g}{more}`.
+- **Made by** `python data/demo/make_model.py train --text TEXT --heldout TEXT --minutes {minutes}`.
 
 It is here so that every part of Lexiscope can be tried in minutes on a laptop, with nothing downloaded. It is
 **not good for** anything else: it writes the grammar of old novels without their sense, knows no facts, no
