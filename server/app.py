@@ -7,15 +7,16 @@ Routes use `app.state`: `settings`, `store`, `templates` and `worker`.
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from lexiscope.settings import Settings
-from server import api_reference, errors, pages, read, static_files, steer
+from server import api_reference, errors, lists, middleware, openapi, pages, read, static_files, steer
 from server.page_router import PageRouter
+from server.request_checks import check_request
 from server.responses import Templates
 from store import Store
 
-ROUTERS = (api_reference.router, read.router, steer.router, pages.router)
+ROUTERS = (api_reference.router, lists.router, read.router, steer.router, pages.router)
 """in the order in which addresses are matched; the last has addresses that begin with a model's id"""
 
 
@@ -46,13 +47,18 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
+        dependencies=[Depends(check_request)],
+        responses=errors.error_responses(422, 500),
     )
     app.state.settings = settings
     app.state.store = opened
     app.state.templates = Templates(navigation=[link for router in routers for link in router.navigation])
     app.state.worker = None  # started by the first request that needs it
     errors.install(app)
+    middleware.install(app)
     static_files.install(app)
     for router in routers:
         app.include_router(router)
+    openapi.install(app)
     return app

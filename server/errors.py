@@ -1,17 +1,21 @@
-"""Every error is one `ErrorRecord`, as a page or as JSON: what was wrong, what would be right, what was
-kept.
+"""Every error is one `ErrorRecord`, as a page or as problem details (RFC 9457): what was wrong, what would
+be right, what was kept.
 """
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import Scope
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
+from server.live.problems import PROBLEM, describe, problem
 from server.responses import Templates, is_json_route
 from store import BadCursor, NotFound, StoreError
 
@@ -23,7 +27,8 @@ log = logging.getLogger("lexiscope.server")
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """A route's error responses, for the API reference."""
-    return {status: {"model": ErrorRecord} for status in statuses}
+    content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ErrorRecord"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -35,27 +40,27 @@ def install(app: FastAPI) -> None:
 
 
 def error_response(
-    request: Request, status: int, error: str, *, kept: str = "", headers: dict[str, str] | None = None
+    request: Request, status: int, detail: str, *, kept: str = "", headers: dict[str, str] | None = None
 ) -> Response:
-    """One error, as a page or as JSON."""
-    record = ErrorRecord(status=status, error=error, kept=kept)
-    headers = {"cache-control": "no-store", **(headers or {})}
+    """One error, as a page or as problem details."""
+    record = ErrorRecord(status=status, detail=detail, kept=kept)
     if wants_json(request):
-        return Response(record.model_dump_json(), status, headers, "application/json")
+        return problem(record, headers)
+    headers = {"cache-control": "no-store", **(headers or {})}
     templates: Templates = request.app.state.templates
     return HTMLResponse(templates.html("error.html", page=record, json_url="", charts={}), status, headers)
 
 
 def wants_json(request: Request) -> bool:
-    """True on `.json` addresses, for methods other than GET and HEAD, and for clients that accept JSON but
-    not HTML.
+    """True on `.json` addresses and under `/api/`, for methods other than GET and HEAD, and for clients that
+    accept JSON but not HTML.
     """
     accept = request.headers.get("accept", "")
-    if is_json_route(request) or request.url.path.endswith(".json"):
+    if is_json_route(request) or request.url.path.endswith(".json") or request.url.path.startswith("/api/"):
         return True
     if request.method not in ("GET", "HEAD"):
         return True
-    return "application/json" in accept and "text/html" not in accept
+    return "json" in accept and "text/html" not in accept
 
 
 async def _domain_error(request: Request, error: Exception) -> Response:
@@ -66,29 +71,55 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    messages = []
-    for entry in error.errors():
-        place = (str(part) for part in entry["loc"] if part not in ("query", "path", "body"))
-        name = ".".join(place) or "request"
-        given = entry.get("input")
-        value = f" (was {given[:80]!r})" if isinstance(given, str) else ""
-        messages.append(f"{name}: {entry['msg']}{value}")
-    return error_response(request, 422, "; ".join(messages))
+    return error_response(request, 422, describe(error))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = str(error.detail)
+    detail, headers = str(error.detail), dict(error.headers or {})
+    path = request.url.path
+    if error.status_code == 405:
+        allowed = _allowed(request)
+        headers = {"allow": ", ".join(allowed)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        detail = f"{path[:200]} is for {', '.join(allowed)}, not for {request.method[:20]}"
     if error.status_code == 404 and detail == "Not Found":
-        detail = (
-            f"there is no page {request.url.path[:200]}: / lists all dictionaries, "
-            "/search?q= finds features by name"
-        )
-    return error_response(request, error.status_code, detail, headers=dict(error.headers or {}))
+        if path.endswith("/") and len(path) <= 200:
+            detail = (
+                f"there is no page {path}: addresses have no slash at their end, {path.rstrip('/') or '/'}"
+            )
+        else:
+            detail = (
+                f"there is no page {path[:200]}: / lists all dictionaries, /search?q= finds features by name"
+            )
+    if error.status_code == 400 and error.__cause__ is not None:
+        detail = f"the body cannot be read as JSON: {error.__cause__}"
+    return error_response(request, error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of all routes at the request's address."""
+    methods = {"OPTIONS"}
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        asked = {**request.scope, "method": method, "root_path": request.scope.get("app_root_path", "")}
+        if any(_matches(route, asked) for route in request.app.router.routes):
+            methods |= {"GET", "HEAD"} if method == "GET" else {method}
+    return sorted(methods)
+
+
+def _matches(route: BaseRoute, asked: Scope) -> bool:
+    """Whether a route takes a request. Files, which are mounted, are only read."""
+    if isinstance(route, Mount) and asked["method"] != "GET":
+        return False
+    return route.matches(asked)[0] is Match.FULL
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return error_response(
-        request, 500, f"the server failed on this request ({type(error).__name__}); see its log for details"
+        request,
+        500,
+        f"the server failed on this request ({type(error).__name__}); see its log for details",
+        headers={"connection": "close"},  # the HTTP server closes it after an exception
     )

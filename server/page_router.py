@@ -1,4 +1,5 @@
-"""Pages and their JSON twins: one handler at two addresses, and the entries of the site's navigation.
+"""Pages, their JSON twins and their addresses under `/api/v1`: one handler, and the entries of the site's
+navigation.
 
 A page is one record, one handler and one template:
 
@@ -16,11 +17,28 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 
 from lexiscope.records import RESERVED_MODEL_IDS
 from server.errors import error_responses
 
 Handler = Callable[..., Any]
+API = "/api/v1"
+
+
+class NumberConvertor(Convertor[int]):
+    """`{name:number}` in a path: a whole number of at most 20 digits. Python refuses to read thousands."""
+
+    regex = "[0-9]{1,20}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", NumberConvertor())
 
 
 class NavigationEntry(NamedTuple):
@@ -42,11 +60,12 @@ class PageRouter(APIRouter):
         path: str,
         record: type[BaseModel] | None,
         *,
+        api: str = "",
         navigation: str = "",
         errors: tuple[int, ...] = (400, 404, 422, 503),
     ) -> Callable[[Handler], Handler]:
-        """Serve a handler as HTML at `path`, and as JSON at `path` + `.json`, which the API reference
-        describes. A page whose `record` is None has no twin.
+        """Serve a handler as HTML at `path`, and as JSON at `path` + `.json` and at `/api/v1` + `api`, which
+        the API reference describes. A page whose `record` is None has neither.
 
         Raises ValueError if the first part of `path` could be the id of a model.
         """
@@ -57,9 +76,9 @@ class PageRouter(APIRouter):
             self.navigation.append(NavigationEntry(path, navigation))
 
         def add(handler: Handler) -> Handler:
-            if record is not None:
+            for address in () if record is None else _json_addresses(path, api):
                 self.add_api_route(
-                    twin_of(path),
+                    address,
                     handler,
                     methods=["GET"],
                     response_model=record,
@@ -69,6 +88,10 @@ class PageRouter(APIRouter):
             return handler
 
         return add
+
+
+def _json_addresses(path: str, api: str) -> list[str]:
+    return [*([API + api] if api else []), twin_of(path)]
 
 
 def twin_of(path: str) -> str:

@@ -1,10 +1,10 @@
 """The pages that browse the index: home, search, token, dictionary, feature."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from lexiscope.records import (
     RESERVED_MODEL_IDS,
@@ -12,6 +12,7 @@ from lexiscope.records import (
     FeaturePage,
     Filters,
     HomePage,
+    Record,
     SearchPage,
     TokenPage,
 )
@@ -25,7 +26,7 @@ from store import NotFound
 router = PageRouter()
 
 
-class ListQuery(Filters):
+class FormQuery(Record):
     """Filters as a form sends them: an empty field is a filter that is not set."""
 
     @model_validator(mode="before")
@@ -36,16 +37,38 @@ class ListQuery(Filters):
         return {name: value for name, value in given.items() if value != "" or name == "q"}
 
     def filters(self) -> Filters:
-        return Filters.model_validate({name: getattr(self, name) for name in Filters.model_fields})
+        given = {
+            name: getattr(self, name) for name in Filters.model_fields if name in type(self).model_fields
+        }
+        return Filters.model_validate(given)
 
 
-class SearchQuery(ListQuery):
+class SearchQuery(FormQuery, Filters):
     q: str = Field(
         default="",
+        max_length=1000,
         description="a token's text, or `#id`; case and surrounding space are ignored, and exact spellings "
         "come first",
     )
+    model: str | None = Field(None, max_length=200)
+    source: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
+    cursor: str | None = Field(None, max_length=1000, description="`next` of the page before")
 
+
+if TYPE_CHECKING:
+    DictionaryQuery = SearchQuery
+else:
+    IN_THE_ADDRESS = ("model", "source", "layer", "q")
+    DictionaryQuery = create_model(
+        "DictionaryQuery",
+        __base__=FormQuery,
+        __doc__="The filters of one dictionary's features.",
+        **{
+            name: (field.annotation, field)
+            for name, field in SearchQuery.model_fields.items()
+            if name not in IN_THE_ADDRESS
+        },
+    )
 
 ModelId = Annotated[str, Path(description="the model's id", max_length=200)]
 SourceName = Annotated[str, Path(description="`<layer>-<set>`", max_length=200)]
@@ -62,7 +85,7 @@ def random_feature(store: OpenStore) -> RedirectResponse:
     return RedirectResponse(f"/{store.random_feature().id}", 302, headers={"cache-control": "no-store"})
 
 
-@router.page("/", HomePage)
+@router.page("/", HomePage, api="/models")
 def home(request: Request, store: OpenStore) -> Response:
     """All models and dictionaries, with the measures of their names."""
     return not_modified(request) or respond(request, _home(store.home()))
@@ -78,7 +101,7 @@ def _home(record: HomePage) -> PageContent:
     return PageContent(record, "home.html", figures, {"set_styles": styles})
 
 
-@router.page("/search", SearchPage)
+@router.page("/search", SearchPage, api="/search")
 def search(request: Request, store: OpenStore, query: Annotated[SearchQuery, Query()]) -> Response:
     """Tokens that match, and the features named by them. No match is an empty page, not an error."""
     return not_modified(request) or respond(
@@ -86,7 +109,7 @@ def search(request: Request, store: OpenStore, query: Annotated[SearchQuery, Que
     )
 
 
-@router.page("/tokens/{model}/{token_id:int}", TokenPage)
+@router.page("/tokens/{model}/{token_id:number}", TokenPage, api="/models/{model}/tokens/{token_id:number}")
 def token(request: Request, store: OpenStore, model: ModelId, token_id: int) -> Response:
     """One token: the features named by it in every dictionary, and its spelling variants."""
     return not_modified(request) or respond(
@@ -94,13 +117,13 @@ def token(request: Request, store: OpenStore, model: ModelId, token_id: int) -> 
     )
 
 
-@router.page("/{model}/{source}", DictionaryPage)
+@router.page("/{model}/{source}", DictionaryPage, api="/dictionaries/{model}/{source}")
 def dictionary(
     request: Request,
     store: OpenStore,
     model: ModelId,
     source: SourceName,
-    query: Annotated[ListQuery, Query()],
+    query: Annotated[DictionaryQuery, Query()],
 ) -> Response:
     """One dictionary: distributions, shared names, names that the evidence contradicts, features."""
     _refuse_reserved(model)
@@ -114,7 +137,7 @@ def dictionary(
     return respond(request, PageContent(record, "dictionary.html", figures))
 
 
-@router.page("/{model}/{source}/{index:int}", FeaturePage)
+@router.page("/{model}/{source}/{index:number}", FeaturePage, api="/features/{model}/{source}/{index:number}")
 def feature(request: Request, store: OpenStore, model: ModelId, source: SourceName, index: int) -> Response:
     """One feature: its name, evidence, activations, contexts, effect on the output and related features."""
     _refuse_reserved(model)

@@ -1,5 +1,5 @@
 """Reading on the web: the features that are active on a text. The page, its `.json` twin and `POST
-/api/v1/read` give the same record.
+/api/v1/read` give the same record; the page and its twin list all active features of one token only.
 """
 
 from typing import Annotated
@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 
 from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from server.dependencies import OpenStore, Worker
@@ -34,30 +35,38 @@ class ReadQuery(BaseModel):
     model: str = Field("", max_length=200)
     text: str = Field("", max_length=20_000)
     contrast: str = Field("", max_length=20_000)
-    source: list[str] = Field([], max_length=64, description="dictionaries to read with")
+    source: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=64, description="dictionaries to read with"
+    )
     chat: bool = Field(False, description="read the texts by the model's chat template")
     raw: bool = Field(False, description="do not subtract the text's mean code")
     min_cosine: float = Field(0.0, ge=-1, le=1)
     feature: str = Field(
         "", max_length=500, description="one feature whose activation is shown at every token"
     )
-    token: int | None = Field(None, ge=0, description="the token whose active features are listed")
+    token: int | None = Field(
+        None, ge=0, lt=1_000_000, description="the token whose active features are listed; none unless given"
+    )
 
     def request(self) -> ReadRequest:
-        """Raises ValidationError for an empty text."""
-        return ReadRequest(
-            model=self.model,
-            text=self.text,
-            contrast=self.contrast or None,
-            chat=self.chat,
-            sources=self.source,
-            subtract_mean=not self.raw,
-            min_cosine=self.min_cosine,
-            feature=self.feature or None,
-        )
+        """Raises RequestValidationError."""
+        try:
+            return ReadRequest(
+                model=self.model,
+                text=self.text,
+                contrast=self.contrast or None,
+                chat=self.chat,
+                sources=self.source,
+                subtract_mean=not self.raw,
+                min_cosine=self.min_cosine,
+                feature=self.feature or None,
+                positions=[] if self.token is None else [self.token],
+            )
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
 
 
-@router.post("/api/v1/read", response_model=ReadResponse, responses=error_responses(*ERRORS))
+@router.post("/api/v1/read", response_model=ReadResponse, responses=error_responses(*ERRORS, 400, 413, 415))
 async def read(request: Request, body: ReadRequest, store: OpenStore, worker: Worker) -> Response:
     """All active features of every token, the table of layers and tokens, the features of the whole text, and
     the features that differ between two texts.
@@ -82,12 +91,11 @@ async def page(
     elif is_json_route(request):
         raise HTTPException(422, "text: give the text to read, for example /read.json?text=Once+upon+a+time")
     form = query.model_dump(exclude={"token"})
-    shown = record is not None and query.token is not None and query.token < len(record.texts[0].tokens)
     context = {
         "models": models,
         "form": form,
         "address": urlencode({name: value for name, value in form.items() if value}, doseq=True),
-        "token": query.token if shown else None,
+        "token": query.token,
     }
     return respond(request, PageContent(record, "read.html", context=context))
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
+
 from lexiscope.records import FeatureRef
 from server.attach_names import refs_by_id
 from server.live import ReadJob
@@ -68,6 +70,7 @@ def read_response(
         store, [f"{job.model}/{source}/{index}" for (_, source), code in codes.items() for index in code.mean]
     )
     dictionaries = [NamedDictionary(place, refs) for place in places]
+    _check_positions(request, read)
     texts = []
     for number, shown in enumerate(read.texts):
         layers, top = [], {}
@@ -93,38 +96,48 @@ def read_response(
     )
 
 
+def _check_positions(request: ReadRequest, read: RawReadTokens) -> None:
+    """Raises HTTPException 422 for a position after the longest text."""
+    n_tokens = max(map(len, read.texts))
+    if request.positions and max(request.positions) >= n_tokens:
+        raise HTTPException(
+            422, f"there is no token {max(request.positions)}: the text has tokens 0 to {n_tokens - 1}"
+        )
+
+
 def read_layer(
     raw: RawReadLayer, dictionary: NamedDictionary, code: MeanCode, request: ReadRequest
 ) -> ReadLayer:
     """One dictionary's reading of one text, with the table's cell for each token."""
-    indices = list(code.mean)
-    features = [dictionary.ref(index) for index in indices]
-    places = {index: number for number, index in enumerate(indices)}
+    order = {index: number for number, index in enumerate(code.mean)}
+    places: dict[int, int] = {}
 
-    def best(firings: Sequence[TokenFiring]) -> TokenFiring | None:
+    def firing(index: int, value: float) -> TokenFiring:
+        return TokenFiring(feature=places.setdefault(index, len(places)), value=value)
+
+    def best(active: Sequence[int], values: Sequence[float]) -> TokenFiring | None:
         """The feature with the highest value among those named well enough; ties go to the first."""
         cells = [
-            (firing.value - (code.mean[indices[firing.feature]] if request.subtract_mean else 0.0), firing)
-            for firing in firings
-            if features[firing.feature].cosine >= request.min_cosine
+            (value - (code.mean[index] if request.subtract_mean else 0.0), -order[index], index)
+            for index, value in zip(active, values, strict=True)
+            if dictionary.ref(index).cosine >= request.min_cosine
         ]
-        if not cells:
-            return None
-        value, firing = max(cells, key=lambda cell: (cell[0], -cell[1].feature))
-        return TokenFiring(feature=firing.feature, value=value) if value > 0 else None
+        value, _, index = max(cells, default=(0.0, 0, 0))
+        return firing(index, value) if value > 0 else None
 
     tokens = []
-    for active, values, error, dense in zip(raw.indices, raw.values, raw.error, raw.dense, strict=True):
-        firings = [
-            TokenFiring(feature=places[index], value=value)
-            for index, value in zip(active, values, strict=True)
-        ]
-        tokens.append(ReadToken(error=error, dense=dense, fired=firings, best=best(firings)))
+    listed = None if request.positions is None else frozenset(request.positions)
+    for position, (active, values, error, dense) in enumerate(
+        zip(raw.indices, raw.values, raw.error, raw.dense, strict=True)
+    ):
+        wanted = listed is None or position in listed
+        fired = [firing(*one) for one in zip(active, values, strict=True)] if wanted else []
+        tokens.append(ReadToken(error=error, dense=dense, fired=fired, best=best(active, values)))
     return ReadLayer(
         source=dictionary.place.source,
         layer=dictionary.place.layer,
         recipe=dictionary.place.recipe,
-        features=features,
+        features=[dictionary.ref(index) for index in places],
         tokens=tokens,
         error=sum(raw.error) / len(raw.error),
     )

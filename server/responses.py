@@ -76,10 +76,9 @@ class Templates:
 def respond(request: Request, content: PageContent) -> Response:
     """The record, as the route's HTML or JSON."""
     record = content.record
-    headers = _headers(request, record)
     if is_json_route(request):
         assert record is not None, "only pages with a record have a JSON twin"
-        return Response(record.model_dump_json(), media_type="application/json", headers=headers)
+        return indexed_json(request, record)
     templates: Templates = request.app.state.templates
     html = templates.html(
         content.template,
@@ -88,7 +87,13 @@ def respond(request: Request, content: PageContent) -> Response:
         charts=content.charts,
         **content.context,
     )
-    return HTMLResponse(html, headers=headers)
+    return HTMLResponse(html, headers=_headers(request, record))
+
+
+def indexed_json(request: Request, record: BaseModel) -> Response:
+    """A record of the index as JSON."""
+    headers = _headers(request, record)
+    return Response(record.model_dump_json(), media_type="application/json", headers=headers)
 
 
 def json_response(record: BaseModel) -> Response:
@@ -111,9 +116,11 @@ def not_modified(request: Request) -> Response | None:
 
 
 def is_json_route(request: Request) -> bool:
-    """True on a `.json` route. The route decides, not the address: the name of a set may end in `.json`."""
-    route = request.scope.get("route")
-    return str(getattr(route, "path", "")).endswith(".json")
+    """True on a `.json` route and under `/api/`. The route decides, not the address: the name of a set may
+    end in `.json`.
+    """
+    path = str(getattr(request.scope.get("route"), "path", ""))
+    return path.endswith(".json") or path.startswith("/api/")
 
 
 def json_url(request: Request) -> str:

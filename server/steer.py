@@ -16,14 +16,15 @@ from server.dependencies import OpenStore, Worker
 from server.errors import error_responses
 from server.live.messages import Event, RawSteerMeasured
 from server.live.records import ResolvedFeature, SteerResolved, SteerResponse, SweepResponse, WorkerHealth
-from server.live.requests import OFF_MANIFOLD, TYPICAL, SteerRequest, SweepRequest
+from server.live.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
+from server.openapi import EVENT_STREAM
 from server.page_router import PageRouter
 from server.requests_to_jobs import steer_job, sweep_job
 from server.responses import PageContent, json_response, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, EventToRecord, collect, stream
 from store import Store
 
-ERRORS = error_responses(404, 422, 429, 503, 504)
+ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503, 504)
 
 router = PageRouter()
 
@@ -32,8 +33,10 @@ class SteerQuery(BaseModel):
     """The content of the form when the page opens."""
 
     model: str = Field("", max_length=200)
-    feature: list[str] = Field([], max_length=32, description="ids")
-    token: list[str] = Field([], max_length=32, description="texts or ids of tokens")
+    feature: list[FeatureId] = Field([], max_length=32, description="ids")
+    token: list[Annotated[str, Field(max_length=200)]] = Field(
+        [], max_length=32, description="texts or ids of tokens"
+    )
     layer: int | None = Field(None, description="layer of the tokens")
     prompt: str = Field("", max_length=20_000)
     chat: bool = False
@@ -70,7 +73,9 @@ def page(
     return respond(request, PageContent(None, "steer.html", context=context))
 
 
-@router.post("/api/v1/steer", response_model=SteerResponse, responses=ERRORS)
+@router.post(
+    "/api/v1/steer", response_model=SteerResponse, responses={200: {"content": EVENT_STREAM}, **ERRORS}
+)
 async def steer(
     request: Request,
     body: SteerRequest,
@@ -81,7 +86,7 @@ async def steer(
     ] = True,
 ) -> Response:
     """The default and the steered text of one prompt, as server-sent events: resolved, step, effect, step…,
-    measured, done.
+    measured, done. An error event may end them at any point.
     """
     job, features = await run_in_threadpool(steer_job, store, body)
     to_record = partial(_named, store, features)
@@ -105,7 +110,7 @@ async def sweep(request: Request, body: SweepRequest, store: OpenStore, worker: 
     return await run_in_threadpool(_response, SweepResponse, events, partial(_named, store, features))
 
 
-@router.get("/api/v1/worker", response_model=WorkerHealth, responses=ERRORS)
+@router.get("/api/v1/worker", response_model=WorkerHealth, responses=error_responses(503))
 async def health(worker: Worker) -> Response:
     """The model worker's queue, speed and memory."""
     return json_response(await worker.health())

@@ -81,6 +81,6 @@ async def _all(events: AsyncIterator[Event]) -> list[Event]:
     async for event in events:
         if isinstance(event, SteerError):
             retry_after = "1" if event.status == 503 else None
-            raise WorkerRefused(event.status, event.error, retry_after=retry_after)
+            raise WorkerRefused(event.status, event.detail, retry_after=retry_after)
         collected.append(event)
     return collected

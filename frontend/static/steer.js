@@ -169,18 +169,18 @@ const handlers = {
         early.map(([row, end]) => ` The ${row} text ended${ends[end]}.`).join(""),
     );
   },
-  error({ error }) {
-    fail(error);
+  error({ detail }) {
+    fail(detail);
   },
 };
 
-/** The message of a response that is not a stream: an ErrorRecord, or only a status. */
+/** The message of a response that is not a stream: problem details (an ErrorRecord), or only a status. */
 async function errorOf(response) {
   try {
-    const { error, kept } = await response.json();
+    const { detail, kept } = await response.json();
     const again = response.headers.get("retry-after");
-    if (error)
-      return [error, kept, again && !/second/.test(error) && `Try again in ${again} seconds.`]
+    if (detail)
+      return [detail, kept, again && !/second/.test(detail) && `Try again in ${again} seconds.`]
         .filter(Boolean)
         .join(" ");
   } catch {
@@ -238,6 +238,7 @@ function sweep() {
   const body = { ...request(), max_tokens: Math.min(Number(form.elements.max_tokens.value), 48) };
   const { min, max } = at("interventions").querySelector(".slider");
   const mode = body.features[0].mode;
+  for (const one of body.features) delete one.strength; // `strengths` are those of every intervention
   if (mode !== "add" && mode !== "orthogonal")
     body.strengths = [1, 2, 3, 4, 5, 6, 7, 8].map((i) => Number(min) + (i * (max - min)) / 8);
   clearResults(null);

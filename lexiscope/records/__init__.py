@@ -28,6 +28,7 @@ from lexiscope.records.feature import (
     Share,
     Verdict,
 )
+from lexiscope.records.lists import DictionaryList, FeatureBatch, FeatureList, TokenList
 from lexiscope.records.pages import (
     Collision,
     DictionaryPage,
@@ -44,21 +45,25 @@ from lexiscope.records.pages import (
     TokenRow,
 )
 from lexiscope.records.record import (
+    MAX_DETAIL,
     RESERVED_MODEL_IDS,
     ErrorRecord,
     Histogram,
     Record,
+    Request,
     ScoredToken,
     Token,
     measured,
     measured_values,
     measures_of,
     set_of,
+    unknown_name,
 )
 
 __all__ = [
     "CONTEXT_AFTER",
     "CONTEXT_BEFORE",
+    "MAX_DETAIL",
     "RELATION_WORDS",
     "RESERVED_MODEL_IDS",
     "VERDICT_WORDS",
@@ -69,8 +74,11 @@ __all__ = [
     "Collision",
     "Context",
     "ContextKind",
+    "DictionaryList",
     "DictionaryPage",
     "ErrorRecord",
+    "FeatureBatch",
+    "FeatureList",
     "FeaturePage",
     "FeatureRecord",
     "FeatureRef",
@@ -88,12 +96,14 @@ __all__ = [
     "Record",
     "Relation",
     "RelationName",
+    "Request",
     "ScoredToken",
     "SearchPage",
     "Share",
     "Token",
     "TokenHit",
     "TokenLayer",
+    "TokenList",
     "TokenPage",
     "TokenRow",
     "Verdict",
@@ -101,4 +111,5 @@ __all__ = [
     "measured_values",
     "measures_of",
     "set_of",
+    "unknown_name",
 ]

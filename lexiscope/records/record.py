@@ -1,10 +1,14 @@
-"""What every record is made of: the base class, fields that hold measures, tokens, histograms and errors."""
+"""What every record is made of: base classes, fields that hold measures, tokens, histograms and errors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from functools import cache
-from typing import Any, Literal
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from annotated_types import MaxLen
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field, model_validator
+from pydantic_core import PydanticCustomError
 
 from lexiscope.measures import Measure
 
@@ -21,6 +25,38 @@ def set_of(source: str) -> str:
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class Request(Record):
+    """What a client sends. A field that does not exist is an error that names the nearest one; a list that is
+    too long is refused before its items are read.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_shape(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        for name, value in given.items():
+            field = cls.model_fields.get(name)
+            if field is None:
+                message = unknown_name("field", str(name), cls.model_fields)
+                raise PydanticCustomError("unknown_field", "{message}", {"message": message})
+            for limit in field.metadata:
+                if isinstance(limit, MaxLen) and isinstance(value, list) and len(value) > limit.max_length:
+                    message = f"{name} has {len(value):,} items, and at most {limit.max_length:,} are read"
+                    raise PydanticCustomError("too_long", "{message}", {"message": message})
+        return given
+
+
+def unknown_name(what: str, name: str, known: Collection[str]) -> str:
+    """What is wrong with a name that is not among the `known` ones: the nearest, or all if none is near."""
+    near = get_close_matches(name[:80], known, n=1, cutoff=0.5)
+    if near:
+        return f"there is no {what} {name[:80]!r}; the nearest is {near[0]!r}"
+    return f"there is no {what} {name[:80]!r}; there are: {', '.join(known) or 'none'}"
 
 
 def measured(measure: Measure, default: Any = ...) -> Any:
@@ -78,10 +114,30 @@ class Histogram(Record):
     zeros: int
 
 
-class ErrorRecord(Record):
-    """The one shape of every error."""
+MAX_DETAIL = 2000
+"""characters of an error's detail; messages repeat what a client sent"""
 
-    ok: Literal[False] = False
+
+def _detail(text: Any) -> Any:
+    """A text that can be encoded, and is not longer than MAX_DETAIL."""
+    if not isinstance(text, str):
+        return text
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= MAX_DETAIL else f"{text[: MAX_DETAIL - 2]} …"
+
+
+class ErrorRecord(Record):
+    """The one shape of every error: problem details (RFC 9457), sent as `application/problem+json`."""
+
+    type: Literal["about:blank"] = "about:blank"
     status: int
-    error: str
+    detail: Annotated[str, BeforeValidator(_detail)] = Field(
+        description="what was wrong, with the value, and what would be right"
+    )
     kept: str = Field("", description="what was kept safe, where something could have been lost")
+
+    @computed_field(description="the name of the status")  # type: ignore[prop-decorator]
+    @property
+    def title(self) -> str:
+        known = {status.value: status.phrase for status in HTTPStatus}
+        return known.get(self.status, "Client Closed Request" if self.status == 499 else "Error")

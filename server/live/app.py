@@ -8,10 +8,11 @@ from contextlib import AsyncExitStack
 
 import torch
 from fastapi import FastAPI, Header, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
+from server.live import problems
 from server.live.disconnect import ClientDisconnected, while_connected
 from server.live.jobs import read, steer, sweep
 from server.live.messages import Event, ReadJob, SteerJob, SweepJob
@@ -24,6 +25,7 @@ from server.live.scheduler import Scheduler, StartJob
 def create_worker_app(settings: Settings) -> FastAPI:
     """The worker: one model cache and one scheduler."""
     app = FastAPI(title="Lexiscope model worker", docs_url=None, redoc_url=None)
+    problems.install(app)
     scheduler = Scheduler(
         queue=settings.worker_queue, rows=2 * settings.worker_batch, seconds=settings.worker_seconds
     )
@@ -56,7 +58,7 @@ def create_worker_app(settings: Settings) -> FastAPI:
             except ClientDisconnected:
                 return Response(status_code=499)
             if isinstance(first, SteerError):
-                return _error(first.status, first.error)
+                return problems.problem(ErrorRecord(status=first.status, detail=first.detail))
             lines = _lines(first, events, stack.pop_all())
             return StreamingResponse(lines, media_type="application/x-ndjson")
         raise AssertionError("unreachable")
@@ -102,11 +104,9 @@ async def _lines(first: Event, events: AsyncIterator[Event], stack: AsyncExitSta
         await asyncio.shield(stack.aclose())
 
 
-def _busy(scheduler: Scheduler) -> JSONResponse:
+def _busy(scheduler: Scheduler) -> Response:
     seconds = scheduler.retry_after
-    error = f"The model is busy: {len(scheduler.queue)} requests are waiting. Try again in {seconds} seconds."
-    return _error(429, error, {"retry-after": str(seconds)})
-
-
-def _error(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(ErrorRecord(status=status, error=error).model_dump(), status, headers)
+    detail = (
+        f"The model is busy: {len(scheduler.queue)} requests are waiting. Try again in {seconds} seconds."
+    )
+    return problems.problem(ErrorRecord(status=429, detail=detail), {"retry-after": str(seconds)})

@@ -109,7 +109,7 @@ class WorkerClient:
 
 async def _refusal(response: httpx.Response) -> WorkerRefused:
     try:
-        error = ErrorRecord.model_validate_json(await response.aread()).error
+        error = ErrorRecord.model_validate_json(await response.aread()).detail
     except (httpx.TransportError, ValidationError):
         error = f"The model worker responded with status {response.status_code}."
     return WorkerRefused(response.status_code, error, retry_after=response.headers.get("retry-after"))
@@ -124,4 +124,4 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
                 return
     except (httpx.TransportError, ValidationError):
         pass
-    yield SteerError(status=503, error=DIED)
+    yield SteerError(status=503, detail=DIED)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lexiscope.records import FeatureRef, Record, ScoredToken, Token
+from lexiscope.records import ErrorRecord, FeatureRef, Record, ScoredToken, Token
 from server.live.requests import Unit
 
 ControlKind = Literal["embedding", "random", "plain"]
@@ -161,12 +161,10 @@ class SteerDone(Record):
     tokens_per_second: float
 
 
-class SteerError(Record):
+class SteerError(ErrorRecord):
     """Last event of a request that failed."""
 
     event: Literal["error"] = "error"
-    status: int
-    error: str
 
 
 class SteerResponse(Record):
@@ -237,7 +235,9 @@ class ReadToken(Record):
 
     error: float = Field(description="‖x − x̂‖ / ‖x‖: the part that the dictionary does not reconstruct")
     dense: float = Field(description="‖dense path‖ / ‖x‖: the part that goes through no named feature")
-    fired: list[TokenFiring] = Field(description="all active features, highest activation first")
+    fired: list[TokenFiring] = Field(
+        description="all active features, highest activation first; empty where they were not requested"
+    )
     best: TokenFiring | None = Field(
         None,
         description="the table's cell: the feature with the highest activation after the mean code was "
@@ -251,7 +251,7 @@ class ReadLayer(Record):
     source: str
     layer: int
     recipe: str
-    features: list[FeatureRef] = Field(description="all features that are active in the text")
+    features: list[FeatureRef] = Field(description="the features that `tokens` refers to")
     tokens: list[ReadToken]
     error: float = Field(description="mean of the tokens' errors")
 

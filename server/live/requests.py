@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from lexiscope.records import Record
+from lexiscope.records import Request
 
 Mode = Literal["add", "orthogonal", "clamp", "scale", "ablate", "swap"]
 Unit = Literal["norm", "max", "activation", "factor"]
@@ -37,7 +37,7 @@ TYPICAL, OFF_MANIFOLD = 0.5, 1.0
 stream leaves the range the model was trained on
 """
 
-Strength = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_ACTIVATION, le=MAX_ACTIVATION)]
+Strength = Annotated[float, Field(allow_inf_nan=False)]
 ModelId = Annotated[str, Field(max_length=200)]
 FeatureId = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -47,7 +47,7 @@ CHAT = (
 )
 
 
-class FeatureChoice(Record):
+class FeatureChoice(Request):
     """A feature, given by its `id` or by the `token` that names it; a token may be given with a `layer`."""
 
     id: FeatureId | None = Field(
@@ -66,6 +66,8 @@ class FeatureChoice(Record):
             raise ValueError(
                 "name each feature either by `id` (model/source/index) or by `token`, with a `layer`"
             )
+        if self.id is not None and self.layer is not None:
+            raise ValueError("`layer` belongs to a `token`; an `id` contains its layer")
         return self
 
 
@@ -82,7 +84,7 @@ class SteerFeature(FeatureChoice):
         None,
         description="add, orthogonal: fraction of the layer's mean residual norm (default 0.5); "
         "clamp: in `unit` (default 1); scale: factor of the activation (default 2); "
-        "swap: factor of the activation that is moved (default 1); ablate: ignored. "
+        "swap: factor of the activation that is moved (default 1); ablate: has none. "
         "0 for add and orthogonal, and 1 for scale, are exactly the unsteered model.",
     )
     unit: Unit | None = Field(
@@ -111,15 +113,23 @@ class SteerFeature(FeatureChoice):
             )
         if (self.to is not None) != (self.mode == "swap"):
             raise ValueError("swap needs `to`, the feature that gets the activation; no other mode takes it")
-        if self.strength is not None and self.unit != "activation" and abs(self.strength) > MAX_STRENGTH:
-            raise ValueError(
-                f"strength {self.strength:g} is outside ±{MAX_STRENGTH:g} "
-                f"(additions beyond ±{OFF_MANIFOLD:g} are already off-manifold)"
-            )
+        if self.strength is not None and self.mode == "ablate":
+            raise ValueError("ablate has no strength; scale with strength 0 is the same")
+        if self.strength is not None:
+            check_strength(self.strength, self.mode, self.unit)
         return self
 
 
-class Sampling(Record):
+def check_strength(strength: float, mode: Mode, unit: Unit | None) -> None:
+    """Raises ValueError for a strength outside the range of its mode and unit."""
+    limit = MAX_ACTIVATION if unit == "activation" else MAX_STRENGTH
+    if abs(strength) > limit:
+        additive = mode in ("add", "orthogonal")
+        note = f" (additions beyond ±{OFF_MANIFOLD:g} are already off-manifold)" if additive else ""
+        raise ValueError(f"strength {strength:g} is outside ±{limit:g} {unit or UNITS[mode][0]}{note}")
+
+
+class Sampling(Request):
     """How tokens are drawn. All rows of a request use the same random numbers."""
 
     max_tokens: int = Field(48, ge=1, le=256)
@@ -185,12 +195,16 @@ class SweepRequest(Sampling):
                 "a sweep needs interventions of one mode and one unit, and a mode that has a strength "
                 "(not ablate)"
             )
-        if self.features[0].unit != "activation" and max(map(abs, self.strengths)) > MAX_STRENGTH:
-            raise ValueError(f"strengths must lie between -{MAX_STRENGTH:g} and {MAX_STRENGTH:g}")
+        if any(feature.strength is not None for feature in self.features):
+            raise ValueError(
+                "`strengths` are those of every intervention: leave `strength` out of `features`"
+            )
+        for strength in self.strengths:
+            check_strength(strength, self.features[0].mode, self.features[0].unit)
         return self
 
 
-class ReadRequest(Record):
+class ReadRequest(Request):
     """One text to read, or two texts to contrast."""
 
     model: ModelId
@@ -213,4 +227,9 @@ class ReadRequest(Record):
     )
     top: int = Field(
         20, ge=1, le=100, description="features listed for the whole text and for each side of a contrast"
+    )
+    positions: list[Annotated[int, Field(ge=0, lt=1_000_000)]] | None = Field(
+        None,
+        max_length=1024,
+        description="tokens whose active features are all listed, counted from 0; null: every token",
     )

@@ -187,19 +187,19 @@ def error_event(error: Exception) -> SteerError:
     """The last event of a job that failed."""
     match error:
         case Cancelled():
-            return SteerError(status=499, error="The request was cancelled.")
+            return SteerError(status=499, detail="The request was cancelled.")
         case TimeoutError():
             return SteerError(
                 status=504,
-                error="The request took longer than the time limit. The text generated so far is kept. "
+                detail="The request took longer than the time limit. The text generated so far is kept. "
                 "Request fewer tokens.",
             )
         case NotLoadable():
-            return SteerError(status=503, error=str(error))
+            return SteerError(status=503, detail=str(error))
         case LexiscopeError():
-            return SteerError(status=422, error=str(error))
+            return SteerError(status=422, detail=str(error))
     log.error("a job failed", exc_info=error)
     return SteerError(
         status=500,
-        error=f"The model worker failed on this request ({type(error).__name__}). See its log for details.",
+        detail=f"The model worker failed on this request ({type(error).__name__}). See its log for details.",
     )

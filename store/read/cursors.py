@@ -64,7 +64,7 @@ def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) 
         ) from None
     if of_build != build:
         raise BadCursor(
-            f"this cursor is of index build {of_build}, and {build} is served now: start again from the "
+            f"this cursor is of another index build than {build}, which is served now: start again from the "
             "first page"
         )
     if of_mark != mark:

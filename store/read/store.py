@@ -22,6 +22,7 @@ from lexiscope.records import (
     ModelSummary,
     SearchPage,
     Token,
+    TokenList,
     TokenPage,
 )
 from lexiscope.settings import Settings
@@ -30,6 +31,7 @@ from store.backend import Backend
 from store.duckdb_folder import FolderBackend
 from store.errors import NotFound
 from store.postgres import PostgresBackend
+from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
@@ -135,6 +137,10 @@ class Store:
     def token_page(self, model: str, token_id: int) -> TokenPage:
         with self._reading() as build:
             return token_page(build, model, token_id)
+
+    def completions(self, model: str, prefix: str, *, limit: int) -> TokenList:
+        with self._reading() as build:
+            return completions(build, model, prefix, limit=limit)
 
     def dictionary_page(self, model: str, source: str, filters: Filters) -> DictionaryPage:
         with self._reading() as build:

@@ -98,7 +98,7 @@ def test_a_token_is_sent_with_its_space_and_layer(page):
         page,
         status=200,
         content_type="text/event-stream",
-        body=stream(SteerError(status=404, error="no such name")),
+        body=stream(SteerError(status=404, detail="no such name")),
     )
     page.goto("/steer?model=tiny")
     page.get_by_label("Feature id, or a token").fill("␣Paris")
@@ -112,7 +112,7 @@ def test_a_token_is_sent_with_its_space_and_layer(page):
 def test_a_rejected_request_shows_its_error(page):
     refusal = ErrorRecord(
         status=429,
-        error="The model is busy: 8 requests wait.",
+        detail="The model is busy: 8 requests wait.",
         kept="Your prompt is still here.",
     )
     answer(
@@ -220,7 +220,7 @@ def test_alternatives_of_a_token_are_on_hover(page):
     body = stream(
         SteerResolved(features=[FEATURE], prompt_tokens=[NAME]),
         SteerStep(default=drawn, steered=drawn),
-        SteerError(status=503, error="gone"),
+        SteerError(status=503, detail="gone"),
     )
     answer(page, status=200, content_type="text/event-stream", body=body)
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
@@ -235,7 +235,7 @@ def test_every_field_of_an_intervention_and_of_sampling_is_sent(page):
         page,
         status=200,
         content_type="text/event-stream",
-        body=stream(SteerError(status=404, error="no such name")),
+        body=stream(SteerError(status=404, detail="no such name")),
     )
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.locator("select.mode").select_option("swap")

@@ -88,11 +88,26 @@ def test_one_feature_can_be_followed_through_a_text(tiny, model, client):
 
 def test_the_page_its_twin_and_the_rest_call_give_the_same_record(client, answer):
     query = {"model": "tiny", "text": TEXT}
-    assert client.get("/read.json", params=query).json() == answer
+    assert client.get("/read.json", params=query | {"token": 2}).json() == post(client, positions=[2]).json()
     page = client.get("/read", params=query | {"token": 1})
     assert page.status_code == 200 and "Features that fire on" in page.text
     cell = answer["texts"][0]["layers"][0]
     assert f'href="/{cell["features"][cell["tokens"][2]["best"]["feature"]]["id"]}"' in page.text
+
+
+def test_only_the_tokens_that_were_asked_for_list_all_their_features(client, answer):
+    whole = answer["texts"][0]
+    for positions in ([2], []):
+        part = post(client, positions=positions).json()["texts"][0]
+        for layer, full in zip(part["layers"], whole["layers"]):
+            for place, (token, other) in enumerate(zip(layer["tokens"], full["tokens"])):
+                named = lambda one, names: (names[one["feature"]]["id"], one["value"])
+                assert named(token["best"], layer["features"]) == named(other["best"], full["features"])
+                listed = [named(one, layer["features"]) for one in token["fired"]]
+                all_of_it = [named(one, full["features"]) for one in other["fired"]]
+                assert listed == (all_of_it if place in positions else [])
+        assert part["top"] == whole["top"]
+    assert client.get("/read.json", params={"model": "tiny", "text": TEXT}).json()["texts"][0] == part
 
 
 def test_a_text_can_be_read_by_the_chat_template(tiny, model, client, answer):
@@ -133,8 +148,10 @@ def test_an_empty_form_is_a_page_and_markup_in_a_text_is_escaped(client):
         ({"feature": "tiny/0-random/9999"}, 404, "9999"),
         ({"feature": "nonsense"}, 404, "model/source/index"),
         ({"min_cosine": 7}, 422, "min_cosine"),
+        ({"positions": [99]}, 422, "tokens 0 to 15"),
+        ({"contrasts": "x"}, 422, "the nearest is 'contrast'"),
     ],
 )
 def test_an_invalid_reading_is_an_error_record_with_the_reason(client, given, status, says):
     answer = post(client, **given)
-    assert answer.status_code == status and says in ErrorRecord.model_validate(answer.json()).error
+    assert answer.status_code == status and says in ErrorRecord.model_validate(answer.json()).detail

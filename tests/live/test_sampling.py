@@ -32,6 +32,17 @@ def test_temperature_0_takes_the_most_likely_token():
     assert drawn(torch.tensor([[0.0, 3.0, 1.0]]), n=20, temperature=0).eq(1).all()
 
 
+@pytest.mark.parametrize("sampling", [{"temperature": 5e-324}, {"temperature": 1e-40}, {"top_p": 5e-324}])
+def test_the_smallest_temperature_and_top_p_take_the_most_likely_token(sampling):
+    logits = torch.tensor([[0.0, 300.0, 299.0], [-1e5, -300.0, -299.999]])
+    assert drawn(logits, n=20, **sampling).eq(torch.tensor([1, 2])).all()
+
+
+def test_the_highest_temperature_and_top_p_draw_from_all_tokens():
+    shares = drawn(torch.zeros(1, 4), n=4000, temperature=5, top_p=1 - 2**-53).flatten().bincount() / 4000
+    assert torch.allclose(shares, torch.full((4,), 0.25), atol=0.05)
+
+
 def test_only_the_k_most_likely_tokens_are_drawn():
     assert set(drawn(torch.randn(1, 50), top_k=3, temperature=3).flatten().tolist()) <= set(range(50))
     logits = torch.arange(50.0)[None]

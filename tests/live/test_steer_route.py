@@ -74,7 +74,18 @@ ID = {"id": "tiny/0-random/3"}
         ([], {}, 422, "features"),
         ([ID] * 1000, {}, 422, "features"),
         ([ID | {"mode": "explode"}], {}, 422, "mode"),
-        ([ID | {"strength": 1e9}], {}, 422, "strength"),
+        ([ID | {"strength": 1e9}], {}, 422, "±10 norm"),
+        ([ID | {"strength": 1e9, "mode": "clamp", "unit": "activation"}], {}, 422, "±100000 activation"),
+        ([ID | {"strength": 0.5, "mode": "ablate"}], {}, 422, "ablate has no strength"),
+        ([ID | {"layer": 0}], {}, 422, "contains its layer"),
+        (
+            [ID | {"strenght": 5}],
+            {},
+            422,
+            "features.0: there is no field 'strenght'; the nearest is 'strength'",
+        ),
+        ([ID], {"promt": "x"}, 422, "the nearest is 'prompt'"),
+        ([ID | {"when": ID | {"lyer": 0}}], {}, 422, "the nearest is 'layer'"),
         ([ID | {"strength": -11}], {}, 422, "strength -11"),
         ([ID | {"mode": "clamp", "unit": "norm"}], {}, 422, "max or activation"),
         ([ID | {"mode": "swap"}], {}, 422, "gets the activation"),
@@ -96,7 +107,7 @@ ID = {"id": "tiny/0-random/3"}
 def test_an_invalid_steer_is_an_error_record_with_the_reason(client, features, given, status, says):
     answer = post(client, *features, **given)
     assert answer.status_code == status
-    assert says in ErrorRecord.model_validate(answer.json()).error
+    assert says in ErrorRecord.model_validate(answer.json()).detail
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
@@ -104,7 +115,7 @@ def test_a_strength_that_is_not_a_finite_number_is_rejected(client, number):
     feature = f'{{"id": "tiny/0-random/3", "strength": {number}}}'
     body = f'{{"model": "tiny", "prompt": "Once", "features": [{feature}]}}'
     answer = client.post("/api/v1/steer", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == 422 and "strength" in ErrorRecord.model_validate(answer.json()).error
+    assert answer.status_code == 422 and "strength" in ErrorRecord.model_validate(answer.json()).detail
 
 
 def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, monkeypatch):
@@ -115,7 +126,7 @@ def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, mon
     assert (
         answer.status_code == 422
         and "tiny/0-random was imported without its weights"
-        in ErrorRecord.model_validate(answer.json()).error
+        in ErrorRecord.model_validate(answer.json()).detail
     )
 
 
@@ -193,7 +204,9 @@ def test_a_sweep_returns_a_point_for_each_strength(client):
     [
         ({"features": [ID | {"mode": "ablate"}]}, "ablate"),
         ({"features": [ID, ID | {"mode": "scale"}]}, "one mode"),
-        ({"strengths": [99.0]}, "strengths must lie"),
+        ({"strengths": [99.0]}, "strength 99 is outside ±10 norm"),
+        ({"features": [ID | {"strength": 0.5}]}, "leave `strength` out"),
+        ({"strength": [1.0]}, "the nearest is 'strengths'"),
         ({"strengths": []}, "strengths"),
         ({"strengths": [1.0] * 17}, "strengths"),
     ],
@@ -201,7 +214,7 @@ def test_a_sweep_returns_a_point_for_each_strength(client):
 def test_an_invalid_sweep_is_rejected(client, change, says):
     body = {"model": "tiny", "prompt": "Once upon a time", "features": [ID]} | change
     answer = client.post("/api/v1/steer/sweep", json=body)
-    assert answer.status_code == 422 and says in answer.json()["error"]
+    assert answer.status_code == 422 and says in answer.json()["detail"]
 
 
 def test_the_workers_queue_and_speed_can_be_read(client):

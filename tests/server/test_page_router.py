@@ -22,14 +22,14 @@ def client(index: Path) -> TestClient:
     @router.page("/about", ErrorRecord, navigation="About us")
     def about(request: Request) -> Response:
         """A page of the test."""
-        return respond(request, PageContent(ErrorRecord(status=200, error="the text"), "error.html"))
+        return respond(request, PageContent(ErrorRecord(status=200, detail="the text"), "error.html"))
 
     return TestClient(create_app(Settings(index=index), routers=(router, *ROUTERS)))
 
 
 def test_a_page_has_a_twin_with_the_same_record(client: TestClient) -> None:
     assert "the text" in client.get("/about").text
-    assert ErrorRecord.model_validate_json(client.get("/about.json").content).error == "the text"
+    assert ErrorRecord.model_validate_json(client.get("/about.json").content).detail == "the text"
 
 
 def test_a_page_with_a_label_is_linked_in_the_header_of_every_page(client: TestClient) -> None:

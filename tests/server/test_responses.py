@@ -1,6 +1,7 @@
 """Pages and their JSON twins agree, errors have one shape, and cached pages are 304."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from lexiscope.settings import Settings
 from server import create_app
 from store import StoreError
 from tests.store import synthetic
+
+SURROGATE = "WyJcdWQ4MDAiLCJ4IixbMCwwLDAsMCwwLDBdXQ"
+"""a cursor whose build is a lone surrogate, which UTF-8 cannot encode"""
 
 PAGES: list[tuple[str, str, type[Record]]] = [
     ("/", "/index.json", HomePage),
@@ -68,6 +72,8 @@ def test_numbers_on_the_feature_page_are_those_of_the_record(browser: TestClient
     [
         ("/tiny/1-vasae/200", 404, "200 features, 0 to 199"),
         ("/tiny/1-vasae/99999999999999999999", 404, "200 features"),
+        ("/tiny/1-vasae/" + 5000 * "9", 404, "no page"),
+        ("/tokens/tiny/" + 5000 * "9", 404, "no page"),
         ("/tiny/7-vasae", 404, "1-plain"),
         ("/nobody/1-vasae", 404, "other, tiny"),
         ("/tokens/tiny/300", 404, "0 to 299"),
@@ -79,7 +85,17 @@ def test_numbers_on_the_feature_page_are_those_of_the_record(browser: TestClient
         ("/tiny/1-vasae?cursor=zzz", 400, "first page"),
         ("/search?q=a&model=nobody", 404, "other, tiny"),
         ("/nothing", 404, "/search?q="),
-        ("/api/steer/3", 404, "page"),
+        ("/search/", 404, "no slash at their end, /search"),
+        ("/search?q=a&cursor=" + SURROGATE, 400, "another index build"),
+        ("/search?model=" + 50_000 * "x", 422, "at most 200"),
+        ("/search?q=" + 50_000 * "x", 422, "at most 1000"),
+        ("/search?layer=" + 5000 * "9", 422, "layer"),
+        ("/search?min_cosin=1", 422, "the nearest is 'min_cosine'"),
+        ("/tiny/1-vasae?layer=1", 422, "no parameter 'layer'"),
+        ("/tiny/1-vasae?model=tiny", 422, "no parameter 'model'"),
+        ("/tiny/1-vasae/6?layer=1", 422, "there are: none"),
+        ("/read?text=a&source=" + 201 * "x", 422, "source.0: String should have at most 200"),
+        ("/read?text=a&feature=" + 501 * "x", 422, "at most 500"),
         ("/static/nothing.js", 404, "nothing.js"),
     ],
 )
@@ -90,11 +106,13 @@ def test_an_error_states_what_would_be_right_in_html_and_in_json(
     data = browser.get(address, headers={"accept": "application/json"})
     assert (html.status_code, data.status_code) == (status, status)
     record = ErrorRecord.model_validate_json(data.content)
-    assert record.status == status and says in record.error
-    assert html.headers["content-type"].startswith("text/html") and says in html.text
+    assert record.status == status and says in record.detail
+    assert html.headers["content-type"].startswith("text/html") and says in unescape(html.text)
     path, _, query = address.partition("?")
     twin = browser.get(f"{path}.json" + (f"?{query}" if query else ""))
-    assert twin.status_code == status and set(twin.json()) == {"ok", "status", "error", "kept"}
+    assert twin.status_code == status
+    assert set(twin.json()) == {"type", "title", "status", "detail", "kept"}
+    assert twin.headers["content-type"] == data.headers["content-type"] == "application/problem+json"
 
 
 def test_an_unexpected_error_has_the_same_shape(index: Path) -> None:
@@ -104,7 +122,7 @@ def test_an_unexpected_error_has_the_same_shape(index: Path) -> None:
     answer = TestClient(app, raise_server_exceptions=False).get("/broken.json")
     assert (
         answer.status_code == 500
-        and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).error
+        and "ZeroDivisionError" in ErrorRecord.model_validate_json(answer.content).detail
     )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from server.live.requests import Sampling
 
 SEEDS = 2**63
+LOWEST_TEMPERATURE = 1e-30
+"""Below it, float32 would divide by 0; the most likely token is certain long before."""
 
 
 class Sampler:
@@ -31,7 +33,9 @@ class Sampler:
         if sampling.temperature > 0:
             uniform = torch.rand(logits.shape[-1], generator=self._generator).clamp_min(1e-20)
             gumbel = (-(-uniform.log()).log()).to(self._device)
-            logits = logits / sampling.temperature
+            # from the maximum, so that a temperature near 0 gives 0 and −∞, and no overflow
+            apart = logits - logits.amax(-1, keepdim=True)
+            logits = apart / max(sampling.temperature, LOWEST_TEMPERATURE)
             logits = keep_likely(logits, top_k=sampling.top_k, top_p=sampling.top_p) + gumbel
         tokens = logits.argmax(-1)
         if self._counts is not None:
@@ -47,7 +51,8 @@ def keep_likely(logits: Tensor, *, top_k: int, top_p: float) -> Tensor:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], -torch.inf)
     if top_p < 1:
         ordered = logits.sort(descending=True)
-        probabilities = ordered.values.softmax(-1)
+        probabilities = ordered.values.softmax(-1, dtype=torch.double)
         beyond = probabilities.cumsum(-1) - probabilities >= top_p
+        beyond[..., 0] = False  # a top_p that rounds to 0 keeps the most likely token
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, ordered.indices, beyond), -torch.inf)
     return logits

@@ -1,0 +1,97 @@
+"""REST beside the pages: lists of dictionaries, features and tokens, from what the pages read."""
+
+from typing import Annotated
+
+from fastapi import Query, Request
+from fastapi.responses import Response
+
+from lexiscope.records import DictionaryList, FeatureBatch, FeatureList, ModelSummary, TokenList
+from server.dependencies import OpenStore
+from server.errors import error_responses
+from server.page_router import API, PageRouter
+from server.pages import DictionaryQuery, ModelId, SourceName
+from server.responses import indexed_json, not_modified
+from store import NotFound
+
+MAX_IDS = 64
+"""features that the store looks up in one query"""
+
+router = PageRouter()
+
+
+@router.get(f"{API}/models/{{model}}", response_model=ModelSummary, responses=error_responses(404, 503))
+def model(request: Request, store: OpenStore, model: ModelId) -> Response:
+    """One model and its dictionaries."""
+    models = {entry.model: entry for entry in store.home().models}
+    if model not in models:
+        raise NotFound(f"there is no model {model!r}: the index holds {', '.join(models) or 'none'}")
+    return indexed_json(request, models[model])
+
+
+@router.get(f"{API}/dictionaries", response_model=DictionaryList, responses=error_responses(503))
+def dictionaries(request: Request, store: OpenStore) -> Response:
+    """Every dictionary, in one line each."""
+    if cached := not_modified(request):
+        return cached
+    home = store.home()
+    layers = [layer for entry in home.models for layer in entry.layers]
+    return indexed_json(request, DictionaryList(build=home.build, dictionaries=layers))
+
+
+@router.get(
+    f"{API}/dictionaries/{{model}}/{{source}}/features",
+    response_model=FeatureList,
+    responses=error_responses(400, 404, 503),
+)
+def features_of_dictionary(
+    request: Request,
+    store: OpenStore,
+    model: ModelId,
+    source: SourceName,
+    query: Annotated[DictionaryQuery, Query()],
+) -> Response:
+    """A dictionary's features, filtered and sorted; `next` is the `cursor` of the next page."""
+    if cached := not_modified(request):
+        return cached
+    page = store.dictionary_page(model, source, query.filters())
+    return indexed_json(
+        request, FeatureList(**{name: getattr(page, name) for name in FeatureList.model_fields})
+    )
+
+
+@router.get(f"{API}/features", response_model=FeatureBatch, responses=error_responses(404, 503))
+def features(
+    request: Request,
+    store: OpenStore,
+    id: Annotated[
+        list[Annotated[str, Query(max_length=500)]],
+        Query(
+            min_length=1, max_length=MAX_IDS, description="`model/source/index`; given once for each feature"
+        ),
+    ],
+) -> Response:
+    """Features by their ids, in one line each, in the order of the ids."""
+    if cached := not_modified(request):
+        return cached
+    return indexed_json(request, FeatureBatch(build=store.build_id(), features=store.feature_refs(id)))
+
+
+@router.get(f"{API}/models/{{model}}/tokens", response_model=TokenList, responses=error_responses(404, 503))
+def tokens(
+    request: Request,
+    store: OpenStore,
+    model: ModelId,
+    prefix: Annotated[
+        str,
+        Query(
+            max_length=200,
+            description="the beginning of a token's text, with or without its leading space; `\\n` is a line "
+            "break, `#id` the token of that id",
+        ),
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Tokens that begin with `prefix`: its spellings by their occurrences (case, leading space), then longer
+    tokens. Without `prefix`, the most frequent tokens.
+    """
+    return not_modified(request) or indexed_json(request, store.completions(model, prefix, limit=limit))

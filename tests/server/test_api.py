@@ -1,0 +1,120 @@
+"""`/api/v1` gives the pages' records; its lists are made of the same features, dictionaries and tokens."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from lexiscope.records import (
+    DictionaryList,
+    ErrorRecord,
+    FeatureBatch,
+    FeatureList,
+    ModelSummary,
+    Record,
+    TokenList,
+)
+
+
+def get(browser: TestClient, address: str, record: type[Record], **query: Any) -> Any:
+    """A response of /api/v1, which is exactly its record."""
+    answer = browser.get(f"/api/v1{address}", params=query)
+    assert answer.status_code == 200, answer.text
+    assert record.model_validate_json(answer.content).model_dump(mode="json") == answer.json()
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    ("address", "twin"),
+    [
+        ("/models", "/index.json"),
+        ("/search?q=paris&limit=2", "/search.json?q=paris&limit=2"),
+        ("/models/tiny/tokens/0", "/tokens/tiny/0.json"),
+        ("/dictionaries/tiny/1-vasae?sort=name", "/tiny/1-vasae.json?sort=name"),
+        ("/features/tiny/1-vasae/6", "/tiny/1-vasae/6.json"),
+        ("/features/tiny/1-vasae/999", "/tiny/1-vasae/999.json"),
+        ("/dictionaries/tiny/7-vasae", "/tiny/7-vasae.json"),
+    ],
+)
+def test_a_record_is_that_of_the_page(browser: TestClient, address: str, twin: str) -> None:
+    here, there = browser.get(f"/api/v1{address}"), browser.get(twin)
+    assert (here.status_code, here.json()) == (there.status_code, there.json())
+    assert here.headers["content-type"] == there.headers["content-type"]
+    if here.status_code == 200:
+        again = browser.get(f"/api/v1{address}", headers={"if-none-match": here.headers["etag"]})
+        assert again.status_code == 304
+
+
+def test_a_model_and_all_dictionaries_are_those_of_the_home_page(browser: TestClient) -> None:
+    home = browser.get("/index.json").json()
+    for entry in home["models"]:
+        assert get(browser, f"/models/{entry['model']}", ModelSummary) == entry
+    listed = get(browser, "/dictionaries", DictionaryList)["dictionaries"]
+    assert listed == [layer for entry in home["models"] for layer in entry["layers"]]
+    unknown = browser.get("/api/v1/models/nobody")
+    assert unknown.status_code == 404 and "other, tiny" in ErrorRecord(**unknown.json()).detail
+
+
+def test_the_features_of_a_dictionary_are_paged_and_filtered(browser: TestClient) -> None:
+    address, query = "/dictionaries/tiny/1-vasae/features", {"live": True, "sort": "cosine", "limit": 70}
+    ids: list[str] = []
+    page = get(browser, address, FeatureList, **query)
+    whole = browser.get("/tiny/1-vasae.json", params=query | {"limit": 70}).json()
+    assert page["features"] == whole["features"] and page["filters"] == whole["filters"]
+    while True:
+        ids += [ref["id"] for ref in page["features"]]
+        if page["next"] is None:
+            break
+        page = get(browser, address, FeatureList, **query, cursor=page["next"])
+    assert len(ids) == len(set(ids)) == 180
+
+
+def test_features_by_their_ids_keep_the_order_of_the_ids(browser: TestClient) -> None:
+    ids = ["tiny/1-vasae/6", "other/0-vasae/3", "tiny/2-vasae/0"]
+    features = get(browser, "/features", FeatureBatch, id=ids)["features"]
+    assert [ref["id"] for ref in features] == ids
+    page = browser.get("/tiny/1-vasae/6.json").json()["feature"]
+    assert features[0]["name"] == page["name"] and features[0]["density"] == page["density"]
+    for given, status, says in (
+        ([], 422, "id"),
+        (["tiny/1-vasae/6"] * 65, 422, "at most 64"),
+        (["nonsense"], 404, "model/source/index"),
+        (["x" * 501], 422, "at most 500"),
+    ):
+        answer = browser.get("/api/v1/features", params={"id": given})
+        assert answer.status_code == status and says in ErrorRecord(**answer.json()).detail
+
+
+@pytest.mark.parametrize(
+    ("prefix", "shown"),
+    [
+        ("paris", ["␣Paris", "Paris", "␣paris", "␣Parisian"]),
+        ("Par", ["␣Paris", "Paris", "␣paris", "␣Parisian"]),
+        (" paris", ["␣Paris", "␣paris", "␣Parisian"]),
+        ("␣LON", ["␣London"]),
+        ("\n", ["↵"]),
+        (r"\n", ["↵"]),
+        ("#3", ["␣Parisian"]),
+        ("7", ["7"]),
+        ("100", ["100%"]),
+        ("zzz", []),
+        (r"\x", []),
+        ("#" + 30 * "9", []),
+    ],
+)
+def test_tokens_are_completed_from_what_was_typed(browser: TestClient, prefix: str, shown: list[str]) -> None:
+    found = get(browser, "/models/tiny/tokens", TokenList, prefix=prefix)["tokens"]
+    assert [hit["token"]["shown"] for hit in found][: len(shown)] == shown
+    assert (not shown and not found) or (shown and found)
+    first = found[0] if found else None
+    if first:
+        page = browser.get(f"/api/v1/models/tiny/tokens/{first['token']['id']}").json()
+        assert (page["count"], page["token"]) == (first["count"], first["token"])
+
+
+def test_completions_are_limited_and_without_a_prefix_the_most_frequent(browser: TestClient) -> None:
+    found = get(browser, "/models/tiny/tokens", TokenList, limit=3)["tokens"]
+    assert [hit["token"]["id"] for hit in found] == [0, 1, 2]
+    assert len(get(browser, "/models/tiny/tokens", TokenList, prefix="word", limit=100)["tokens"]) == 100
+    assert browser.get("/api/v1/models/tiny/tokens?limit=101").status_code == 422
+    assert browser.get("/api/v1/models/nobody/tokens").status_code == 404
