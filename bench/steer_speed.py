@@ -22,13 +22,13 @@ from lexiscope.checkpoint import save_weights
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.records import FeatureRef, Token
+from lexiscope.records.requests import Sampling
 from lexiscope.selection import TopK
 from lexiscope.settings import Settings
 from server.live import Intervention, SteerJob, WorkerClient, spawn_worker
 from server.live.generation import Batches, Sampler
 from server.live.interventions import SteerPlan, make_plan
 from server.live.model_cache import ModelCache
-from server.live.requests import Sampling
 
 DEMO = Path(__file__).parent.parent / "data" / "demo" / "model"
 TOKENS = 48

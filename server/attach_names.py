@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from lexiscope.records import FeatureRef
+from lexiscope.records.live import ActivationChange, Control, SteerMeasured
 from server.live.messages import RawSteerMeasured
-from server.live.records import ActivationChange, Control, SteerMeasured
 from store import Store
 
 LOOKUP_SIZE = 64

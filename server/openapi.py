@@ -1,14 +1,15 @@
 """The OpenAPI description, with the records that no route returns alone: errors, and events of a steer."""
 
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from lexiscope.records import ErrorRecord
-from server.live.records import SteerDone, SteerEffect, SteerError, SteerMeasured, SteerResolved, SteerStep
+from lexiscope.records.live import SteerEvent
 
-STEER_EVENTS = (SteerResolved, SteerStep, SteerEffect, SteerMeasured, SteerDone, SteerError)
+STEER_EVENTS: tuple[type[BaseModel], ...] = get_args(get_args(SteerEvent)[0])
 REFERENCE = "#/components/schemas/{model}"
 EVENT_STREAM: dict[str, Any] = {
     "text/event-stream": {
@@ -33,8 +34,9 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = described()
+            records: list[type[BaseModel]] = [ErrorRecord, *STEER_EVENTS]
             _, extra = models_json_schema(
-                [(record, "serialization") for record in (ErrorRecord, *STEER_EVENTS)], ref_template=REFERENCE
+                [(record, "serialization") for record in records], ref_template=REFERENCE
             )
             schemas = schema["components"]["schemas"]
             app.openapi_schema = schema

@@ -12,11 +12,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+from lexiscope.records.live import ReadResponse
+from lexiscope.records.requests import ReadRequest
 from server.dependencies import OpenStore, Worker
 from server.errors import error_responses
 from server.live import WorkerClient
-from server.live.records import ReadResponse
-from server.live.requests import ReadRequest
 from server.page_router import PageRouter
 from server.read_response import read_response
 from server.requests_to_jobs import read_job

@@ -6,10 +6,7 @@ from typing import NamedTuple
 from starlette.exceptions import HTTPException
 
 from lexiscope.records import FeatureRef
-from server.attach_names import refs_by_id
-from server.live import ReadJob
-from server.live.messages import Event, RawReadDone, RawReadLayer, RawReadTokens
-from server.live.records import (
+from lexiscope.records.live import (
     ContrastFeature,
     FollowedFeature,
     MeanActivation,
@@ -19,7 +16,10 @@ from server.live.records import (
     ReadToken,
     TokenFiring,
 )
-from server.live.requests import ReadRequest
+from lexiscope.records.requests import ReadRequest
+from server.attach_names import refs_by_id
+from server.live import ReadJob
+from server.live.messages import Event, RawReadDone, RawReadLayer, RawReadTokens
 from store import IndexedDictionary, Store
 
 

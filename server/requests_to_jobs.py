@@ -12,17 +12,8 @@ from typing import Any, NamedTuple
 from starlette.exceptions import HTTPException
 
 from lexiscope.records import FeatureRef, Filters, set_of
-from server.live import (
-    ControlSources,
-    DictionaryPath,
-    Intervention,
-    LocatedFeature,
-    ReadJob,
-    SteerJob,
-    SweepJob,
-)
-from server.live.records import ResolvedFeature
-from server.live.requests import (
+from lexiscope.records.live import ResolvedFeature
+from lexiscope.records.requests import (
     DEFAULT_STRENGTH,
     UNITS,
     FeatureChoice,
@@ -31,6 +22,15 @@ from server.live.requests import (
     SteerFeature,
     SteerRequest,
     SweepRequest,
+)
+from server.live import (
+    ControlSources,
+    DictionaryPath,
+    Intervention,
+    LocatedFeature,
+    ReadJob,
+    SteerJob,
+    SweepJob,
 )
 from store import IndexedDictionary, NotFound, Store
 

@@ -11,12 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
+from lexiscope.records.live import ResolvedFeature, SteerResolved, SteerResponse, SweepResponse, WorkerHealth
+from lexiscope.records.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
 from server.attach_names import named_measured
 from server.dependencies import OpenStore, Worker
 from server.errors import error_responses
 from server.live.messages import Event, RawSteerMeasured
-from server.live.records import ResolvedFeature, SteerResolved, SteerResponse, SweepResponse, WorkerHealth
-from server.live.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
 from server.openapi import EVENT_STREAM
 from server.page_router import PageRouter
 from server.requests_to_jobs import steer_job, sweep_job

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 
+from lexiscope.records.live import SteerError
 from server.live import WorkerClient, WorkerRefused
 from server.live.disconnect import ClientDisconnected, while_connected
 from server.live.messages import Event, Job
-from server.live.records import SteerError
 
 PING_SECONDS = 15
 CLIENT_CLOSED_REQUEST = Response(status_code=499)

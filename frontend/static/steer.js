@@ -1,4 +1,4 @@
-// Live steering: sends the form as a SteerRequest or a SweepRequest (server/live/requests.py) and shows the events.
+// Live steering: sends the form as a SteerRequest or a SweepRequest (lexiscope/records/requests.py) and shows the events.
 
 import { events } from "./stream.js";
 import { addToken, chip, showEffect, showMeasured, showResolved } from "./steer_report.js";

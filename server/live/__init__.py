@@ -9,8 +9,8 @@ ends it.
                                                       ├─▶ interventions/: plans and patches
                                                       └─▶ model_cache: models and dictionaries
 
-`requests` and `records` are what the REST API takes and returns; `messages` is what crosses the worker's
-socket.
+`lexiscope.records.requests` and `.live` are what the REST API takes and returns; `messages` is what crosses
+the worker's socket.
 """
 
 from server.live.client import WorkerClient, WorkerRefused

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Header, Request
 from fastapi.responses import Response, StreamingResponse
 
 from lexiscope.records import ErrorRecord
+from lexiscope.records.live import SteerError, WorkerHealth
 from lexiscope.settings import Settings
 from server.live import problems
 from server.live.disconnect import ClientDisconnected, while_connected
@@ -18,7 +19,6 @@ from server.live.jobs import read, steer, sweep
 from server.live.messages import Event, ReadJob, SteerJob, SweepJob
 from server.live.model_cache import ModelCache
 from server.live.queue import QueueFull
-from server.live.records import SteerError, WorkerHealth
 from server.live.scheduler import Scheduler, StartJob
 
 

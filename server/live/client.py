@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
+from lexiscope.records.live import SteerError, WorkerHealth
 from server.live.messages import EVENT, LAST_EVENTS, PATHS, Event, Job
 from server.live.process import WorkerDown, WorkerProcess
-from server.live.records import SteerError, WorkerHealth
 
 TIMEOUT = httpx.Timeout(5, read=None)
 JSON = {"content-type": "application/json"}

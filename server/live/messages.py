@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from lexiscope.records import FeatureRef, Record, Token
-from server.live.records import (
+from lexiscope.records.live import (
     ControlEffect,
     ControlKind,
     RunEffect,
@@ -22,7 +22,7 @@ from server.live.records import (
     SteerStep,
     SweepCurve,
 )
-from server.live.requests import Mode, PositionRange, Sampling, Unit
+from lexiscope.records.requests import Mode, PositionRange, Sampling, Unit
 
 
 class DictionaryPath(Record):
@@ -51,7 +51,7 @@ class LocatedFeature(Record):
 
 
 class Intervention(LocatedFeature):
-    """One feature and the change to make (see `server.live.requests.SteerFeature`)."""
+    """One feature and the change to make (see `lexiscope.records.requests.SteerFeature`)."""
 
     mode: Mode
     strength: float = Field(0.0, allow_inf_nan=False)

@@ -15,12 +15,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from lexiscope.errors import LexiscopeError
+from lexiscope.records.live import SteerError
 from server.live.generation import Batches, JobSteps, Pause
 from server.live.interventions import Cancelled
 from server.live.messages import LAST_EVENTS, Event
 from server.live.model_cache import NotLoadable
 from server.live.queue import FairQueue
-from server.live.records import SteerError
 
 StartJob = Callable[[Batches, Callable[[], bool]], JobSteps[None]]
 """Takes the batches and `cancelled`, and returns the job."""

@@ -25,7 +25,7 @@ def completions(build: OpenBuild, model: str, prefix: str, *, limit: int) -> Tok
 
 
 def _places(vocabulary: SearchVocabulary, prefix: str) -> Iterator[int]:
-    """Places of tokens, each once: the whole spelling, an id, beginnings; by occurrences within each."""
+    """Places of tokens, each once: the whole spelling, beginnings, an id; by occurrences within each."""
     seen: set[int] = set()
     for found in _tiers(vocabulary, prefix):
         for place in found:
@@ -46,7 +46,7 @@ def _tiers(vocabulary: SearchVocabulary, prefix: str) -> Iterator[Iterator[int]]
         spelled, folded, *others = vocabulary.matches(query)
         by_id, beginning = (others[MATCHES.index(kind) - 2] for kind in ("id", "prefix"))
         spaced = bool(query.folded) and query.shown.startswith("␣")
-        for tier in (heapq.merge(spelled, folded), by_id, beginning):
+        for tier in (heapq.merge(spelled, folded), beginning, by_id):
             yield (place for place in tier if _begins_with_space(vocabulary, place)) if spaced else tier
 
 

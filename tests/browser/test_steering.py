@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
-from server.live.records import (
+from lexiscope.records.live import (
     ActivationChange,
     Control,
     ControlEffect,

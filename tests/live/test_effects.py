@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from lexiscope.records.live import SteerStep, SweepCurve, SweepEffect, SweepPoint
 from server.live.generation import Batches
 from server.live.interventions import make_plan, patches_of
 from server.live.jobs import steer
 from server.live.jobs.effects import NamedTokens, named_tokens
 from server.live.jobs.sweep import sweep, sweet_spot
 from server.live.messages import ControlSources, RawSteerMeasured, SweepJob
-from server.live.records import SteerStep, SweepCurve, SweepEffect, SweepPoint
 from tests.live.jobs import SILENT, events_of
 
 PROMPT = "Once upon a time"

@@ -9,10 +9,10 @@ import torch
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.language_model import hook_name
+from lexiscope.records.live import SteerDone
 from server.live.generation import Batches, Pause
 from server.live.interventions import Cancelled
 from server.live.jobs import steer
-from server.live.records import SteerDone
 from tests.live.jobs import events_of
 
 PROMPTS = ("A", "Once upon a time", "The bird is on the roof of the house")

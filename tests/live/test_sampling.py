@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lexiscope.records.requests import Sampling
 from server.live.generation.sampling import Sampler, keep_likely
-from server.live.requests import Sampling
 
 
 def drawn(logits, n=2000, **sampling):

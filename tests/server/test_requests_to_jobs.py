@@ -3,8 +3,8 @@
 import pytest
 from starlette.exceptions import HTTPException
 
+from lexiscope.records.requests import SteerRequest
 from lexiscope.settings import Settings
-from server.live.requests import SteerRequest
 from server.requests_to_jobs import steer_job
 from store import NotFound, Store
 from tests.store import synthetic

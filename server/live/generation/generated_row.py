@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from lexiscope.language_model import LanguageModel
+from lexiscope.records.live import RowEnd
 from server.live.generation.detokenise import Detokeniser
-from server.live.records import RowEnd
 
 
 class GeneratedRow:

@@ -7,7 +7,7 @@ Rows with equal logits therefore get equal tokens, and rows differ only because 
 import torch
 from torch import Tensor
 
-from server.live.requests import Sampling
+from lexiscope.records.requests import Sampling
 
 SEEDS = 2**63
 LOWEST_TEMPERATURE = 1e-30

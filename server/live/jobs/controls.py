@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
+from lexiscope.records.live import ControlKind
 from server.live.interventions import LoadDictionary, load_direction
 from server.live.messages import ControlSources, DictionaryPath, Intervention
-from server.live.records import ControlKind
 
 
 class ControlDirections(NamedTuple):

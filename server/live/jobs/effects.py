@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import FeatureRef
+from lexiscope.records.live import ControlEffect, FirstTokenEffect, RunEffect, SteerEffect
 from server.live.generation.batches import JobSteps
 from server.live.interventions import LoadDictionary, SteerPlan
 from server.live.jobs.controls import ControlDirections, ControlSet, make_controls
@@ -27,7 +28,6 @@ from server.live.messages import (
     RawSteerMeasured,
     SteerJob,
 )
-from server.live.records import ControlEffect, FirstTokenEffect, RunEffect, SteerEffect
 
 CHANGES_LISTED = 8
 """features listed in each of `rose` and `fell`"""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.records import ScoredToken
+from lexiscope.records.live import GeneratedToken, SteerDone, SteerResolved, SteerStep
 from lexiscope.tokens import Vocabulary
 from server.live.generation import Batches, GeneratedRow, JobSteps, Pause, Sampler
 from server.live.interventions import Cancelled, make_plan
@@ -24,7 +25,6 @@ from server.live.jobs.prepare import (
 )
 from server.live.messages import SteerJob
 from server.live.model_cache import ModelCache
-from server.live.records import GeneratedToken, SteerDone, SteerResolved, SteerStep
 
 
 def steer(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
+from lexiscope.records.live import SteerResolved, SweepCurve, SweepEffect, SweepPoint
 from server.live.generation import Batches, GeneratedRow, JobSteps, Pause, Sampler
 from server.live.interventions import Cancelled, SteerPlan, make_plan
 from server.live.jobs.effects import NamedTokens, named_tokens
@@ -22,7 +23,6 @@ from server.live.jobs.prepare import (
 from server.live.jobs.scoring import Comparison, RowScores, TextRow, above, compare, perplexity, score_rows
 from server.live.messages import SweepJob
 from server.live.model_cache import ModelCache
-from server.live.records import SteerResolved, SweepCurve, SweepEffect, SweepPoint
 
 MAX_PERPLEXITY, MIN_DISTINCT = 2.0, 0.5
 RULE = (

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from lexiscope.records import Request
+from lexiscope.records.record import Request
 
 Mode = Literal["add", "orthogonal", "clamp", "scale", "ablate", "swap"]
 Unit = Literal["norm", "max", "activation", "factor"]

@@ -4,12 +4,13 @@ A steer responds with a stream of events: `resolved`, then one `step` a token wi
 first step, then `measured` and `done`. An `error` event may end the stream at any point.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lexiscope.records import ErrorRecord, FeatureRef, Record, ScoredToken, Token
-from server.live.requests import Unit
+from lexiscope.records.feature import FeatureRef
+from lexiscope.records.record import ErrorRecord, Record, ScoredToken, Token
+from lexiscope.records.requests import Unit
 
 ControlKind = Literal["embedding", "random", "plain"]
 RowEnd = Literal["length", "stop", "end"]
@@ -165,6 +166,13 @@ class SteerError(ErrorRecord):
     """Last event of a request that failed."""
 
     event: Literal["error"] = "error"
+
+
+SteerEvent = Annotated[
+    SteerResolved | SteerStep | SteerEffect | SteerMeasured | SteerDone | SteerError,
+    Field(discriminator="event"),
+]
+"""What a steer streams."""
 
 
 class SteerResponse(Record):
