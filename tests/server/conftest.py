@@ -8,7 +8,12 @@ from fastapi.testclient import TestClient
 
 from lexiscope.settings import Settings
 from server import create_app
+from server.dependencies import open_worker
+from server.live import WorkerClient
 from tests.store import synthetic
+
+NO_WORKER = "http://127.0.0.1:9"
+"""where nothing listens: these tests start no worker"""
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +25,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(index: Path) -> Iterator[TestClient]:
-    with TestClient(
-        create_app(Settings(index=index)), headers={"accept": "text/html"}, follow_redirects=False
-    ) as client:
+    app = create_app(Settings(index=index))
+    app.dependency_overrides[open_worker] = lambda: WorkerClient(NO_WORKER)
+    with TestClient(app, headers={"accept": "text/html"}, follow_redirects=False) as client:
         yield client

@@ -1,19 +1,24 @@
 """What holds for every route: HEAD, OPTIONS, other methods, unknown parameters, bodies that are refused."""
 
 import asyncio
+import re
 from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from fastapi.testclient import TestClient
 
 from lexiscope.records import MAX_DETAIL, ErrorRecord
+from lexiscope.settings import Settings
+from server import create_app
 from server.middleware import MAX_BODY
 
 VALUES = {"model": "tiny", "source": "1-vasae", "index": "6", "token_id": "0"}
 PAGES = ["/", "/search", "/read", "/steer", "/docs", "/tokens/tiny/0", "/tiny/1-vasae", "/tiny/1-vasae/6"]
 STATIC = ["/static/page.js", "/openapi.json"]
-NEEDS_A_WORKER = {"/api/v1/worker"}
 
 
 def routes(client: TestClient) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -54,8 +59,6 @@ def test_every_route_refuses_what_it_does_not_have(browser: TestClient) -> None:
 def test_head_is_get_without_a_body(browser: TestClient) -> None:
     described = [address for method, address, _ in routes(browser) if method == "GET"]
     for address in [*PAGES, *STATIC, "/nothing", "/tiny/1-vasae/999", *described]:
-        if address in NEEDS_A_WORKER:
-            continue
         head, get = browser.head(address), browser.get(address)
         assert (head.status_code, head.content) == (get.status_code, b""), address
         assert dict(head.headers) == dict(get.headers), address
@@ -105,10 +108,10 @@ def test_an_endless_body_is_refused_as_soon_as_it_is_too_long(
     assert ErrorRecord.model_validate_json(sent[1]["body"]).status == 413
 
 
-def test_an_unexpected_error_announces_that_the_connection_closes(browser: TestClient) -> None:
-    broken = TestClient(browser.app, raise_server_exceptions=False)
-    broken.app.add_api_route("/broken", lambda: 1 / 0)  # type: ignore[attr-defined]
-    answer = broken.get("/broken", headers={"accept": "application/json"})
+def test_an_unexpected_error_announces_that_the_connection_closes(index: Path) -> None:
+    app = create_app(Settings(index=index))
+    app.add_api_route("/broken", lambda: 1 / 0)
+    answer = TestClient(app, raise_server_exceptions=False).get("/broken", headers={"accept": "text/json"})
     refused(answer, 500, "ZeroDivisionError")
     assert answer.headers["connection"] == "close"
 
@@ -117,6 +120,12 @@ def test_a_detail_is_bounded_and_can_be_encoded() -> None:
     record = ErrorRecord(status=404, detail="\ud800" + 10_000 * "x")
     assert record.detail.startswith("\\ud800x") and len(record.detail) == MAX_DETAIL
     assert ErrorRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_worker_that_is_not_there_is_a_503(browser: TestClient) -> None:
+    answer = browser.get("/api/v1/worker")
+    refused(answer, 503, "No model worker responds")
+    assert answer.headers["retry-after"] == "5"
 
 
 def test_a_long_list_is_refused_before_its_items_are_read(browser: TestClient) -> None:
@@ -132,3 +141,16 @@ def test_the_stream_of_a_steer_and_its_events_are_described(browser: TestClient)
     assert names[0] == "SteerResolved" and names[-1] == "SteerError"
     for name in names:
         assert described["components"]["schemas"][name]["properties"]["event"]["const"]
+
+
+def test_links_and_forms_have_only_parameters_that_exist(browser: TestClient) -> None:
+    addresses = set()
+    for page in ["/search?q=a", "/tiny/1-vasae?limit=1", "/tiny/1-vasae/6", "/", "/read"]:
+        html = browser.get(page).text
+        addresses |= {unescape(link) for link in re.findall(r'href="(/[^"#]*\?[^"#]*)', html)}
+        for action, form in re.findall(r'<form[^>]*action="([^"#]*)[^>]*>(.*?)</form>', html, re.S):
+            names = re.findall(r'\sname="(\w+)"', form)
+            addresses.add(f"{action}?{urlencode(dict.fromkeys(names, ''))}")
+    assert len(addresses) > 5
+    for address in addresses:
+        assert "there is no parameter" not in browser.get(address).text, address
