@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
+from server.live import WorkerRefused
 from server.live.problems import PROBLEM, describe, problem
 from server.responses import Templates, is_json_route
 from store import BadCursor, NotFound, StoreError
@@ -64,6 +65,9 @@ def wants_json(request: Request) -> bool:
 
 
 async def _domain_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, WorkerRefused):
+        again = {"retry-after": error.retry_after} if error.retry_after else None
+        return error_response(request, error.status, str(error), headers=again)
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
     kept = error.kept if isinstance(error, StoreError) else ""
     return error_response(request, status, str(error), kept=kept)

@@ -103,7 +103,7 @@ async def page(
 async def _read(
     request: Request, body: ReadRequest, store: Store, worker: WorkerClient
 ) -> ReadResponse | None:
-    """None if the client has disconnected. Raises NotFound and HTTPException."""
+    """None if the client has disconnected. Raises NotFound, WorkerRefused and HTTPException."""
     job, places = await run_in_threadpool(read_job, store, body)
     events = await collect(request, worker, job)
     if events is None:

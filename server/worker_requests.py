@@ -9,7 +9,6 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.exceptions import HTTPException
 
 from lexiscope.records.live import SteerError
 from server.live import WorkerClient, WorkerRefused
@@ -25,27 +24,23 @@ EventToRecord = Callable[[Event], BaseModel]
 
 
 async def stream(request: Request, worker: WorkerClient, job: Job, to_record: EventToRecord) -> Response:
-    """The events as server-sent events. Raises HTTPException before the first."""
+    """The events as server-sent events. Raises WorkerRefused before the first."""
     async with AsyncExitStack() as stack:
         try:
             events = await _submit(request, worker, job, stack)
             messages = _messages(events, to_record, stack.pop_all())
             return EventSourceResponse(messages, sep="\n", ping=PING_SECONDS)
-        except WorkerRefused as refused:
-            raise _http_error(refused) from refused
         except ClientDisconnected:
             return CLIENT_CLOSED_REQUEST
     raise AssertionError("unreachable")
 
 
 async def collect(request: Request, worker: WorkerClient, job: Job) -> list[Event] | None:
-    """All events of a job; None if the client has disconnected. Raises HTTPException."""
+    """All events of a job; None if the client has disconnected. Raises WorkerRefused."""
     async with AsyncExitStack() as stack:
         try:
             events = await _submit(request, worker, job, stack)
             return await while_connected(request, _all(events))
-        except WorkerRefused as refused:
-            raise _http_error(refused) from refused
         except ClientDisconnected:
             return None
     raise AssertionError("unreachable")
@@ -60,11 +55,6 @@ async def _submit(
     address = request.client.host if request.client else ""
     submitted = stack.enter_async_context(worker.submit(job, client=address))
     return await while_connected(request, submitted)
-
-
-def _http_error(refused: WorkerRefused) -> HTTPException:
-    headers = {"retry-after": refused.retry_after} if refused.retry_after else None
-    return HTTPException(refused.status, str(refused), headers)
 
 
 async def _messages(

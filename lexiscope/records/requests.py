@@ -37,7 +37,14 @@ TYPICAL, OFF_MANIFOLD = 0.5, 1.0
 stream leaves the range the model was trained on
 """
 
-Strength = Annotated[float, Field(allow_inf_nan=False)]
+Strength = Annotated[
+    float,
+    Field(
+        allow_inf_nan=False,
+        json_schema_extra={"minimum": -MAX_ACTIVATION, "maximum": MAX_ACTIVATION},
+    ),
+]
+"""`check_strength` has the limit of each mode and unit."""
 ModelId = Annotated[str, Field(max_length=200)]
 FeatureId = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
