@@ -146,7 +146,9 @@ def read_layer(
 def top_features(code: MeanCode, dictionary: NamedDictionary, n: int) -> list[MeanActivation]:
     """The n features with the highest mean activation in the text."""
     return [
-        MeanActivation(**dictionary.ref(index).model_dump(), value=code.mean[index], share=code.share[index])
+        MeanActivation(
+            **dictionary.ref(index).model_dump(), value=code.mean[index], token_share=code.share[index]
+        )
         for index in code.top(n)
     ]
 

@@ -268,7 +268,7 @@ class MeanActivation(FeatureRef):
     """One feature over a whole text."""
 
     value: float = Field(description="mean activation over the text's tokens")
-    share: float = Field(description="share of the text's tokens on which it is active")
+    token_share: float = Field(description="share of the text's tokens on which it is active")
 
 
 class ReadText(Record):

@@ -66,7 +66,7 @@ def test_the_whole_texts_top_features_are_its_highest_means(tiny, model, answer)
     dense, _, _ = codes(tiny, model, 1)
     top = answer["texts"][0]["top"]["1-random"]
     assert [ref["index"] for ref in top[:5]] == dense.mean(0).topk(5).indices.tolist()
-    assert top[0]["share"] == pytest.approx((dense[:, top[0]["index"]] > 0).float().mean().item())
+    assert top[0]["token_share"] == pytest.approx((dense[:, top[0]["index"]] > 0).float().mean().item())
 
 
 def test_a_contrast_orders_features_by_the_difference_of_their_means(tiny, model, client):
