@@ -168,7 +168,7 @@ def test_a_cursor_of_another_build_is_refused(store: Store) -> None:
     build, *rest = json.loads(base64.urlsafe_b64decode(cursor + "=="))
     assert build == store.build_id()
     stale = base64.urlsafe_b64encode(json.dumps(["20200101T000000-abcdef", *rest]).encode()).decode()
-    with pytest.raises(BadCursor, match="20200101T000000-abcdef"):
+    with pytest.raises(BadCursor, match="of another index build"):
         store.search("word", Filters(limit=5, cursor=stale))
 
 
@@ -342,3 +342,18 @@ def test_a_page_costs_a_bounded_number_of_statements(
         sa.event.listen(engine, "before_cursor_execute", lambda *event: statements.append(event[2]))
         page(store)
     assert 0 < len(statements) <= most, statements
+
+
+def test_examples_are_words_of_specific_features_beyond_the_commonest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.home().example_tokens, "where all words are among the commonest, these"
+    monkeypatch.setattr("store.read.open_build.COMMONEST", 20)
+    with store.snapshot() as snapshot:
+        build = snapshot._build
+        build.__dict__.pop("example_tokens", None)
+        entries = build.vocabulary(build.models[0]).entries
+        most = sorted((entry.occurrences for entry in entries), reverse=True)[20]
+        rare = {entry.token.id for entry in entries if entry.occurrences <= most}
+        assert build.example_tokens and {token.id for token in build.example_tokens} <= rare
+        build.__dict__.pop("example_tokens", None)
