@@ -34,6 +34,8 @@ from server.live import (
 )
 from store import IndexedDictionary, NotFound, Store
 
+ROW_MODES = ("add", "orthogonal")
+"""what a row of a token look-up can be used for"""
 RANDOM_CONTROLS = 3
 DENSITY_FACTORS = (1.25, 2.0, 10.0)
 """a random control's density is within the first of these factors that leaves enough features to draw from"""
@@ -97,14 +99,16 @@ class IndexedModel:
             raise HTTPException(422, f"{ref.id} is a feature of {ref.model}, but the model is {self.model}")
         return ref
 
-    def resolve(self, choice: FeatureChoice) -> ResolvedFeature:
-        """The feature of a choice; for a token, the best-evidenced feature of that name, and the others."""
+    def resolve(self, choice: FeatureChoice, *, rows: bool = False) -> ResolvedFeature:
+        """The feature of a choice; for a token, the best-evidenced feature of that name, and the others. With
+        `rows`, the token's rows in look-ups come first.
+        """
         if choice.id is not None:
             return ResolvedFeature(feature=self.feature(choice.id))
         assert choice.token is not None
         resolved = self.store.resolve_token(self.model, choice.token, layer=choice.layer)
-        if resolved.features:
-            return ResolvedFeature(feature=resolved.features[0], others=resolved.features[1:])
+        if found := [*(resolved.rows if rows else ()), *resolved.features]:
+            return ResolvedFeature(feature=found[0], others=found[1:])
         everywhere = self.store.resolve_token(self.model, resolved.token.id).features
         layers = ", ".join(map(str, sorted({ref.layer for ref in everywhere})))
         known = f"features of this name are at layers {layers}" if layers else "no other layer has one either"
@@ -236,7 +240,7 @@ def _sampling(request: Sampling) -> dict[str, Any]:
 def _interventions(
     model: IndexedModel, features: Sequence[SteerFeature]
 ) -> tuple[list[Intervention], list[ResolvedFeature]]:
-    resolved = [model.resolve(one) for one in features]
+    resolved = [model.resolve(one, rows=one.mode in ROW_MODES) for one in features]
     interventions = [
         _intervention(model, one, to.feature) for one, to in zip(features, resolved, strict=True)
     ]
@@ -244,7 +248,7 @@ def _interventions(
 
 
 def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> Intervention:
-    if ref.row and one.mode not in ("add", "orthogonal"):
+    if ref.row and one.mode not in ROW_MODES:
         raise HTTPException(
             422,
             f"{ref.id} is a row of the token look-up, which has no activation: it can be added (mode add or "

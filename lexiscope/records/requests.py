@@ -63,7 +63,10 @@ class FeatureChoice(Request):
         "dictionary, which can be added and nothing else",
     )
     token: StrictInt | Annotated[str, Field(max_length=200)] | None = Field(
-        None, description="the token's exact text, with its leading space, or its id"
+        None,
+        description="the token's exact text, with its leading space, or its id; "
+        "an addition takes the token's row in the look-up of a dictionary where there is one, anything else "
+        "a feature whose nearest anchor it is",
     )
     layer: int | None = None
 

@@ -38,7 +38,7 @@ from store.read.feature_page import feature_page, feature_refs
 from store.read.open_build import OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
-from store.read.token_rows import row_refs, similar_rows
+from store.read.token_rows import row_refs, rows_of_token, similar_rows
 
 MAX_CARRIERS = 20
 
@@ -70,6 +70,8 @@ class ResolvedName(NamedTuple):
 
     token: Token
     features: list[FeatureRef]
+    rows: list[FeatureRef]
+    """its rows in token look-ups, by layer"""
 
 
 class Store:
@@ -179,8 +181,8 @@ class Store:
             yield BuildSnapshot(build, piece_ids)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> ResolvedName:
-        """The features whose nearest anchor a token is, in one layer or in all. The token is given by id, by
-        `#id`, or by its exact text with its space.
+        """The features whose nearest anchor a token is, and its rows in token look-ups, in one layer or in
+        all. The token is given by id, by `#id`, or by its exact text with its space.
         """
         with self._reading() as build:
             entries = build.of_model(model)
@@ -192,7 +194,11 @@ class Store:
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
             ranked.sort(key=lambda item: (item[1].verdict == "dead", item[0], item[1].layer))
-            return ResolvedName(token, [ref for _, ref in ranked])
+            having = rows_of_token(build, at_layer, model, token.id)
+            rows = [
+                row_refs(build, entry, [token.id])[0] for entry in at_layer if entry.dictionary_id in having
+            ]
+            return ResolvedName(token, [ref for _, ref in ranked], rows)
 
     def dictionaries(self) -> list[IndexedDictionary]:
         """Every dictionary of the index."""

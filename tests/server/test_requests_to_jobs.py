@@ -55,3 +55,11 @@ def test_a_row_is_no_condition_and_no_target_of_a_swap(store: Store, field: dict
 def test_a_row_that_is_not_there_is_named(store: Store, row: str) -> None:
     with pytest.raises(NotFound, match="has no row for token"):
         steer_job(store, request(id=row))
+
+
+def test_a_token_is_added_by_its_row_where_there_is_one(store: Store) -> None:
+    found = steer_job(store, request(token=3, layer=1))
+    assert found.job.interventions[0].feature.id == ROW
+    assert not any(ref.row for ref in steer_job(store, request(token=4, layer=1)).features[0].others)
+    by_feature = steer_job(store, request(token=6, layer=1, mode="ablate")).job.interventions[0].feature
+    assert not by_feature.row and by_feature.name.id == 6
