@@ -1,13 +1,12 @@
 """The Python client with a live model: a steer, its events, a sweep, a reading."""
 
-import asyncio
-
 import httpx
 import pytest
 
 from lexiscope.client import AsyncLexiscope, InvalidRequest, Lexiscope
 from lexiscope.records import FeatureRef
 from tests.in_process import InProcess
+from tests.live.jobs import finish
 
 ID, GIVEN = "tiny/0-random/3", {"max_tokens": 4, "temperature": 0}
 
@@ -45,4 +44,4 @@ def test_the_asynchronous_client_streams_events(client):
         async with AsyncLexiscope("http://test", transport=httpx.ASGITransport(client.app)) as server:
             return [event.event async for event in server.steer_events("Once", [ID], **GIVEN)]
 
-    assert asyncio.run(events())[-1] == "done"
+    assert finish(events())[-1] == "done"

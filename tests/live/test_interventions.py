@@ -223,7 +223,7 @@ def test_interventions_that_do_not_fit_the_model_are_rejected(tiny, model, model
     job = tiny.job((0, 10_000, "add", 1.0))
     with pytest.raises(LexiscopeError, match="48 features"):
         next(steer(job, model_cache))
-    with pytest.raises(NotLoadable, match="no model"):
+    with pytest.raises(NotLoadable, match="/gone, which the index refers to, is no longer there"):
         next(steer(job.model_copy(update={"model_path": "/gone"}), model_cache))
     foreign = LoadedDictionary(model_cache.dictionary(tiny.checkpoints[0]).dictionary, None)
     with pytest.raises(LexiscopeError, match="mean residual norm"):

@@ -1,6 +1,5 @@
 """What holds for every route: HEAD, OPTIONS, other methods, unknown parameters, bodies that are refused."""
 
-import asyncio
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -15,6 +14,7 @@ from lexiscope.records import MAX_DETAIL, ErrorRecord
 from lexiscope.settings import Settings
 from server import create_app
 from server.middleware import MAX_BODY
+from tests.live.jobs import finish
 
 VALUES = {"model": "tiny", "source": "1-vasae", "index": "6", "token_id": "0"}
 PAGES = ["/", "/search", "/read", "/steer", "/docs", "/tokens/tiny/0", "/tiny/1-vasae", "/tiny/1-vasae/6"]
@@ -102,7 +102,7 @@ def test_an_endless_body_is_refused_as_soon_as_it_is_too_long(
         "root_path": "",
         "server": ("x", 1),
     }
-    asyncio.run(browser.app(scope, receive, send))  # type: ignore[arg-type]
+    finish(browser.app(scope, receive, send))  # type: ignore[arg-type]
     assert chunks == (MAX_BODY // 65_536 + 1 if announced is None else 0)
     assert sent[0]["status"] == 413 and (b"connection", b"close") in sent[0]["headers"]
     assert ErrorRecord.model_validate_json(sent[1]["body"]).status == 413

@@ -212,7 +212,7 @@ class Broken:
 
     def check_layers(self, layers: list[int]) -> None: ...
 
-    def read(self, tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
+    def read(self, tokens: torch.Tensor, layers: list[int], *, fast: bool) -> dict[int, torch.Tensor]:
         return {layer: torch.full((*tokens.shape, 4), self.value) for layer in layers}
 
 

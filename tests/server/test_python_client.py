@@ -1,6 +1,5 @@
 """The Python client against the application: records, pages as iterators, errors, retries."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,6 +13,7 @@ from lexiscope import client
 from lexiscope.client import AsyncLexiscope, Busy, InvalidRequest, Lexiscope, NotFound, Unreachable
 from lexiscope.records import ErrorRecord, FeatureRef
 from tests.in_process import InProcess
+from tests.live.jobs import finish
 
 ID = "tiny/1-vasae/6"
 
@@ -64,7 +64,7 @@ def test_the_asynchronous_client_gives_the_same(lexiscope: Lexiscope, browser: T
             with pytest.raises(NotFound, match="200 features"):
                 await server.feature("tiny/1-vasae/999")
 
-    asyncio.run(both())
+    finish(both())
 
 
 @pytest.mark.parametrize(
