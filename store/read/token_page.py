@@ -34,7 +34,7 @@ def _carriers(
     return (
         sa.select(ranked)
         .where(ranked.c.place <= integer_parameter("place"))
-        .order_by(ranked.c.dictionary_id, ranked.c.place)
+        .order_by(ranked.c.dictionary_id, ranked.c.place, ranked.c.index)
     )
 
 
