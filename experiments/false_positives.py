@@ -10,7 +10,6 @@ place of older rows of the same names, and writes the table of docs/evidence.md 
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
 from indexer.causal.ablation import StreamCache, ablate, spread_over_activations
 from indexer.causal.effects import CONTEXTS
@@ -39,7 +39,6 @@ from lexiscope.evidence import (
     families,
     matched_controls,
 )
-from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import FiringSums
 from lexiscope.sparse_code import SparseCode
@@ -220,9 +219,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.page:
         return write_page()
-    kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    command = portable_command(["python", "-m", "experiments.false_positives", *sys.argv[1:]])
-    kept["commands"] = list(dict.fromkeys([*kept["commands"], command]))
+    kept = kept_rows(KEPT, "experiments.false_positives")
     loaded: dict[str, tuple[LanguageModel, list[np.ndarray], Tensor]] = {}
     for path in given.runs:
         run = load_checkpoint(path)
@@ -233,9 +230,7 @@ def main() -> None:
             loaded[name] = (model, list(passages(model, given.text, tokens=given.tokens)), kin)
         for row in measure(loaded[name][0], run, *loaded[name][1:], tested=given.tested):
             print(json.dumps(row), flush=True)
-            same = (row["dictionary"], row["names"])
-            kept["rows"] = [old for old in kept["rows"] if (old["dictionary"], old["names"]) != same] + [row]
-            KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            keep_row(KEPT, kept, row)
     return write_page()
 
 

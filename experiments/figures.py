@@ -6,6 +6,7 @@ A set named `cone-s1` is a further seed of `cone`; `<layer>-sweep-*` are runs of
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,26 @@ from typing import Any, NamedTuple
 import torch
 
 from lexiscope import metrics
+from lexiscope.files import portable_command
 
 STABILITY = "stability.json"
 RECIPES = ("cone", "matched", "plain")
 CONTROLS = ("permuted", "gaussian", "rotated")
+
+
+def kept_rows(path: Path, module: str) -> dict[str, Any]:
+    """What an experiment keeps in a file, {commands, rows}, with this command among the commands."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"commands": [], "rows": []}
+    command = portable_command(["python", "-m", module, *sys.argv[1:]])
+    kept["commands"] = list(dict.fromkeys([*kept["commands"], command]))
+    return kept
+
+
+def keep_row(path: Path, kept: dict[str, Any], row: dict[str, Any]) -> None:
+    """Write `kept` with a row in the place of the one of the same dictionary and names."""
+    same = (row["dictionary"], row["names"])
+    kept["rows"] = [old for old in kept["rows"] if (old["dictionary"], old["names"]) != same] + [row]
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 class Group(NamedTuple):

@@ -9,7 +9,6 @@ older rows of the same names, and writes the table of docs/evidence.md (`--page`
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
@@ -37,7 +37,6 @@ from lexiscope.evidence import (
     verdicts,
     words_of,
 )
-from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import LIVE_RATE
 from lexiscope.text import batches, passages
@@ -167,9 +166,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.page:
         return write_page()
-    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {"commands": [], "rows": []}
-    command = portable_command(["python", "-m", "experiments.relation_names", *sys.argv[1:]])
-    kept["commands"] = list(dict.fromkeys([*kept["commands"], command]))
+    kept = kept_rows(KEPT, "experiments.relation_names")
     for path in given.runs:
         run = load_checkpoint(path)
         name = str(run.config["metadata"]["model_name"])
@@ -177,9 +174,7 @@ def main() -> None:
         texts = list(passages(model, given.text, tokens=given.tokens))
         for row in measure(model, run, texts):
             print(json.dumps(row), flush=True)
-            same = (row["dictionary"], row["names"])
-            kept["rows"] = [old for old in kept["rows"] if (old["dictionary"], old["names"]) != same] + [row]
-            KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            keep_row(KEPT, kept, row)
     return write_page()
 
 

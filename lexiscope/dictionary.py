@@ -213,9 +213,13 @@ class Dictionary:
 
     def dense_part(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] what the dense path adds; zeros where there is none."""
+        return self._dense(x if self.dense_in is None else self._beyond_token(x, tokens))
+
+    def _dense(self, x: Tensor) -> Tensor:
+        """The dense path of x, which is without the look-up's part already."""
         if self.dense_in is None or self.dense_out is None:
             return x.new_zeros(len(x), self.d_out)
-        return (self._beyond_token(x, tokens) @ self.dense_in) @ self.dense_out
+        return (x @ self.dense_in) @ self.dense_out
 
     def decode(self, code: SparseCode, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] the whole reconstruction from the code of x (x itself feeds only the dense path and the
@@ -226,8 +230,10 @@ class Dictionary:
     def parts(self, code: SparseCode, x: Tensor, tokens: Tensor | None = None) -> "Parts":
         """The reconstruction of x [n, d_in] on tokens [n] from its code, in parts."""
         bias = self.b_dec * self._scale(x) + self._shift(x)
-        lookup = torch.zeros_like(bias) if self.lookup is None else self.looked_up(tokens)
-        return Parts(self.decode_sparse(code, x), self.dense_part(x, tokens), lookup, bias)
+        if self.lookup is None:
+            return Parts(self.decode_sparse(code, x), self._dense(x), torch.zeros_like(bias), bias)
+        lookup = self.looked_up(tokens)
+        return Parts(self.decode_sparse(code, x), self._dense(x - lookup), lookup, bias)
 
     def reconstruct(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[..., d_out] reconstruction of a residual stream [..., d_in] on tokens [...]."""

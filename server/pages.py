@@ -150,7 +150,7 @@ def feature(request: Request, store: OpenStore, model: ModelId, source: SourceNa
 def token_row(store: OpenStore, model: ModelId, source: SourceName, token_id: int) -> RedirectResponse:
     """A row of a token look-up, by its id: it is shown on the token's page."""
     _refuse_reserved(model)
-    row = store.row_ref(model, source, token_id)
+    [row] = store.feature_refs([f"{model}/{source}/token-{token_id}"])
     return RedirectResponse(f"/tokens/{row.model}/{row.index}#rows", 302)
 
 

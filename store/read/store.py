@@ -38,7 +38,7 @@ from store.read.feature_page import feature_page, feature_refs
 from store.read.open_build import OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
-from store.read.token_rows import row_refs, rows_of_token, similar_rows
+from store.read.token_rows import refs_of_token, row_refs, similar_rows
 
 MAX_CARRIERS = 20
 
@@ -157,11 +157,6 @@ class Store:
         with self._reading() as build:
             return feature_refs(build, ids)
 
-    def row_ref(self, model: str, source: str, token_id: int) -> FeatureRef:
-        """A token's row in the look-up of a dictionary."""
-        with self._reading() as build:
-            return row_refs(build, build.dictionary(model, source), [token_id])[0]
-
     def similar_rows(self, row: FeatureRef, *, factor: float, limit: int) -> list[FeatureRef]:
         """At most `limit` other rows of the same look-up, of tokens that it was fitted on as often, up to a
         factor: the nearest by token id.
@@ -194,10 +189,7 @@ class Store:
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
             ranked.sort(key=lambda item: (item[1].verdict == "dead", item[0], item[1].layer))
-            having = rows_of_token(build, at_layer, model, token.id)
-            rows = [
-                row_refs(build, entry, [token.id])[0] for entry in at_layer if entry.dictionary_id in having
-            ]
+            rows = refs_of_token(build, at_layer, token.id)
             return ResolvedName(token, [ref for _, ref in ranked], rows)
 
     def dictionaries(self) -> list[IndexedDictionary]:

@@ -16,6 +16,7 @@ ROW = schema.token_row.c
 OF_TOKEN = (
     sa.select(schema.token_row).where(ROW.token_id == integer_parameter("token")).order_by(ROW.dictionary_id)
 )
+DICTIONARIES_OF_TOKEN = sa.select(ROW.dictionary_id).where(ROW.token_id == integer_parameter("token"))
 SIMILAR = (
     sa.select(ROW.token_id)
     .where(
@@ -49,43 +50,45 @@ def row_id(entry: DictionaryEntry, token_id: int) -> str:
     return f"{entry.id}/token-{token_id}"
 
 
+def refs_of_token(build: OpenBuild, entries: Sequence[DictionaryEntry], token_id: int) -> list[FeatureRef]:
+    """The token's rows in the look-ups of some dictionaries, in their order."""
+    having = {row[0] for row in build.rows(DICTIONARIES_OF_TOKEN, token=token_id)}
+    return [_ref(build, entry, token_id) for entry in entries if entry.dictionary_id in having]
+
+
 def row_refs(build: OpenBuild, entry: DictionaryEntry, token_ids: Sequence[int]) -> list[FeatureRef]:
     """References to rows of a dictionary's look-up, in their order. Raises NotFound for one that it lacks."""
-    there = {
-        row[0]
-        for row in build.rows(
-            sa.select(ROW.token_id).where(
-                ROW.dictionary_id == entry.dictionary_id, ROW.token_id.in_(list(token_ids))
-            )
-        )
-    }
-    vocabulary = build.vocabulary(entry.model)
-    refs = []
+    wanted = sa.select(ROW.token_id).where(
+        ROW.dictionary_id == entry.dictionary_id, ROW.token_id.in_(list(token_ids))
+    )
+    there = {row[0] for row in build.rows(wanted)}
     for token_id in token_ids:
         if token_id not in there:
             raise NotFound(
                 f"{entry.id} has no row for token {token_id}: it has no token look-up, or was not trained on "
                 "that token"
             )
-        token = vocabulary.entries[vocabulary.place_of[token_id]]
-        refs.append(
-            FeatureRef(
-                id=row_id(entry, token_id),
-                model=entry.model,
-                source=entry.source,
-                layer=entry.layer,
-                index=token_id,
-                name=token.token,
-                cosine=1.0,
-                relation="on",
-                words=[token.token],
-                share=1.0,
-                verdict="specific",
-                density=token.occurrences / max(entry.n_tokens, 1),
-                row=True,
-            )
-        )
-    return refs
+    return [_ref(build, entry, token_id) for token_id in token_ids]
+
+
+def _ref(build: OpenBuild, entry: DictionaryEntry, token_id: int) -> FeatureRef:
+    vocabulary = build.vocabulary(entry.model)
+    token = vocabulary.entries[vocabulary.place_of[token_id]]
+    return FeatureRef(
+        id=row_id(entry, token_id),
+        model=entry.model,
+        source=entry.source,
+        layer=entry.layer,
+        index=token_id,
+        relation="on",
+        words=[token.token],
+        share=1.0,
+        verdict="specific",
+        name=token.token,
+        cosine=1.0,
+        density=token.occurrences / max(entry.n_tokens, 1),
+        row=True,
+    )
 
 
 def similar_rows(build: OpenBuild, entry: DictionaryEntry, token_id: int, *, factor: float) -> list[int]:
