@@ -7,6 +7,7 @@ whose checkpoint is in OUT is not trained again; `--only ARM` trains some; `--ta
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from bench.report import machine
 from experiments.figures import rounded
 from experiments.page import DOCS, RESULTS, fill, table
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
 
 FOLDER, PAGE = RESULTS / "lookup", DOCS / "results.md"
@@ -108,7 +110,14 @@ def run(given: argparse.Namespace) -> None:
                 "distinct": found.details["tokens_distinct"],
                 "seconds": found.details["seconds"],
             }
-    kept = {"model": model.id, "layer": given.layer, "weights": model.fingerprint, "machine": machine()}
+    command = portable_command(["python", "-m", "experiments.lookup", *sys.argv[1:]])
+    kept = {
+        "command": command,
+        "model": model.id,
+        "layer": given.layer,
+        "weights": model.fingerprint,
+        "machine": machine(),
+    }
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{model.id}-{given.layer}.json"
     path.write_text(json.dumps(rounded(kept | {"arms": rows}), indent=1) + "\n")
@@ -122,7 +131,7 @@ def tables() -> list[str]:
         some = next(iter(kept["arms"].values()))
         lines += [
             f"**{kept['model']}, layer {kept['layer']}**: {some['seen']:,} tokens seen, {some['distinct']:,} "
-            f"distinct; {some['tokens']:,} held out.",
+            f"distinct; {some['tokens']:,} held out. `{kept['command']}`",
             "",
         ]
         lines += table(
