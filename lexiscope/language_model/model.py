@@ -175,8 +175,8 @@ class LanguageModel:
         """{layer: residual stream [batch, positions, d_model]}, in one pass that stops at the last layer; or
         the same of other points.
 
-        `fast` multiplies in bf16 where the device does so in hardware: 1.8 times as fast with AVX-512 BF16,
-        with activations at a mean cosine of 0.9999 to those in float32.
+        `fast` multiplies in bf16 where that is faster (`lexiscope.precision`): 1.8 times with AVX-512 BF16 on
+        AMD, with activations at a mean cosine of 0.9999 to those in float32.
         """
         self.check_layers([block_of(point) for point in layers])
         bf16 = fast and fast_dtype(self.device) is torch.bfloat16
