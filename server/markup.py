@@ -29,7 +29,7 @@ UNMEASURED = Markup('<span class="muted" title="not measured">–</span>')
 def chip(token: Token, href: str = "", extra: str = "") -> Markup:
     """A token in a box, with its id and bytes on hover; a link if `href` is given."""
     tag, target = ("a", f' href="{escape(href)}"') if href else ("span", "")
-    title = f"{token.shown} · token {token.id}" + (f" · bytes {token.raw}" if token.raw else "")
+    title = f"{isolated(token.shown)} · token {token.id}" + (f" · bytes {token.raw}" if token.raw else "")
     classes = f"chip {extra}".rstrip()
     return Markup(f'<{tag} class="{classes}"{target} title="{escape(title)}">{_marked(token.shown)}</{tag}>')
 
@@ -91,13 +91,13 @@ def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float)
     """The text of some tokens in one span, with each of them on hover."""
     value = max(values)
     if len(tokens) == 1:
-        title = f"{tokens[0].shown} · token {tokens[0].id} · {f'{value:.4f}' if value > 0 else 'silent'}"
+        title = f"{isolated(tokens[0].shown)} · token {tokens[0].id} · {f'{value:.4f}' if value > 0 else 'silent'}"
     else:
         parts = [
-            f"{token.shown} token {token.id} {f'{value:.4f}' if value > 0 else 'silent'}"
+            f"{isolated(token.shown)} token {token.id} {f'{value:.4f}' if value > 0 else 'silent'}"
             for token, value in zip(tokens, values, strict=True)
         ]
-        title = " · ".join([run.text, *parts])
+        title = " · ".join([isolated(run.text), *parts])
     colour = f' style="--a:{min(value / top, 1.0):.3f}"' if value > 0 else ""
     return f'<span{colour} title="{escape(title)}">{escape(run.text)}</span>'
 
@@ -131,6 +131,18 @@ def number(value: float | None, digits: int = 3) -> Markup:
 def count(value: int) -> Markup:
     """An integer with thousands separators."""
     return Markup(f'<data value="{value}">{value:,}</data>')
+
+
+def counted(value: int, singular: str, plural: str = "") -> Markup:
+    """A number with what is counted: `1 firing`, `2 firings`."""
+    return count(value) + " " + escape(singular if value == 1 else plural or singular + "s")
+
+
+def isolated(text: str) -> str:
+    """A piece of foreign text for a page's title or an attribute, which have no elements: its direction does
+    not turn the words around it.
+    """
+    return f"\u2068{text}\u2069" if RIGHT_TO_LEFT.search(text) else text
 
 
 def percent(value: float | None) -> Markup:
@@ -188,7 +200,8 @@ def position_bars(bins: Sequence[PositionBin]) -> Markup:
         _rectangle(
             place,
             one.density / top,
-            f"positions {one.first} to {one.last}: {one.firings:,} firings on {one.positions:,} positions, "
+            f"positions {one.first} to {one.last}: {one.firings:,} {'firing' if one.firings == 1 else 'firings'} "
+            f"on {one.positions:,} positions, "
             f"{one.density * 100:.3g} %",
         )
         for place, one in enumerate(bins)
@@ -217,10 +230,10 @@ def _marked(shown: str) -> str:
 @lru_cache(REMEMBERED)
 def _silent(shown: str, token_id: int) -> str:
     text = str(escape(shown))
-    return f'<span title="{text} · token {token_id} · silent">{text.replace("␣", " ")}</span>'
+    return f'<span title="{isolated(text)} · token {token_id} · silent">{text.replace("␣", " ")}</span>'
 
 
 def _firing(token: Token, value: float, top: float) -> str:
     text, share = str(escape(token.shown)), min(value / top, 1.0)
-    title = f"{text} · token {token.id} · {value:.4f}"
+    title = f"{isolated(text)} · token {token.id} · {value:.4f}"
     return f'<span style="--a:{share:.3f}" title="{title}">{text.replace("␣", " ")}</span>'

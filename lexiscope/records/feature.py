@@ -17,7 +17,7 @@ VERDICT_WORDS: dict[str, str] = {
     "partial": "At least a tenth of its firings are as the name says, and five times as many as by chance.",
     "weak": "More of its firings are as the name says than by chance, but few, or not five times as many.",
     "none": "No word says beyond chance what it fires on: read the contexts.",
-    "untested": "Fewer than 20 firings, or firings in fewer than 5 passages, to judge a name on.",
+    "untested": "Too few firings to tell: fewer than 20 to judge a name on, or in fewer than 5 passages.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
 RELATION_WORDS: dict[str, str] = {

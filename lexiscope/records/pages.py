@@ -169,4 +169,8 @@ class FeaturePage(Record):
     dictionary: LayerSummary = Field(
         description="the dictionary it belongs to: who trained it, how, and how its names fare as a whole"
     )
+    previous_source: str | None = Field(
+        None, description="the dictionary of the same set one layer before; null where the index has none"
+    )
+    next_source: str | None = Field(None, description="the one a layer after")
     feature: FeatureRecord

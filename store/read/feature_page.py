@@ -93,8 +93,16 @@ def feature_page(build: OpenBuild, model: str, source: str, index: int) -> Featu
         raise NotFound(f"{entry.id} was indexed without feature {index}")
     row, vocabulary = rows[0], build.vocabulary(model)
     return FeaturePage(
-        build=build.id, dictionary=entry.summary, feature=_record(build, entry, row, vocabulary)
+        build=build.id,
+        dictionary=entry.summary,
+        previous_source=_source(build, entry.previous_dictionary),
+        next_source=_source(build, entry.next_dictionary),
+        feature=_record(build, entry, row, vocabulary),
     )
+
+
+def _source(build: OpenBuild, dictionary_id: int | None) -> str | None:
+    return None if dictionary_id is None else build.dictionaries[dictionary_id].source
 
 
 def _check_index(entry: DictionaryEntry, index: int) -> None:
@@ -187,11 +195,15 @@ def _afterwards(row: Row, vocabulary: SearchVocabulary) -> Afterwards | None:
 def _contexts(
     build: OpenBuild, entry: DictionaryEntry, index: int, vocabulary: SearchVocabulary
 ) -> list[Context]:
+    """In the order of the page. A feature that fires little has the same position among the strongest and in
+    a sample of its firings: it is listed once.
+    """
     found = build.rows(CONTEXTS, dictionary=entry.dictionary_id, feature=index)
     rows = sorted(
         found, key=lambda row: (schema.CONTEXT_KINDS.index(row.kind), -(row.quantile or 0), row.rank)
     )
-    return [_context(row, vocabulary) for row in rows]
+    once = {(row.passage, row.position): row for row in reversed(rows)}
+    return [_context(row, vocabulary) for row in rows if once[row.passage, row.position] is row]
 
 
 def _context(row: Row, vocabulary: SearchVocabulary) -> Context:

@@ -70,7 +70,7 @@ def test_name_verdict_and_its_meaning_are_in_the_title(page, site):
 
 def test_a_dead_feature_is_marked_and_has_no_empty_chart(page):
     page.goto("/tiny/1-vasae/9")
-    assert "Dead." in page.locator("main").inner_text()
+    assert "Dead." in page.locator("main").inner_text() and "1 firings" not in page.content()
     assert page.locator(".histogram").count() == 0
     assert page.locator(".contexts").count() == 0
 
@@ -81,8 +81,8 @@ def test_a_feature_page_has_a_section_for_each_kind_of_evidence(page):
     for heading in (
         "What it fires on",
         "Single tokens that fit it best",
-        "When it fires",
-        "Position in the passage",
+        "Contexts",
+        "How often, how strongly, where in a passage",
         "Ablation",
         "Effect on the output",
         "Related features",
@@ -178,3 +178,27 @@ def test_a_token_page_has_a_row_for_every_dictionary(page, site):
     page.goto("/tokens/tiny/0")
     layers = httpx.get(f"{site}/tokens/tiny/0.json").json()["layers"]
     assert page.locator(".bylayer tbody tr").count() == len(layers) == 4
+
+
+def test_a_feature_is_judged_without_scrolling(page, site):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto("/tiny/1-vasae/3")
+    badge = page.locator(".verdict")
+    feature = httpx.get(f"{site}/tiny/1-vasae/3.json").json()["feature"]
+    fires = feature["fires"]
+    assert badge.locator(".badge").inner_text() == feature["verdict"]
+    assert f"{fires['share'] * 100:.1f} % of firings" in badge.inner_text()
+    assert "chance" in badge.inner_text()
+    last = page.locator(".contexts li").nth(2).bounding_box()
+    assert last["y"] + last["height"] <= 800, "the first contexts are on the first screen"
+    assert page.locator(".logits").first.bounding_box()["y"] < 700
+    order = [page.locator(f"#{name}").bounding_box()["y"] for name in ("contexts", "naming", "activity")]
+    assert order == sorted(order), "moments and positions come last"
+
+
+def test_the_id_of_a_feature_is_copied(page, context):
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/tiny/1-vasae/3")
+    page.get_by_role("button", name="Copy id").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == "tiny/1-vasae/3"

@@ -61,12 +61,25 @@ def test_the_page_works_without_scripts(reading, chromium):
     context.close()
 
 
-def test_a_feature_page_leads_to_a_reading_with_that_feature(reading):
+def test_a_text_of_ones_own_is_tested_on_the_feature_page(reading):
     page = reading.new_page()
     page.goto("/tiny/0-random/3")
-    page.get_by_text("Read a text with this feature").click()
-    page.locator("textarea[name=text]").fill(TEXT)
-    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_placeholder("Does it fire on your own text?").fill(TEXT)
+    page.get_by_role("button", name="Test").click()
+    page.locator("#own-result span").first.wait_for()
+    assert page.locator("#own-result span").count() == len(TEXT)
+    fired = page.locator("#own-result span.hot").count()
+    assert fired > 0 and f"Fires on {fired} of {len(TEXT)} tokens" in page.locator("#own-words").inner_text()
+    assert "/tiny/0-random/3" in page.url
+
+
+def test_without_scripts_the_text_is_read_on_the_reading_page(reading, chromium):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(reading._impl_obj._options["baseURL"] + "/tiny/0-random/3")
+    page.get_by_placeholder("Does it fire on your own text?").fill(TEXT)
+    page.get_by_role("button", name="Test").click()
     page.locator(".followed").wait_for()
     assert page.locator(".followed span").count() == len(TEXT)
-    assert page.locator(".followed span[style]").count() > 0
+    context.close()

@@ -44,7 +44,7 @@ def test_a_feature_shows_the_moments_of_its_activation(browser: TestClient) -> N
 
 def test_a_feature_shows_where_in_a_passage_it_fires(browser: TestClient) -> None:
     html, positions = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["positions"]
-    titles = re.findall(r"positions (\d+) to (\d+): (\d+) firings on (\d+) positions", html)
+    titles = re.findall(r"positions (\d+) to (\d+): (\d+) firings? on (\d+) positions", html)
     bins = zip(positions["edges"], positions["edges"][1:], positions["counts"], positions["totals"])
     assert [tuple(map(int, title)) for title in titles] == [
         (a, b - 1, n, total) for a, b, n, total in bins if n
@@ -72,10 +72,10 @@ def test_the_verdict_comes_with_the_shares_that_decide_it(browser: TestClient) -
     fires = record["feature"]["fires"]
     share = f"{fires['share'] * 100:.1f} %"
     word = fires["words"][0]["shown"]
-    assert f"Fires {fires['relation']} {word} in {share} of its firings" in text.replace("␣ ", "␣")
+    assert f"Fires {fires['relation']} {word} : {share} of firings" in text.replace("␣ ", "␣")
     shown = values(browser.get(LIVE).text)
     assert {fires[name] for name in ("low", "high", "chance", "judged_firings")} <= shown
-    assert "Fewer than 20 firings" in words(browser.get("/tiny/1-vasae/4").text)
+    assert "Too few firings to tell" in words(browser.get("/tiny/1-vasae/4").text)
 
 
 def test_a_better_name_is_called_one(browser: TestClient) -> None:
@@ -100,7 +100,21 @@ def test_related_features_are_listed_by_direction_and_by_firing_together(browser
     ]
     assert len(relatives) == 20 and all(f'href="/{ref["id"]}"' in html for ref in relatives)
     assert words(html).count("Fires at the same time") == 2
-    assert "This set has no dictionary at that layer" in words(browser.get("/tiny/0-vasae/6").text)
+    assert "The index has no dictionary of this set at that layer" in words(
+        browser.get("/tiny/0-vasae/6").text
+    )
+
+
+def test_a_dead_feature_is_not_said_to_lack_neighbouring_dictionaries(browser: TestClient) -> None:
+    text, record = page(browser, "/tiny/1-vasae/9")
+    assert (record["previous_source"], record["next_source"]) == ("0-vasae", "2-vasae")
+    assert "has no dictionary of this set" not in text
+
+
+def test_one_is_written_as_one(browser: TestClient) -> None:
+    assert not re.search(
+        r"\b1 (firings|times|contexts|passages|features)\b", words(browser.get("/tiny/1-vasae/0").text)
+    )
 
 
 def test_a_shared_name_and_its_family_are_counted(browser: TestClient) -> None:
