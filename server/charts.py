@@ -1,158 +1,191 @@
-"""Plotly figures as JSON. Their numbers are in the page's record, and on the page without scripts."""
+"""The charts of the pages, each with its figures as a table."""
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import urlencode
 
-import plotly.graph_objects as go
-
-from lexiscope.measures import DICTIONARY, Measure, placed
+from lexiscope.measures import DICTIONARY, Measure, as_text, placed
 from lexiscope.records import Histogram, LayerSummary, set_of
+from server.drawings import Axis, Cell, Chart, Point, Series, marker, numbers, shares
+from server.histograms import PositionBin
+
+__all__ = ["activations", "cosines", "densities", "marker", "panels", "positions", "set_styles"]
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-"""superscript characters; Plotly's <sup> would be smaller than the minimum of 14 px"""
+"""superscript characters, which are not smaller than the minimum of 14 px"""
+LinkOfBin = Callable[[float, float], str]
+"""The address of what a bin holds, from its edges."""
 PANELS = placed(DICTIONARY, "plot")
-"""measures of LayerSummary, one plot each"""
-COLOURS = ("#2f6fde", "#d9730d", "#2a9d5c", "#a855c7", "#8a8f98", "#c2417a", "#0e9aa7", "#a58200")
-"""readable on light and dark backgrounds; symbols and dashes differ too"""
-SHAPES = (
-    ("circle", "solid", "●"),
-    ("square", "dash", "■"),
-    ("diamond", "dot", "◆"),
-    ("triangle-up", "dashdot", "▲"),
-    ("cross", "longdash", "✚"),
-    ("star", "solid", "★"),
-    ("triangle-down", "dash", "▼"),
-)
+"""measures of LayerSummary, one chart each"""
 
 
 class SetStyle(NamedTuple):
-    """How one set of dictionaries (a recipe, a seed, an import) is drawn in every plot."""
+    """One set of dictionaries (a recipe, a seed, an import), and the number of its colour and marker in every
+    chart.
+    """
 
     label: str
     origin: str
-    colour: str
-    symbol: str
-    dash: str
-    glyph: str
-    """the symbol as a character, for the legend"""
+    style: int
 
 
-class _Point(NamedTuple):
-    layer: int
-    value: float | None
-    source: str
-
-
-def set_styles(layers: Sequence[LayerSummary]) -> list[SetStyle]:
+def set_styles(layers: Iterable[LayerSummary]) -> list[SetStyle]:
     """One for each set, Lexiscope's own first."""
     sets = sorted({(entry.origin != "lexiscope", set_of(entry.source), entry.origin) for entry in layers})
-    return [
-        SetStyle(name, origin, COLOURS[place % len(COLOURS)], *SHAPES[place % len(SHAPES)])
-        for place, (_, name, origin) in enumerate(sets)
-    ]
+    return [SetStyle(name, origin, place) for place, (_, name, origin) in enumerate(sets)]
 
 
-def panels(layers: Sequence[LayerSummary]) -> dict[str, str]:
-    """{name of a measure in PANELS: its plot by layer, one line for each set}. Empty if there is only one
+def panels(layers: Sequence[LayerSummary]) -> dict[str, Chart]:
+    """{name of a measure in PANELS: its chart by layer, one line for each set}. Empty if there is only one
     layer; measures without any value are left out.
     """
     if len({entry.layer for entry in layers}) < 2:
         return {}
-    figures = {}
-    for measure in PANELS:
-        lines = []
-        for style in set_styles(layers):
-            own = sorted(
-                (e for e in layers if (set_of(e.source), e.origin) == (style.label, style.origin)),
-                key=lambda entry: entry.layer,
-            )
-            points = tuple(_Point(entry.layer, getattr(entry, measure.name), entry.source) for entry in own)
-            if any(point.value is not None for point in points):
-                lines.append((style, points))
-        if lines:
-            figures[measure.name] = _panel(measure, tuple(lines))
-    return figures
+    drawn = {measure.name: _panel(measure, tuple(layers)) for measure in PANELS}
+    return {name: chart for name, chart in drawn.items() if chart is not None}
 
 
-@lru_cache(maxsize=256)
-def _panel(measure: Measure, lines: tuple[tuple[SetStyle, tuple[_Point, ...]], ...]) -> str:
-    share = measure.unit == "share"
-    figure = go.Figure()
-    for style, points in lines:
-        figure.add_trace(
-            go.Scatter(
-                x=[point.layer for point in points],
-                y=[point.value for point in points],
-                customdata=[point.source for point in points],
-                name=style.label,
-                mode="lines+markers",
-                line={"color": style.colour, "dash": style.dash},
-                marker={"symbol": style.symbol, "size": 9},
-                hovertemplate="%{customdata}: %{y" + (":.1%" if share else ":.3f") + "}<extra></extra>",
+def _panel(measure: Measure, layers: Sequence[LayerSummary]) -> Chart | None:
+    values = [value for entry in layers if (value := getattr(entry, measure.name)) is not None]
+    if not values:
+        return None
+    series = []
+    for style in set_styles(layers):
+        own = [e for e in layers if (set_of(e.source), e.origin) == (style.label, style.origin)]
+        points = tuple(
+            Point(
+                entry.layer,
+                getattr(entry, measure.name),
+                f"{entry.source}: {as_text(measure, getattr(entry, measure.name))}",
+                f"/{entry.model}/{entry.source}",
             )
+            for entry in sorted(own, key=lambda entry: entry.layer)
         )
-    _dress(figure)
-    layers = {point.layer for _, points in lines for point in points}
-    figure.update_layout(showlegend=False, margin={"l": 56, "r": 16, "t": 8, "b": 28})
-    figure.update_xaxes(tickvals=sorted(layers) if len(layers) <= 8 else None)
-    if share:
-        figure.update_yaxes(range=[-0.02, 1.04], tickformat=".0%")
+        series.append(Series(style.label, style.style, points))
+    every = sorted({entry.layer for entry in layers})
+    marked = every if len(every) <= 8 else every[:: math.ceil(len(every) / 8)]
+    by_place = {(one.label, int(point.x)): point for one in series for point in one.points}
+    rows = tuple(
+        (
+            Cell(str(layer)),
+            *(
+                Cell(as_text(measure, point.y), point.href) if point else Cell("–")
+                for one in series
+                for point in (by_place.get((one.label, layer)),)
+            ),
+        )
+        for layer in every
+    )
+    bounds = shares() if measure.unit == "share" and min(values) >= 0 else numbers("", values)
+    return Chart(
+        name=f"{layers[0].model}-{measure.name}",
+        title=f"{measure.label} by layer",
+        description=f"{measure.sentence} One line for each set of dictionaries.",
+        kind="lines",
+        x=Axis("layer", every[0], every[-1], tuple((layer, str(layer)) for layer in marked)),
+        y=bounds,
+        series=tuple(series),
+        heads=("Layer", *(one.label for one in series)),
+        rows=rows,
+    )
+
+
+def cosines(data: Histogram, path: str) -> Chart:
+    """Live features by cosine to the nearest anchor. A bar leads to the features from its cosine up, in the
+    list of the dictionary at `path`.
+    """
+
+    def link(low: float, high: float) -> str:
+        query = {"min_cosine": f"{low:.4g}", "live": "true", "sort": "cosine", "descending": "false"}
+        return f"{path}?{urlencode(query)}#features"
+
+    return _histogram("cosines", "Live features by cosine to the nearest anchor", "features", data, link)
+
+
+def densities(data: Histogram, path: str) -> Chart:
+    """Features by the share of tokens they fire on, on a logarithmic axis. A bar leads to its features."""
+
+    def link(low: float, high: float) -> str:
+        query = {"min_density": f"{low:.6g}", "max_density": f"{high:.6g}", "sort": "density"}
+        return f"{path}?{urlencode(query)}#features"
+
+    title = "Features by the share of tokens they fire on"
+    return _histogram("densities", title, "features", data, link, logarithmic=True)
+
+
+def activations(data: Histogram) -> Chart:
+    """A feature's firings by activation, on a logarithmic axis."""
+    return _histogram(
+        "activations", "Firings by activation", "firings", data, lambda low, high: "", logarithmic=True
+    )
+
+
+def positions(bins: Sequence[PositionBin], density: float) -> Chart:
+    """Share of positions at which a feature fires, by position in the passage; `density` is that of the
+    whole text.
+    """
+    points, rows = [], []
+    for place, one in enumerate(bins):
+        named = f"{one.first} to {one.last}" if one.last > one.first else str(one.first)
+        words = (
+            f"positions {one.first} to {one.last}: fires on {one.firings:,} of {one.positions:,}, "
+            f"{one.density * 100:.3g} %"
+        )
+        points.append(Point(place + 0.5, one.density, words, width=1))
+        cells = (named, f"{one.firings:,}", f"{one.positions:,}", f"{one.density * 100:.3g} %")
+        rows.append(tuple(Cell(text) for text in cells))
+    plain = numbers("", [100 * one.density for one in bins])
+    y = Axis("", plain.low / 100, plain.high / 100, tuple((v / 100, f"{text} %") for v, text in plain.ticks))
+    every = math.ceil(len(bins) / 5)
+    ticks = tuple((place + 0.5, str(one.first)) for place, one in enumerate(bins) if place % every == 0)
+    return Chart(
+        name="positions",
+        title="Share of positions at which it fires, by position in the passage",
+        description="The dashed line is the share over the whole text.",
+        kind="bars",
+        x=Axis("position in the passage", 0, len(bins), ticks),
+        y=y,
+        series=(Series("share", 0, tuple(points)),),
+        heads=("Positions", "Firings", "Positions of the text", "Share"),
+        rows=tuple(rows),
+        level=density,
+    )
+
+
+def _histogram(
+    name: str,
+    title: str,
+    what: str,
+    data: Histogram,
+    link: LinkOfBin,
+    *,
+    logarithmic: bool = False,
+) -> Chart:
+    at = [math.log10(edge) for edge in data.edges] if logarithmic else list(data.edges)
+    points, rows = [], []
+    for (low, high), (left, right), count in zip(
+        pairwise(data.edges), pairwise(at), data.counts, strict=True
+    ):
+        bin_ = f"{low:.3g} to {high:.3g}"
+        points.append(Point((left + right) / 2, count, f"{bin_}: {count:,}", link(low, high), right - left))
+        rows.append((Cell(bin_, link(low, high)), Cell(f"{count:,}")))
+    if logarithmic:
+        decades = range(math.ceil(at[0] - 1e-9), math.floor(at[-1] + 1e-9) + 1)
+        ticks = tuple((float(decade), f"10{str(decade).translate(RAISED)}") for decade in decades)
     else:
-        figure.update_yaxes(rangemode="tozero")
-    return str(figure.to_json())
-
-
-def cosines(data: Histogram) -> str:
-    """Live features by cosine to the nearest anchor."""
-    return _bars(
-        tuple(data.edges), tuple(data.counts), "cosine to the nearest anchor", "live features", False
-    )
-
-
-def densities(data: Histogram) -> str:
-    """Features by the share of tokens they fire on, on a logarithmic axis."""
-    return _bars(tuple(data.edges), tuple(data.counts), "share of tokens it fires on", "features", True)
-
-
-@lru_cache(maxsize=256)
-def _bars(edges: tuple[float, ...], counts: tuple[int, ...], x: str, y: str, logarithmic: bool) -> str:
-    labels = [f"{a:.3g} to {b:.3g}" for a, b in pairwise(edges)]
-    at = [math.log10(edge) for edge in edges] if logarithmic else list(edges)
-    figure = go.Figure(
-        go.Bar(
-            x=[(a + b) / 2 for a, b in pairwise(at)],
-            y=list(counts),
-            width=[b - a for a, b in pairwise(at)],
-            customdata=labels,
-            marker={"color": COLOURS[0]},
-            hovertemplate="%{customdata}: %{y:,}<extra></extra>",
+        ticks = tuple(
+            (tick, text) for tick, text in numbers("", at, from_zero=False).ticks if at[0] <= tick <= at[-1]
         )
+    return Chart(
+        name=name,
+        title=title,
+        description=f"{what.capitalize()} in {len(data.counts)} bins: {sum(data.counts):,} in all.",
+        kind="bars",
+        x=Axis("", at[0], at[-1], ticks),
+        y=numbers(what, data.counts),
+        series=(Series(what, 0, tuple(points)),),
+        heads=("From, to", what.capitalize()),
+        rows=tuple(rows),
     )
-    _dress(figure, x=x, y=y)
-    if logarithmic:  # a linear axis of exponents, because bars have no width on Plotly's log axis
-        decades = range(math.ceil(at[0]), math.floor(at[-1]) + 1)
-        figure.update_xaxes(
-            tickvals=list(decades), ticktext=[f"10{str(d).translate(RAISED)}" for d in decades]
-        )
-    return str(figure.to_json())
-
-
-def _dress(figure: Any, *, x: str | None = None, y: str | None = None) -> None:
-    """The common layout. The page's script sets the colours of the theme."""
-    clear = "rgba(0,0,0,0)"
-    figure.update_layout(
-        template="none",
-        paper_bgcolor=clear,
-        plot_bgcolor=clear,
-        font={"size": 14},
-        margin={"l": 56, "r": 16, "t": 16, "b": 48},
-        bargap=0.05,
-        xaxis_title=x,
-        yaxis_title=y,
-        legend={"orientation": "h", "y": -0.2},
-    )
-    figure.update_xaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False)
-    figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False)

@@ -17,7 +17,7 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
 from server.live import WorkerRefused
 from server.live.problems import PROBLEM, describe, problem
-from server.responses import Templates, is_json_route
+from server.responses import PROTECTION, Templates, is_json_route
 from store import BadCursor, NotFound, StoreError
 
 STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}
@@ -49,7 +49,7 @@ def error_response(
         return problem(record, headers)
     headers = {"cache-control": "no-store", **(headers or {})}
     templates: Templates = request.app.state.templates
-    return HTMLResponse(templates.html("error.html", page=record, json_url="", charts={}), status, headers)
+    return HTMLResponse(templates.html("error.html", page=record, json_url=""), status, headers)
 
 
 def wants_json(request: Request) -> bool:
@@ -125,5 +125,5 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
         request,
         500,
         f"the server failed on this request ({type(error).__name__}); see its log for details",
-        headers={"connection": "close"},  # the HTTP server closes it after an exception
+        headers={**PROTECTION, "connection": "close"},  # no middleware sees it, and the connection is closed
     )

@@ -5,19 +5,20 @@ Templates import them from `macros.html`. Text from a vocabulary or a corpus is 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import ceil
 from unicodedata import bidirectional
 
 from markupsafe import Markup, escape
 
 from lexiscope.measures import DIGITS, Measure
-from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, Context, Histogram, Token
+from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, Context, Token
 from lexiscope.tokens import Run, readable_runs
-from server.histograms import PositionBin
 
 REMEMBERED = 1 << 16
 """tokens whose HTML is cached; most tokens of a page are frequent ones"""
+HEAT_STEPS = 20
 RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
@@ -48,7 +49,7 @@ def context(line: Context, top: float) -> Markup:
     at = next(number for number, (end, _) in enumerate(spans) if end > line.position)
     html = [span for _, span in spans]
     kind = "missed" if line.kind == "near_miss" else "fired"
-    html[at] = html[at].replace("<span", f'<span class="{kind}"', 1)
+    html[at] = _with_class(html[at], kind)
     before, after = "".join(html[:at]), "".join(html[at:])
     return Markup(f'<span class="before"><span>{before}</span></span><span class="after">{after}</span>')
 
@@ -91,14 +92,15 @@ def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float)
     """The text of some tokens in one span, with each of them on hover."""
     value = max(values)
     if len(tokens) == 1:
-        title = f"{isolated(tokens[0].shown)} · token {tokens[0].id} · {f'{value:.4f}' if value > 0 else 'silent'}"
+        said = f"{value:.4f}" if value > 0 else "silent"
+        title = f"{isolated(tokens[0].shown)} · token {tokens[0].id} · {said}"
     else:
         parts = [
             f"{isolated(token.shown)} token {token.id} {f'{value:.4f}' if value > 0 else 'silent'}"
             for token, value in zip(tokens, values, strict=True)
         ]
         title = " · ".join([isolated(run.text), *parts])
-    colour = f' style="--a:{min(value / top, 1.0):.3f}"' if value > 0 else ""
+    colour = f' class="{heat(value / top)}"' if value > 0 else ""
     return f'<span{colour} title="{escape(title)}">{escape(run.text)}</span>'
 
 
@@ -169,53 +171,41 @@ def term(measure: Measure) -> Markup:
     return Markup(f'<abbr title="{escape(measure.sentence)}">{escape(measure.label)}</abbr>')
 
 
+def heat(share: float) -> str:
+    """The class that colours an activation by its share of the strongest shown, in HEAT_STEPS steps. Colours
+    are classes because the site's policy allows no style attributes.
+    """
+    return f"heat h{min(max(ceil(share * HEAT_STEPS), 1), HEAT_STEPS)}"
+
+
 def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = "") -> Markup:
     """A bar that `scale` would fill; `tick` marks a second value on it (chance, a baseline)."""
-    filled = f"--v:{min(max(value / scale, 0), 1):.4f}"
-    marked = "" if tick is None else f";--t:{min(max(tick / scale, 0), 1):.4f}"
-    inner = "<b></b>" if marked else ""
-    return Markup(f'<span class="bar {extra}" aria-hidden="true" style="{filled}{marked}">{inner}</span>')
+
+    def percentage(part: float) -> str:
+        return f"{100 * min(max(part / scale, 0), 1):.4g}%"
+
+    filled = f'<rect width="{percentage(value)}" height="100%"/>'
+    marked = "" if tick is None else f'<rect class="tick" x="{percentage(tick)}" width="3" height="100%"/>'
+    classes = f"bar {extra}".rstrip()
+    return Markup(f'<svg class="{classes}" aria-hidden="true">{filled}{marked}</svg>')
 
 
-def edge(value: float, as_share: bool) -> str:
-    """The edge of a histogram's bin."""
-    return f"{value * 100:.2g} %" if as_share else f"{value:.2f}"
+def stack(counts: Mapping[str, int], verdicts: Sequence[str]) -> Markup:
+    """One bar of the verdicts' shares, in the order given."""
+    total, start, html = sum(counts.values()) or 1, 0.0, []
+    for verdict in verdicts:
+        share = counts.get(verdict, 0) / total
+        at, width = f"{100 * start:.4g}%", f"{100 * share:.4g}%"
+        html.append(f'<rect class="is-{verdict}" x="{at}" width="{width}" height="100%"/>')
+        start += share
+    return Markup(f'<svg class="stack" aria-hidden="true">{"".join(html)}</svg>')
 
 
-def bars(data: Histogram, as_shares: bool) -> Markup:
-    """The bars of a histogram, 10 wide and at most 100 high, with their bins and counts on hover."""
-    top = max(data.counts)
-    labels = [edge(value, as_shares) for value in data.edges]
-    return Markup("").join(
-        _rectangle(place, count / top, f"{labels[place]} to {labels[place + 1]}: {count:,}")
-        for place, count in enumerate(data.counts)
-        if count
-    )
-
-
-def position_bars(bins: Sequence[PositionBin]) -> Markup:
-    """The bars of a density by position, as in `bars`."""
-    top = max(one.density for one in bins)
-    return Markup("").join(
-        _rectangle(
-            place,
-            one.density / top,
-            f"positions {one.first} to {one.last}: {one.firings:,} {'firing' if one.firings == 1 else 'firings'} "
-            f"on {one.positions:,} positions, "
-            f"{one.density * 100:.3g} %",
-        )
-        for place, one in enumerate(bins)
-        if one.density
-    )
-
-
-def _rectangle(place: int, share: float, title: str) -> Markup:
-    """One bar; `share` of the height, at least 1 %, so that it can be seen."""
-    height = max(100 * share, 1)
-    return Markup(
-        f'<rect x="{place * 10 + 0.5}" width="9" y="{100 - height:.2f}" height="{height:.2f}">'
-        f"<title>{escape(title)}</title></rect>"
-    )
+def _with_class(html: str, name: str) -> str:
+    """An element with one more class, the first."""
+    if html.startswith('<span class="'):
+        return html.replace('class="', f'class="{name} ', 1)
+    return html.replace("<span", f'<span class="{name}"', 1)
 
 
 @lru_cache(REMEMBERED)
@@ -234,6 +224,6 @@ def _silent(shown: str, token_id: int) -> str:
 
 
 def _firing(token: Token, value: float, top: float) -> str:
-    text, share = str(escape(token.shown)), min(value / top, 1.0)
+    text = str(escape(token.shown))
     title = f"{isolated(text)} · token {token.id} · {value:.4f}"
-    return f'<span style="--a:{share:.3f}" title="{title}">{text.replace("␣", " ")}</span>'
+    return f'<span class="{heat(value / top)}" title="{title}">{text.replace("␣", " ")}</span>'

@@ -16,7 +16,6 @@ from lexiscope.records import (
     SearchPage,
     TokenPage,
 )
-from server import charts
 from server.dependencies import OpenStore
 from server.errors import error_responses
 from server.page_router import PageRouter
@@ -88,17 +87,7 @@ def random_feature(store: OpenStore) -> RedirectResponse:
 @router.page("/", HomePage, api="/models")
 def home(request: Request, store: OpenStore) -> Response:
     """All models and dictionaries, with the measures of their names."""
-    return not_modified(request) or respond(request, _home(store.home()))
-
-
-def _home(record: HomePage) -> PageContent:
-    figures = {
-        f"{model.model}-{name}": figure
-        for model in record.models
-        for name, figure in charts.panels(model.layers).items()
-    }
-    styles = {model.model: charts.set_styles(model.layers) for model in record.models}
-    return PageContent(record, "home.html", figures, {"set_styles": styles})
+    return not_modified(request) or respond(request, PageContent(store.home(), "home.html"))
 
 
 @router.page("/search", SearchPage, api="/search")
@@ -130,11 +119,7 @@ def dictionary(
     if cached := not_modified(request):
         return cached
     record = store.dictionary_page(model, source, query.filters())
-    figures = {
-        "cosine_histogram": charts.cosines(record.cosine_histogram),
-        "density_histogram": charts.densities(record.density_histogram),
-    }
-    return respond(request, PageContent(record, "dictionary.html", figures))
+    return respond(request, PageContent(record, "dictionary.html"))
 
 
 @router.page("/{model}/{source}/{index:number}", FeaturePage, api="/features/{model}/{source}/{index:number}")

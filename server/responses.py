@@ -19,11 +19,20 @@ from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, placed
 from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, measured_values
-from server import histograms, markup
+from server import charts, histograms, markup
 from store import Store
 
 FRONTEND = Path(__file__).parent.parent / "frontend"
 EMPTY: Mapping[str, Any] = {}
+PROTECTION = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+}
+"""headers of every response: no script, style, frame or request but the site's own, and none within a page.
+Images are drawn from `data:` and `blob:` where a chart is exported.
+"""
 
 
 class PageContent(NamedTuple):
@@ -32,8 +41,6 @@ class PageContent(NamedTuple):
     record: BaseModel | None
     """None for a page that is only a form"""
     template: str
-    charts: Mapping[str, str] = EMPTY
-    """{name: Plotly figure as JSON}; the page shows the same numbers without them"""
     context: Mapping[str, Any] = EMPTY
     """variables of the template that are not in the record"""
 
@@ -58,6 +65,7 @@ class Templates:
             "navigation": navigation,
             "verdict_words": VERDICT_WORDS,
             "relation_words": RELATION_WORDS,
+            "charts": charts,
             "markup": markup,
             "FEATURE": FEATURE,
             "DICTIONARY": DICTIONARY,
@@ -84,7 +92,6 @@ def respond(request: Request, content: PageContent) -> Response:
         content.template,
         page=record,
         json_url="" if record is None else json_url(request),
-        charts=content.charts,
         **content.context,
     )
     return HTMLResponse(html, headers=_headers(request, record))

@@ -16,8 +16,10 @@ class InProcess(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         async def answer() -> httpx.Response:
             response = await self._transport.handle_async_request(request)
-            content = await response.aread()
-            return httpx.Response(response.status_code, headers=response.headers, content=content)
+            raw = b"".join(
+                [chunk async for chunk in response.aiter_raw()]
+            )  # still compressed, as the headers say
+            return httpx.Response(response.status_code, headers=response.headers, content=raw)
 
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(asyncio.run, answer()).result()

@@ -1,6 +1,8 @@
 // The feature page: tests a text of the reader's own on the feature, in place; copies the feature's id. Without
 // scripts the form opens the reading page.
 
+import { heat } from "./heat.js";
+
 const form = document.querySelector("form.own-text");
 const result = document.getElementById("own-result");
 const words = document.getElementById("own-words");
@@ -10,8 +12,7 @@ function colour(token, value, top) {
   span.textContent = token.shown.replaceAll("␣", " ");
   span.title = `${token.shown} · token ${token.id} · ${value > 0 ? value.toFixed(4) : "silent"}`;
   if (value > 0) {
-    span.className = "hot";
-    span.style.setProperty("--a", Math.min(value / top, 1).toFixed(3));
+    span.classList.add(...heat(value / top));
   }
   return span;
 }

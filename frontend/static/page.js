@@ -1,4 +1,4 @@
-// On every page: the theme button, and the key `/` for the search box.
+// On every page: the theme button, the charts' buttons, and the key `/` for the search box.
 
 const root = document.documentElement;
 const system = matchMedia("(prefers-color-scheme: dark)");
@@ -25,6 +25,8 @@ button.addEventListener("click", () => {
   changed();
 });
 system.addEventListener("change", changed);
+
+if (document.querySelector("[data-chart]")) import("./charts.js");
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -1,5 +1,7 @@
 // Shows the events of a steer: the generated text, the effect on the next token, the whole run and its controls.
 
+import { heat } from "./heat.js";
+
 const at = (id) => document.getElementById(id);
 const make = (tag, given = {}, ...children) => {
   const e = Object.assign(document.createElement(tag), given);
@@ -108,7 +110,7 @@ function colourByKl(kl) {
   const spans = [...at("steered-text").querySelectorAll("span:not(.prompt)")];
   spans.forEach((span, i) => {
     if (kl[i] === undefined) return;
-    span.style.setProperty("--a", (kl[i] / top).toFixed(3));
+    span.classList.add(...heat(kl[i] / top));
     span.title += `\nKL ${kl[i].toFixed(3)} nats`;
   });
   at("kl-top").textContent = top.toFixed(2);

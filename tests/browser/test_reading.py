@@ -68,7 +68,7 @@ def test_a_text_of_ones_own_is_tested_on_the_feature_page(reading):
     page.get_by_role("button", name="Test").click()
     page.locator("#own-result span").first.wait_for()
     assert page.locator("#own-result span").count() == len(TEXT)
-    fired = page.locator("#own-result span.hot").count()
+    fired = page.locator("#own-result span.heat").count()
     assert fired > 0 and f"Fires on {fired} of {len(TEXT)} tokens" in page.locator("#own-words").inner_text()
     assert "/tiny/0-random/3" in page.url
 
@@ -82,4 +82,5 @@ def test_without_scripts_the_text_is_read_on_the_reading_page(reading, chromium)
     page.get_by_role("button", name="Test").click()
     page.locator(".followed").wait_for()
     assert page.locator(".followed span").count() == len(TEXT)
+    assert page.locator(".followed .heat").count() > 0
     context.close()

@@ -51,7 +51,7 @@ def test_a_context_is_split_before_the_position_that_selected_it() -> None:
     before, after = html.split('<span class="after">')
     assert unescape(re.sub(r"<[^>]+>", "", before)) == " a"
     assert unescape(re.sub(r"<[^>]+>", "", after)) == "<b>↵ a"
-    assert after.startswith('<span class="fired" style="--a:1.000"') and "--a:0.500" in after
+    assert after.startswith('<span class="fired heat h20"') and '"heat h10"' in after
 
 
 def test_a_silent_token_is_marked_and_a_near_miss_is_not_a_firing() -> None:
@@ -73,7 +73,24 @@ def test_percentages_have_significant_digits_and_the_full_value() -> None:
 
 
 def test_a_bar_stays_within_its_frame() -> None:
-    assert "--v:1.0000;--t:0.0000" in markup.bar(1.5, 1, -0.2) and "--t" not in markup.bar(0.5)
+    full = markup.bar(1.5, 1, -0.2)
+    assert 'width="100%"' in full and 'class="tick" x="0%"' in full and "tick" not in markup.bar(0.5)
+
+
+def test_the_parts_of_a_stack_follow_each_other_and_fill_it() -> None:
+    parts = re.findall(
+        r'is-(\w+)" x="([\d.]+)%" width="([\d.]+)%"', markup.stack({"dead": 1, "weak": 3}, ["weak", "dead"])
+    )
+    assert parts == [("weak", "0", "75"), ("dead", "75", "25")]
+
+
+def test_an_activation_has_one_of_twenty_colours() -> None:
+    assert [markup.heat(share) for share in (0.001, 0.5, 0.51, 1.2)] == [
+        "heat h1",
+        "heat h10",
+        "heat h11",
+        "heat h20",
+    ]
 
 
 def tokens_of(text: str, sizes: list[int]) -> list[Token]:
@@ -102,7 +119,7 @@ def test_the_bytes_of_a_character_are_shown_as_the_character_and_as_hex_on_hover
     before, after = html.split('<span class="after">')
     assert text_of(before) == "a"
     fired = after[: after.index("</span>")]
-    assert 'class="fired"' in fired and "--a:1.000" in fired
+    assert 'class="fired heat h20"' in fired
     assert (
         'title="女の · ⟨E5⟩⟨A5⟩ token 1 1.0000 · ⟨B3⟩⟨E3⟩ token 2 4.0000 · ⟨81⟩⟨AE⟩ token 3 silent'
         in unescape(fired)

@@ -18,7 +18,7 @@ def html_of(browser: TestClient, address: str) -> str:
 
 def rows(html: str) -> dict[str, str]:
     """{label: the rest of its table row} of the feature page's evidence."""
-    found = re.findall(r'<tr><th scope="row">(.*?)<small>(.*?)</small></th>(.*?)</tr>', html, re.S)
+    found = re.findall(r'<tr><th scope="row">([^<]*)<small>(.*?)</small></th>(.*?)</tr>', html, re.S)
     return {unescape(label): unescape(meaning) + rest for label, meaning, rest in found}
 
 

@@ -44,7 +44,7 @@ def test_a_feature_shows_the_moments_of_its_activation(browser: TestClient) -> N
 
 def test_a_feature_shows_where_in_a_passage_it_fires(browser: TestClient) -> None:
     html, positions = browser.get(LIVE).text, browser.get(f"{LIVE}.json").json()["feature"]["positions"]
-    titles = re.findall(r"positions (\d+) to (\d+): (\d+) firings? on (\d+) positions", html)
+    titles = re.findall(r"<title>positions (\d+) to (\d+): fires on (\d+) of (\d+)", html)
     bins = zip(positions["edges"], positions["edges"][1:], positions["counts"], positions["totals"])
     assert [tuple(map(int, title)) for title in titles] == [
         (a, b - 1, n, total) for a, b, n, total in bins if n
@@ -217,7 +217,7 @@ def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: 
 
 def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(browser: TestClient) -> None:
     html, record = browser.get("/").text, browser.get("/index.json").json()
-    drawn = re.findall(r'id="chart-tiny-(\w+)"', html)
+    drawn = re.findall(r'data-chart="tiny-(\w+)"', html)
     assert drawn == [
         "aligned_all",
         "aligned_live",
@@ -230,7 +230,7 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
         "fve",
         "delta_ce",
     ]
-    assert 'id="chart-other-' not in html, "one layer is no line"
+    assert 'data-chart="other-' not in html, "one layer is no line"
     for layer in (layer for model in record["models"] for layer in model["layers"]):
         assert f'href="/{layer["model"]}/{layer["source"]}"' in html
     assert '<th scope="rowgroup" class="num" rowspan="2">1</th>' in html, (

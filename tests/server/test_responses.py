@@ -214,8 +214,3 @@ def test_the_api_reference_describes_every_twin_and_needs_no_other_host(browser:
 def test_pages_need_no_other_host(browser: TestClient) -> None:
     for page, _, _ in PAGES:
         assert not re.search(r'(?:src|href)="(?:https?:)?//', browser.get(page).text), page
-
-
-def test_plotly_comes_from_the_installed_package(browser: TestClient) -> None:
-    answer = browser.get("/static/plotly.min.js")
-    assert answer.headers["content-type"].startswith("text/javascript") and len(answer.content) > 1_000_000
