@@ -87,15 +87,16 @@ def test_jumprelu_has_the_gradients_of_its_paper() -> None:
     with torch.no_grad():
         architecture.gradients(batch, STEP)
         pre = batch.x @ p["encoder"].T + p["b_enc"]
-        threshold = p["log_threshold"].exp()
-        active, window = pre > threshold, ((pre - threshold).abs() < 0.5) & (pre > 0)
+        threshold = architecture.threshold()
+        half = threshold[0] / 2  # all are the first one, which a bandwidth of 1 is a multiple of
+        active, window = pre > threshold, ((pre - threshold).abs() < half) & (pre > 0)
         error = (pre * active) @ p["decoder"] + rest(architecture, batch.x) - batch.target
         to_code = (error * 2 / error.numel()) @ p["decoder"].T
         excess = active.sum() / len(batch.x) / 4 - 1
         weight = 0.7 * min(1.0, STEP.progress / config.warm_up)
-        by_level = -(threshold * to_code + weight * 2 * excess / 4 / len(batch.x)) * window
-        expected = by_level.sum(0) * threshold  # of the threshold's logarithm
-        assert torch.allclose(architecture.gradient("log_threshold"), expected, atol=1e-5)
+        by_level = -(threshold * to_code + weight * 2 * excess / 4 / len(batch.x)) * window / (2 * half)
+        expected = by_level.sum(0) * threshold * config.threshold_rate
+        assert torch.allclose(architecture.gradient("slow_log_threshold"), expected, atol=1e-5)
         assert torch.allclose(architecture.gradient("b_enc"), (to_code * active).sum(0), atol=1e-5)
 
 

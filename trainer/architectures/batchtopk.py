@@ -25,6 +25,11 @@ class BatchTopKConfig(TopKConfig):
     """Active features a token, on average over a batch."""
     threshold_rate: float = 0.05
     """How much one batch moves the running threshold, once it is the mean of 1 / threshold_rate batches."""
+    aux_after: int = 15
+    """As TopK's. A silent row has to pass the threshold of a whole batch, not of its token: with TopK's own
+    weight and patience, AuxK wakes none.
+    """
+    aux_weight: float = 1 / 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 appendix.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from trainer.initialise import Start
 
 ACTIVE_AT_START = 2
 """Times k features are active at the start."""
+LOWEST = 1e-3
+"""The first threshold, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,11 @@ class JumpReLUConfig(TopKConfig):
     k: int = 32
     """Active features a token that training aims at, on average."""
     bandwidth: float = 0.5
-    """Width of the kernel that estimates the gradients of thresholds, in units of activation."""
+    """Width of the kernel that estimates the gradients of thresholds, in units of the first threshold."""
+    threshold_rate: float = 10.0
+    """Learning rate of the thresholds' logarithms, as a multiple of the others': at 1, a run of a few hundred
+    steps ends before they have moved by a third, with several times k features active.
+    """
     sparsity: float = 1.0
     """Weight of (active features / k − 1)²."""
     warm_up: float = 0.1
@@ -36,7 +43,7 @@ class JumpReLUConfig(TopKConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._positive("bandwidth", "warm_up")
+        self._positive("bandwidth", "threshold_rate", "warm_up")
         self._not_negative("sparsity")
 
 
@@ -44,23 +51,24 @@ class JumpReLU(TopKArchitecture):
     name = "jumprelu"
     config_type = JumpReLUConfig
     config: JumpReLUConfig
-    feature_parameters = (*TopKArchitecture.feature_parameters, "log_threshold")
+    feature_parameters = (*TopKArchitecture.feature_parameters, "slow_log_threshold")
     precise = True
 
     def initialise(self, start: Start) -> None:
         """As TopK; one threshold for all features, above which ACTIVE_AT_START · k are active."""
         super().initialise(start)
-        level = max(self.level_of(ACTIVE_AT_START * self.config.k, start), self.config.bandwidth / 100)
-        self.first_threshold = torch.tensor(level).log().item()
-        self.parameters["log_threshold"] = torch.full((self.d_sae,), self.first_threshold, device=self.device)
+        level = max(self.level_of(ACTIVE_AT_START * self.config.k, start), LOWEST)
+        self.first_log = math.log(level) / self.config.threshold_rate
+        self.bandwidth = self.config.bandwidth * level
+        self.parameters["slow_log_threshold"] = torch.full((self.d_sae,), self.first_log, device=self.device)
 
     def forward(self, x: Tensor) -> Pass:
         """The code's entries are the active features, and those within half a bandwidth below their
         threshold: these have value 0, but their threshold has a gradient.
         """
-        p, bandwidth = self.parameters, self.config.bandwidth
+        p, bandwidth = self.parameters, self.bandwidth
         with torch.no_grad():
-            lowest = (p["log_threshold"].exp() - bandwidth / 2).clamp_min(0)
+            lowest = (self.threshold() - bandwidth / 2).clamp_min(0)
             selected = sparse.above(x, p["encoder"], p["b_enc"], lowest, buffer=self._scratch)
         near = selected.values > 0
         pre = sparse.encode(x, p["encoder"], p["b_enc"], selected)
@@ -74,22 +82,28 @@ class JumpReLU(TopKArchitecture):
         """TopK's, and the sparsity term; its gradient is that of the mean over all ranks."""
         losses, k = super().losses(batch, made, step), self.config.k
         thresholds = self._thresholds(made.code.indices)
-        jumps: Tensor = _Step.apply(self._pre.detach(), thresholds, self.config.bandwidth, self._near)
+        jumps: Tensor = _Step.apply(self._pre.detach(), thresholds, self.bandwidth, self._near)
         active = jumps.sum() / len(batch.x)
         excess = self.ranks.mean(active.detach().clone()) / k - 1
         weight = self.config.sparsity * min(1.0, step.progress / self.config.warm_up)
         losses["sparsity"] = weight * (excess.square() + 2 * excess * (active - active.detach()) / k)
         return losses
 
+    def threshold(self) -> Tensor:
+        """[d_sae]; Adam moves each parameter by about the learning rate a step, so a threshold by a share of
+        threshold_rate times that.
+        """
+        return (self.config.threshold_rate * self.parameters["slow_log_threshold"]).exp()
+
     def _thresholds(self, indices: Tensor) -> Tensor:
-        return sparse.gathered(self.parameters["log_threshold"].exp(), indices)
+        return sparse.gathered(self.threshold(), indices)
 
     def restart(self, features: Tensor, samples: TrainingBatch) -> None:
         super().restart(features, samples)
-        self.parameters["log_threshold"][features] = self.first_threshold
+        self.parameters["slow_log_threshold"][features] = self.first_log
 
     def selection(self) -> selection.Selection:
-        return selection.Threshold(self.parameters["log_threshold"].detach().exp().cpu())
+        return selection.Threshold(self.threshold().detach().cpu())
 
 
 class _Jump(torch.autograd.Function):
