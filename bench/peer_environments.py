@@ -15,11 +15,13 @@ TORCH = "torch==2.13.0"
 
 
 class Environment(NamedTuple):
-    """What is installed: torch first, or a looser pin brings CUDA packages."""
+    """What is installed."""
 
     packages: tuple[str, ...]
     alone: tuple[str, ...] = ()
     """packages installed without what they declare"""
+    torch: bool = True
+    """whether torch is installed first: a looser pin would bring CUDA packages"""
 
 
 _DASHBOARD_NEEDS = (
@@ -45,6 +47,7 @@ ENVIRONMENTS = {
     "saelens": Environment(("sae-lens==6.54.12",)),
     "sparsify": Environment(("eai-sparsify==1.3.3",)),
     "dictionary_learning": Environment(("dictionary-learning==0.1.0",)),
+    "neuronpedia": Environment(("neuronpedia==1.2.1", "pydantic"), torch=False),  # it declares no pydantic
     "saedashboard": Environment(_DASHBOARD_NEEDS, alone=("sae-dashboard==0.8.0",)),
 }
 
@@ -61,8 +64,10 @@ def interpreter(name: str, venvs: Path = VENVS) -> str:
     install = [str(python), "-m", "pip", "install", "-q"]
     index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
     environment = ENVIRONMENTS[name]
-    subprocess.run([*install, TORCH, *index], check=True)
-    subprocess.run([*install, TORCH, *environment.packages], check=True)
+    torch = [TORCH] if environment.torch else []
+    if torch:
+        subprocess.run([*install, *torch, *index], check=True)
+    subprocess.run([*install, *torch, *environment.packages], check=True)
     if environment.alone:
         subprocess.run([*install, "--no-deps", *environment.alone], check=True)
     ready.touch()

@@ -23,6 +23,7 @@ def _byte_of() -> dict[str, int]:
 
 BYTE_OF = _byte_of()
 _STAND_INS = frozenset(BYTE_OF)
+_STAND_IN = {byte: char for char, byte in BYTE_OF.items()}
 _TO_BYTES = {ord(char): byte for char, byte in BYTE_OF.items()}
 
 
@@ -157,6 +158,18 @@ def shown(raw: bytes) -> str:
             continue
         parts.append(_visible(text))
     return "".join(parts)
+
+
+def plain(raw: bytes, shown: str) -> str:
+    """A token as the text it stands for, as other tools write it: parts of a character as the characters that
+    GPT-2 writes for bytes ('âĢ'), a token without bytes as it is shown.
+    """
+    if not raw:
+        return shown
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "".join(_STAND_IN[byte] for byte in raw)
 
 
 def _visible(text: str) -> str:

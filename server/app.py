@@ -10,13 +10,33 @@ from contextlib import asynccontextmanager
 from fastapi import Depends, FastAPI
 
 from lexiscope.settings import Settings
-from server import api_reference, errors, lists, middleware, openapi, pages, read, static_files, steer
+from server import (
+    api_reference,
+    errors,
+    lists,
+    middleware,
+    neuronpedia,
+    openapi,
+    pages,
+    read,
+    similar,
+    static_files,
+    steer,
+)
 from server.page_router import PageRouter
 from server.request_checks import check_request
 from server.responses import Templates
 from store import Store
 
-ROUTERS = (api_reference.router, lists.router, read.router, steer.router, pages.router)
+ROUTERS = (
+    api_reference.router,
+    lists.router,
+    similar.router,
+    read.router,
+    steer.router,
+    *neuronpedia.ROUTERS,
+    pages.router,
+)
 """in the order in which addresses are matched; the last has addresses that begin with a model's id"""
 
 

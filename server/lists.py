@@ -22,10 +22,13 @@ router = PageRouter()
 @router.get(f"{API}/models/{{model}}", response_model=ModelSummary, responses=error_responses(404, 503))
 def model(request: Request, store: OpenStore, model: ModelId) -> Response:
     """One model and its dictionaries."""
-    models = {entry.model: entry for entry in store.home().models}
+    if cached := not_modified(request):
+        return cached
+    home = store.home()
+    models = {entry.model: entry for entry in home.models}
     if model not in models:
         raise NotFound(f"there is no model {model!r}: the index holds {', '.join(models) or 'none'}")
-    return indexed_json(request, models[model])
+    return indexed_json(request, models[model], build=home.build)
 
 
 @router.get(f"{API}/dictionaries", response_model=DictionaryList, responses=error_responses(503))

@@ -97,9 +97,9 @@ def respond(request: Request, content: PageContent) -> Response:
     return HTMLResponse(html, headers=_headers(request, record))
 
 
-def indexed_json(request: Request, record: BaseModel) -> Response:
-    """A record of the index as JSON."""
-    headers = _headers(request, record)
+def indexed_json(request: Request, record: BaseModel, *, build: str | None = None) -> Response:
+    """A record of the index as JSON; `build` is given for a record that does not have it."""
+    headers = _headers(request, record, build)
     return Response(record.model_dump_json(), media_type="application/json", headers=headers)
 
 
@@ -142,9 +142,9 @@ def etag(request: Request, build: str) -> str:
     return f'"{build}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"'
 
 
-def _headers(request: Request, record: BaseModel | None) -> dict[str, str]:
+def _headers(request: Request, record: BaseModel | None, build: str | None = None) -> dict[str, str]:
     """An ETag for a record of an index build; other records are not stored."""
-    build = getattr(record, "build", None)
+    build = build or getattr(record, "build", None)
     if build is None:
         return {"cache-control": "no-store"}
     return {"cache-control": "no-cache", "etag": etag(request, build)}

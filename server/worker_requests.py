@@ -19,8 +19,8 @@ PING_SECONDS = 15
 CLIENT_CLOSED_REQUEST = Response(status_code=499)
 """for a client that has disconnected and gets no response"""
 
-EventToRecord = Callable[[Event], BaseModel]
-"""Converts an event of the worker to the record that the client gets."""
+EventToRecord = Callable[[Event], BaseModel | None]
+"""Converts an event of the worker to the record that the client gets; None: the client gets nothing."""
 
 
 async def stream(request: Request, worker: WorkerClient, job: Job, to_record: EventToRecord) -> Response:
@@ -60,10 +60,14 @@ async def _submit(
 async def _messages(
     events: AsyncIterator[Event], to_record: EventToRecord, connection: AsyncExitStack
 ) -> AsyncIterator[ServerSentEvent]:
-    """One message for each event. A client that disconnects closes the connection, which cancels the job."""
+    """One message for each event that has a record. A client that disconnects closes the connection, which
+    cancels the job.
+    """
     async with connection:
         async for event in events:
-            yield ServerSentEvent(to_record(event).model_dump_json(), sep="\n")
+            record = to_record(event)
+            if record is not None:
+                yield ServerSentEvent(record.model_dump_json(), sep="\n")
 
 
 async def _all(events: AsyncIterator[Event]) -> list[Event]:

@@ -28,7 +28,7 @@ from lexiscope.records.feature import (
     Share,
     Verdict,
 )
-from lexiscope.records.lists import DictionaryList, FeatureBatch, FeatureList, TokenList
+from lexiscope.records.lists import DictionaryList, FeatureBatch, FeatureList, SimilarFeatures, TokenList
 from lexiscope.records.pages import (
     Collision,
     DictionaryPage,
@@ -100,6 +100,7 @@ __all__ = [
     "ScoredToken",
     "SearchPage",
     "Share",
+    "SimilarFeatures",
     "Token",
     "TokenHit",
     "TokenLayer",

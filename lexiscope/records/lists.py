@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from lexiscope.records.dictionary import LayerSummary
-from lexiscope.records.feature import FeatureRef
+from lexiscope.records.feature import FeatureRef, Neighbour
 from lexiscope.records.pages import Filters, TokenHit
 from lexiscope.records.record import Record
 
@@ -20,6 +20,14 @@ class FeatureBatch(Record):
 
     build: str
     features: list[FeatureRef]
+
+
+class SimilarFeatures(Record):
+    """The features whose directions have the highest cosines to that of the feature `id`, highest first."""
+
+    build: str
+    id: str
+    features: list[Neighbour]
 
 
 class FeatureList(Record):

@@ -1,4 +1,4 @@
-"""The worker's HTTP interface: `POST /steer`, `/sweep`, `/read`, `GET /healthz` (see
+"""The worker's HTTP interface: `POST /steer`, `/sweep`, `/read`, `/similar`, `GET /healthz` (see
 `server.live.messages`).
 """
 
@@ -15,8 +15,8 @@ from lexiscope.records.live import SteerError, WorkerHealth
 from lexiscope.settings import Settings
 from server.live import problems
 from server.live.disconnect import ClientDisconnected, while_connected
-from server.live.jobs import read, steer, sweep
-from server.live.messages import Event, ReadJob, SteerJob, SweepJob
+from server.live.jobs import read, similar, steer, sweep
+from server.live.messages import Event, ReadJob, SimilarJob, SteerJob, SweepJob
 from server.live.model_cache import ModelCache
 from server.live.queue import QueueFull
 from server.live.scheduler import Scheduler, StartJob
@@ -86,6 +86,10 @@ def create_worker_app(settings: Settings) -> FastAPI:
         return await respond(
             request, lexiscope_client, 1, lambda batches, cancelled: read(job, cache, cancelled=cancelled)
         )
+
+    @app.post("/similar")
+    async def post_similar(request: Request, job: SimilarJob, lexiscope_client: str = Header("")) -> Response:
+        return await respond(request, lexiscope_client, 1, lambda batches, cancelled: similar(job, cache))
 
     return app
 

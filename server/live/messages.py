@@ -1,9 +1,9 @@
 """Messages between the web server and the model worker: jobs, and events that refer to features by id.
 
-`POST /steer`, `/sweep` and `/read` take a job, in which all names and paths are resolved, and respond with
-one JSON event a line; the last is `done`, `swept`, `read` or `error`. A job that is rejected before its first
-event gets an ErrorRecord with its status instead. `GET /healthz` responds with WorkerHealth. The web server
-adds the names of features that the worker found (`server.attach_names`).
+`POST /steer`, `/sweep`, `/read` and `/similar` take a job, in which all names and paths are resolved, and
+respond with one JSON event a line; the last is `done`, `swept`, `read`, `similar` or `error`. A job that is
+rejected before its first event gets an ErrorRecord with its status instead. `GET /healthz` responds with
+WorkerHealth. The web server adds the names of features that the worker found (`server.attach_names`).
 """
 
 from typing import Annotated, Literal
@@ -53,7 +53,10 @@ class LocatedFeature(Record):
 class Intervention(LocatedFeature):
     """One feature and the change to make (see `lexiscope.records.requests.SteerFeature`)."""
 
-    mode: Mode
+    mode: Mode | Literal["component"] = Field(
+        description="as in a request; component sets x's component along the feature's direction, to "
+        "`strength` of its activation's"
+    )
     strength: float = Field(0.0, allow_inf_nan=False)
     unit: Unit = "norm"
     to: LocatedFeature | None = None
@@ -82,6 +85,9 @@ class ControlSources(Record):
     )
 
 
+SPELLED_BOS = "a text that begins with BOS, spelled out, is read without it: one BOS is always added"
+
+
 class SteerJob(Sampling):
     """A SteerRequest with names and paths resolved."""
 
@@ -91,6 +97,7 @@ class SteerJob(Sampling):
     interventions: list[Intervention]
     prompt: str
     chat: bool = False
+    spelled_bos: bool = Field(False, description=SPELLED_BOS)
     top_logprobs: int = 5
     controls: ControlSources | None = None
     moved: DictionaryPath | None = Field(
@@ -118,12 +125,28 @@ class ReadJob(Record):
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     texts: list[str]
     chat: bool = False
+    spelled_bos: bool = Field(False, description=SPELLED_BOS)
     sources: list[DictionaryPath]
     follow: LocatedFeature | None = None
 
 
-Job = SteerJob | SweepJob | ReadJob
-PATHS: dict[type[Job], str] = {SteerJob: "/steer", SweepJob: "/sweep", ReadJob: "/read"}
+class SimilarJob(Record):
+    """Which features of a dictionary have the directions nearest to a feature's."""
+
+    feature: LocatedFeature
+    source: DictionaryPath
+    limit: int
+
+
+Job = SteerJob | SweepJob | ReadJob | SimilarJob
+ModelJob = SteerJob | SweepJob | ReadJob
+"""the jobs that run the language model"""
+PATHS: dict[type[Job], str] = {
+    SteerJob: "/steer",
+    SweepJob: "/sweep",
+    ReadJob: "/read",
+    SimilarJob: "/similar",
+}
 
 
 # --- events that refer to features by id ---
@@ -167,6 +190,7 @@ class RawReadTokens(Record):
     """First event of a reading: the tokens of each text."""
 
     event: Literal["tokens"] = "tokens"
+    bos: Token = Field(description="before each text; it is not among `texts`, and not read")
     texts: list[list[Token]]
     notes: list[str] = Field([])
 
@@ -190,6 +214,14 @@ class RawReadDone(Record):
     followed: list[list[float]] | None = None
 
 
+class RawSimilar(Record):
+    """Last event of a SimilarJob: features by the cosine of their directions, highest first."""
+
+    event: Literal["similar"] = "similar"
+    indices: list[int]
+    cosines: list[float]
+
+
 Event = Annotated[
     SteerResolved
     | SteerStep
@@ -200,9 +232,10 @@ Event = Annotated[
     | RawReadTokens
     | RawReadLayer
     | RawReadDone
+    | RawSimilar
     | SteerError,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-LAST_EVENTS = frozenset({"done", "swept", "read", "error"})
+LAST_EVENTS = frozenset({"done", "swept", "read", "similar", "error"})
 """events that end a stream"""

@@ -35,7 +35,7 @@ from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
-from store.read.open_build import OpenBuild
+from store.read.open_build import DictionaryEntry, OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
 from store.read.token_rows import refs_of_token, row_refs, similar_rows
@@ -147,6 +147,11 @@ class Store:
     def dictionary_page(self, model: str, source: str, filters: Filters) -> DictionaryPage:
         with self._reading() as build:
             return dictionary_page(build, model, source, filters)
+
+    def dictionary_entry(self, model: str, source: str) -> DictionaryEntry:
+        """The row of one dictionary, with its summary."""
+        with self._reading() as build:
+            return build.dictionary(model, source)
 
     def feature(self, model: str, source: str, index: int) -> FeaturePage:
         with self._reading() as build:

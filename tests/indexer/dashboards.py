@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from indexer.exchange.neuronpedia.token_spellings import SAEDASHBOARD, plain
+from indexer.exchange.neuronpedia.token_spellings import SAEDASHBOARD
 from lexiscope.language_model import LanguageModel
-from lexiscope.tokens import PieceFormat
+from lexiscope.tokens import PieceFormat, plain
 from tests import tiny
 
 TARGETS = (" Paris", " cat", " dog", " rain")

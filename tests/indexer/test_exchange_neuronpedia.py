@@ -27,7 +27,7 @@ from indexer.exchange import (
     import_neuronpedia,
 )
 from indexer.exchange.neuronpedia import dashboard_files
-from indexer.exchange.neuronpedia.token_spellings import TokenizerSpellings, plain
+from indexer.exchange.neuronpedia.token_spellings import TokenizerSpellings
 from indexer.rows.model_rows import token_table
 from lexiscope.checkpoint import AnchorFit, Checkpoint
 from lexiscope.dictionary import Dictionary
@@ -35,7 +35,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.records import VERDICT_WORDS, Context, FeatureRecord, Filters
 from lexiscope.selection import TopK
 from lexiscope.settings import Settings
-from lexiscope.tokens import Vocabulary
+from lexiscope.tokens import Vocabulary, plain
 from store import BuildWriter, NotFound, Store
 from tests.indexer import dashboards
 from tests.store import synthetic

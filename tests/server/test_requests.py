@@ -52,8 +52,9 @@ def test_every_route_refuses_what_it_does_not_have(browser: TestClient) -> None:
             refused(browser.post(address, content=b"\xff", headers=json), 400, "cannot be read")
             refused(browser.post(address, content=b'{"seed":' + b"9" * 5000 + b"}", headers=json), 400)
             refused(browser.post(address, content=b"[" * 100_000, headers=json), 400)
-            refused(browser.post(address, content=b"[]", headers=json), 422)
-            refused(browser.post(address, content=b'{"model":"\\ud800"}', headers=json), 422, "'\\ud800'")
+            refused(browser.post(address, content=b"3", headers=json), 422)
+            shown = "'\\ud800'" if address.startswith("/api/v1") else ""  # others have no field `model`
+            refused(browser.post(address, content=b'{"model":"\\ud800"}', headers=json), 422, shown)
 
 
 def test_head_is_get_without_a_body(browser: TestClient) -> None:

@@ -20,33 +20,30 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import numpy as np
-
 from indexer.exchange.export_folder import export_folder
-from indexer.exchange.neuronpedia.export_headers import (
+from indexer.exchange.neuronpedia.export_headers import explanation_headers, source_headers
+from indexer.exchange.neuronpedia.token_spellings import OUT_OF_RANGE
+from indexer.rows.context_rows import QUANTILES
+from lexiscope.neuronpedia import (
+    DEFAULT_STRENGTH,
+    EMPTY_FEATURE_FIELDS,
     EXPLANATION_MODEL,
     EXPLANATION_TYPE,
-    explanation_headers,
-    source_headers,
+    description,
+    frequency_bars,
+    notes,
+    short,
+    short_number,
 )
-from indexer.exchange.neuronpedia.token_spellings import OUT_OF_RANGE, plain
-from indexer.rows.context_rows import QUANTILES
-from lexiscope.records import CONTEXT_AFTER, CONTEXT_BEFORE, VERDICT_WORDS
+from lexiscope.records import CONTEXT_AFTER, CONTEXT_BEFORE
 from lexiscope.settings import Settings
+from lexiscope.tokens import plain
 from store import BuildSnapshot, DictionaryEntry, Store
 
 FEATURES_A_FILE = 1024
 CREATOR = "clkht01d40000jv08hvalcvly"
 """The creator that Neuronpedia's and SAEDashboard's exporters fall back to; it exists in every Neuronpedia.
 """
-EMPTY_FEATURE_FIELDS = (
-    *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
-    *("correlated_neurons_indices", "correlated_neurons_pearson", "correlated_neurons_l1"),
-    *("correlated_features_indices", "correlated_features_pearson", "correlated_features_l1"),
-    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist"),
-)
-"""Fields of Neuronpedia's features that the index has no values for."""
-
 JsonObject = dict[str, Any]
 
 
@@ -156,51 +153,43 @@ class _Lines:
             columns = (piece.column(name).to_pylist() for name in ("token_id", "shown", "raw"))
             for token, shown, raw in zip(*columns, strict=True):
                 self.spelling[token], self.shown[token] = plain(bytes.fromhex(raw), shown), shown
-        edges = np.asarray(entry.histogram_edges)
-        self.centres = _short(np.sqrt(edges[:-1] * edges[1:]))
 
     def feature(self, row: JsonObject) -> JsonObject:
-        filled = np.flatnonzero(row["histogram"])
-        bins = slice(int(filled[0]), int(filled[-1]) + 1) if len(filled) else slice(0, 0)
+        middles, heights = frequency_bars(self.entry.histogram_edges, row["histogram"])
         return {
             **self.identity,
             "index": str(row["index"]),
             **self.created,
-            "maxActApprox": _short_number(row["max_activation"]),
+            "maxActApprox": short_number(row["max_activation"]),
             "hasVector": False,
             "vector": [],
             "vectorLabel": None,
-            "vectorDefaultSteerStrength": 10,
+            "vectorDefaultSteerStrength": DEFAULT_STRENGTH,
             "hookName": self.entry.hook_name,
             "topkCosSimIndices": row["neighbour_index"],
-            "topkCosSimValues": _short(row["neighbour_cosine"]),
+            "topkCosSimValues": short(row["neighbour_cosine"]),
             **{name: [] for name in EMPTY_FEATURE_FIELDS},
             "neg_str": self._spelled(row["neg_tokens"]),
-            "neg_values": _short(row["neg_values"]),
+            "neg_values": short(row["neg_values"]),
             "pos_str": self._spelled(row["pos_tokens"]),
-            "pos_values": _short(row["pos_values"]),
-            "frac_nonzero": _short_number(row["density"]),
-            "freq_hist_data_bar_heights": row["histogram"][bins],
-            "freq_hist_data_bar_values": self.centres[bins],
+            "pos_values": short(row["pos_values"]),
+            "frac_nonzero": short_number(row["density"]),
+            "freq_hist_data_bar_heights": heights,
+            "freq_hist_data_bar_values": middles,
             "sourceSetName": self.entry.source.partition("-")[2],
         }
 
     def explanation(self, row: JsonObject) -> JsonObject:
         token = row["name_token"]
         anchor = self.shown.get(token, f"⟨unused {token}⟩")
-        words = ", ".join(self.shown.get(word, f"⟨unused {word}⟩") for word in row["word_tokens"])
-        share = row["relation_share"]
-        fires = "" if share is None else f"fires {row['relation']} {words} ({share:.0%} of its firings) · "
+        words = [self.shown.get(word, f"⟨unused {word}⟩") for word in row["word_tokens"]]
         return {
             "id": self._id("explanation", row["index"]),
             **self.identity,
             "index": str(row["index"]),
             "authorId": self.created["creatorId"],
-            "description": f"{fires or f'{anchor} · '}{VERDICT_WORDS[row['verdict']]}",
-            "notes": (
-                f"Nearest anchor: {anchor} (token {token}, {row['anchor_kind']}), at cosine "
-                f"{row['cosine']:.2f}; no language model wrote this."
-            ),
+            "description": description(anchor, row["relation"], words, row["relation_share"], row["verdict"]),
+            "notes": notes(anchor, token, row["anchor_kind"], row["cosine"]),
             "typeName": EXPLANATION_TYPE,
             "explanationModelName": EXPLANATION_MODEL,
         }
@@ -220,12 +209,12 @@ class _Lines:
             values = [0.0] * (end - start)
             for position, value in zip(row["positions"], row["values"], strict=True):
                 if start <= position < end:
-                    values[position - start] = _short_number(value)
+                    values[position - start] = short_number(value)
             feature, highest = features[row["feature"]], max(values)
-            low, high, contains = -1.0, _short_number(feature["max_activation"]), -1.0
+            low, high, contains = -1.0, short_number(feature["max_activation"]), -1.0
             if row["kind"] == "quantile":
                 span = quantiles[row["feature"], row["quantile"]]
-                low, high, contains = _short([min(span), max(span), feature["density"] / QUANTILES])
+                low, high, contains = short([min(span), max(span), feature["density"] / QUANTILES])
             yield {
                 "id": self._id("activation", first, number),
                 "tokens": self._spelled(passage[start:end]),
@@ -264,12 +253,3 @@ def _gzip_lines(path: Path) -> IO[str]:
 
 def _line(line: Mapping[str, Any]) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
-def _short_number(value: float) -> float:
-    """The shortest decimal that reads back as the same 32-bit number."""
-    return float(str(np.float32(value)))
-
-
-def _short(values: Sequence[float] | np.ndarray) -> list[float]:
-    return [_short_number(value) for value in values]

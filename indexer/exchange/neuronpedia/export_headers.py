@@ -5,9 +5,9 @@ source, and of the explanations' type and author.
 from collections.abc import Mapping
 from typing import Any
 
+from lexiscope.neuronpedia import EXPLANATION_MODEL, EXPLANATION_TYPE
 from store import DictionaryEntry
 
-EXPLANATION_TYPE, EXPLANATION_MODEL = "lexiscope_vocabulary-name", "lexiscope_no-language-model"
 CREATOR_NAME = "Lexiscope"
 
 Line = Mapping[str, Any]

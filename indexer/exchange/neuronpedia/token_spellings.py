@@ -15,9 +15,8 @@ name:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lexiscope.tokens import BYTE_OF, PieceFormat, spelled_out
+from lexiscope.tokens import PieceFormat, plain, spelled_out
 
-STAND_IN = {byte: char for char, byte in BYTE_OF.items()}
 OUT_OF_RANGE = "<|outofrange|>"
 """What SAEDashboard writes for an id past the tokenizer's last: a padding row of the embedding."""
 UNKNOWN = -1
@@ -25,16 +24,6 @@ SAEDASHBOARD = {
     **{"âĢĶ": "—", "âĢĵ": "–", "âĢľ": "“", "âĢĿ": "”", "âĢĺ": "‘", "âĢĻ": "’", "âĢĭ": " "},
     **{"Ġ": " ", "Ċ": "\n", "ĉ": "\t"},
 }
-
-
-def plain(raw: bytes, shown: str) -> str:
-    """A token as text. Parts of a character are written as stand-in characters, as SAEDashboard does."""
-    if not raw:
-        return shown
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(STAND_IN[byte] for byte in raw)
 
 
 class TokenizerSpellings:

@@ -4,7 +4,9 @@ The dictionary's error term is kept: x' = x + Δ. Position 0 (BOS) is never chan
 the unit direction d of the feature that is pushed. z(x) is the feature's activation in the code of x, and
 w(x) the norm of what one unit of that activation adds to the reconstruction of x.
 
-    add         strength · mean_norm          mean_norm: the layer's mean residual norm, position 0 excluded
+    add         strength · mean_norm          mean_norm: the layer's mean residual norm, position 0 excluded;
+                strength · w(x)               in the unit activation
+    component   strength · w(x) − x · d       in the unit activation
     orthogonal  as add, and x' is rescaled to the norm of x
     clamp       (target − z(x)) · w(x)
     scale       (factor − 1) · z(x) · w(x)
@@ -151,6 +153,13 @@ def _condition(
 def _pushes(one: Intervention, number: int, load: LoadDictionary, model: LanguageModel) -> tuple[Push, ...]:
     """The pushes of one intervention, without those whose length is always 0."""
     match one.mode:
+        case "component":
+            feature = load_feature(one, load, model)
+            return (Push(feature.direction, _component(feature, one.strength), intervention=number),)
+        case "add" if one.unit == "activation":
+            feature = load_feature(one, load, model)
+            raised = Push(feature.direction, _raised(feature, one.strength), intervention=number)
+            return (raised,) if one.strength else ()
         case "add" | "orthogonal":
             length = one.strength * _mean_norm(one, load)
             direction = load_direction(one, load, model)
@@ -172,6 +181,16 @@ def _change(one: Intervention) -> Callable[[Tensor], Tensor]:
         return lambda activation: target - activation
     factor = one.strength - 1 if one.mode == "scale" else -1
     return lambda activation: factor * activation
+
+
+def _raised(feature: DictionaryFeature, strength: float) -> Length:
+    """What `strength` more of the feature's activation adds."""
+    return lambda x, tokens: (strength * feature.unit_length(x))[:, None]
+
+
+def _component(feature: DictionaryFeature, strength: float) -> Length:
+    """From x's component along the feature's direction to what an activation of `strength` adds."""
+    return lambda x, tokens: (strength * feature.unit_length(x) - x @ feature.direction)[:, None]
 
 
 def _swap(

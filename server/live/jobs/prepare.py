@@ -10,12 +10,12 @@ from torch import Tensor
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
-from server.live.interventions import SteerPlan
+from server.live.interventions import LoadedDictionary, SteerPlan
 from server.live.messages import (
     DictionaryPath,
     Intervention,
-    Job,
     LocatedFeature,
+    ModelJob,
     ReadJob,
     SteerJob,
     SweepJob,
@@ -25,7 +25,7 @@ from server.live.model_cache import CachedModel, ModelCache, NotLoadable
 LOADER = ThreadPoolExecutor(2, thread_name_prefix="load")
 
 
-def load_model(cache: ModelCache, job: Job, checkpoints: list[str]) -> JobSteps[CachedModel]:
+def load_model(cache: ModelCache, job: ModelJob, checkpoints: list[str]) -> JobSteps[CachedModel]:
     """The job's model, with its dictionaries in memory. Other jobs continue while files are read. Raises
     NotLoadable, also for a model or a dictionary with other weights than those that were indexed.
     """
@@ -41,16 +41,33 @@ def load_model(cache: ModelCache, job: Job, checkpoints: list[str]) -> JobSteps[
             "vocabulary differ. Index the dictionaries again with this one, under another --model-id if both "
             "are in use."
         )
-    for used in _dictionaries(job):
+    check_identities(cache, _dictionaries(job))
+    return cached
+
+
+def load_dictionaries(
+    cache: ModelCache, used: Sequence[DictionaryPath | LocatedFeature]
+) -> JobSteps[list[LoadedDictionary]]:
+    """Dictionaries without a model. Raises NotLoadable, as `load_model`."""
+    future = LOADER.submit(lambda: [cache.dictionary(one.checkpoint_path) for one in used])
+    while not future.done():
+        yield Pause.LOAD
+    found = future.result()
+    check_identities(cache, used)
+    return found
+
+
+def check_identities(cache: ModelCache, dictionaries: Sequence[DictionaryPath | LocatedFeature]) -> None:
+    """Raises NotLoadable for a dictionary with other weights than those that were indexed."""
+    for used in dictionaries:
         if used.identity not in ("", cache.dictionary(used.checkpoint_path).identity):
             raise NotLoadable(
                 f"{used.checkpoint_path} is not the dictionary that was indexed: its weights have changed. "
                 "Index it again."
             )
-    return cached
 
 
-def _dictionaries(job: Job) -> list[DictionaryPath | LocatedFeature]:
+def _dictionaries(job: ModelJob) -> list[DictionaryPath | LocatedFeature]:
     """Everything in the job that refers to a checkpoint."""
     if isinstance(job, ReadJob):
         return [*job.sources, *([] if job.follow is None else [job.follow])]
@@ -69,10 +86,12 @@ def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:
     return list(dict.fromkeys(feature.checkpoint_path for feature in features if feature is not None))
 
 
-def tokenise(model: LanguageModel, text: str, *, chat: bool) -> list[int]:
-    """Token ids of a text or, with `chat`, of the user's message. Raises ModelError if there are none, or the
-    model has no chat template.
+def tokenise(model: LanguageModel, text: str, *, chat: bool, spelled_bos: bool = False) -> list[int]:
+    """Token ids of a text or, with `chat`, of the user's message. With `spelled_bos`, a BOS that the text
+    begins with is left out. Raises ModelError if there are none, or the model has no chat template.
     """
+    if spelled_bos:
+        text = text.removeprefix(model.vocabulary.raw[model.bos].decode(errors="replace"))
     tokens = model.tokenise_chat(text) if chat else model.tokenise(text)
     if not tokens:
         raise ModelError(f"The text has no token of {model.id}. Write at least one word.")
@@ -92,7 +111,9 @@ def tokenise_notes(model: LanguageModel, texts: Sequence[str], *, chat: bool) ->
 
 def tokenise_prompt(model: LanguageModel, job: SteerJob | SweepJob) -> list[int]:
     """The prompt's token ids. Raises ModelError if there are none, or more than fit the context."""
-    prompt, max_tokens = tokenise(model, job.prompt, chat=job.chat), job.max_tokens
+    spelled = isinstance(job, SteerJob) and job.spelled_bos
+    prompt = tokenise(model, job.prompt, chat=job.chat, spelled_bos=spelled)
+    max_tokens = job.max_tokens
     if 1 + len(prompt) + max_tokens > model.context_length:
         room = max(model.context_length - max_tokens - 1, 0)
         raise ModelError(

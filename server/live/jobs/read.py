@@ -24,7 +24,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     checkpoints = [source.checkpoint_path for source in job.sources]
     checkpoints += [located.checkpoint_path for located in followed]
     model, vocabulary = yield from load_model(cache, job, checkpoints)
-    texts = [_tokenise(model, text, chat=job.chat) for text in job.texts]
+    texts = [_tokenise(model, text, job) for text in job.texts]
     features = [load_feature(one, cache.dictionary, model) for one in followed]
     layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
     model.check_layers(layers)
@@ -36,6 +36,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
                 f"{source.checkpoint_path} does not fit {model.id}: its input width is not {model.d_model}."
             )
     yield RawReadTokens(
+        bos=vocabulary.token(model.bos),
         texts=[[vocabulary.token(token) for token in tokens] for tokens in texts],
         notes=tokenise_notes(model, job.texts, chat=job.chat),
     )
@@ -58,8 +59,8 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     yield RawReadDone(followed=activations if followed else None)
 
 
-def _tokenise(model: LanguageModel, text: str, *, chat: bool) -> list[int]:
-    tokens = tokenise(model, text, chat=chat)
+def _tokenise(model: LanguageModel, text: str, job: ReadJob) -> list[int]:
+    tokens = tokenise(model, text, chat=job.chat, spelled_bos=job.spelled_bos)
     if len(tokens) >= model.context_length:
         raise ModelError(
             f"The text has {len(tokens):,} tokens; {model.id} reads at most {model.context_length - 1:,}. "
