@@ -99,6 +99,14 @@ def train(context: typer.Context) -> None:
     main(context.args, prog="lexiscope train")
 
 
+@app.command()
+def methods() -> None:
+    """List every recipe of `lexiscope train`, with what sets it apart and its settings."""
+    from cli.methods_command import show
+
+    show(console)
+
+
 @app.command(name="eval")
 def evaluate(
     runs: Annotated[

@@ -531,11 +531,14 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
+ABOVE, BELOW = "255,140,0", "60,130,255"
+
+
 def _line(context: Context, highest: float) -> str:
-    """The tokens of a context, darker where the feature is more active."""
+    """The tokens of a context, darker where the feature is more active, blue where it is negative."""
     top = highest or 1.0
     tokens = "".join(
-        f'<span style="background:rgba(255,140,0,{min(value / top, 1):.2f})">'
+        f'<span style="background:rgba({BELOW if value < 0 else ABOVE},{min(abs(value) / top, 1):.2f})">'
         f"{escape(token.shown.replace('␣', ' '))}</span>"
         for token, value in zip(context.tokens, context.values, strict=True)
     )

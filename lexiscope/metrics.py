@@ -37,7 +37,7 @@ class ReconstructionSums:
         dense, lookup = parts.dense, parts.lookup
         x_hat = parts.whole
         self.n += len(x)
-        self.active += int((code.values > 0).sum())
+        self.active += int((code.values != 0).sum())
         self.x += x.sum(0, dtype=torch.float64)
         self.dense += dense.sum(0, dtype=torch.float64)
         self.lookup += lookup.expand_as(x).sum(0, dtype=torch.float64)
@@ -91,7 +91,7 @@ class FiringSums:
 
     def add(self, code: SparseCode) -> None:
         self.n += len(code.values)
-        fired = code.values > 0
+        fired = code.values != 0
         indices = code.indices[fired]
         self.firings += torch.bincount(indices, minlength=len(self.firings))
         self.squares += torch.bincount(

@@ -1,4 +1,5 @@
-"""How a dictionary selects active features from its pre-activations: TopK or a threshold per feature.
+"""How a dictionary selects active features from its pre-activations: TopK, AbsTopK or a threshold per
+feature.
 
 A selection is one frozen dataclass that derives from `Selection`. Everything that depends on the kind of
 selection is one of its methods, so that another architecture adds a class here and its spelling in
@@ -12,7 +13,7 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from lexiscope.sparse_code import SparseCode, top_k
+from lexiscope.sparse_code import SparseCode, abs_top_k, top_k
 
 
 class Selected(NamedTuple):
@@ -20,16 +21,20 @@ class Selected(NamedTuple):
 
     code: SparseCode
     runners_up: SparseCode
-    """[n, m] the highest positive pre-activations that were not selected; padded with value 0"""
+    """[n, m] the highest positive pre-activations that were not selected; padded with value 0. Of a signed
+    selection, those of largest magnitude.
+    """
 
 
 class Selection(ABC):
-    """Selects from pre-activations [n, d_sae]; a feature with a pre-activation of 0 or less is never
-    active.
+    """Selects from pre-activations [n, d_sae]; a feature with a pre-activation of 0 or less is never active,
+    unless the selection is signed.
     """
 
     independent: bool
     """a feature's activation depends on its own pre-activation alone"""
+    signed = False
+    """activations may be negative"""
 
     @property
     def max_active(self) -> int | None:
@@ -80,6 +85,32 @@ class TopK(Selection):
 
     def of_feature(self, index: int) -> "TopK":
         return TopK(min(self.k, 1))
+
+
+@dataclass(frozen=True)
+class AbsTopK(Selection):
+    """The k pre-activations of largest magnitude of each token, with their sign (arXiv 2510.00404): a feature
+    has two poles.
+    """
+
+    k: int
+    independent = False
+    signed = True
+
+    @property
+    def max_active(self) -> int:
+        return self.k
+
+    def encode(self, pre_activations: Tensor) -> SparseCode:
+        return abs_top_k(pre_activations, self.k)
+
+    def select(self, pre_activations: Tensor, runners_up: int) -> Selected:
+        wide = abs_top_k(pre_activations, min(self.k + runners_up, pre_activations.shape[-1]))
+        code = SparseCode(wide.values[:, : self.k], wide.indices[:, : self.k])
+        return Selected(code, SparseCode(wide.values[:, self.k :], wide.indices[:, self.k :]))
+
+    def of_feature(self, index: int) -> "AbsTopK":
+        return AbsTopK(min(self.k, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ class SparseCode(NamedTuple):
     """The code of n tokens; rows with fewer than k active features are padded with value 0."""
 
     values: Tensor
-    """[n, k] activations, non-negative, descending."""
+    """[n, k] activations, descending; non-negative, but for a signed selection, whose magnitudes descend"""
     indices: Tensor
     """[n, k] feature indices."""
 
@@ -20,6 +20,12 @@ def top_k(pre_activations: Tensor, k: int) -> SparseCode:
     """ReLU, then the k largest of each row [n, d_sae]."""
     values, indices = pre_activations.topk(k, dim=-1)
     return SparseCode(values.relu_(), indices)
+
+
+def abs_top_k(pre_activations: Tensor, k: int) -> SparseCode:
+    """The k of largest magnitude of each row [n, d_sae], with their sign."""
+    indices = pre_activations.abs().topk(k, dim=-1).indices
+    return SparseCode(pre_activations.gather(-1, indices), indices)
 
 
 def gather_sum(code: SparseCode, rows: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ class FiringOrder(NamedTuple):
 
 def firing_order(code: SparseCode) -> FiringOrder:
     """Entries with value 0 are left out."""
-    entries = (code.values.reshape(-1) > 0).nonzero().squeeze(1)
+    entries = (code.values.reshape(-1) != 0).nonzero().squeeze(1)
     flat = code.indices.reshape(-1)[entries]
     order = flat.argsort()
     features, counts = torch.unique_consecutive(flat[order], return_counts=True)

@@ -74,7 +74,7 @@ def _spans(tokens: Sequence[Token], values: Sequence[float], top: float) -> list
     """The HTML of each run of tokens, with the place after its last token."""
     if not any("⟨" in token.shown for token in tokens):  # none is a part of a character
         return [
-            (place, _firing(token, value, top) if value > 0 else _silent(token.shown, token.id))
+            (place, _firing(token, value, top) if value else _silent(token.shown, token.id))
             for place, (token, value) in enumerate(zip(tokens, values, strict=True), 1)
         ]
     return [
@@ -90,17 +90,17 @@ def _runs(tokens: Sequence[Token]) -> list[Run]:
 
 def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float) -> str:
     """The text of some tokens in one span, with each of them on hover."""
-    value = max(values)
+    value = max(values, key=abs)
     if len(tokens) == 1:
-        said = f"{value:.4f}" if value > 0 else "silent"
+        said = _said(value)
         title = f"{isolated(tokens[0].shown)} · token {tokens[0].id} · {said}"
     else:
         parts = [
-            f"{isolated(token.shown)} token {token.id} {f'{value:.4f}' if value > 0 else 'silent'}"
+            f"{isolated(token.shown)} token {token.id} {_said(value)}"
             for token, value in zip(tokens, values, strict=True)
         ]
         title = " · ".join([isolated(run.text), *parts])
-    colour = f' class="{heat(value / top)}"' if value > 0 else ""
+    colour = f' class="{heat(value / top)}"' if value else ""
     return f'<span{colour} title="{escape(title)}">{escape(run.text)}</span>'
 
 
@@ -173,9 +173,10 @@ def term(measure: Measure) -> Markup:
 
 def heat(share: float) -> str:
     """The class that colours an activation by its share of the strongest shown, in HEAT_STEPS steps. Colours
-    are classes because the site's policy allows no style attributes.
+    are classes because the site's policy allows no style attributes. A negative one has another hue.
     """
-    return f"heat h{min(max(ceil(share * HEAT_STEPS), 1), HEAT_STEPS)}"
+    below = " below" if share < 0 else ""
+    return f"heat h{min(max(ceil(abs(share) * HEAT_STEPS), 1), HEAT_STEPS)}{below}"
 
 
 def bar(value: float, scale: float = 1, tick: float | None = None, extra: str = "") -> Markup:
@@ -225,5 +226,9 @@ def _silent(shown: str, token_id: int) -> str:
 
 def _firing(token: Token, value: float, top: float) -> str:
     text = str(escape(token.shown))
-    title = f"{isolated(text)} · token {token.id} · {value:.4f}"
+    title = f"{isolated(text)} · token {token.id} · {_said(value)}"
     return f'<span class="{heat(value / top)}" title="{title}">{text.replace("␣", " ")}</span>'
+
+
+def _said(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−") if value else "silent"

@@ -1,6 +1,7 @@
 """A reading's response: the worker's events with the index's names, and the summaries that the page shows."""
 
 from collections.abc import Mapping, Sequence
+from math import copysign
 from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -34,14 +35,14 @@ class MeanCode:
             for index, value in zip(indices, values, strict=True):
                 sums[index] = sums.get(index, 0.0) + value
                 counts[index] = counts.get(index, 0) + 1
-                self.maximum[index] = max(self.maximum.get(index, 0.0), value)
+                self.maximum[index] = max(self.maximum.get(index, 0.0), abs(value))
         n_tokens = len(raw.indices)
         self.mean = {index: total / n_tokens for index, total in sums.items()}
         self.share = {index: count / n_tokens for index, count in counts.items()}
 
     def top(self, n: int) -> list[int]:
-        """The n features with the highest mean."""
-        return sorted(self.mean, key=lambda index: -self.mean[index])[:n]
+        """The n features with the highest mean, of either sign."""
+        return sorted(self.mean, key=lambda index: -abs(self.mean[index]))[:n]
 
 
 class NamedDictionary(NamedTuple):
@@ -116,14 +117,21 @@ def read_layer(
         return TokenFiring(feature=places.setdefault(index, len(places)), value=value)
 
     def best(active: Sequence[int], values: Sequence[float]) -> TokenFiring | None:
-        """The feature with the highest value among those named well enough; ties go to the first."""
+        """The feature with the highest value, in the direction of its sign, among those named well enough;
+        ties go to the first.
+        """
         cells = [
-            (value - (code.mean[index] if request.subtract_mean else 0.0), -order[index], index)
+            (
+                copysign(1, value) * (value - (code.mean[index] if request.subtract_mean else 0.0)),
+                -order[index],
+                index,
+                copysign(1, value),
+            )
             for index, value in zip(active, values, strict=True)
             if dictionary.ref(index).cosine >= request.min_cosine
         ]
-        value, _, index = max(cells, default=(0.0, 0, 0))
-        return firing(index, value) if value > 0 else None
+        value, _, index, sign = max(cells, default=(0.0, 0, 0, 1))
+        return firing(index, sign * value) if value > 0 else None
 
     tokens = []
     listed = None if request.positions is None else frozenset(request.positions)

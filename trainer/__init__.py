@@ -8,7 +8,7 @@ from trainer.architectures import Config
 from trainer.errors import RecipeError, TrainingDiverged
 from trainer.evaluation import Candidate, Measured, check_candidates, measure
 from trainer.plan import Plan, held_out_passages
-from trainer.presets import configured, recipe, recipes
+from trainer.presets import Recipe, configured, described, recipe, recipes
 from trainer.run import train
 
 __all__ = [
@@ -16,12 +16,14 @@ __all__ = [
     "Config",
     "Measured",
     "Plan",
+    "Recipe",
     "RecipeError",
     "Survey",
     "TrainingDiverged",
     "anchor_sources",
     "check_candidates",
     "configured",
+    "described",
     "harvest",
     "held_out_passages",
     "measure",

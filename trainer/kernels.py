@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import into_cones
-from lexiscope.sparse_code import FiringOrder, SparseCode, gather_sum, top_k
+from lexiscope.sparse_code import FiringOrder, SparseCode, abs_top_k, gather_sum, top_k
 
 try:
     import triton
@@ -61,10 +61,16 @@ def has_kernels(x: Tensor) -> bool:
 
 
 def encode_top_k(
-    y: Tensor, encoder: Tensor, b_enc: Tensor, k: int, *, buffer: Tensor | None = None
+    y: Tensor,
+    encoder: Tensor,
+    b_enc: Tensor,
+    k: int,
+    *,
+    buffer: Tensor | None = None,
+    signed: bool = False,
 ) -> SparseCode:
     """ReLU, then the k largest of y [n, d] · encoder [F, d]ᵀ + b_enc [F], exactly; of equal ones the kernel
-    takes the lower index.
+    takes the lower index. `signed` takes the k of largest magnitude instead, with their sign.
 
     Two stages: the greatest of each group of GROUP features, then the k best of the k groups whose greatest
     are largest. This is exact: were one of the k largest values outside those groups, each of the k groups
@@ -76,7 +82,9 @@ def encode_top_k(
     many tokens at a time (fresh pages cost a CPU more than the top k).
     """
     if has_kernels(y):
-        return _encode_top_k(y.contiguous(), encoder.contiguous(), b_enc, k)
+        y, encoder = y.contiguous(), encoder.contiguous()
+        above = _encode_top_k(y, encoder, b_enc, k)
+        return _of_both_signs(above, _encode_top_k(-y, encoder, -b_enc, k), k) if signed else above
     if buffer is None:
         buffer = torch.empty(len(y), len(encoder), device=y.device)
     parts = []
@@ -86,8 +94,17 @@ def encode_top_k(
             torch.addmm(b_enc, part, encoder.T, out=pre)
         else:
             torch.add(part @ encoder.T, b_enc, out=pre)
-        parts.append(top_k(pre, k))
+        parts.append(abs_top_k(pre, k) if signed else top_k(pre, k))
     return SparseCode(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def _of_both_signs(above: SparseCode, below: SparseCode, k: int) -> SparseCode:
+    """The k of largest magnitude among the k highest of each sign; `below` holds the negated ones."""
+    both = SparseCode(
+        torch.cat([above.values, below.values], 1), torch.cat([above.indices, below.indices], 1)
+    )
+    values, column = both.values.topk(k, dim=-1)
+    return SparseCode(torch.where(column < k, values, -values), both.indices.gather(1, column))
 
 
 def decode(code: SparseCode, rows: Tensor) -> Tensor:
@@ -103,7 +120,7 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
 
 
 def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
-    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is above 0, else 0, for rows [F, d]."""
+    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is not 0, else 0, for rows [F, d]."""
     (n, k), d = code.indices.shape, rows.shape[1]
     if not has_kernels(rows):  # in chunks that stay in cache
         chunks = zip(code.indices.split(128), slope.split(128), strict=True)
@@ -111,7 +128,7 @@ def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
             parts = [(part @ rows.T).gather(1, indices) for indices, part in chunks]
         else:
             parts = [torch.bmm(rows[indices], part[..., None]).squeeze(-1) for indices, part in chunks]
-        return torch.cat(parts) * (code.values > 0)
+        return torch.cat(parts) * (code.values != 0)
     out = torch.empty(n, k, device=rows.device)
     grid = (n, triton.cdiv(k, 8))
     _code_gradient[grid](
@@ -144,7 +161,7 @@ class Firings(NamedTuple):
 
 
 def firings(code: SparseCode, d_sae: int) -> Firings:
-    flat = torch.where(code.values > 0, code.indices, d_sae).reshape(-1).int()
+    flat = torch.where(code.values != 0, code.indices, d_sae).reshape(-1).int()
     features, entries = flat.sort(stable=True)
     bounds = torch.searchsorted(features, torch.arange(d_sae + 1, dtype=torch.int32, device=flat.device))
     longest_first = bounds.diff().argsort(descending=True) if has_kernels(flat) else None
@@ -344,7 +361,7 @@ if triton is not None:
             place = start + tl.arange(0, BLOCK_K)
             value = tl.load(values + token * k + place, place < k, 0.0)
             feature = tl.load(indices + token * k + place, place < k, 0)
-            there = (value > 0)[:, None] & (column < d)[None, :]
+            there = (value != 0)[:, None] & (column < d)[None, :]
             row = tl.load(rows + feature[:, None] * d + column[None, :], there, 0.0).to(tl.float32)
             total += value[:, None] * row
         tl.store(out + token * d + column, tl.sum(total, axis=0), column < d)
@@ -354,7 +371,7 @@ if triton is not None:
         """One token, BLOCK_K of its features."""
         token = tl.program_id(0).to(tl.int64)
         place = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-        fired = tl.load(values + token * k + place, place < k, 0.0) > 0
+        fired = tl.load(values + token * k + place, place < k, 0.0) != 0
         feature = tl.load(indices + token * k + place, place < k, 0)
         total = tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
         for start in range(0, d, BLOCK_D):

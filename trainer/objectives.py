@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexiscope.sparse_code import top_k
+from lexiscope.sparse_code import abs_top_k, top_k
 from trainer import sparse
 from trainer.errors import RecipeError
 
@@ -63,13 +63,14 @@ class SilentRows(NamedTuple):
     decoder: Tensor
 
 
-def aux_k(residual: Tensor, x: Tensor, rows: SilentRows, k: int) -> Tensor:
+def aux_k(residual: Tensor, x: Tensor, rows: SilentRows, k: int, *, signed: bool = False) -> Tensor:
     """AuxK (arXiv 2406.04093, appendix A.2): the mean squared error a dimension with which the best k of the
-    silent rows reconstruct `residual` [n, d], the part of the target that the dictionary misses.
+    silent rows reconstruct `residual` [n, d], the part of the target that the dictionary misses; the best are
+    those of largest magnitude where the code is `signed`.
     """
     with torch.no_grad():
         pre = torch.addmm(rows.b_enc, x, rows.encoder.T)
-        selected = top_k(pre, min(k, len(rows.b_enc)))
+        selected = (abs_top_k if signed else top_k)(pre, min(k, len(rows.b_enc)))
     code = sparse.encode(x, rows.encoder, rows.b_enc, selected)
     return mse(sparse.decode(code, rows.decoder, unit_rows=True), residual)
 

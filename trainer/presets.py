@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from trainer.architectures import ARCHITECTURES, Config
 from trainer.architectures.cone import ConeConfig
@@ -10,6 +10,25 @@ from trainer.architectures.paper import PaperConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
 
+
+class Recipe(NamedTuple):
+    """A recipe as `lexiscope methods` lists it."""
+
+    config: Config
+    summary: str
+    """what sets it apart, in a line"""
+    own_fields: list[str]
+    """the settings that not every architecture has"""
+
+
+SUMMARIES = {
+    "vasae": "TopK beside a token look-up and a dense path: the default",
+    "plain": "TopK, nothing added",
+    "matched": "TopK with the dense path of vasae, no look-up",
+    "paper-plain": "the VASAE paper's baseline, without anchors",
+    "paper-soft": "the VASAE paper's method: rows pulled to their nearest anchors",
+    "paper-hard": "the VASAE paper's control: decoder rows frozen to the embedding",
+}
 PRESETS: tuple[Config, ...] = (
     TopKConfig(name="vasae", dense_rank=16, lookup="fixed"),
     ConeConfig(),
@@ -26,6 +45,20 @@ def recipes() -> dict[str, Config]:
     preset = {type(config) for config in PRESETS}
     others = [each.config_type(name=each.name) for each in ARCHITECTURES if each.config_type not in preset]
     return {config.name: config for config in (*PRESETS, *others)}
+
+
+def described() -> list[Recipe]:
+    """Every recipe, the presets first."""
+    summaries = {each.config_type: each.summary for each in ARCHITECTURES}
+    common = set(_settings(Config(name="")))
+    return [
+        Recipe(
+            config,
+            SUMMARIES.get(name, summaries[type(config)]),
+            [field for field in _settings(config) if field not in common],
+        )
+        for name, config in recipes().items()
+    ]
 
 
 def recipe(name: str) -> Config:

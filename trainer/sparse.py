@@ -26,7 +26,7 @@ def encode(
     x [n, d], encoder [d_sae, d], b_enc [d_sae]. Entries outside `active` [n, k] bool have no gradient; by
     default these are the entries with value 0, which a ReLU cut off or which pad the code.
     """
-    active = selected.values > 0 if active is None else active
+    active = selected.values != 0 if active is None else active
     values: Tensor = _Encode.apply(x, encoder, b_enc, selected.values, selected.indices, active)
     return SparseCode(values, selected.indices)
 
@@ -34,10 +34,10 @@ def encode(
 def decode(
     code: SparseCode, rows: Tensor, *, unit_rows: bool = False, wanted: Tensor | None = None
 ) -> Tensor:
-    """[n, d] Σ_j values_j · rows[indices_j], for a non-negative code [n, k] and rows [d_sae, d].
+    """[n, d] Σ_j values_j · rows[indices_j], for a code [n, k] and rows [d_sae, d].
 
     With `unit_rows` the rows have norm 1 and stay so: their gradient has no part along the row itself, as
-    that of rows / ‖rows‖ has none. Values have a gradient where they are above 0, or where `wanted` [n, k]
+    that of rows / ‖rows‖ has none. Values have a gradient where they are not 0, or where `wanted` [n, k]
     bool says.
     """
     output: Tensor = _Decode.apply(code.values, code.indices, rows, unit_rows, wanted)
@@ -47,7 +47,7 @@ def decode(
 def fired(code: SparseCode, d_sae: int) -> Tensor:
     """[d_sae] bool which features fired; the host does not wait."""
     found = torch.zeros(d_sae + 1, dtype=torch.bool, device=code.values.device)
-    found[torch.where(code.values > 0, code.indices, d_sae).reshape(-1)] = True
+    found[torch.where(code.values != 0, code.indices, d_sae).reshape(-1)] = True
     return found[:d_sae]
 
 
@@ -109,7 +109,7 @@ class _Decode(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, indices: Tensor, rows: Tensor, unit_rows: bool, wanted: Tensor | None
     ) -> Tensor:
-        ctx.save_for_backward(values, indices, rows, values > 0 if wanted is None else wanted)
+        ctx.save_for_backward(values, indices, rows, values != 0 if wanted is None else wanted)
         ctx.unit_rows = unit_rows
         return kernels.decode(SparseCode(values, indices), rows)
 

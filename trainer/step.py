@@ -259,7 +259,7 @@ class Training:
         """Keep the firings of the last tokens; where the end is known, only those near it."""
         if not self.config.patience and (self.steps - self.step) * self.config.batch > REMEMBERED:
             return
-        self._recent.append((torch.where(code.values > 0, code.indices, -1).int().cpu(), tokens.int()))
+        self._recent.append((torch.where(code.values != 0, code.indices, -1).int().cpu(), tokens.int()))
         while sum(len(tokens) for _, tokens in self._recent) - len(self._recent[0][1]) >= REMEMBERED:
             self._recent.popleft()
 

@@ -10,8 +10,8 @@ const words = document.getElementById("own-words");
 function colour(token, value, top) {
   const span = document.createElement("span");
   span.textContent = token.shown.replaceAll("␣", " ");
-  span.title = `${token.shown} · token ${token.id} · ${value > 0 ? value.toFixed(4) : "silent"}`;
-  if (value > 0) {
+  span.title = `${token.shown} · token ${token.id} · ${value ? value.toFixed(4).replace("-", "−") : "silent"}`;
+  if (value) {
     span.classList.add(...heat(value / top));
   }
   return span;

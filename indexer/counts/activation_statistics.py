@@ -46,7 +46,7 @@ def _table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, ...]) -> np.
 class ActivationStatistics:
     """Merged by addition (`max` by maximum)."""
 
-    PARTS = ("count", "max", "histogram", "positions", "logit_hits")
+    PARTS = ("count", "negative", "max", "histogram", "positions", "logit_hits")
 
     def __init__(self, d_sae: int, n_position_bins: int) -> None:
         self.d_sae = d_sae
@@ -54,6 +54,9 @@ class ActivationStatistics:
         self.powers = ExactSum(POWERS, d_sae)
         """Σ z, Σ z², Σ z³, Σ z⁴ of the activations z"""
         self.max = np.zeros(d_sae, np.float32)
+        """the greatest magnitude"""
+        self.negative = np.zeros(d_sae, np.int64)
+        """firings below 0, which only a signed dictionary has"""
         self.histogram = np.zeros((d_sae, BINS), np.int32)
         self.positions = np.zeros((d_sae, n_position_bins), np.int32)
         self.logit_hits = np.zeros(d_sae, np.int64)
@@ -70,15 +73,18 @@ class ActivationStatistics:
             power *= value
             sums.append(np.bincount(feature, power, size))
         self.powers.add(np.stack(sums))
-        higher = np.flatnonzero(firings.value > self.max.take(feature))
-        np.maximum.at(self.max, feature[higher], firings.value[higher])
-        self.histogram += _table(feature, bins(firings.value), self.histogram.shape)
+        size_of = np.abs(firings.value)
+        self.negative += np.bincount(feature[firings.value < 0], minlength=size)
+        higher = np.flatnonzero(size_of > self.max.take(feature))
+        np.maximum.at(self.max, feature[higher], size_of[higher])
+        self.histogram += _table(feature, bins(size_of), self.histogram.shape)
         self.positions += _table(feature, chunk.position_bin.take(firings.at), self.positions.shape)
         follows = chunk.following.take(firings.at) == logit_tokens.take(feature)
         self.logit_hits += np.bincount(feature[follows], minlength=size)
 
     def absorb(self, other: "ActivationStatistics") -> None:
         self.count += other.count
+        self.negative += other.negative
         self.powers.limbs += other.powers.limbs
         np.maximum(self.max, other.max, out=self.max)
         self.histogram += other.histogram
@@ -101,6 +107,7 @@ class ActivationStatistics:
         return {
             "density": self.count / max(n_tokens, 1),
             "n_firings": self.count,
+            "negative_share": self.negative / np.maximum(self.count, 1),
             "mean_activation": mean,
             "max_activation": self.max,
             "std_activation": std,

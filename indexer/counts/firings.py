@@ -12,6 +12,7 @@ from lexiscope.records import CONTEXT_AFTER, CONTEXT_BEFORE
 from lexiscope.sparse_code import SparseCode
 
 TABLE = 1 << 20
+MAX_FLOAT16 = np.float32(np.finfo(np.float16).max)
 
 
 class TextFirings(NamedTuple):
@@ -26,7 +27,7 @@ class TextFirings(NamedTuple):
 
 def text_firings(code: SparseCode, passage: Tensor, position: Tensor) -> TextFirings:
     """The firings of a code of n positions, which stand at `position` [n] of `passage` [n]."""
-    at, column = (code.values > 0).nonzero(as_tuple=True)
+    at, column = (code.values != 0).nonzero(as_tuple=True)
     parts = (code.indices[at, column], passage[at], position[at], code.values[at, column])
     unsorted = TextFirings(*(part.numpy() for part in parts))
     order = np.lexsort((unsorted.position, unsorted.passage, unsorted.feature))
@@ -68,7 +69,7 @@ class NearbyFirings:
             for part in positions:
                 wanted[self._cell(part)] = True
             firings = firings.rows(np.flatnonzero(wanted.take(self._cell(firings))))
-        value = np.minimum(firings.value, np.float32(np.finfo(np.float16).max)).astype(np.float16)
+        value = firings.value.clip(-MAX_FLOAT16, MAX_FLOAT16).astype(np.float16)
         packed = (self._key(firings.feature, chunk.place[firings.at]) << 16) | value.view(np.uint16)
         packed.sort()
         self._keys, self._values = packed >> 16, (packed & 0xFFFF).astype(np.uint16).view(np.float16)

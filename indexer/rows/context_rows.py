@@ -111,7 +111,7 @@ def _by_quantile(pool: ContextPool, kept: _Kept) -> _Kept:
     0 the weakest.
     """
     feature = pool.feature[kept.rows]
-    ordered = kept.rows[np.lexsort((-pool.value[kept.rows], feature))]
+    ordered = kept.rows[np.lexsort((-np.abs(pool.value[kept.rows]), feature))]
     rank = rank_in_run(pool.feature[ordered])
     sizes = np.bincount(feature, minlength=1)[pool.feature[ordered]]
     return _Kept(ordered, rank, (sizes - 1 - rank) * QUANTILES // np.maximum(sizes, 1))
@@ -122,7 +122,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
     compresses well.
     """
     exact = values.astype(np.float64)
-    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(exact, 1e-8))))
+    scale = 10.0 ** (DIGITS - 1 - np.floor(np.log10(np.maximum(np.abs(exact), 1e-8))))
     return (np.round(exact * scale) / scale).astype(np.float32)
 
 

@@ -104,7 +104,7 @@ class TextPass:
         for encoder, part in zip(self.encoders, pending, strict=True):
             x = streams[encoder.layer]
             code, runners_up = encoder.dictionary.select(x, tokens, runners_up=RUNNERS_UP)
-            highest = code.values.amax() if code.values.numel() else code.values.new_zeros(())
+            highest = code.values.abs().amax() if code.values.numel() else code.values.new_zeros(())
             if not highest <= MAX_ACTIVATION:
                 raise IndexingError(
                     f"A feature of the dictionary at layer {encoder.layer} is activated to "
@@ -170,7 +170,7 @@ def count_chunk(
     counts.tokens.add(firings, chunk)
     counts.coactive.add(firings, chunk, cutoff)
     offers: list[tuple[FlatFirings, np.ndarray]] = []
-    keys = (firings.value, draws(firings, chunk), runners_up.value)
+    keys = (np.abs(firings.value), draws(firings, chunk), np.abs(runners_up.value))
     for pool, offered, key in zip(counts.pools, (firings, firings, runners_up), keys, strict=True):
         rows = pool.candidates(offered, key, chunk)
         offers.append((offered.rows(rows), key[rows]))

@@ -99,8 +99,8 @@ def flat_firings(codes: Sequence[SparseCode]) -> FlatFirings:
         at = np.repeat(np.arange(done, done + len(value)), width)
         feature, value = code.indices.cpu().numpy().reshape(-1), value.reshape(-1)
         done += len(code.values)
-        if not (value > 0).all():
-            fired = np.flatnonzero(value > 0)
+        if not value.all():
+            fired = np.flatnonzero(value)
             feature, at, value = feature[fired], at[fired], value[fired]
         features.append(feature)
         places.append(at)

@@ -29,7 +29,7 @@ from lexiscope.formats.stored import (
     read_tensors,
     whole_k,
 )
-from lexiscope.selection import Threshold, TopK
+from lexiscope.selection import AbsTopK, Selection, Threshold, TopK
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 TRAINED_AS_THRESHOLD = ("batchtopk", "matryoshka_batchtopk")
@@ -39,8 +39,8 @@ threshold for all features.
 GATED = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
 THRESHOLDS = ("threshold", "topk_threshold", "log_threshold")
 """Where an architecture keeps its thresholds; one for all features in a training checkpoint of BatchTopK."""
+BY_K: dict[str, type[TopK] | type[AbsTopK]] = {"topk": TopK, "abstopk": AbsTopK}
 REFUSED = {
-    "abstopk": "its features fire on negative pre-activations too",
     "matching_pursuit": "its code is found by iteration",
     "temporal": "its code depends on the tokens before",
 }
@@ -51,7 +51,7 @@ TRANSCODERS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 """SAELens's transcoders, and how each selects."""
-OWN = re.compile(r"lexiscope_(topk|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?")
+OWN = re.compile(r"lexiscope_(abstopk|topk|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?")
 """Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_lookup` a token
 look-up, `_transcoder` writes another hook point."""
 CENTRED_MODELS = re.compile(
@@ -143,6 +143,8 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     match selection:
         case TopK():
             kind, config["k"] = "topk", selection.k
+        case AbsTopK():
+            kind, config["k"] = "abstopk", selection.k
         case Threshold() if bool((selection.threshold == 0).all()):
             kind = "standard"
         case Threshold():
@@ -154,7 +156,7 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     beside = "_dense" if dictionary.dense_in is not None else ""
     beside += "_lookup" if dictionary.lookup is not None else ""
     architecture = kind
-    if transcoder and kind != "topk" and not beside:
+    if transcoder and kind not in BY_K and not beside:
         architecture = "transcoder" if kind == "standard" else "jumprelu_transcoder"
     elif beside or transcoder:
         architecture = f"lexiscope_{kind}{beside}{'_transcoder' if transcoder else ''}"
@@ -171,7 +173,7 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     }
     if transcoder:
         config["d_out"] = dictionary.d_out
-    if kind == "topk":
+    if kind in BY_K:
         config["rescale_acts_by_decoder_norm"] = False
     tensors = dictionary.tensors()
     if kind == "standard":
@@ -247,15 +249,15 @@ def _saelens_dictionary(
     if kind in ("jumprelu", *TRAINED_AS_THRESHOLD):
         threshold = next((name for name in THRESHOLDS if name in tensors), "threshold")
         beside = (*beside, threshold)
-    elif kind not in ("standard", "topk"):
-        known = ", ".join(("standard", "topk", "jumprelu", "gated", *TRAINED_AS_THRESHOLD, *TRANSCODERS))
+    elif kind not in ("standard", *BY_K):
+        known = ", ".join(("standard", *BY_K, "jumprelu", "gated", *TRAINED_AS_THRESHOLD, *TRANSCODERS))
         raise CheckpointError(
             f"{folder}: architecture '{architecture}' is not one that can be read here ({known})."
         )
     w = named(tensors, ("W_enc", "b_enc", "W_dec", "b_dec", *beside), where=folder, what=what)
-    selection: TopK | Threshold
-    if kind == "topk":
-        selection = TopK(whole_k(folder, settings, w["b_enc"]))
+    selection: Selection
+    if kind in BY_K:
+        selection = BY_K[kind](whole_k(folder, settings, w["b_enc"]))
     elif threshold:
         level = w[threshold].exp() if threshold == "log_threshold" else w[threshold]
         selection = Threshold(level.expand(len(w["b_enc"])).clone() if level.ndim == 0 else level)

@@ -103,7 +103,20 @@ FEATURE = by_name(
             "mean activation where it fires; 0 where it never does",
             places=("activity",),
         ),
-        Measure("max_activation", "max", "activation", "greatest activation", places=("activity",)),
+        Measure(
+            "max_activation",
+            "max",
+            "activation",
+            "greatest activation, of either sign",
+            places=("activity",),
+        ),
+        Measure(
+            "negative_share",
+            "negative firings",
+            "share",
+            "share of its firings with a negative activation; 0 unless the dictionary is signed",
+            absent="in imported dashboards",
+        ),
         Measure(
             "std_activation",
             "std",

@@ -212,6 +212,7 @@ class FeatureRecord(Record):
     n_tokens: int = Field(description="corpus tokens the counts are over")
     mean_activation: float = measured(FEATURE["mean_activation"])
     max_activation: float = measured(FEATURE["max_activation"])
+    negative_share: float | None = measured(FEATURE["negative_share"], None)
     moments: Moments | None = None
     histogram: Histogram
     positions: PositionHistogram

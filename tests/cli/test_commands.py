@@ -9,6 +9,7 @@ from lexiscope.errors import LexiscopeError
 from tests import tiny
 from tests.cli.commands import lexiscope, lexiscope_process
 from trainer.__main__ import parse_layers
+from trainer.presets import recipes
 
 
 @pytest.mark.slow
@@ -85,3 +86,10 @@ def test_layers_are_all_or_numbers_and_ranges() -> None:
     for wrong in ("", "a", "1-", "-1", "1,,2"):
         with pytest.raises(LexiscopeError):
             parse_layers(wrong, 8)
+
+
+def test_methods_lists_every_recipe_with_its_settings(tmp_path: Path) -> None:
+    listed = lexiscope("methods", work=tmp_path).stdout.splitlines()
+    for name, config in recipes().items():
+        [at] = [place for place, line in enumerate(listed) if line.split()[:1] == [name]]
+        assert f"k={config.k}" in listed[at + 1].split()

@@ -1,18 +1,23 @@
 """An index says what features really do, and is published whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from rich.console import Console
 
 import indexer
 from indexer.rows.context_rows import rounded
-from lexiscope.checkpoint import load_checkpoint
+from lexiscope.checkpoint import load_checkpoint, new_checkpoint, save_weights
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.records import Filters
+from lexiscope.selection import AbsTopK
 from lexiscope.settings import Settings
+from lexiscope.text import passages
+from server import create_app
 from store import Store
 from tests import tiny
 
@@ -74,6 +79,42 @@ def test_an_indexed_feature_has_its_contexts_and_they_fire_where_they_say(indexe
         for low, high in zip(range(4), range(1, 5), strict=True):
             if by_quantile[low] and by_quantile[high]:
                 assert max(by_quantile[low]) <= min(by_quantile[high])
+
+
+def test_a_signed_dictionary_is_counted_by_magnitude_and_shown_with_its_sign(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    plain = load_checkpoint(runs[-1])
+    signed = replace(plain.dictionary, selection=AbsTopK(4))
+    with new_checkpoint(tmp_path / "1-signed") as folder:
+        save_weights(
+            folder,
+            signed,
+            fit=plain.fit,
+            model=plain.model,
+            hook=plain.hook,
+            context=48,
+            details=plain.details | {"set": "signed"},
+        )
+    settings = Settings(index=tmp_path / "index")
+    assert quick(settings, model, [tmp_path / "1-signed"], text_file)
+    text = [torch.from_numpy(ids.astype("int64")) for ids in passages(model, [str(text_file)], length=48)]
+    read = [model.read(ids[None], [plain.layer])[plain.layer][0, 1:].float() for ids in text]
+    values = torch.cat([signed.pre_activations(x, ids[1:]) for x, ids in zip(read, text, strict=True)])
+    largest = values.abs().topk(4).indices
+    fired = torch.zeros_like(values).scatter(1, largest, values.gather(1, largest))
+    for index in (fired < 0).sum(0).topk(5).indices.tolist():
+        feature, own = Store(settings).feature("tiny", "1-signed", index).feature, fired[:, index]
+        assert feature.n_firings == int((own != 0).sum())
+        assert feature.negative_share == pytest.approx(float((own < 0).sum() / (own != 0).sum()), rel=1e-5)
+        assert feature.max_activation == pytest.approx(float(own.abs().max()), rel=1e-4)
+        assert feature.mean_activation == pytest.approx(float(own.sum() / (own != 0).sum()), abs=1e-3)
+        top = [context.value for context in feature.contexts if context.kind == "top"]
+        assert abs(top[0]) == pytest.approx(feature.max_activation, rel=1e-3)
+        assert any(context.value < 0 for context in feature.contexts)
+        assert sum(feature.histogram.counts) == feature.n_firings
+    html = TestClient(create_app(settings)).get(f"/tiny/1-signed/{index}").text
+    assert "<b>signed</b>" in html and ' below"' in html
 
 
 def test_every_layer_has_a_summary_and_every_token_a_page(indexed: Settings, model: LanguageModel) -> None:

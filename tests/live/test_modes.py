@@ -2,6 +2,7 @@
 definition.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import LexiscopeError
-from lexiscope.selection import Threshold
+from lexiscope.selection import AbsTopK, Threshold
 from server.live.interventions import LoadedDictionary, make_plan, patches_of
 from tests.live.jobs import MEAN_NORM, some_tokens
 
@@ -157,6 +158,16 @@ def test_a_feature_of_a_threshold_dictionary_needs_only_its_own_pre_activation(
     pre = jump.pre_activations(x[1])[:, 3:4]
     expected = -torch.where(pre > 0.7, pre, 0) * later(x) * jump.W_dec[3]
     assert expected.any() and close(moved, expected)
+
+
+def test_a_signed_feature_is_changed_where_its_activation_is_negative_too(tiny, dictionary, x, change):
+    signed = replace(dictionary, selection=AbsTopK(8))
+    moved = change(tiny.does(0, 3, "ablate"), load=lambda _: LoadedDictionary(signed, MEAN_NORM))
+    pre = signed.pre_activations(x[1])
+    largest = torch.zeros_like(pre, dtype=torch.bool).scatter(1, pre.abs().topk(8).indices, True)
+    expected = torch.where(largest, pre, 0)[:, 3:4]
+    assert (expected < 0).any()
+    assert close(moved, -expected * later(x) * signed.W_dec[3])
 
 
 def test_a_control_makes_a_change_of_the_same_length_in_another_direction(tiny, model, model_cache, x):

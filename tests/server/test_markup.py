@@ -59,6 +59,13 @@ def test_a_silent_token_is_marked_and_a_near_miss_is_not_a_firing() -> None:
     assert html.count("silent") == 3 and 'class="missed"' in html and 'class="fired"' not in html
 
 
+def test_a_negative_activation_has_a_colour_of_its_own_and_its_sign_on_hover() -> None:
+    tokens = [Token(id=1, shown="a"), Token(id=2, shown="b")]
+    html = markup.running_text(tokens, [-1.5, 3.0], 3.0)
+    assert "token 1 · −1.5000" in html and "token 2 · 3.0000" in html
+    assert '<span class="heat h10 below"' in html and '<span class="heat h20"' in html
+
+
 def test_percentages_have_significant_digits_and_the_full_value() -> None:
     shown = [
         re.sub(r"<[^>]+>", "", markup.percent(value))

@@ -101,6 +101,26 @@ def test_the_code_is_exactly_the_k_largest_and_ties_go_to_the_lower_index(
 
 
 @on_devices
+@given(shapes)
+@few
+def test_a_signed_code_is_exactly_the_k_of_largest_magnitude(device: str, shape: tuple[int, ...]) -> None:
+    n, d_sae, d, k, seed = shape
+    y, encoder = whole((n, d), seed, device), whole((d_sae, d), seed + 1, device)
+    bias = whole((d_sae,), seed + 2, device)
+    code, pre = kernels.encode_top_k(y, encoder, bias, k, signed=True), y @ encoder.T + bias
+    assert torch.equal(code.values.abs(), pre.abs().sort(descending=True).values[:, :k])
+    chosen = code.values != 0
+    assert torch.equal(code.values[chosen], pre.gather(1, code.indices)[chosen])
+    assert all(
+        len(set(row[kept].tolist())) == kept.sum() for row, kept in zip(code.indices, chosen, strict=True)
+    )
+    rows = whole((d_sae, d), seed + 3, device)
+    assert torch.equal(
+        kernels.decode(code, rows), torch.zeros_like(pre).scatter(1, code.indices, code.values) @ rows
+    )
+
+
+@on_devices
 @pytest.mark.parametrize(("d_sae", "k"), [(33, 1), (64, 3), (300, 8), (7, 7)])
 def test_widths_that_are_no_multiple_of_a_tile_are_padded_invisibly(device: str, d_sae: int, k: int) -> None:
     y, encoder, bias = whole((1, 70), 0, device), whole((d_sae, 70), 1, device), whole((d_sae,), 2, device)

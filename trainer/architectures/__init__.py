@@ -1,5 +1,6 @@
 """The architectures that can be trained: one file each, behind the interface in `base`."""
 
+from trainer.architectures.abstopk import AbsTopK
 from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture, Config, Step
 from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.cone import Cone
@@ -13,6 +14,7 @@ from trainer.initialise import Start
 ARCHITECTURES: list[type[Architecture]] = [
     TopKArchitecture,
     Cone,
+    AbsTopK,
     BatchTopK,
     Matryoshka,
     JumpReLU,

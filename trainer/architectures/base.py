@@ -190,6 +190,8 @@ class Architecture(ABC):
     """One dictionary in training; see the module's docstring."""
 
     name: ClassVar[str]
+    summary: ClassVar[str]
+    """what sets it apart, in a line"""
     config_type: ClassVar[type[Config]]
     feature_parameters: ClassVar[tuple[str, ...]] = ()
     """parameters with a row for each feature, whose moments a restart sets to 0"""

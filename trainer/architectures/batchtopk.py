@@ -39,6 +39,7 @@ class BatchTopKConfig(TopKConfig):
 
 class BatchTopK(TopKArchitecture):
     name = "batchtopk"
+    summary = "TopK over a whole batch; inference by one threshold"
     config_type = BatchTopKConfig
     config: BatchTopKConfig
     by_batch = True

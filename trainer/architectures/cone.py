@@ -33,6 +33,7 @@ class ConeConfig(TopKConfig):
 
 class Cone(TopKArchitecture):
     name = "cone"
+    summary = "TopK whose rows stay near the anchor of the token they start at"
     config_type = ConeConfig
     config: ConeConfig
 

@@ -43,6 +43,7 @@ class GatedConfig(TopKConfig):
 
 class Gated(TopKArchitecture):
     name = "gated"
+    summary = "a gate decides which features fire, a rescaled copy how strongly"
     config_type = GatedConfig
     config: GatedConfig
     feature_parameters = (*TopKArchitecture.feature_parameters, "scale", "b_magnitude")

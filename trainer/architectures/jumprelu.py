@@ -49,6 +49,7 @@ class JumpReLUConfig(TopKConfig):
 
 class JumpReLU(TopKArchitecture):
     name = "jumprelu"
+    summary = "a trained threshold for each feature"
     config_type = JumpReLUConfig
     config: JumpReLUConfig
     feature_parameters = (*TopKArchitecture.feature_parameters, "slow_log_threshold")

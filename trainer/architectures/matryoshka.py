@@ -46,6 +46,7 @@ class MatryoshkaConfig(BatchTopKConfig):
 
 class Matryoshka(BatchTopK):
     name = "matryoshka"
+    summary = "BatchTopK with nested dictionaries, each of which reconstructs"
     config_type = MatryoshkaConfig
     config: MatryoshkaConfig
 

@@ -80,6 +80,7 @@ class PaperConfig(Config):
 
 class Paper(Architecture):
     name = "paper"
+    summary = "the VASAE paper to the letter"
     config_type = PaperConfig
     config: PaperConfig
     feature_parameters = ("encoder", "b_enc", "decoder")

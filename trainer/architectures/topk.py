@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lexiscope import selection
 from lexiscope.dictionary import Dictionary
-from lexiscope.sparse_code import SparseCode, gather_sum, top_k
+from lexiscope.sparse_code import SparseCode, abs_top_k, gather_sum, top_k
 from trainer import kernels, objectives, sparse
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Architecture, Config, Gradients, Pass, Step
@@ -73,9 +73,12 @@ class TopKConfig(Config):
 
 class TopKArchitecture(Architecture):
     name = "topk"
+    summary = "TopK with a dense path, rows started at data, AuxK"
     config_type = TopKConfig
     config: TopKConfig
     feature_parameters: ClassVar[tuple[str, ...]] = ("encoder", "b_enc", "decoder")
+    signed: ClassVar[bool] = False
+    """activations may be negative"""
 
     # --- the start ---
 
@@ -92,7 +95,8 @@ class TopKArchitecture(Architecture):
         kept = start.centring.kept
         some = kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]]
         sample, wanted = start.batch(some), start.target_batch(some)
-        decoded = gather_sum(top_k(sample @ begin.T, self.config.k), directions)
+        largest = abs_top_k if self.signed else top_k
+        decoded = gather_sum(largest(sample @ begin.T, self.config.k), directions)
         shrink = (  # least squares: the first reconstruction is no overshoot
             decoded * (wanted - (sample @ principal) @ dense_map)
         ).sum() / decoded.square().sum()
@@ -148,7 +152,12 @@ class TopKArchitecture(Architecture):
         """The code of x [n, d_in], without a graph."""
         p, dtype = self.parameters, self.matmul_dtype
         return kernels.encode_top_k(
-            x.to(dtype), p["encoder"].to(dtype), p["b_enc"], self.config.k, buffer=self._scratch
+            x.to(dtype),
+            p["encoder"].to(dtype),
+            p["b_enc"],
+            self.config.k,
+            buffer=self._scratch,
+            signed=self.signed,
         )
 
     def forward(self, x: Tensor) -> Pass:
@@ -185,7 +194,7 @@ class TopKArchitecture(Architecture):
         mean = self.ranks.mean(residual.mean(0))
         variance = self.ranks.mean(residual.square().mean()) - mean.square().mean()
         share = min(len(rows.b_enc) / self.config.aux_k, 1.0)
-        loss = objectives.aux_k(residual, x, rows, self.config.aux_k)
+        loss = objectives.aux_k(residual, x, rows, self.config.aux_k, signed=self.signed)
         if not self.config.aux_normalised:
             return self.config.aux_weight * share * loss
         return self.config.aux_weight * share * loss / variance.clamp_min(1e-12)

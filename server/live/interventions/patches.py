@@ -63,7 +63,7 @@ def _read_conditions(
     for changes in plan.layers.values():
         for change in changes:
             if change.when is not None and change.when[0] == layer:
-                active[row, id(change)] = change.when[1].activation(x, tokens) > 0
+                active[row, id(change)] = change.when[1].activation(x, tokens) != 0
 
 
 def _delta(

@@ -80,7 +80,7 @@ def _encode(
     for part, on in zip(x.split(ENCODE_POSITIONS), tokens.split(ENCODE_POSITIONS), strict=True):
         code = dictionary.encode(part, on)
         for row_indices, row_values in zip(code.indices.tolist(), code.values.tolist(), strict=True):
-            n = sum(value > 0 for value in row_values)
+            n = sum(value != 0 for value in row_values)
             indices.append(row_indices[:n])
             values.append(row_values[:n])
         error.append((part - dictionary.decode(code, part, on)).norm(dim=-1))

@@ -1,0 +1,19 @@
+"""`lexiscope methods`: what `lexiscope train --recipe` takes."""
+
+from dataclasses import fields
+
+from rich.console import Console
+
+from trainer import Config, described
+from trainer.objectives import TERMS
+
+
+def show(console: Console) -> None:
+    """A line a recipe and a line of its settings; then the settings that all share, and the terms."""
+    for recipe in described():
+        console.print(f"[bold]{recipe.config.name}[/bold]  {recipe.summary}", soft_wrap=True, highlight=False)
+        own = [f"{field}={getattr(recipe.config, field)}" for field in recipe.own_fields]
+        console.print(f"    {' '.join(own)}", soft_wrap=True, highlight=False, markup=False)
+    common = ", ".join(field.name for field in fields(Config) if field.name != "name")
+    console.print(f"\nAll recipes have: {common}.", soft_wrap=True, highlight=False)
+    console.print(f"Terms of the loss (--set terms=NAME:WEIGHT): {', '.join(TERMS) or 'none'}.")
