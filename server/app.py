@@ -18,6 +18,7 @@ from server import (
     neuronpedia,
     openapi,
     pages,
+    progress,
     read,
     similar,
     static_files,
@@ -31,6 +32,7 @@ from store import Store
 ROUTERS = (
     api_reference.router,
     lists.router,
+    progress.router,
     similar.router,
     read.router,
     steer.router,

@@ -17,8 +17,8 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
 from server.live import WorkerRefused
 from server.live.problems import PROBLEM, describe, problem
-from server.responses import PROTECTION, Templates, is_json_route
-from store import BadCursor, NotFound, StoreError
+from server.responses import PROTECTION, Templates, building, is_json_route
+from store import BadCursor, NoIndex, NotFound, StoreError
 
 STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}
 """the first class that matches decides; other errors of the store mean that the index cannot be read now"""
@@ -70,6 +70,9 @@ async def _domain_error(request: Request, error: Exception) -> Response:
         return error_response(request, error.status, str(error), headers=again)
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
     kept = error.kept if isinstance(error, StoreError) else ""
+    if isinstance(error, NoIndex) and building(request):
+        detail = "the index is being built: /progress says how far it is"
+        return error_response(request, status, detail, headers={"retry-after": "10"})
     return error_response(request, status, str(error), kept=kept)
 
 

@@ -19,8 +19,8 @@ from lexiscope.records import (
 from server.dependencies import OpenStore
 from server.errors import error_responses
 from server.page_router import PageRouter
-from server.responses import PageContent, not_modified, respond
-from store import NotFound
+from server.responses import PageContent, building, is_json_route, not_modified, respond
+from store import NoIndex, NotFound
 
 router = PageRouter()
 
@@ -86,8 +86,15 @@ def random_feature(store: OpenStore) -> RedirectResponse:
 
 @router.page("/", HomePage, api="/models")
 def home(request: Request, store: OpenStore) -> Response:
-    """All models and dictionaries, with the measures of their names."""
-    return not_modified(request) or respond(request, PageContent(store.home(), "home.html"))
+    """All models and dictionaries, with the measures of their names. While the first index is built, the
+    page leads to `/progress`.
+    """
+    try:
+        return not_modified(request) or respond(request, PageContent(store.home(), "home.html"))
+    except NoIndex:
+        if is_json_route(request) or not building(request):
+            raise
+        return RedirectResponse("/progress", 303, headers={"cache-control": "no-store"})
 
 
 @router.page("/search", SearchPage, api="/search")

@@ -18,6 +18,7 @@ from jinja2.ext import Extension
 from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, placed
+from lexiscope.progress import read_progress
 from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
 from store import Store
@@ -120,6 +121,11 @@ def not_modified(request: Request) -> Response | None:
     if tag in {entry.strip().removeprefix("W/") for entry in known.split(",")}:
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-cache"})
     return None
+
+
+def building(request: Request) -> bool:
+    """Whether a build of the index runs beside this server."""
+    return read_progress(request.app.state.settings.index).state == "running"
 
 
 def is_json_route(request: Request) -> bool:

@@ -34,18 +34,31 @@ def served(*, environment: dict[str, str] | None = None) -> Iterator[tuple[httpx
                 if process.poll() is not None:
                     sys.exit(f"lexiscope demo ended with {process.returncode}")
                 try:
-                    client.get("/").raise_for_status()
-                    break
+                    if client.get("/").status_code == 200:  # before that it leads to the progress page
+                        break
                 except httpx.TransportError:
-                    time.sleep(0.1)
+                    pass
+                time.sleep(0.1)
             yield client, time.monotonic() - begun
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
+def wait_until_built(client: httpx.Client) -> float:
+    """Wait until the demo has built everything; the seconds that its build took."""
+    while True:
+        found = client.get("/progress.json").raise_for_status().json()
+        if found["state"] in ("finished", "none"):
+            return float(found["seconds"])
+        if found["state"] != "running":
+            sys.exit(f"the build {found['state']}: {found['message']}")
+        time.sleep(1)
+
+
 def main() -> None:
     with served() as (client, started):
+        built = wait_until_built(client)
         home = client.get("/index.json").raise_for_status().json()
         (model,) = home["models"]
         token = home["example_tokens"][0]
@@ -80,9 +93,9 @@ def main() -> None:
         moved = f"{effect['probability_default']:.2g} to {effect['probability_steered']:.2g}"
         where = f"{feature['name']['shown']} at layer {feature['layer']}"
         print(
-            f"smoke: first page {started:.1f} s; {len(pages)} pages, {model['n_features']:,} features, "
-            f"{model['n_live']:,} live; steering {where} moved its probability {moved}, "
-            f"KL {steer['effect']['kl_first']:.2f} nats"
+            f"smoke: first page {started:.1f} s, all built {built:.0f} s; {len(pages)} pages, "
+            f"{model['n_features']:,} features, {model['n_live']:,} live; "
+            f"steering {where} moved its probability {moved}, KL {steer['effect']['kl_first']:.2f} nats"
         )
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel, hook_name
+from lexiscope.progress import watched
 from lexiscope.text import fingerprint
 from trainer.activations.buffer import Filling, from_cache, from_model
 from trainer.activations.cache import Origin, place, refuse_foreign
@@ -59,7 +60,7 @@ def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = 
         run.done = run.unfinished.trained is not None
     ranks.wait()
     try:
-        with _progress(console if ranks.writes else Console(quiet=True)) as progress:
+        with watched(_progress(console if ranks.writes else Console(quiet=True))) as progress:
             _claim(model, todo, ranks)
             _train_all(model, plan, [run for run in todo if not run.done], fillings, progress)
             if ranks.writes and todo:

@@ -44,6 +44,7 @@ from lexiscope.records.pages import (
     TokenPage,
     TokenRow,
 )
+from lexiscope.records.progress import BuildProgress, BuildStep, BuildTask
 from lexiscope.records.record import (
     MAX_DETAIL,
     RESERVED_MODEL_IDS,
@@ -69,6 +70,9 @@ __all__ = [
     "VERDICT_WORDS",
     "Afterwards",
     "Bucket",
+    "BuildProgress",
+    "BuildStep",
+    "BuildTask",
     "CausalEvidence",
     "Coactive",
     "Collision",

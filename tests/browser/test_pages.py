@@ -34,6 +34,7 @@ PATHS = [
     "/tiny/1-plain",
     "/tiny/1-plain/6",
     "/docs",
+    "/progress",
     pytest.param(
         "/steer",
         marks=pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer"),
