@@ -87,7 +87,7 @@ def source(recipe: str, layer: int) -> str:
 def _step(verb: str, group: Sequence[tuple[str, int]]) -> str:
     if len(group) == 1:
         return f"{verb} {source(*group[0])}"
-    return f"{verb} {len(group)} more dictionaries: {', '.join(source(*one) for one in group)}"
+    return f"{verb} the other {len(group)} dictionaries"
 
 
 def _train(
