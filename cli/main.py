@@ -323,6 +323,26 @@ def name(
     )
 
 
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def study(context: typer.Context) -> None:
+    """Ask one question of a model and its dictionaries, and keep the answer as a record: `lexiscope study
+    NAME --help`.
+    """
+    from cli.study_command import run_study
+
+    run_study(context.args, console)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that there are."""
+    from cli.study_command import list_studies
+
+    list_studies(console)
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind")] = None,

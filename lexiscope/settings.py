@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     index: Path = Field(WORK / "index", description="folder that holds the index builds and CURRENT")
     runs: Path = Field(WORK / "runs", description="folder that holds checkpoints")
     lenses: Path = Field(WORK / "lenses", description="folder that keeps fitted Jacobian lenses")
+    studies: Path = Field(WORK / "studies", description="folder that keeps the records of studies")
     database_url: str = Field(
         "",
         description="PostgreSQL URL (postgresql+psycopg://user:password@host/database); empty: the DuckDB "

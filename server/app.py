@@ -23,6 +23,7 @@ from server import (
     similar,
     static_files,
     steer,
+    studies,
 )
 from server.page_router import PageRouter
 from server.request_checks import check_request
@@ -37,6 +38,7 @@ ROUTERS = (
     read.router,
     steer.router,
     *neuronpedia.ROUTERS,
+    studies.router,
     pages.router,
 )
 """in the order in which addresses are matched; the last has addresses that begin with a model's id"""

@@ -10,19 +10,32 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 
 from cli.main import app
+from cli.study_command import app_of_studies
 from lexiscope.settings import Settings
 from trainer.__main__ import app as trainer_app
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("lexiscope", "trainer", "indexer", "store", "server", "cli", "frontend", "bench", "experiments")
+ROOMS = (
+    "lexiscope",
+    "trainer",
+    "indexer",
+    "store",
+    "server",
+    "studies",
+    "cli",
+    "frontend",
+    "bench",
+    "experiments",
+)
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")])
 CODE = sorted(
     [ROOT / "Makefile", ROOT / "pyproject.toml"]
     + [file for room in (*ROOMS, "tests", "data/demo") for file in (ROOT / room).rglob("*.py")]
 )
-GENERATED = ("data/runs", "data/index", "data/lenses", "data/cache", "data/models")
+GENERATED = ("data/runs", "data/index", "data/lenses", "data/cache", "data/models", "data/studies")
 PATH = re.compile(
     rf"(?<![\w/.<-])((?:{'|'.join((*ROOMS, 'docs', 'results', 'data', 'tests'))})/[\w./-]*\w/?)(#[\w-]+)?"
 )
@@ -118,6 +131,11 @@ def find_command(arguments: list[str]) -> tuple[Any, list[str]]:
         command = command.commands[rest.pop(0)]
     if command.name == "train":  # hands its arguments to the trainer
         command = typer.main.get_command(trainer_app)
+    if command.name == "study" and rest:  # has a command of its own for each study
+        studies: Any = typer.main.get_command(app_of_studies(Console()))
+        study = next(iter(studies.commands)) if rest[0].isupper() else rest[0]
+        assert study in studies.commands, f"there is no study {study}"
+        command = studies.commands[study]
     return command, rest
 
 

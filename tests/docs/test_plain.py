@@ -32,7 +32,7 @@ FORBIDDEN = {
 
 CODE = [
     file
-    for room in "lexiscope trainer indexer store server cli frontend data/demo tests".split()
+    for room in "lexiscope trainer indexer store server studies cli frontend data/demo tests".split()
     for file in sorted((ROOT / room).rglob("*.py"))
     if file != Path(__file__)
 ]

@@ -1,0 +1,20 @@
+"""Studies: each asks one question of a language model and its dictionaries, and ends in a record
+(`lexiscope.records.StudyRecord`).
+
+A study is one module with a `STUDY`; its line here is all that the command line and the list need.
+"""
+
+from typing import Any
+
+from studies import dark_matter, seeds
+from studies.study import Arguments, Findings, Study, StudyError
+
+STUDIES: dict[str, Study[Any]] = {
+    study.name: study
+    for study in (
+        seeds.STUDY,
+        dark_matter.STUDY,
+    )
+}
+
+__all__ = ["STUDIES", "Arguments", "Findings", "Study", "StudyError"]
