@@ -4,11 +4,11 @@ theme; every mark has its numbers on hover.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
 from lexiscope.records import ChartNode, ChartSeries, StudyChart
+from server.drawings import Axis, numbers
 
 WIDTH = 720
 LETTER = 7.6
@@ -19,8 +19,8 @@ LABELS = 230
 BAR, GAP = 16, 12
 NODE, SPACE, STRIP = 22, 8, 150
 """least height of a node, space between two, and the width of a column's labels"""
-COLOURS = 6
-"""series colours of the stylesheet"""
+COLOURS = 8
+"""series colours of the stylesheet, `s0` to `s7`"""
 
 
 def draw(chart: StudyChart) -> Markup:
@@ -35,29 +35,6 @@ def draw(chart: StudyChart) -> Markup:
     )
 
 
-class _Axis(NamedTuple):
-    low: float
-    high: float
-    ticks: list[float]
-
-    def share(self, value: float) -> float:
-        """Where a value is between the axis's ends, from 0 to 1."""
-        return (value - self.low) / (self.high - self.low)
-
-
-def _axis(values: Sequence[float], *, zero: bool) -> _Axis:
-    """Round ticks around values; `zero`: from 0, where all are above it."""
-    low, high = min(values), max(values)
-    if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
-    span = (high - low) or abs(high) or 1.0
-    power = 10 ** math.floor(math.log10(span))
-    step = next(power * factor for factor in (0.1, 0.2, 0.5, 1, 2) if span / (power * factor) <= 6)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
-    return _Axis(first * step, last * step, [n * step for n in range(first, last + 1)])
-
-
 def _values(series: Sequence[ChartSeries]) -> list[float]:
     return [
         value
@@ -69,7 +46,7 @@ def _values(series: Sequence[ChartSeries]) -> list[float]:
 
 
 def _kind(series: ChartSeries, place: int) -> str:
-    return "control" if series.control else f"c{place % COLOURS}"
+    return "control" if series.control else f"s{place % COLOURS}"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> str:
@@ -85,18 +62,21 @@ def _lines(chart: StudyChart) -> tuple[list[str], float]:
     across = WIDTH - left - PLOT["right"]
     xs = [point.x for each in chart.series for point in each.points] or [0.0]
     whole = all(x == int(x) for x in xs) and len(set(xs)) <= 16
-    x_axis = _Axis(min(xs), max(max(xs), min(xs) + 1), sorted(set(xs))) if whole else _axis(xs, zero=False)
-    y_axis = _axis(_values(chart.series), zero=True)
+    x_axis = numbers("", xs, from_zero=False)
+    if whole:
+        marks = tuple((x, f"{x:g}") for x in sorted(set(xs)))
+        x_axis = Axis("", min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, marks)
+    y_axis = numbers("", _values(chart.series))
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return left + across * x_axis.share(x), top + height * (1 - y_axis.share(y))
+        return left + across * x_axis.share(x) / 100, top + height * (1 - y_axis.share(y) / 100)
 
     parts = []
-    for tick in y_axis.ticks:
+    for tick, text in y_axis.ticks:
         y = at(x_axis.low, tick)[1]
         parts.append(f'<path class="grid" d="M{left} {y:.1f}h{across}"/>')
-        parts.append(_text(left - 8, y + 5, _number(tick), "end"))
-    parts += [_text(at(tick, 0)[0], top + height + 20, _number(tick), "middle") for tick in x_axis.ticks]
+        parts.append(_text(left - 8, y + 5, text, "end"))
+    parts += [_text(at(tick, 0)[0], top + height + 20, text, "middle") for tick, text in x_axis.ticks]
     parts.append(_text(left + across / 2, top + height + 42, chart.x_label, "middle", "label"))
     for place, series in enumerate(chart.series):
         kind = _kind(series, place)
@@ -116,16 +96,16 @@ def _lines(chart: StudyChart) -> tuple[list[str], float]:
 
 
 def _bars(chart: StudyChart) -> tuple[list[str], float]:
-    axis = _axis(_values(chart.series), zero=True)
+    axis = numbers("", _values(chart.series))
     across = WIDTH - LABELS - 76
     row = BAR * len(chart.series) + GAP
 
     def at(value: float) -> float:
-        return LABELS + across * axis.share(value)
+        return LABELS + across * axis.share(value) / 100
 
     height = row * len(chart.categories)
-    parts = [f'<path class="grid" d="M{at(tick):.1f} 0V{height}"/>' for tick in axis.ticks]
-    parts += [_text(at(tick), height + 18, _number(tick), "middle") for tick in axis.ticks]
+    parts = [f'<path class="grid" d="M{at(tick):.1f} 0V{height}"/>' for tick, _ in axis.ticks]
+    parts += [_text(at(tick), height + 18, text, "middle") for tick, text in axis.ticks]
     for number, category in enumerate(chart.categories):
         parts.append(
             _text(LABELS - 10, row * number + (row - GAP) / 2 + GAP / 2 + 5, _short(category, LABELS), "end")

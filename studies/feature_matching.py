@@ -38,7 +38,7 @@ class Run(NamedTuple):
 
 def live_run(dictionary: Dictionary, x: Tensor, tokens: Tensor, vocab_size: int) -> Run:
     code = encode(dictionary, x, tokens)
-    active = code.values > 0
+    active = code.values != 0
     fired = torch.bincount(code.indices[active], minlength=dictionary.d_sae)
     squares = torch.bincount(
         code.indices[active], code.values[active].double().square(), minlength=dictionary.d_sae

@@ -138,7 +138,7 @@ def encode(dictionary: Dictionary, x: Tensor, tokens: Tensor) -> SparseCode:
 
 def firings(code: SparseCode, d_sae: int) -> Tensor:
     """[d_sae] positions at which each feature is active."""
-    return torch.bincount(code.indices[code.values > 0], minlength=d_sae)
+    return torch.bincount(code.indices[code.values != 0], minlength=d_sae)
 
 
 def source_of(checkpoint: Checkpoint) -> str:

@@ -19,7 +19,7 @@ LOOKED_UP = 64
 
 def names_on(code: SparseCode, tokens: Tensor, *, d_sae: int, vocab_size: int) -> Tensor:
     """[d_sae] the token of highest lift of each feature on the study's own text, −1 where it is silent."""
-    fired = code.values > 0
+    fired = code.values != 0
     on = tokens[:, None].expand_as(code.indices)[fired]
     counts = torch.bincount(tokens, minlength=vocab_size)
     return lift_names(code.indices[fired], on, counts, d_sae)
