@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from lexiscope.settings import Settings
 from server import (
     api_reference,
+    downloads,
     errors,
     lists,
     middleware,
@@ -32,6 +33,7 @@ from store import Store
 
 ROUTERS = (
     api_reference.router,
+    downloads.router,
     lists.router,
     progress.router,
     similar.router,

@@ -79,22 +79,30 @@ def features(
     return indexed_json(request, FeatureBatch(build=store.build_id(), features=store.feature_refs(id)))
 
 
+Prefix = Annotated[
+    str,
+    Query(
+        max_length=200,
+        description="the beginning of a token's text, with or without its leading space; `\\n` is a line "
+        "break, `0x0A` a byte, `#id` the token of that id",
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.get(f"{API}/tokens", response_model=TokenList, responses=error_responses(503))
+def tokens_of_all_models(
+    request: Request, store: OpenStore, prefix: Prefix = "", limit: Limit = 10
+) -> Response:
+    """As the tokens of one model, from all models in turn."""
+    return not_modified(request) or indexed_json(request, store.completions(None, prefix, limit=limit))
+
+
 @router.get(f"{API}/models/{{model}}/tokens", response_model=TokenList, responses=error_responses(404, 503))
 def tokens(
-    request: Request,
-    store: OpenStore,
-    model: ModelId,
-    prefix: Annotated[
-        str,
-        Query(
-            max_length=200,
-            description="the beginning of a token's text, with or without its leading space; `\\n` is a line "
-            "break, `#id` the token of that id",
-        ),
-    ] = "",
-    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    request: Request, store: OpenStore, model: ModelId, prefix: Prefix = "", limit: Limit = 10
 ) -> Response:
     """Tokens that begin with `prefix`: its spellings by their occurrences (case, leading space), then longer
-    tokens. Without `prefix`, the most frequent tokens.
+    tokens; each with the best features of its word. Without `prefix`, the most frequent tokens.
     """
     return not_modified(request) or indexed_json(request, store.completions(model, prefix, limit=limit))

@@ -1,13 +1,15 @@
 """The pages that browse the index: home, search, token, dictionary, feature."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from pydantic import Field, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
 from lexiscope.records import (
     RESERVED_MODEL_IDS,
+    AnchorPage,
     DictionaryPage,
     FeaturePage,
     Filters,
@@ -52,12 +54,13 @@ class SearchQuery(FormQuery, Filters):
     model: str | None = Field(None, max_length=200)
     source: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
     cursor: str | None = Field(None, max_length=1000, description="`next` of the page before")
+    tokens_from: int = Field(0, ge=0, le=10_000_000, description="tokens to leave out before the first")
 
 
 if TYPE_CHECKING:
     DictionaryQuery = SearchQuery
 else:
-    IN_THE_ADDRESS = ("model", "source", "layer", "q")
+    IN_THE_ADDRESS = ("model", "source", "layer", "q", "tokens_from")
     DictionaryQuery = create_model(
         "DictionaryQuery",
         __base__=FormQuery,
@@ -68,6 +71,18 @@ else:
             if name not in IN_THE_ADDRESS
         },
     )
+
+
+class AnchorQuery(BaseModel):
+    """Which tokens come first, and the page."""
+
+    sort: Literal["features", "near"] = Field(
+        "features",
+        description="by the features whose nearest anchor it is, or by the live ones that are near to it",
+    )
+    start: int = Field(0, ge=0, le=10_000_000, description="tokens to leave out before the first")
+    limit: int = Field(100, ge=1, le=1000)
+
 
 ModelId = Annotated[str, Path(description="the model's id", max_length=200)]
 SourceName = Annotated[str, Path(description="`<layer>-<set>`", max_length=200)]
@@ -100,9 +115,10 @@ def home(request: Request, store: OpenStore) -> Response:
 @router.page("/search", SearchPage, api="/search")
 def search(request: Request, store: OpenStore, query: Annotated[SearchQuery, Query()]) -> Response:
     """Tokens that match, and the features named by them. No match is an empty page, not an error."""
-    return not_modified(request) or respond(
-        request, PageContent(store.search(query.q, query.filters()), "search.html")
-    )
+    if cached := not_modified(request):
+        return cached
+    record = store.search(query.q, query.filters(), tokens_from=query.tokens_from)
+    return respond(request, PageContent(record, "search.html"))
 
 
 @router.page("/tokens/{model}/{token_id:number}", TokenPage, api="/models/{model}/tokens/{token_id:number}")
@@ -129,13 +145,54 @@ def dictionary(
     return respond(request, PageContent(record, "dictionary.html"))
 
 
+@router.page("/{model}/{source}/anchors", AnchorPage, api="/dictionaries/{model}/{source}/anchors")
+def anchors(
+    request: Request,
+    store: OpenStore,
+    model: ModelId,
+    source: SourceName,
+    query: Annotated[AnchorQuery, Query()],
+) -> Response:
+    """The tokens that the features of a dictionary are near to, with how many: shared nearest anchors, and
+    hubs.
+    """
+    if cached := not_modified(request):
+        return cached
+    record = store.anchor_page(model, source, query.sort, start=query.start, limit=query.limit)
+    return respond(request, PageContent(record, "anchors.html", context={"limit": query.limit}))
+
+
 @router.page("/{model}/{source}/{index:number}", FeaturePage, api="/features/{model}/{source}/{index:number}")
-def feature(request: Request, store: OpenStore, model: ModelId, source: SourceName, index: int) -> Response:
-    """One feature: its name, evidence, activations, contexts, effect on the output and related features."""
+def feature(
+    request: Request,
+    store: OpenStore,
+    model: ModelId,
+    source: SourceName,
+    index: int,
+    query: Annotated[DictionaryQuery, Query()],
+) -> Response:
+    """One feature: its name, evidence, activations, contexts, effect on the output and related features. The
+    filters say which list it is a part of, for the feature before it and the one after.
+    """
     _refuse_reserved(model)
     if cached := not_modified(request):
         return cached
-    return respond(request, PageContent(store.feature(model, source, index), "feature.html"))
+    return respond(request, PageContent(store.feature(model, source, index, query.filters()), "feature.html"))
+
+
+@router.get("/{model}/{source}/random", include_in_schema=False)
+def random_of_list(
+    request: Request,
+    store: OpenStore,
+    model: ModelId,
+    source: SourceName,
+    query: Annotated[DictionaryQuery, Query()],
+) -> RedirectResponse:
+    """A random feature of a dictionary's filtered list; the filters stay in the address."""
+    index = store.random_of(model, source, query.filters())
+    kept = f"?{request.url.query}" if request.url.query else ""
+    address = f"/{quote(model)}/{quote(source)}/{index}{kept}"
+    return RedirectResponse(address, 302, headers={"cache-control": "no-store"})
 
 
 @router.get("/{model}/{source}/token-{token_id:int}", include_in_schema=False)

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, placed
 from lexiscope.progress import read_progress
-from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, measured_values
+from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
 from store import Store
 
@@ -69,11 +69,11 @@ class Templates:
             "charts": charts,
             "markup": markup,
             "FEATURE": FEATURE,
+            "NUMBERS": NUMBERS,
             "DICTIONARY": DICTIONARY,
             "placed": placed,
             "measured_values": measured_values,
             "position_bins": histograms.position_bins,
-            "quartiles": histograms.quartiles,
             "shape": histograms.shape,
         }
         self.fingerprint = _fingerprint(frontend)

@@ -6,6 +6,7 @@ from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, 
 from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
 from store.read.open_build import DictionaryEntry
 from store.read.store import IndexedDictionary, ResolvedName, Store
+from store.read.whole_list import ListedNumbers
 from store.schema import CONTEXT_KINDS, SCHEMA_VERSION
 from store.write.build_writer import BuildWriter, KeptDictionaries
 
@@ -20,6 +21,7 @@ __all__ = [
     "DictionaryEntry",
     "IndexedDictionary",
     "KeptDictionaries",
+    "ListedNumbers",
     "NoIndex",
     "NotFound",
     "ResolvedName",

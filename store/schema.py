@@ -331,29 +331,8 @@ carried = sa.Table(
     comment="derived: the tokens that name features",
 )
 
-collision = sa.Table(
-    "collision",
-    metadata,
-    _column("dictionary_id", sa.Integer, "the dictionary"),
-    _column("place", sa.Integer, "0 for the name shared most"),
-    _column("name_token", sa.Integer, "token id of the name"),
-    _column("n_features", sa.Integer, "features that carry it"),
-    _column("n_live", sa.Integer, "live features that carry it"),
-    comment="derived: each dictionary's names shared by most features",
-)
-
-disagreement = sa.Table(
-    "disagreement",
-    metadata,
-    _column("dictionary_id", sa.Integer, "the dictionary"),
-    _column("place", sa.Integer, "0 for the densest"),
-    _column("index", sa.Integer, "the feature"),
-    comment="derived: each dictionary's densest live features of bucket strong that hold in a relation to "
-    "something, and fire little on the anchor's token",
-)
-
 META = ("meta",)
-DERIVED = ("listing", "by_name", "carried", "collision", "disagreement")
+DERIVED = ("listing", "by_name", "carried")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
 """The tables whose rows a writer is given; it makes the others."""
 

@@ -1,11 +1,15 @@
 // Suggests tokens while one is typed: a combobox with a list (WAI-ARIA 1.2). An input with data-complete="open"
-// opens the chosen token's page, one with data-complete="fill" takes its spelling; data-model names the field
-// that says which model's tokens are meant.
+// opens the chosen token's page, one with data-complete="fill" takes its spelling, one with
+// data-complete="feature" the id of one of its best features; data-model names the field that says which model's
+// tokens are meant, else they are those of all models.
 
 const WAIT = 90;
+const FEATURE_ID = /^[^/\s]+\/./;
 let count = 0;
 
 const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
+
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 class Completion {
   constructor(input) {
@@ -40,44 +44,80 @@ class Completion {
   async ask() {
     const text = this.input.value;
     this.asked?.abort();
-    if (!text.trim() || text.includes("/")) return this.close();
+    if (!text.trim() || (this.kind !== "open" && FEATURE_ID.test(text))) return this.close();
     this.asked = new AbortController();
     const model = this.input.form?.elements[this.input.dataset.model]?.value;
-    const query = new URLSearchParams({ q: text, limit: 10, ...(model ? { model } : {}) });
+    const address = model ? `/api/v1/models/${encodeURIComponent(model)}/tokens` : "/api/v1/tokens";
+    const query = new URLSearchParams({ prefix: text.slice(0, 200), limit: 10 });
     try {
-      const answer = await fetch(`/search.json?${query}`, { signal: this.asked.signal });
+      const answer = await fetch(`${address}?${query}`, { signal: this.asked.signal });
       if (answer.ok && document.activeElement === this.input) this.show((await answer.json()).tokens, text);
     } catch (error) {
       if (error.name !== "AbortError") this.close();
     }
   }
 
+  get kind() {
+    return this.input.dataset.complete;
+  }
+
+  tokenOption(hit, several) {
+    const option = this.option(`/tokens/${hit.model}/${hit.token.id}`, hit.token.shown);
+    const features = `${hit.n_features.toLocaleString("en")} ${hit.n_features === 1 ? "feature" : "features"}`;
+    const carried = hit.n_features || hit.best.length;
+    const named = hit.n_features ? features : carried ? "features of its word" : "nothing is named after it";
+    option.append(
+      make("bdi", { className: "chip", textContent: hit.token.shown }),
+      make("span", {
+        className: "best",
+        textContent: hit.best.map((ref) => `${ref.relation} ${percent(ref.share)}`).join(", "),
+        title: "the largest share of firings of a feature in each relation to this word",
+      }),
+      make("span", {
+        className: carried ? "muted" : "none",
+        textContent: `${named} · ${hit.count.toLocaleString("en")}×${several ? ` · ${hit.model}` : ""}`,
+      }),
+    );
+    return option;
+  }
+
+  featureOption(ref) {
+    const option = this.option(`/${ref.id}`, ref.id);
+    option.append(
+      make("span", { className: "best", textContent: `fires ${ref.relation}` }),
+      ...ref.words.map((word) => make("bdi", { className: "chip", textContent: word.shown })),
+      make("span", { className: "muted", textContent: `${percent(ref.share)} · ${ref.source} · ${ref.index}` }),
+    );
+    return option;
+  }
+
+  option(address, value) {
+    const option = make("li", {});
+    option.setAttribute("role", "option");
+    option.setAttribute("aria-selected", "false");
+    option.dataset.address = address;
+    option.dataset.value = value;
+    return option;
+  }
+
   show(hits, text) {
     this.list.dataset.of = text;
     const several = new Set(hits.map((hit) => hit.model)).size > 1;
-    this.list.replaceChildren(
-      ...hits.map((hit, place) => {
-        const option = make("li", { id: `${this.list.id}-${place}` });
-        option.setAttribute("role", "option");
-        option.setAttribute("aria-selected", "false");
-        option.dataset.address = `/tokens/${hit.model}/${hit.token.id}`;
-        option.dataset.shown = hit.token.shown;
-        const features = `${hit.n_features} ${hit.n_features === 1 ? "feature" : "features"}`;
-        option.append(
-          make("bdi", { className: "chip", textContent: hit.token.shown }),
-          make("span", {
-            className: hit.n_features ? "muted" : "none",
-            textContent: `${hit.n_features ? features : "no feature"} · ${hit.count.toLocaleString("en")}×${several ? ` · ${hit.model}` : ""}`,
-          }),
-        );
-        return option;
-      }),
-    );
+    const refs = new Map(hits.flatMap((hit) => hit.best).map((ref) => [ref.id, ref]));
+    const options =
+      this.kind === "feature"
+        ? [...refs.values()].slice(0, 12).map((ref) => this.featureOption(ref))
+        : hits.map((hit) => this.tokenOption(hit, several));
+    options.forEach((option, place) => {
+      option.id = `${this.list.id}-${place}`;
+    });
+    this.list.replaceChildren(...options);
     this.chosen = -1;
     this.input.removeAttribute("aria-activedescendant");
-    this.list.hidden = hits.length === 0;
-    this.input.setAttribute("aria-expanded", String(hits.length > 0));
-    this.said.textContent = hits.length ? `${hits.length} tokens` : "No token is spelled so";
+    this.list.hidden = options.length === 0;
+    this.input.setAttribute("aria-expanded", String(options.length > 0));
+    const what = this.kind === "feature" ? "features" : "tokens";
+    this.said.textContent = options.length ? `${options.length} ${what}` : `No ${what} for it`;
   }
 
   close() {
@@ -112,9 +152,9 @@ class Completion {
 
   choose(option) {
     this.close();
-    if (this.input.dataset.complete === "open") location.assign(option.dataset.address);
+    if (this.kind === "open") location.assign(option.dataset.address);
     else {
-      this.input.value = option.dataset.shown;
+      this.input.value = option.dataset.value;
       this.input.dispatchEvent(new Event("change", { bubbles: true }));
     }
   }

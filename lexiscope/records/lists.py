@@ -4,7 +4,7 @@ from pydantic import Field
 
 from lexiscope.records.dictionary import LayerSummary
 from lexiscope.records.feature import FeatureRef, Neighbour
-from lexiscope.records.pages import Filters, TokenHit
+from lexiscope.records.pages import FeatureRow, Filters, ListCounts, TokenHit
 from lexiscope.records.record import Record
 
 
@@ -35,8 +35,11 @@ class FeatureList(Record):
 
     build: str
     filters: Filters
-    features: list[FeatureRef]
+    counts: ListCounts
+    start: int = Field(description="features of the list before the first of this page")
+    features: list[FeatureRow]
     next: str | None = Field(None, description="opaque cursor of the next page; null on the last")
+    previous: str | None = Field(None, description="cursor of the page before; null on the first")
 
 
 class TokenList(Record):
@@ -45,6 +48,6 @@ class TokenList(Record):
     """
 
     build: str
-    model: str
+    model: str | None = Field(None, description="null where the tokens are of all models")
     prefix: str
     tokens: list[TokenHit]

@@ -1,9 +1,10 @@
 """The records of the pages, each the page's `.json` twin."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from lexiscope.records.conditions import NUMBERS, Condition, conditions_of
 from lexiscope.records.dictionary import LayerSummary
 from lexiscope.records.feature import FeatureRecord, FeatureRef, Relation, Verdict
 from lexiscope.records.record import Histogram, Record, ScoredToken, Token
@@ -34,6 +35,20 @@ class TokenHit(Record):
     token: Token
     count: int = Field(description="occurrences in the indexed corpus")
     n_features: int
+    best: list[FeatureRef] = Field(
+        [], description="the best feature of its word in each relation, where its name holds beyond chance"
+    )
+
+
+if TYPE_CHECKING:
+    Sort = str
+else:
+    Sort = Literal[("match", "index", "share", "name", *NUMBERS)]
+
+
+def _readable(where: str) -> str:
+    conditions_of(where)
+    return where
 
 
 class Filters(Record):
@@ -46,13 +61,66 @@ class Filters(Record):
     live: bool | None = None
     relation: Relation | None = None
     verdict: Verdict | None = None
+    holds: bool | None = Field(None, description="whether the verdict is specific or partial")
+    kind: str | None = Field(None, max_length=200, description="kind of the nearest anchor")
     min_share: float | None = Field(None, ge=0, le=1)
     min_density: float | None = Field(None, ge=0, le=1)
     max_density: float | None = Field(None, ge=0, le=1)
-    sort: Literal["match", "index", "share", "cosine", "density", "max_activation", "name"] = "match"
+    where: Annotated[
+        str,
+        AfterValidator(_readable),
+        Field(
+            max_length=500,
+            description="conditions on any numbers of the feature record, separated by commas: "
+            "`relation_lift >= 5, skewness < 1`",
+        ),
+    ] = ""
+    sort: Sort = Field("match", description="`share` is relation_share; `name` the nearest anchor's spelling")
     descending: bool = False
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: str | None = None
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Those in `where`."""
+        return conditions_of(self.where)
+
+    def in_address(self) -> dict[str, Any]:
+        """The parameters of a dictionary's list that are not as they are by default, without the page."""
+        own = {"model", "source", "layer", "cursor"}
+        given = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude=own)
+        if given.get("sort") == "index" and not self.descending:
+            del given["sort"]
+        return {
+            name: str(value).lower() if value in (True, False) else value for name, value in given.items()
+        }
+
+
+class FeatureRow(FeatureRef):
+    """A feature in a list."""
+
+    sorted_by: float | None = Field(
+        None, description="the number that the list is sorted by; null where it is none or not measured"
+    )
+
+
+class ListCounts(Record):
+    """How many features pass the filters, and how many would with another verdict, relation or kind."""
+
+    total: int
+    verdict: dict[str, int] = Field(description="features by verdict, with the other filters as they are")
+    relation: dict[str, int] = Field(description="by relation; those without one are left out")
+    kind: dict[str, int] = Field(description="by kind of the nearest anchor; empty where there is only one")
+
+
+class ListPlace(Record):
+    """Where a feature stands in the list that it was opened from."""
+
+    filters: Filters
+    previous: int | None = Field(None, description="the feature before it")
+    next: int | None = Field(None, description="the feature after it")
+    position: int = Field(description="features before it in the list")
+    total: int
 
 
 class SearchPage(Record):
@@ -66,8 +134,11 @@ class SearchPage(Record):
         description="the loosest kind of match shown"
     )
     filters: Filters
+    n_tokens: int = Field(description="tokens that match")
+    tokens_from: int = Field(0, description="tokens that match and come before the first of this page")
     tokens: list[TokenHit]
-    features: list[FeatureRef]
+    n_features: int = Field(description="features that these tokens name and that pass the filters")
+    features: list[FeatureRow]
     next: str | None = Field(None, description="opaque cursor of the next page")
 
 
@@ -120,17 +191,39 @@ class TokenPage(Record):
     )
 
 
-class Collision(Record):
-    token: Token
-    n_features: int
-    n_live: int
-
-
-class HubToken(Record):
-    """A token among the nearest names of very many features: a name that says less than others."""
+class AnchorCount(Record):
+    """How many features a token is near to. A token that is near to very many says little about each."""
 
     token: Token
-    n_near: int = Field(description="live features with it among their six nearest names")
+    n_features: int = Field(description="features whose nearest anchor it is")
+    n_live: int = Field(description="live ones among them")
+    n_near: int = Field(description="live features with it among their six nearest anchors")
+
+
+class AnchorPage(Record):
+    """`/{model}/{source}/anchors`: the tokens that are near to the features of a dictionary."""
+
+    build: str
+    summary: LayerSummary
+    sort: Literal["features", "near"]
+    total: int = Field(description="tokens that are near to any feature")
+    start: int = Field(description="tokens left out before the first")
+    anchors: list[AnchorCount]
+
+
+class Quartiles(Record):
+    """Measured values below which a quarter, half and three quarters of the features lie."""
+
+    low: float
+    median: float
+    high: float
+
+
+class NumberRange(Record):
+    """The least and the greatest value of a number in a dictionary."""
+
+    low: float
+    high: float
 
 
 class DictionaryPage(Record):
@@ -152,14 +245,28 @@ class DictionaryPage(Record):
         description="nearest-anchor cosine of live features, linear bins; zeros = dead features"
     )
     density_histogram: Histogram
-    collisions: list[Collision] = Field(description="names shared by most features")
-    hub_tokens: list[HubToken]
-    disagreements: list[FeatureRef] = Field(
-        description="aligned live features that fire on something else than their anchor's token"
+    cosine_quartiles: Quartiles | None = Field(
+        description="nearest-anchor cosine of live features; null if all are dead"
     )
+    density_quartiles: Quartiles | None = Field(description="density of the features that fired")
+    numbers: dict[str, NumberRange] = Field(
+        description="the numbers of the feature record that differ between its features"
+    )
+    collisions: list[AnchorCount] = Field(description="the nearest anchors of most features")
+    n_collisions: int = Field(description="anchors that several features share")
+    hub_tokens: list[AnchorCount] = Field(description="the tokens that most live features are near to")
+    disagreements: list[FeatureRow] = Field(
+        description="aligned live features whose name holds, and that fire on something else than their "
+        "anchor's token: the densest; all of them with the filters `disagree`"
+    )
+    n_disagreements: int
+    disagree: Filters
     filters: Filters
-    features: list[FeatureRef]
+    counts: ListCounts
+    start: int = Field(description="features of the list before the first of this page")
+    features: list[FeatureRow]
     next: str | None = None
+    previous: str | None = Field(None, description="cursor of the page before; null on the first")
 
 
 class FeaturePage(Record):
@@ -173,4 +280,5 @@ class FeaturePage(Record):
         None, description="the dictionary of the same set one layer before; null where the index has none"
     )
     next_source: str | None = Field(None, description="the one a layer after")
+    place: ListPlace = Field(description="where it stands in the list that the address's filters give")
     feature: FeatureRecord

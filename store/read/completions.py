@@ -5,22 +5,24 @@ from collections.abc import Iterator
 from itertools import islice
 
 from lexiscope.records import TokenList
+from store.read.best_features import with_best
 from store.read.open_build import OpenBuild
-from store.read.search import hit
 from store.read.vocabulary import MATCHES, SearchVocabulary, parse
 
-ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r"}
-"""white space that a field of one line cannot hold, as it is written in most languages"""
 
-
-def completions(build: OpenBuild, model: str, prefix: str, *, limit: int) -> TokenList:
-    """The tokens that begin with `prefix`, case and outer space aside; without a prefix, the most frequent
-    ones. A prefix that begins with a space wants tokens that do. Raises NotFound.
+def completions(build: OpenBuild, model: str | None, prefix: str, *, limit: int) -> TokenList:
+    """The tokens of a model, or of all, that begin with `prefix`, case and outer space aside; without a
+    prefix, the most frequent ones. A prefix that begins with a space wants tokens that do. Raises NotFound.
     """
-    build.of_model(model)
-    vocabulary = build.vocabulary(model)
-    places = _places(vocabulary, prefix) if prefix else iter(range(len(vocabulary.entries)))
-    tokens = [hit(model, vocabulary.entries[place]) for place in islice(places, limit)]
+    if model is not None:
+        build.of_model(model)
+    each = []
+    for name in build.models if model is None else [model]:
+        vocabulary = build.vocabulary(name)
+        places = _places(vocabulary, prefix) if prefix else iter(range(len(vocabulary.entries)))
+        each.append([(name, vocabulary.entries[place]) for place in islice(places, limit)])
+    in_turn = [hit for rank in range(limit) for hits in each for hit in hits[rank : rank + 1]]
+    tokens = with_best(build, in_turn[:limit])
     return TokenList(build=build.id, model=model, prefix=prefix, tokens=tokens)
 
 
@@ -35,15 +37,9 @@ def _places(vocabulary: SearchVocabulary, prefix: str) -> Iterator[int]:
 
 
 def _tiers(vocabulary: SearchVocabulary, prefix: str) -> Iterator[Iterator[int]]:
-    """Places that match, best tier first. `prefix` is also read with its escapes as white space."""
-    unescaped = prefix
-    for written, meant in ESCAPES.items():
-        unescaped = unescaped.replace(written, meant)
-    for text in dict.fromkeys((unescaped, prefix)):
-        query = parse(text)
-        if query is None:
-            continue
-        spelled, folded, *others = vocabulary.matches(query)
+    """Places that match, best tier first; one reading of `prefix` after the other."""
+    for query in parse(prefix):
+        spelled, folded, *others = vocabulary.matches([query])
         by_id, beginning = (others[MATCHES.index(kind) - 2] for kind in ("id", "prefix"))
         spaced = bool(query.folded) and query.shown.startswith("␣")
         for tier in (heapq.merge(spelled, folded), beginning, by_id):

@@ -1,8 +1,9 @@
 """Keyset paging: a list is ordered by columns that end in a unique key, and the next page starts after the
 last row's values.
 
-A cursor is those values as URL-safe base64 of JSON, with the build and a mark of the list it belongs to. It
-holds no secret and needs no state. A cursor of another list is refused, because it would skip rows silently.
+A cursor is those values as URL-safe base64 of JSON, with the build, a mark of the list it belongs to, the
+place in the list and the direction. It holds no secret and needs no state. A cursor of another list is
+refused, because it would skip rows silently.
 """
 
 import base64
@@ -30,6 +31,9 @@ class SortKey(NamedTuple):
     def kind(self) -> type[Value]:
         return float if isinstance(self.column.type, sa.REAL) else int
 
+    def reversed(self) -> "SortKey":
+        return self._replace(descending=not self.descending)
+
     def order(self) -> sa.ColumnElement[Any]:
         return self.column.desc() if self.descending else self.column.asc()
 
@@ -45,18 +49,30 @@ def list_mark(*parts: object) -> str:
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()[:12]
 
 
-def encode(*, build: str, mark: str, values: Sequence[Value]) -> str:
-    text = json.dumps([build, mark, list(values)], separators=(",", ":"), ensure_ascii=False)
+class Cursor(NamedTuple):
+    """Where a page starts: after the row of `values`, or before it where `back`."""
+
+    values: list[Value]
+    place: int = 0
+    """rows of the list up to that row; rows before it where `back`"""
+    back: bool = False
+
+
+def encode(cursor: Cursor, *, build: str, mark: str) -> str:
+    parts = [build, mark, cursor.values, cursor.place, cursor.back]
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) -> list[Value]:
-    """The values in `cursor`. Raises BadCursor where it is broken, of another build, or of another list."""
+def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) -> Cursor:
+    """The contents of `cursor`. Raises BadCursor where it is broken, of another build, or of another list."""
     try:
-        of_build, of_mark, values = json.loads(
+        of_build, of_mark, values, place, back = json.loads(
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         )
         if not all(_fits(value, kind) for value, kind in zip(values, kinds, strict=True)):
+            raise ValueError
+        if not _fits(place, int) or place < 0 or not isinstance(back, bool):
             raise ValueError
     except (ValueError, TypeError, binascii.Error, RecursionError):
         raise BadCursor(
@@ -71,7 +87,7 @@ def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) 
         raise BadCursor(
             "this cursor belongs to another search or other filters: start again from the first page"
         )
-    return list(values)
+    return Cursor(list(values), place, back)
 
 
 def _fits(value: object, kind: type[Value]) -> bool:

@@ -17,6 +17,7 @@ from lexiscope.records import (
     FeaturePage,
     FeatureRecord,
     FeatureRef,
+    Filters,
     Histogram,
     Moments,
     NameEvidence,
@@ -29,6 +30,7 @@ from lexiscope.records import (
 )
 from store import schema
 from store.errors import NotFound
+from store.read.list_counts import list_place, within
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, integer_parameter, scored
 from store.read.token_rows import ROW_ID, row_refs
 from store.read.vocabulary import SearchVocabulary
@@ -84,8 +86,12 @@ RELATION, EVIDENCE, CAUSAL, AFTERWARDS = (
 )
 
 
-def feature_page(build: OpenBuild, model: str, source: str, index: int) -> FeaturePage:
-    """`/{model}/{source}/{index}`. Raises NotFound."""
+def feature_page(
+    build: OpenBuild, model: str, source: str, index: int, filters: Filters | None = None
+) -> FeaturePage:
+    """`/{model}/{source}/{index}`, in the list of the dictionary's features that `filters` give. Raises
+    NotFound.
+    """
     entry = build.dictionary(model, source)
     _check_index(entry, index)
     rows = build.rows(ROW, key=schema.key_of(entry.dictionary_id, index))
@@ -97,6 +103,7 @@ def feature_page(build: OpenBuild, model: str, source: str, index: int) -> Featu
         dictionary=entry.summary,
         previous_source=_source(build, entry.previous_dictionary),
         next_source=_source(build, entry.next_dictionary),
+        place=list_place(build, entry, within(entry, filters or Filters()), index),
         feature=_record(build, entry, row, vocabulary),
     )
 

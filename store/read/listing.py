@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from lexiscope.records import FeatureRef, Filters
+from lexiscope.records import NUMBERS, Condition, FeatureRef, FeatureRow, Filters
 from store import schema
 from store.read import cursors
-from store.read.cursors import SortKey, Value
+from store.read.cursors import Cursor, SortKey, Value
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
 from store.read.vocabulary import VocabularyEntry
 
-LISTING = schema.listing.c
+LISTING, FEATURE = schema.listing.c, schema.feature.c
 TOKEN, BY_RELATION, TOKEN_PLACE, TURN = (
     sa.column(name, sa.Integer) for name in ("token", "by_relation", "token_place", "turn")
 )
@@ -21,6 +21,10 @@ MAX_LISTED_TOKENS = 1000
 """Tokens that a statement lists one by one; more are passed as one array."""
 MAX_INDEXED_FEATURES = 2000
 """Features that an index finds faster than a scan of the table does."""
+ABSENT = 2.0**126
+"""What a number that was not measured is sorted as, with the sign that puts it last."""
+HELD = ("specific", "partial")
+"""Verdicts of names that hold."""
 
 
 class NameFilter:
@@ -46,9 +50,13 @@ class NameFilter:
 
 
 class FeatureList(NamedTuple):
-    features: list[FeatureRef]
-    next: str | None
+    features: list[FeatureRow]
+    next: str | None = None
     """cursor of the next page; None on the last"""
+    previous: str | None = None
+    """cursor of the page before; None on the first"""
+    start: int = 0
+    """features before the first of the page"""
 
 
 def filtered_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEntry]:
@@ -71,19 +79,35 @@ def list_features(
     the names came from; a cursor is valid for that query only. Raises NotFound, BadCursor.
     """
     entries = filtered_dictionaries(build, filters)
-    keys = sorting(filters)
-    mark = list_mark(filters, query)
-    beyond = (
+    keys, mark, limit = sorting(filters), list_mark(filters, query), filters.limit
+    at = (
         cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys])
         if filters.cursor
         else None
     )
-    rows = rows_of(build, entries, filters, keys, beyond=beyond, names=names, limit=filters.limit + 1)
-    shown = rows[: filters.limit]
-    more = (
-        cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(rows) > filters.limit else None
+    back = at is not None and at.back
+    order = [key.reversed() for key in keys] if back else keys
+    beyond = None if at is None else at.values
+    rows = rows_of(build, entries, filters, order, beyond=beyond, names=names, limit=limit + 1)
+    more, shown = len(rows) > limit, rows[:limit]
+    if back:
+        shown.reverse()
+    start = 0 if at is None else max(at.place - len(shown), 0) if back else at.place
+
+    def cursor(row: ListedFeature, place: int, *, back: bool) -> str:
+        return cursors.encode(Cursor(row.key, place, back), build=build.id, mark=mark)
+
+    return FeatureList(
+        [_row(row, filters) for row in shown],
+        next=cursor(shown[-1], start + len(shown), back=False) if shown and (back or more) else None,
+        previous=cursor(shown[0], start, back=True) if shown and start else None,
+        start=start,
     )
-    return FeatureList([row.feature for row in shown], more)
+
+
+def _row(row: "ListedFeature", filters: Filters) -> FeatureRow:
+    number = row.key[0] if filters.sort in NUMBERS and abs(row.key[0]) < ABSENT else None
+    return FeatureRow(**dict(row.feature), sorted_by=number)
 
 
 def list_mark(filters: Filters, query: str) -> str:
@@ -116,6 +140,8 @@ def rows_of(
     statement = sa.select(
         *REF_COLUMNS, *(key.column.label(f"key_{place}") for place, key in enumerate(keys))
     ).where(*conditions(filters))
+    if beyond_listing(filters):
+        statement = with_feature(statement, entries)
     if names is None:
         statement = statement.where(*_within(build, entries))
     elif earlier is None:
@@ -133,6 +159,21 @@ def rows_of(
     return [ListedFeature(build.ref(row), list(row[len(REF_COLUMNS) :])) for row in rows]
 
 
+def count_features(build: OpenBuild, filters: Filters, names: NameFilter) -> int:
+    """How many features pass the filters and have one of the names."""
+    entries = filtered_dictionaries(build, filters)
+    if not entries or not names.tokens:
+        return 0
+    statement = sa.select(sa.func.count()).where(
+        *conditions(filters), *_within(build, entries), LISTING.key.in_(_keys(build, names))
+    )
+    if beyond_listing(filters):
+        statement = with_feature(statement, entries)
+    else:
+        statement = statement.select_from(schema.listing)
+    return int(build.rows(statement)[0][0])
+
+
 def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
     """A CTE named `listing`, which a statement over that table then reads instead: the rows of `by_name` that
     meet `condition`, a feature once for each token that names it, the commonest in `TURN` 1.
@@ -142,6 +183,26 @@ def carriers(condition: sa.ColumnElement[bool]) -> sa.CTE:
     named = schema.by_name.c
     turn = sa.func.row_number().over(partition_by=named.key, order_by=named.token_place).label(TURN.name)
     return sa.select(schema.by_name, turn).where(condition).cte(schema.listing.name)
+
+
+def beyond_listing(filters: Filters) -> bool:
+    """Whether the filters or the order need columns of `feature` that `listing` does not have."""
+    numbers = {condition.name for condition in filters.conditions}
+    if filters.sort in NUMBERS:
+        numbers.add(filters.sort)
+    return filters.kind is not None or any(name not in LISTING for name in numbers)
+
+
+def with_feature(statement: sa.Select[Any], entries: Sequence[DictionaryEntry]) -> sa.Select[Any]:
+    """The statement over `listing` with the columns of `feature`."""
+    same = sa.and_(FEATURE.dictionary_id == LISTING.dictionary_id, FEATURE.index == LISTING.index)
+    ids = [entry.dictionary_id for entry in entries]
+    return statement.join_from(schema.listing, schema.feature, same).where(FEATURE.dictionary_id.in_(ids))
+
+
+def number(name: str) -> sa.ColumnElement[Any]:
+    """The column of a number of the feature record."""
+    return LISTING[name] if name in LISTING else FEATURE[name]
 
 
 def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.ColumnElement[bool]]:
@@ -198,7 +259,18 @@ def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         wanted.append(LISTING.density >= _real(filters.min_density))
     if filters.max_density is not None:
         wanted.append(LISTING.density <= _real(filters.max_density))
-    return wanted
+    if filters.holds is not None:
+        held = LISTING.verdict.in_(HELD)
+        wanted.append(held if filters.holds else sa.not_(held))
+    if filters.kind is not None:
+        wanted.append(FEATURE.anchor_kind == filters.kind)
+    return wanted + [_meets(condition) for condition in filters.conditions]
+
+
+def _meets(condition: Condition) -> sa.ColumnElement[bool]:
+    """A number that was not measured meets no condition."""
+    column = sa.cast(number(condition.name), sa.REAL)
+    return column.op(condition.comparison, is_comparison=True)(_real(condition.value))
 
 
 def _real(value: float) -> sa.ColumnElement[float]:
@@ -215,9 +287,15 @@ def sorting(filters: Filters) -> list[SortKey]:
         "match": [],
         "index": [LISTING.index],
         "share": [LISTING.share],
-        "cosine": [LISTING.cosine],
-        "density": [LISTING.density],
-        "max_activation": [LISTING.max_activation],
         "name": [LISTING.name_order],
     }
-    return [*(SortKey(column, descending=filters.descending) for column in first[filters.sort]), *UNIQUE]
+    columns = first[filters.sort] if filters.sort in first else [_ordered(filters.sort, filters.descending)]
+    return [*(SortKey(column, descending=filters.descending) for column in columns), *UNIQUE]
+
+
+def _ordered(name: str, descending: bool) -> sa.ColumnElement[Any]:
+    """A number as 32 bits, last where it was not measured. `listing` has no such numbers."""
+    if name in LISTING:
+        return LISTING[name]
+    last = -ABSENT if descending else ABSENT
+    return sa.func.coalesce(sa.cast(FEATURE[name], sa.REAL), sa.cast(last, sa.REAL), type_=sa.REAL)

@@ -1,13 +1,14 @@
 """One published build, opened for reading: its connections, and the small tables that every page needs, held
 in memory.
 
-Held are `dictionary` and `layer_summary` (one row a dictionary), collisions and disagreements of each
-dictionary, and each model's vocabulary from the first request that shows a token of it. Everything else is
+Held are `dictionary` and `layer_summary` (one row a dictionary), what a dictionary's page shows beside its
+list, and each model's vocabulary from the first request that shows a token of it. Everything else is
 queried page by page.
 """
 
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,8 @@ def integer_parameter(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.Integer)
 
 
+REMEMBERED = 256
+"""Results of searches, such as how many tokens match, that are kept."""
 COMMONEST = 200
 """Tokens that are no examples: most are function words."""
 REF_COLUMNS = tuple(
@@ -84,8 +87,6 @@ class DictionaryEntry:
     previous_dictionary: int | None
     next_dictionary: int | None
     summary: LayerSummary
-    hubs: list[tuple[int, int]]
-    """(token id, live features near it), most first"""
     cosine_histogram: Histogram
     density_histogram: Histogram
 
@@ -107,6 +108,7 @@ class OpenBuild:
         self.retired = False
         self._vocabularies: dict[str, SearchVocabulary] = {}
         self._cache: dict[Hashable, Any] = {}
+        self._latest: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
         try:
             self._check_version()
@@ -142,7 +144,6 @@ class OpenBuild:
                 DictionaryEntry(
                     **own,
                     summary=summary,
-                    hubs=list(zip(sums["hub_tokens"], sums["hub_counts"], strict=True)),
                     cosine_histogram=Histogram(
                         edges=sums["cosine_edges"],
                         counts=sums["cosine_counts"],
@@ -175,6 +176,19 @@ class OpenBuild:
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
+
+    def remembered(self, key: Hashable, make: Callable[[], Cached]) -> Cached:
+        """As `cached`, for keys that requests choose: the latest REMEMBERED are kept."""
+        with self._lock:
+            if key in self._latest:
+                self._latest.move_to_end(key)
+                return self._latest[key]
+        made = make()
+        with self._lock:
+            self._latest[key] = made
+            while len(self._latest) > REMEMBERED:
+                self._latest.popitem(last=False)
+        return made
 
     def of_model(self, model: str) -> list[DictionaryEntry]:
         """A model's dictionaries in layer order. Raises NotFound."""

@@ -1,11 +1,11 @@
 """Search by name: a query matches tokens, and these name features, by a relation or as the nearest anchor.
 
 A query is text as a person types it, including a leading space; marks (␣ ↵ ⇥) are read as the characters they
-stand for. Tiers of matches, best first: the spelling itself; the same but for case and outer space; other
-tokens of the same word (inflections), because a word is shown by its commonest token; a token
-id (`#123`, or a bare number); beginnings; the middle of a token. Within a tier frequent tokens come first,
-and within a token the features of the largest share in relation to it. For features, all exact matches
-are one tier: `she` typed without its space is mostly meant as a word.
+stand for, `\\n` is a line break and `0x0A` a byte. Tiers of matches, best first: the spelling itself; the
+same but for case and outer space; other tokens of the same word (inflections), because a word is shown by its
+commonest token; a token id (`#123`, or a bare number); beginnings; the middle of a token. Within a tier
+frequent tokens come first, and within a token the features of the largest share in relation to it. For
+features, all exact matches are one tier: `she` typed without its space is mostly meant as a word.
 """
 
 import heapq
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from itertools import groupby, islice
 from typing import NamedTuple
 
-from lexiscope import tokens
-from lexiscope.records import Filters, SearchPage, Token, TokenHit
+from lexiscope.records import FeatureRow, Filters, SearchPage, Token
 from store.errors import NotFound
 from store.read import cursors
-from store.read.cursors import SortKey, Value
+from store.read.best_features import with_best
+from store.read.cursors import Cursor, SortKey, Value
 from store.read.listing import (
     BY_RELATION,
     LISTING,
@@ -27,13 +27,14 @@ from store.read.listing import (
     FeatureList,
     ListedFeature,
     NameFilter,
+    count_features,
     filtered_dictionaries,
     list_features,
     list_mark,
     rows_of,
 )
 from store.read.open_build import OpenBuild
-from store.read.vocabulary import MATCHES, VocabularyEntry, parse, unmarked
+from store.read.vocabulary import MATCHES, VocabularyEntry, parse
 
 NAMES = 2
 """Names of a feature that one query may match, about; the feature is listed once."""
@@ -52,40 +53,55 @@ class TokenMatch(NamedTuple):
     entry: VocabularyEntry
 
 
-def search(build: OpenBuild, query: str, filters: Filters) -> SearchPage:
-    """`/search`. A query that is empty or matches nothing gives an empty page. Raises NotFound, BadCursor."""
+def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int = 0) -> SearchPage:
+    """`/search`, with the tokens after the first `tokens_from`. A query that is empty or matches nothing
+    gives an empty page. Raises NotFound, BadCursor.
+    """
     if filters.model is not None:
         build.of_model(filters.model)
-    first = list(islice(matches(build, query, filters.model), filters.limit))
-    if not first:
-        return SearchPage(
-            build=build.id, query=query, match="none", filters=filters, tokens=[], features=[], next=None
-        )
-    if filters.sort == "match":
-        listed = _best_first(build, query, filters)
+    shown = list(islice(matches(build, query, filters.model), tokens_from, tokens_from + filters.limit))
+    names, n_tokens = build.remembered(
+        ("names", query, filters.model), lambda: _all_names(build, query, filters.model)
+    )
+    if not n_tokens:
+        listed, n_features = FeatureList([]), 0
     else:
-        names = NameFilter()
-        for match in matches(build, query, filters.model):
-            names.add(match.model, match.entry)
-        listed = list_features(build, filters, names=names, query=query)
+        listed = (
+            _best_first(build, query, filters)
+            if filters.sort == "match"
+            else list_features(build, filters, names=names, query=query)
+        )
+        n_features = build.remembered(
+            ("features", list_mark(filters, query)), lambda: count_features(build, filters, names)
+        )
     return SearchPage.model_validate(
         {
             "build": build.id,
             "query": query,
-            "match": MATCHES[first[-1].tier],
+            "match": MATCHES[shown[-1].tier] if shown else "none",
             "filters": filters,
-            "tokens": [hit(match.model, match.entry) for match in first],
+            "n_tokens": n_tokens,
+            "tokens_from": tokens_from,
+            "tokens": with_best(build, [(match.model, match.entry) for match in shown]),
+            "n_features": n_features,
             "features": listed.features,
             "next": listed.next,
         }
     )
 
 
+def _all_names(build: OpenBuild, query: str, model: str | None) -> tuple[NameFilter, int]:
+    """All tokens that match and name something, and how many match."""
+    names, n_tokens = NameFilter(), 0
+    for match in matches(build, query, model):
+        names.add(match.model, match.entry)
+        n_tokens += 1
+    return names, n_tokens
+
+
 def matches(build: OpenBuild, query: str, model: str | None) -> Iterator[TokenMatch]:
     """The tokens that match, best first, each once."""
     parsed = parse(query)
-    if parsed is None:
-        return
     vocabularies = {name: build.vocabulary(name) for name in (build.models if model is None else [model])}
     tiers = {name: vocabulary.matches(parsed) for name, vocabulary in vocabularies.items()}
     seen: set[tuple[str, int]] = set()
@@ -115,7 +131,7 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     beyond: list[Value] | None = None
     if filters.cursor:
         kinds = [int, *(key.kind for key in BEST_FIRST)]
-        beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
+        beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds).values
     entries = filtered_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[ListedFeature]()
     for tier, names, earlier in _portions(build, query, filters.model, beyond, room=NAMES * wanted):
@@ -134,8 +150,8 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
         if len(found) == wanted:
             break
     shown = found[: filters.limit]
-    more = cursors.encode(build=build.id, mark=mark, values=shown[-1].key) if len(found) == wanted else None
-    return FeatureList([row.feature for row in shown], more)
+    more = cursors.encode(Cursor(shown[-1].key), build=build.id, mark=mark) if len(found) == wanted else None
+    return FeatureList([FeatureRow(**dict(row.feature)) for row in shown], more)
 
 
 def _portions(
@@ -163,10 +179,6 @@ def _portions(
             earlier.join(names)
 
 
-def hit(model: str, entry: VocabularyEntry) -> TokenHit:
-    return TokenHit(model=model, token=entry.token, count=entry.occurrences, n_features=entry.n_features)
-
-
 def find_token(build: OpenBuild, model: str, wanted: str | int) -> Token:
     """A token by id, by `#id`, or by its exact text (marks allowed). Raises NotFound, with
     similar spellings.
@@ -177,9 +189,9 @@ def find_token(build: OpenBuild, model: str, wanted: str | int) -> Token:
     vocabulary = build.vocabulary(model)
     if re.fullmatch(r"#[0-9]{1,10}", wanted) and not vocabulary.spelled(wanted):
         return build.token(model, int(wanted[1:]))
-    exact = vocabulary.spelled(tokens.shown(unmarked(wanted).encode(errors="replace")))
-    if exact:
-        return exact[0]
+    for reading in parse(wanted):
+        if exact := vocabulary.spelled(reading.shown):
+            return exact[0]
     near = [match.entry.token.shown for match in islice(matches(build, wanted, model), 5)]
     hint = f": near it are {', '.join(near)}" if near else ": a token is spelled exactly, with its space"
     raise NotFound(f"{wanted!r} is not one token of {model}{hint}")

@@ -9,11 +9,12 @@ import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from lexiscope.records import (
+    AnchorPage,
     DictionaryPage,
     FeaturePage,
     FeatureRef,
@@ -31,14 +32,17 @@ from store.backend import Backend
 from store.duckdb_folder import FolderBackend
 from store.errors import NotFound
 from store.postgres import PostgresBackend
+from store.read.anchor_page import anchor_page
 from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
+from store.read.list_counts import random_of, within
 from store.read.open_build import DictionaryEntry, OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, token_page
 from store.read.token_rows import refs_of_token, row_refs, similar_rows
+from store.read.whole_list import ListedNumbers, whole_list
 
 MAX_CARRIERS = 20
 
@@ -132,15 +136,15 @@ class Store:
                 example_tokens=build.example_tokens,
             )
 
-    def search(self, query: str, filters: Filters) -> SearchPage:
+    def search(self, query: str, filters: Filters, *, tokens_from: int = 0) -> SearchPage:
         with self._reading() as build:
-            return search(build, query, filters)
+            return search(build, query, filters, tokens_from=tokens_from)
 
     def token_page(self, model: str, token_id: int) -> TokenPage:
         with self._reading() as build:
             return token_page(build, model, token_id)
 
-    def completions(self, model: str, prefix: str, *, limit: int) -> TokenList:
+    def completions(self, model: str | None, prefix: str, *, limit: int) -> TokenList:
         with self._reading() as build:
             return completions(build, model, prefix, limit=limit)
 
@@ -153,9 +157,29 @@ class Store:
         with self._reading() as build:
             return build.dictionary(model, source)
 
-    def feature(self, model: str, source: str, index: int) -> FeaturePage:
+    def anchor_page(
+        self, model: str, source: str, by: Literal["features", "near"], *, start: int, limit: int
+    ) -> AnchorPage:
         with self._reading() as build:
-            return feature_page(build, model, source, index)
+            return anchor_page(build, model, source, by, start=start, limit=limit)
+
+    def feature(self, model: str, source: str, index: int, filters: Filters | None = None) -> FeaturePage:
+        with self._reading() as build:
+            return feature_page(build, model, source, index, filters)
+
+    def random_of(self, model: str, source: str, filters: Filters) -> int:
+        """The index of a random feature among those of a dictionary that pass the filters."""
+        with self._reading() as build:
+            entry = build.dictionary(model, source)
+            return random_of(build, entry, within(entry, filters))
+
+    def whole_list(self, model: str, source: str, filters: Filters) -> Iterator[list[ListedNumbers]]:
+        """All features of a dictionary that pass the filters, in their order and in pieces; at least one
+        piece. The build is held open until the last.
+        """
+        with self._reading() as build:
+            entry = build.dictionary(model, source)
+            yield from whole_list(build, entry, within(entry, filters))
 
     def feature_refs(self, ids: Sequence[str]) -> list[FeatureRef]:
         """References for at most 64 `model/source/index` ids, in their order."""

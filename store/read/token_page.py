@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, NamedRef, TokenLayer, TokenPage, TokenRow
 from store import schema
+from store.read.best_features import with_best
 from store.read.listing import BY_RELATION, LISTING, TOKEN, carriers
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter
-from store.read.search import hit
 from store.read.token_rows import rows_of_token
 
 FEATURES_A_GROUP = 16
@@ -78,7 +78,7 @@ def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
             )
             for entry in entries
         ],
-        variants=[hit(model, variant) for variant in islice([*spelled, *others], MAX_VARIANTS)],
+        variants=with_best(build, [(model, other) for other in islice([*spelled, *others], MAX_VARIANTS)]),
     )
 
 

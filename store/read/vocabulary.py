@@ -23,6 +23,10 @@ id; beginnings; middles.
 SEPARATOR = "\ud800"
 """A lone surrogate, which no token's text can hold."""
 MAX_QUERY = 200
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r"}
+"""White space that a field of one line cannot hold, as it is written in most languages."""
+HEX_BYTE = re.compile(r"(?:<?0x|\\x|⟨)([0-9a-fA-F]{2})[>⟩]?[\s,]*")
+HEXADECIMAL = re.compile(rf"\s*(?:{HEX_BYTE.pattern})+")
 MAX_ID = 2**31 - 1
 
 
@@ -102,10 +106,14 @@ class SearchVocabulary:
         words = {self.entries[place].word for place in places}
         return iter(sorted(place for word in words for place in self._by_word[word]))
 
-    def matches(self, query: "TokenQuery") -> list[Iterator[int]]:
-        """For each tier of MATCHES, the places of the tokens that match, ascending; a token may come again in
-        a later tier.
+    def matches(self, readings: Sequence["TokenQuery"]) -> list[Iterator[int]]:
+        """For each tier of MATCHES, the places of the tokens that match any reading of a query, ascending; a
+        token may come again, in the same tier or a later one.
         """
+        tiers = [self._matches(query) for query in readings]
+        return [heapq.merge(*of_tier) for of_tier in zip(*tiers, strict=True)] or [iter(())] * len(MATCHES)
+
+    def _matches(self, query: "TokenQuery") -> list[Iterator[int]]:
         shown, folded, outside = self._shown, self._folded, SEPARATOR
         by_id = [self.place_of[query.token_id]] if query.token_id in self.place_of else []
         exact = shown.find(outside + query.shown + outside)
@@ -135,17 +143,34 @@ class TokenQuery(NamedTuple):
     """it was written `#123`"""
 
 
-def parse(query: str) -> TokenQuery | None:
-    """None for a query that matches nothing: an empty one, or one too long to be a token."""
+def parse(query: str) -> list[TokenQuery]:
+    """What a query may mean, the likeliest first; none for one that matches nothing: an empty one, or one too
+    long to be a token. `\\n` is a line break or, in code, a backslash and an n; `0x0A` is a byte.
+    """
     if not query or len(query) > MAX_QUERY:
-        return None
+        return []
     if re.fullmatch(r"#[0-9]+", query):
-        return TokenQuery(query, "", _id(query[1:]), True)
-    natural = unmarked(query).encode(errors="replace")
+        return [TokenQuery(query, "", _id(query[1:]), True)]
+    if raw := _bytes(query):
+        return [_query(raw), _query(query.encode(errors="replace"))]
+    plain = unmarked(query)
+    unescaped = plain
+    for written, meant in ESCAPES.items():
+        unescaped = unescaped.replace(written, meant)
+    return [_query(text.encode(errors="replace")) for text in dict.fromkeys((unescaped, plain))]
+
+
+def _query(natural: bytes) -> TokenQuery:
     folded = storable(tokens.folded(natural))
-    return TokenQuery(
-        tokens.shown(natural), folded, _id(folded) if re.fullmatch(r"[0-9]+", folded) else -1, False
-    )
+    number = _id(folded) if re.fullmatch(r"[0-9]+", folded) else -1
+    return TokenQuery(tokens.shown(natural), folded, number, False)
+
+
+def _bytes(query: str) -> bytes:
+    """The bytes of `0xE2 0x80`, `\\xe2\\x80`, `<0xE2><0x80>` or ⟨E2⟩⟨80⟩; none for other text."""
+    if not HEXADECIMAL.fullmatch(query):
+        return b""
+    return bytes.fromhex("".join(HEX_BYTE.findall(query)))
 
 
 def unmarked(query: str) -> str:

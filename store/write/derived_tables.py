@@ -11,12 +11,8 @@ import sqlalchemy as sa
 
 from store import schema
 
-SHOWN = 20
-"""Collisions and disagreements kept of each dictionary."""
 HELD = ("specific", "partial", "weak")
 """Verdicts on relations that hold beyond chance."""
-ELSEWHERE = 0.1
-"""Share of firings on the anchor's token or its family, or before it, below which it fires elsewhere."""
 LAST_PLACE = 2**31 - 1
 """The place of a name outside the vocabulary (a padding row of W_E): after all others."""
 
@@ -26,7 +22,6 @@ FEATURE, TOKEN, DICTIONARY = schema.feature.c, schema.token.c, schema.dictionary
 def statements() -> list[sa.Insert]:
     """In the order in which they must run."""
     selects = {"listing": _listing(), "by_name": _by_name(), "carried": _carried()}
-    selects |= {"collision": _collision(), "disagreement": _disagreement()}
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
     return [
         sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()
@@ -104,45 +99,3 @@ def _carried() -> sa.Select[Any]:
         .group_by(DICTIONARY.model, own.token)
         .order_by(DICTIONARY.model, own.token)
     )
-
-
-def _collision() -> sa.Select[Any]:
-    n_features, n_live = sa.func.count(), sa.func.sum(sa.case((FEATURE.live, 1), else_=0))
-    place = sa.func.row_number().over(
-        partition_by=FEATURE.dictionary_id, order_by=(n_features.desc(), FEATURE.name_token)
-    )
-    shared = (
-        sa.select(
-            FEATURE.dictionary_id,
-            (place - 1).label("place"),
-            FEATURE.name_token,
-            n_features.label("features"),
-            n_live.label("live"),
-        )
-        .where(FEATURE.n_same_name > 1)
-        .group_by(FEATURE.dictionary_id, FEATURE.name_token)
-        .subquery()
-    )
-    return _first(shared)
-
-
-def _disagreement() -> sa.Select[Any]:
-    place = sa.func.row_number().over(
-        partition_by=FEATURE.dictionary_id, order_by=(FEATURE.density.desc(), FEATURE.index)
-    )
-    contradicted = (
-        sa.select(FEATURE.dictionary_id, (place - 1).label("place"), FEATURE.index)
-        .where(
-            FEATURE.live,
-            FEATURE.bucket == "strong",
-            FEATURE.verdict.in_(HELD[:2]),
-            FEATURE.reads_family < ELSEWHERE,
-            FEATURE.predicts < ELSEWHERE,
-        )
-        .subquery()
-    )
-    return _first(contradicted)
-
-
-def _first(ranked: sa.Subquery) -> sa.Select[Any]:
-    return sa.select(ranked).where(ranked.c.place < SHOWN).order_by(ranked.c.dictionary_id, ranked.c.place)

@@ -1,8 +1,13 @@
 """From a token to its features and their pages."""
 
+import csv
 import re
+from urllib.parse import quote
 
 import httpx
+import pytest
+
+from lexiscope.records import NUMBERS
 
 FEATURE = re.compile(r"^/[^/]+/\d+-[^/]+/\d+$")
 
@@ -88,8 +93,7 @@ def test_a_feature_page_has_a_section_for_each_kind_of_evidence(page):
         "Related features",
     ):
         assert heading in headings
-    position = page.locator(".histogram.short")
-    assert position.locator("rect").count() == 2 and position.locator("line").count() == 1
+    assert page.locator("#activity ~ .two figure svg").count() == 2
 
 
 def test_a_related_feature_in_the_next_layer_is_a_link(page):
@@ -137,12 +141,41 @@ def test_a_script_in_the_query_is_text(page):
 
 def test_a_token_that_is_no_name_is_found_and_marked(page):
     page.goto("/search?q=7")
-    assert "names no feature" in page.locator(".hits li").first.inner_text()
+    assert "nothing is named after it" in page.locator(".hits tbody tr").first.inner_text()
 
 
 def test_a_search_without_results_suggests_what_to_try(page):
     page.goto("/search?q=zzzzzz")
     assert "No token of any model contains zzzzzz" in page.locator("main").inner_text()
+
+
+def test_a_search_says_how_many_there_are_and_pages_through_the_tokens(page):
+    page.goto("/search?q=word&limit=50")
+    assert "1–50 of" in page.locator("#tokens-found small").inner_text()
+    assert re.fullmatch(r"[\d,]+ features", page.locator("#features small").inner_text())
+    page.get_by_role("link", name="More tokens").click()
+    page.wait_for_url("**tokens_from=50**")
+    assert "51–100 of" in page.locator("#tokens-found small").inner_text()
+    assert FEATURE.match(page.locator(".hits a.best").first.get_attribute("href"))
+
+
+@pytest.mark.parametrize("query", [r"\n", "0x0a", "#9"])
+def test_a_line_break_is_found_by_its_escape_its_byte_and_its_id(page, query):
+    page.goto("/")
+    page.locator("#q").fill(query)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search**")
+    assert page.locator(".hits .chip").first.inner_text() == "↵"
+
+
+def test_a_long_query_and_one_from_right_to_left_leave_the_page_as_it_is(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for query in ("a" * 200, "שלום paris عربي", "\u202eevil"):
+        page.goto("/search?q=" + quote(query))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("h1 q").evaluate("q => getComputedStyle(q).unicodeBidi") == "isolate"
+    heading = page.locator("h1").evaluate("h => h.getBoundingClientRect().left")
+    assert heading < 40
 
 
 def test_filters_keep_the_query_and_narrow_the_list(page):
@@ -159,10 +192,10 @@ def test_a_column_head_sorts_and_reverses(page):
     page.goto("/tiny/1-vasae")
     cosines = lambda: [float(c) for c in page.locator(".features td:nth-child(5) data").all_inner_texts()]
     page.locator(".features").get_by_role("link", name="Cosine").click()
-    page.wait_for_url("**sort=cosine&descending=true")
+    page.wait_for_url("**sort=cosine&descending=true#features")
     assert cosines() == sorted(cosines(), reverse=True)
     page.locator(".features").get_by_role("link", name="Cosine").click()
-    page.wait_for_url("**sort=cosine&descending=false")
+    page.wait_for_url("**sort=cosine&descending=false#features")
     assert cosines() == sorted(cosines())
 
 
@@ -172,6 +205,75 @@ def test_the_next_page_has_other_features(page):
     page.get_by_role("link", name="Next page").click()
     page.wait_for_url("**cursor=**")
     assert not set(first) & set(page.locator(".features tbody a.quiet").all_inner_texts())
+
+
+def test_a_list_is_narrowed_counted_paged_and_keeps_its_place(page):
+    page.goto("/tiny/1-vasae")
+    page.locator(".facets").get_by_role("link", name="weak 40").click()
+    page.wait_for_url("**verdict=weak#features")
+    assert page.locator("#features small").inner_text() == "40 features"
+    page.goto("/tiny/1-vasae?limit=15")
+    page.get_by_role("link", name="Next page").click()
+    page.wait_for_url("**cursor=**#features")
+    assert page.locator("#features small").inner_text() == "16–30 of 200 features"
+    top = page.locator("#features").bounding_box()["y"]
+    assert -2 < top < 100, "the list is in sight, not 1,300 px below"
+    page.get_by_role("link", name="Previous page").click()
+    page.wait_for_function("document.querySelector('#features small').textContent.trim().startsWith('1–15')")
+
+
+def test_a_list_is_sorted_by_any_number_and_shows_it(page):
+    page.goto("/tiny/1-vasae")
+    page.get_by_text("Filter and sort").click()
+    page.get_by_label("Any numbers").fill("name_rank <= 20, recall > 10 %")
+    page.get_by_label("Sort by").select_option("skewness")
+    page.get_by_label("largest first").check()
+    page.get_by_role("button", name="Apply").click()
+    page.wait_for_url("**sort=skewness**")
+    shown = page.locator(".features td:nth-child(4) data").all_inner_texts()
+    assert len(shown) > 3 and [float(v.replace("−", "-")) for v in shown] == sorted(
+        (float(v.replace("−", "-")) for v in shown), reverse=True
+    )
+
+
+def test_next_and_random_stay_in_the_filtered_list(page):
+    page.goto("/tiny/1-vasae?verdict=weak&sort=share&descending=true#features")
+    rows = page.locator(".features tbody a.quiet").all_inner_texts()
+    page.locator(".features tbody a.quiet").first.click()
+    page.wait_for_url("**/tiny/1-vasae/*verdict=weak**")
+    assert "1 of 40 in the filtered list" in page.locator("main").inner_text()
+    page.locator("a[rel=next]").click()
+    page.wait_for_function("document.querySelector('main').innerText.includes('2 of 40')")
+    assert rows[1].endswith(page.locator(".crumbs [aria-current]").inner_text())
+    page.get_by_role("link", name="Random", exact=True).last.click()
+    page.wait_for_url("**/tiny/1-vasae/*verdict=weak**")
+    assert page.locator(".verdict .badge").inner_text() == "weak"
+
+
+def test_the_whole_filtered_list_is_a_csv_and_a_json_file(page, site):
+    page.goto("/tiny/1-vasae?verdict=weak&sort=share&descending=true")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert len(rows) == 40 and {row["verdict"] for row in rows} == {"weak"}
+    shares = [float(row["relation_share"]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    listed = httpx.get(f"{site}/tiny/1-vasae/features.json?verdict=weak&sort=share&descending=true").json()
+    assert [str(row["index"]) for row in listed] == [row["index"] for row in rows]
+    assert listed[0]["words"] and set(NUMBERS) <= listed[0].keys()
+
+
+def test_all_anchors_are_listed_page_by_page(page, site):
+    page.goto("/tiny/1-vasae")
+    page.get_by_role("link", name="All anchors").click()
+    total = httpx.get(f"{site}/tiny/1-vasae/anchors.json").json()["total"]
+    assert page.locator("tbody tr").count() == 100
+    while page.get_by_role("link", name="Next page").count():
+        page.get_by_role("link", name="Next page").click()
+        page.wait_for_load_state()
+    assert page.locator("tbody tr").count() == total % 100
+    page.get_by_role("link", name="Previous page").click()
+    page.wait_for_url("**start=**")
 
 
 def test_a_token_page_has_a_row_for_every_dictionary(page, site):

@@ -1,5 +1,7 @@
 """Tokens are suggested while one is typed: in the header, and in the fields of the steering page."""
 
+import re
+
 import pytest
 
 OPTIONS = "ul.complete:not([hidden]) li"
@@ -18,8 +20,10 @@ def test_typing_a_word_offers_its_spellings_without_marks(page):
     options = typed(page, "paris")
     assert {"␣Paris", "Paris", "␣paris"} <= set(options)
     assert page.locator("#q").get_attribute("aria-expanded") == "true"
-    counts = page.locator("ul.complete:not([hidden]) li > span").all_inner_texts()
-    assert all("×" in text and "feature" in text for text in counts)
+    counts = page.locator("ul.complete:not([hidden]) li > span:last-child").all_inner_texts()
+    assert all(re.search(r"(feature|nothing is named after it).* · [\d,]+×", text) for text in counts)
+    best = page.locator("ul.complete:not([hidden]) .best").all_inner_texts()
+    assert any(re.search(r"(on|after|before|near) \d", text) for text in best)
 
 
 def test_arrows_and_enter_open_the_tokens_page_and_escape_closes(page):
@@ -55,6 +59,24 @@ def test_a_field_of_the_steering_page_takes_the_spelling(page):
     assert page.locator(".target").first.input_value() == "␣London"
     page.locator("#another").click()
     typed(page, "pari", ".intervention:nth-child(2) .target")
+
+
+def test_a_token_that_nothing_is_named_after_says_so(page):
+    page.goto("/tiny/1-vasae/0")
+    typed(page, "7")
+    said = page.locator("ul.complete:not([hidden]) li > span:last-child").first.inner_text()
+    assert "nothing is named after it" in said
+
+
+def test_the_feature_to_follow_is_found_by_its_word(page):
+    page.goto("/read?model=tiny")
+    page.get_by_text("More options").click()
+    page.locator("[name=feature]").click()
+    page.keyboard.type("paris")
+    page.wait_for_selector("ul.complete:not([hidden]) li")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert re.fullmatch(r"tiny/\d-\w+/\d+", page.locator("[name=feature]").input_value())
 
 
 def test_a_click_chooses(page):

@@ -94,6 +94,9 @@ def test_features_by_their_ids_keep_the_order_of_the_ids(browser: TestClient) ->
         ("␣LON", ["␣London"]),
         ("\n", ["↵"]),
         (r"\n", ["↵"]),
+        ("0x0a", ["↵"]),
+        ("<0xE2>", ["⟨E2⟩⟨80⟩"]),
+        (r"\xe2\x80", ["⟨E2⟩⟨80⟩"]),
         ("#3", ["␣Parisian"]),
         ("7", ["7"]),
         ("100", ["100%"]),
@@ -110,6 +113,20 @@ def test_tokens_are_completed_from_what_was_typed(browser: TestClient, prefix: s
     if first:
         page = browser.get(f"/api/v1/models/tiny/tokens/{first['token']['id']}").json()
         assert (page["count"], page["token"]) == (first["count"], first["token"])
+
+
+def test_completions_of_all_models_take_turns_and_name_the_best_features(browser: TestClient) -> None:
+    found = get(browser, "/tokens", TokenList, prefix="paris", limit=4)
+    assert found["model"] is None
+    assert [(hit["model"], hit["token"]["shown"]) for hit in found["tokens"][:2]] == [
+        ("other", "␣Paris"),
+        ("tiny", "␣Paris"),
+    ]
+    for hit in found["tokens"]:
+        best = [(ref["relation"], ref["share"]) for ref in hit["best"]]
+        assert best and len({relation for relation, _ in best}) == len(best)
+        ids = [token["id"] for ref in hit["best"] for token in ref["words"]]
+        assert set(ids) <= {0, 1, 2}, "features of this word"
 
 
 def test_completions_are_limited_and_without_a_prefix_the_most_frequent(browser: TestClient) -> None:

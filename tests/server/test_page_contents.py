@@ -203,7 +203,7 @@ def test_a_dictionary_that_hardly_explains_the_text_carries_a_warning_on_its_pag
 
 def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: TestClient) -> None:
     html, record = browser.get("/tiny/1-vasae").text, browser.get("/tiny/1-vasae.json").json()
-    for hub in record["hub_tokens"]:
+    for hub in record["hub_tokens"][:10]:
         assert f'href="/tokens/tiny/{hub["token"]["id"]}"' in html and hub["n_near"] in values(html)
     assert all(
         verdict in words(html)

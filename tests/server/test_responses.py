@@ -22,7 +22,7 @@ from server import create_app
 from store import StoreError
 from tests.store import synthetic
 
-SURROGATE = b64encode(rb'["\ud800","x",[0,0,0]]').decode().rstrip("=")
+SURROGATE = b64encode(rb'["\ud800","x",[0,0,0],0,false]').decode().rstrip("=")
 """a cursor whose build is a lone surrogate, which UTF-8 cannot encode"""
 
 PAGES: list[tuple[str, str, type[Record]]] = [
@@ -94,7 +94,7 @@ def test_numbers_on_the_feature_page_are_those_of_the_record(browser: TestClient
         ("/search?min_cosin=1", 422, "the nearest is 'min_cosine'"),
         ("/tiny/1-vasae?layer=1", 422, "no parameter 'layer'"),
         ("/tiny/1-vasae?model=tiny", 422, "no parameter 'model'"),
-        ("/tiny/1-vasae/6?layer=1", 422, "there are: none"),
+        ("/tiny/1-vasae/6?layer=1", 422, "no parameter 'layer'"),
         ("/read?text=a&source=" + 201 * "x", 422, "source.0: String should have at most 200"),
         ("/read?text=a&feature=" + 501 * "x", 422, "at most 500"),
         ("/static/nothing.js", 404, "nothing.js"),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lexiscope.records import FeatureRef, Filters
-from store import BadCursor, NotFound, Store
+from store import BadCursor, ListedNumbers, NotFound, Store
 from tests.store import synthetic
 
 SORTS = ("match", "index", "share", "cosine", "density", "max_activation", "name")
@@ -81,6 +82,47 @@ def test_a_token_is_found_by_its_id_alone(store: Store) -> None:
 
 def test_a_partial_character_is_found_by_its_hex(store: Store) -> None:
     assert shown(store, "E2") and shown(store, "E2")[0].startswith("⟨E2⟩")
+
+
+@pytest.mark.parametrize(
+    ("query", "spelled"), [(r"\n", "↵"), ("0x0A", "↵"), ("0xe2 0x80", "⟨E2⟩⟨80⟩"), (r"\xe2\x80", "⟨E2⟩⟨80⟩")]
+)
+def test_escapes_and_bytes_are_found_as_they_are_written_elsewhere(
+    store: Store, query: str, spelled: str
+) -> None:
+    assert shown(store, query, model="tiny")[0] == spelled
+    assert store.resolve_token("tiny", query).token.shown == spelled
+
+
+def test_a_search_says_how_many_tokens_and_features_there_are(store: Store) -> None:
+    filters = Filters(model="tiny", limit=50)
+    page = store.search("word", filters)
+    everything = walk(store, "word", filters)
+    assert page.n_features == len(everything)
+    found = [hit.token.id for hit in page.tokens]
+    while len(found) < page.n_tokens:
+        more = store.search("word", filters, tokens_from=len(found))
+        assert more.tokens and more.tokens_from == len(found)
+        found += [hit.token.id for hit in more.tokens]
+    assert len(set(found)) == len(found) == page.n_tokens
+    narrow = filters.model_copy(update={"verdict": "weak"})
+    assert store.search("word", narrow).n_features == len(walk(store, "word", narrow))
+
+
+def test_a_token_comes_with_the_best_feature_of_its_word_in_each_relation(store: Store) -> None:
+    [hit] = store.search("#0", Filters(model="tiny")).tokens
+    held = ("specific", "partial", "weak")
+    word = {0, 1, 2}
+    listed = [
+        ref
+        for ref in walk(store, "paris", Filters(model="tiny"))
+        if word & {token.id for token in ref.words} and ref.verdict in held
+    ]
+    best = {
+        relation: max(ref.share or 0 for ref in listed if ref.relation == relation)
+        for relation in {str(ref.relation) for ref in listed}
+    }
+    assert {ref.relation: ref.share for ref in hit.best} == best
 
 
 def test_a_token_that_names_nothing_is_found_and_says_so(store: Store) -> None:
@@ -240,7 +282,8 @@ def test_a_feature_page_shows_moments_positions_causal_evidence_and_coactivation
 
 def test_a_dictionary_page_shows_its_hubs_and_how_it_was_tested(store: Store) -> None:
     page = store.dictionary_page("tiny", "1-vasae", Filters())
-    assert [(hub.token.id, hub.n_near) for hub in page.hub_tokens] == [(0, 50), (3, 20)]
+    counts = [hub.n_near for hub in page.hub_tokens]
+    assert counts == sorted(counts, reverse=True) and counts[-1] > 1
     assert page.causal == {"contexts": 4, "strength": 0.5} and page.summary.architecture == "topk"
     assert store.dictionary_page("other", "0-vasae", Filters()).causal is None
     norms = {place.model: place.mean_norm for place in store.dictionaries()}
@@ -325,16 +368,16 @@ def test_a_random_feature_is_live(store: Store) -> None:
     ("page", "most"),
     [
         (lambda store: store.feature("tiny", "1-vasae", 6), 3),
-        (lambda store: store.token_page("tiny", 0), 2),
-        (lambda store: store.search("word", Filters()), 1),
-        (lambda store: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")), 1),
+        (lambda store: store.token_page("tiny", 0), 3),
+        (lambda store: store.search("word", Filters()), 3),
+        (lambda store: store.dictionary_page("tiny", "1-vasae", Filters(sort="cosine")), 2),
     ],
     ids=["feature", "token", "search", "dictionary"],
 )
 def test_a_page_costs_a_bounded_number_of_statements(
     store: Store, page: Callable[[Store], object], most: int
 ) -> None:
-    """Counted the second time: what a build keeps in memory (vocabulary, collisions) is then there."""
+    """Counted the second time: what a build keeps in memory (vocabulary, shared anchors) is then there."""
     page(store)
     with store.snapshot() as snapshot:
         statements: list[str] = []
@@ -357,3 +400,78 @@ def test_examples_are_words_of_specific_features_beyond_the_commonest(
         rare = {entry.token.id for entry in entries if entry.occurrences <= most}
         assert build.example_tokens and {token.id for token in build.example_tokens} <= rare
         build.__dict__.pop("example_tokens", None)
+
+
+WANTED = Filters(sort="skewness", descending=True, where="name_rank < 30, recall > 0.1", limit=7)
+
+
+def test_a_list_is_sorted_and_filtered_by_any_number(store: Store) -> None:
+    numbers = {one.feature.id: one.numbers for one in whole(store, Filters())}
+    found = [one.feature.id for one in whole(store, WANTED)]
+    meets = [
+        name
+        for name, values in numbers.items()
+        if (values["name_rank"] or 0) < 30 and (values["recall"] or 0) > 0.1
+    ]
+    assert 0 < len(found) < len(numbers) and set(found) == set(meets)
+    skewness = [numbers[name]["skewness"] for name in found]
+    measured = [value for value in skewness if value is not None]
+    assert measured == sorted(measured, reverse=True)
+    assert None not in skewness[: len(measured)], "what was not measured is last"
+
+
+def test_pages_go_forth_and_back_and_say_where_they_are(store: Store) -> None:
+    everything = [one.feature.index for one in whole(store, WANTED)]
+    pages, filters = [], WANTED
+    while True:
+        page = store.dictionary_page("tiny", "1-vasae", filters)
+        pages.append([ref.index for ref in page.features])
+        assert everything[page.start : page.start + len(page.features)] == pages[-1]
+        assert page.counts.total == len(everything)
+        if page.next is None:
+            break
+        filters = filters.model_copy(update={"cursor": page.next})
+    assert [index for shown in pages for index in shown] == everything
+    for shown in pages[-2::-1]:
+        assert page.previous is not None
+        page = store.dictionary_page("tiny", "1-vasae", WANTED.model_copy(update={"cursor": page.previous}))
+        assert [ref.index for ref in page.features] == shown
+    assert page.previous is None and page.start == 0
+
+
+def test_a_feature_knows_its_neighbours_in_the_list_it_was_opened_from(store: Store) -> None:
+    everything = [one.feature.index for one in whole(store, WANTED)]
+    for position in (0, 5, len(everything) - 1):
+        place = store.feature("tiny", "1-vasae", everything[position], WANTED).place
+        assert (place.position, place.total) == (position, len(everything))
+        assert place.previous == (everything[position - 1] if position else None)
+        assert place.next == (everything[position + 1] if position + 1 < len(everything) else None)
+    place = store.feature("tiny", "1-vasae", 199).place
+    assert (place.previous, place.next, place.position, place.total) == (198, None, 199, 200)
+
+
+def test_counts_say_what_another_choice_would_give(store: Store) -> None:
+    counts = store.dictionary_page("tiny", "1-vasae", Filters(verdict="weak", relation="after")).counts
+    for verdict, n in counts.verdict.items():
+        other = Filters.model_validate({"verdict": verdict, "relation": "after"})
+        assert len(whole(store, other)) == n
+    assert counts.total == counts.verdict["weak"] == counts.relation["after"]
+    holds = store.dictionary_page("tiny", "1-vasae", Filters(holds=True)).counts
+    assert holds.total == holds.verdict["specific"] + holds.verdict["partial"]
+
+
+def test_anchors_are_counted_as_a_slow_count_does(store: Store) -> None:
+    page = store.anchor_page("tiny", "1-vasae", "near", start=0, limit=1000)
+    assert len(page.anchors) == page.total
+    features = [store.feature("tiny", "1-vasae", index).feature for index in range(200)]
+    names = Counter(feature.name.id for feature in features)
+    live = [feature for feature in features if feature.live]
+    near = Counter(token.id for feature in live for token in (feature.name, *feature.next_names))
+    assert {a.token.id: a.n_features for a in page.anchors if a.n_features} == names
+    assert {a.token.id: a.n_near for a in page.anchors if a.n_near} == near
+    some = store.anchor_page("tiny", "1-vasae", "near", start=5, limit=3)
+    assert some.anchors == page.anchors[5:8]
+
+
+def whole(store: Store, filters: Filters) -> list[ListedNumbers]:
+    return [one for piece in store.whole_list("tiny", "1-vasae", filters) for one in piece]
