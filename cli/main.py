@@ -73,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = getattr(error, "kept", "")
         print(f"lexiscope: {error}{' ' + kept if kept else ''}", file=sys.stderr)
         return 1
+    except OSError as error:  # of a place that a person named: full, read-only, not theirs
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"lexiscope: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -349,14 +353,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
 ) -> None:
     """Serve the index, and a live model to steer, until interrupted."""
-    import uvicorn
-
-    from server import create_app
+    from server.serve import serve as run_server
 
     settings = Settings()
     changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update=changed)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+    run_server(settings)
 
 
 @app.command()

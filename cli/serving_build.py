@@ -18,16 +18,14 @@ def serve_while_building(build: Builder, settings: Settings, console: Console) -
 
     A build that fails prints why, and the server goes on with what is there.
     """
-    import uvicorn
-
-    from server import create_app
+    from server.serve import serve
 
     # a fresh interpreter: a fork would share the server's threads and open index
     builder = multiprocessing.get_context("spawn").Process(target=_build, args=(build, settings))
     builder.start()
     console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")
     try:
-        uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+        serve(settings)
     finally:
         builder.terminate()
         builder.join()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lexiscope import files
+from lexiscope.checkpoint import write_tensors
 from lexiscope.language_model import LanguageModel
 from lexiscope.language_model.jacobian import SKIPPED
 
@@ -41,8 +41,7 @@ def jacobian_lenses(
         )
         kept |= model.jacobians(list(islice(usable, prompts)), below, advance=advance)
         folder.mkdir(parents=True, exist_ok=True)
-        with files.replace_file(path) as partial:
-            save_file({str(layer): jacobian for layer, jacobian in kept.items()}, partial)
+        write_tensors(path, {str(layer): jacobian for layer, jacobian in kept.items()})
     last = {model.n_layers - 1: torch.eye(model.d_model)}
     return {layer: (kept | last)[layer] for layer in set(layers)}
 

@@ -13,20 +13,23 @@ look-up names an architecture of its own, so that SAELens refuses it instead of 
 never executed.
 """
 
+import errno
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lexiscope import formats
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
-from lexiscope.files import new_folder
+from lexiscope.files import new_folder, replace_file
 from lexiscope.formats import saelens
 from lexiscope.formats.saelens import CONFIG, WEIGHTS
 from lexiscope.formats.stored import metadata_of, read_json, read_tensors
@@ -235,7 +238,7 @@ def save_weights(
     The architecture follows from the selection, the dense path and `hook_out`.
     """
     layout = saelens.layout(dictionary, transcoder=bool(hook_out))
-    save_file(layout.tensors, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, layout.tensors)
     if fit is not None:
         anchors = {
             "anchors": fit.anchors.half().contiguous(),
@@ -243,7 +246,7 @@ def save_weights(
             "mean": fit.mean.float(),
             "assigned": fit.assigned,
         }
-        save_file(anchors | ({} if fit.lift is None else {"lift": fit.lift}), folder / ANCHORS)
+        write_tensors(folder / ANCHORS, anchors | ({} if fit.lift is None else {"lift": fit.lift}))
     metadata = {
         "model_name": model,
         "hook_name": hook,
@@ -295,12 +298,28 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
     if checkpoint.hook_out:
         metadata["hook_name_out"] = checkpoint.hook_out
     with new_checkpoint(out) as folder:
-        save_file(layout.tensors, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, layout.tensors)
         write_json(folder / CONFIG, layout.config | {"metadata": metadata})
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """The file appears whole or not at all. Raises OSError."""
+    with replace_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, which appears whole or not at all. Raises OSError."""
+    with replace_file(path) as partial:
+        partial.touch()
+        mode = (
+            partial.stat().st_mode
+        )  # as the user's umask has it; safetensors makes files of its owner alone
+        try:
+            save_file(tensors, partial)
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+        partial.chmod(mode)
 
 
 def load_checkpoint(
@@ -322,6 +341,8 @@ def load_checkpoint(
     )
     fit = _read_fit(path / ANCHORS) if anchors and own and (path / ANCHORS).is_file() else None
     metrics = read_json(path / METRICS) if own and (path / METRICS).is_file() else {}
+    if own:
+        _check_details(path, metadata_of(stored.config).get("lexiscope") or {})
     origin = "lexiscope" if own else stored.origin
     return Checkpoint(
         path,
@@ -339,6 +360,28 @@ def load_checkpoint(
         layer,
         set_name,
     )
+
+
+class _Details(BaseModel):
+    """What is computed with, of the metadata.lexiscope block."""
+
+    layer: NonNegativeInt | None = None
+    seed: int = 0
+    mean_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    plan: dict[str, Any] | None = None
+
+
+def _check_details(path: Path, details: Any) -> None:
+    """Raises CheckpointError where the block holds values of another type."""
+    try:
+        _Details.model_validate(details, strict=True)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(('metadata.lexiscope', *map(str, found['loc'])))} is "
+            f"{str(found['input'])[:80]!r}: {found['msg']}"
+            for found in error.errors()[:3]
+        )
+        raise CheckpointError(f"{path}/{CONFIG}: {wrong}.") from error
 
 
 def _read_fit(path: Path) -> AnchorFit:

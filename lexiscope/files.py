@@ -99,7 +99,15 @@ def lack_of_space(folder: Path, needed: int) -> str:
     free = shutil.disk_usage(next(part for part in (absolute, *absolute.parents) if part.exists())).free
     if needed <= free:
         return ""
-    return f"{needed / 1e9:,.1f} GB do not fit under {folder}, which has {free / 1e9:,.1f} GB free"
+    return f"{size_text(needed)} do not fit under {folder}, which has {size_text(free)} free"
+
+
+def size_text(n_bytes: int) -> str:
+    """An amount of memory in the unit that suits it: 3.2 GB, 40 MB, 812 bytes."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:,.1f} {name}"
+    return f"{n_bytes} bytes"
 
 
 def portable_command(arguments: Sequence[str]) -> str:

@@ -2,11 +2,16 @@
 table).
 """
 
+import os
+import re
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import AfterValidator, ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lexiscope.errors import LexiscopeError
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "data"
@@ -15,21 +20,91 @@ WORK = DATA if (ROOT / "pyproject.toml").is_file() else Path.cwd() / "data"
 """Where what is generated goes: beside it in a clone, under the working folder for an installed wheel."""
 
 
+PREFIX = "LEXISCOPE_"
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+DATABASE_URL = re.compile(r"(postgresql(\+psycopg)?|postgres)://[^/?#]*/[^/?#]+(\?.*)?")
+MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?([KMGT]i?)?B", re.IGNORECASE)
+
+
+class SettingsError(LexiscopeError):
+    """Settings that are wrong, all of them in one message, by the names of their variables."""
+
+
+def _database_url(url: str) -> str:
+    if url and not DATABASE_URL.fullmatch(url):  # the value may hold a password: it is not repeated
+        raise ValueError("is no PostgreSQL URL: write postgresql+psycopg://user:password@host:5432/database")
+    return url
+
+
+def _memory(amount: str) -> str:
+    if not MEMORY.fullmatch(amount):
+        raise ValueError(f"{amount!r} is no amount of memory: write 1GB or 512MB")
+    return amount
+
+
+def _worker_url(url: str) -> str:
+    if url and not url.startswith(("http://", "https://", "unix://")):
+        raise ValueError(f"{url!r} is no URL of a worker: write http://host:port or unix:///path")
+    return url
+
+
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="LEXISCOPE_")
+    """Raises SettingsError, which names each variable that is wrong and what would be right."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    def __init__(self, **given: Any) -> None:
+        wrong = _unknown_variables()
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            wrong += [
+                f"{PREFIX}{'_'.join(map(str, found['loc'])).upper()}: "
+                f"{found['msg'].removeprefix('Value error, ')}"
+                for found in error.errors()
+            ]
+        if wrong:
+            raise SettingsError("; ".join(wrong))
 
     index: Path = Field(WORK / "index", description="folder that holds the index builds and CURRENT")
     runs: Path = Field(WORK / "runs", description="folder that holds checkpoints")
     lenses: Path = Field(WORK / "lenses", description="folder that keeps fitted Jacobian lenses")
     studies: Path = Field(WORK / "studies", description="folder that keeps the records of studies")
-    database_url: str = Field(
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "",
+        repr=False,
         description="PostgreSQL URL (postgresql+psycopg://user:password@host/database); empty: the DuckDB "
         "file that CURRENT names",
     )
     host: str = Field("127.0.0.1", description="address the server binds")
     port: int = Field(8000, ge=0, le=65535, description="port the server binds; 0 takes a free one")
-    worker_url: str = Field("", description="URL of the model worker; empty: `lexiscope serve` starts one")
+    allowed_hosts: str = Field(
+        "",
+        description="names that the server is reached by, with commas, besides loopback names and "
+        "LEXISCOPE_HOST; `*` allows all",
+    )
+    web_processes: int = Field(
+        1, ge=1, le=64, description="processes that serve pages; more than one need LEXISCOPE_WORKER_URL"
+    )
+    request_seconds: float = Field(
+        30, gt=0, description="in which a client must have sent its request, and the next of a connection"
+    )
+    shutdown_seconds: float = Field(
+        10, ge=0, description="that requests in progress get after SIGTERM before they end in an error"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="of log lines, or `json`")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "warning", description="from which on lines are logged; `info` has one a request"
+    )
+    worker_url: Annotated[str, AfterValidator(_worker_url)] = Field(
+        "", description="URL of the model worker; empty: `lexiscope serve` starts one"
+    )
+    worker_token: str = Field(
+        "", repr=False, description="secret that a worker on TCP asks for, and the server sends"
+    )
+    worker_hub: bool = Field(
+        False, description="whether the model worker may fetch models from the Hugging Face hub"
+    )
     worker_queue: int = Field(
         32,
         ge=1,
@@ -57,4 +132,23 @@ class Settings(BaseSettings):
     reader_timeout: int = Field(
         30, ge=1, description="seconds after which PostgreSQL gives up a reader's query"
     )
-    reader_memory: str = Field("1GB", description="DuckDB memory a reader may use")
+    reader_memory: Annotated[str, AfterValidator(_memory)] = Field(
+        "1GB", description="DuckDB memory a reader may use"
+    )
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names in lower case, without ports, under which the server answers; holds `*` where any will do."""
+        given = {name.strip().lower() for name in self.allowed_hosts.split(",")} - {""}
+        bound = f"[{self.host}]" if ":" in self.host else self.host.lower()
+        return frozenset({*LOOPBACK, bound, *given})
+
+
+def _unknown_variables() -> list[str]:
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            found.append(f"{name}: there is no such setting{f'; the nearest is {near[0]}' if near else ''}")
+    return found

@@ -4,6 +4,7 @@ worker.
 Routes use `app.state`: `settings`, `store`, `templates` and `worker`.
 """
 
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -26,6 +27,7 @@ from server import (
     steer,
     studies,
 )
+from server.closing import close_after_signals
 from server.page_router import PageRouter
 from server.request_checks import check_request
 from server.responses import Templates
@@ -60,7 +62,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        close_after_signals(app.state.closing, settings.shutdown_seconds)
         yield
+        app.state.closing.set()
         if app.state.worker is not None:
             app.state.worker.close()
         opened.close()
@@ -81,8 +85,9 @@ def create_app(
     app.state.store = opened
     app.state.templates = Templates(navigation=[link for router in routers for link in router.navigation])
     app.state.worker = None  # started by the first request that needs it
+    app.state.closing = threading.Event()  # set when the time of requests in progress is up
     errors.install(app)
-    middleware.install(app)
+    middleware.install(app, settings)
     static_files.install(app)
     for router in routers:
         app.include_router(router)

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import ErrorRecord
-from server.live import WorkerRefused
+from server.live import WorkerDown, WorkerRefused
 from server.live.problems import PROBLEM, describe, problem
 from server.responses import PROTECTION, Templates, building, is_json_route
 from store import BadCursor, NoIndex, NotFound, StoreError
@@ -68,12 +68,17 @@ async def _domain_error(request: Request, error: Exception) -> Response:
     if isinstance(error, WorkerRefused):
         again = {"retry-after": error.retry_after} if error.retry_after else None
         return error_response(request, error.status, str(error), headers=again)
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    kept = error.kept if isinstance(error, StoreError) else ""
+    if isinstance(error, WorkerDown):
+        return error_response(request, 503, str(error), headers={"retry-after": "5"})
+    if not isinstance(error, StoreError):
+        return await _unexpected_error(request, error)
+    status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     if isinstance(error, NoIndex) and building(request):
         detail = "the index is being built: /progress says how far it is"
         return error_response(request, status, detail, headers={"retry-after": "10"})
-    return error_response(request, status, str(error), kept=kept)
+    if status == 503:
+        log.error("the index cannot be read: %s", error)
+    return error_response(request, status, error.public, kept=error.kept)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

@@ -1,6 +1,11 @@
-"""What holds for every request, whatever its route: bodies are bounded, responses are compressed and say
-what a browser may do with them, and HEAD is GET without a body.
+"""What holds for every request, whatever its route: it names a host that is served, changes nothing from
+another site, and is bounded in size and time; responses are compressed and say what a browser may do with
+them; HEAD is GET without a body.
 """
+
+import asyncio
+from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
@@ -9,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lexiscope.records import ErrorRecord
+from lexiscope.settings import Settings
 from server.live.problems import problem
 from server.responses import PROTECTION
 
@@ -17,23 +23,71 @@ MAX_BODY = 1 << 20
 GZIP_LEVEL = 5
 """a tenth larger than the smallest (9), in a third of the time"""
 TOO_LARGE = f"the body is too large: at most {MAX_BODY:,} bytes are read"
+TOO_SLOW = "the body did not come whole in time (LEXISCOPE_REQUEST_SECONDS)"
 
 
-def install(app: FastAPI) -> None:
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+def install(app: FastAPI, settings: Settings) -> None:
     """The last that is added is the first that a request meets."""
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, seconds=settings.request_seconds)
+    app.add_middleware(OwnHosts, hosts=settings.host_names)
     app.add_middleware(Protection)
     app.add_middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL)
     app.add_middleware(HeadAsGet)
 
 
-class BodyLimit:
-    """413 for a body of more than MAX_BODY bytes: before it is read where its length is given, else as soon
-    as more have come. The connection is closed, because the rest is not read.
+class OwnHosts:
+    """421 for a Host that is not one of `hosts`, so that a name which an attacker points at this address
+    (DNS rebinding) reads nothing; 403 where a page of another site asks for a change.
+
+    Browsers send Origin with every method that is not safe; other clients send none and are let through.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self.app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._refusal(scope) if scope["type"] == "http" else None
+        if refused is None:
+            await self.app(scope, receive, send)
+        else:
+            await problem(refused)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ErrorRecord | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if "*" not in self._hosts and host_name(host) not in self._hosts:
+            return ErrorRecord(
+                status=421,
+                detail=f"this server is not reached by the name {host[:80]!r}: LEXISCOPE_ALLOWED_HOSTS lists "
+                "the names that it answers to",
+            )
+        origin = headers.get("origin")
+        if scope["method"] in SAFE_METHODS or origin is None:
+            return None
+        if urlsplit(origin).netloc.lower() != host.lower():
+            return ErrorRecord(status=403, detail=f"a page of {origin[:80]!r} may not change anything here")
+        return None
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port, in lower case."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
+
+
+class BodyLimit:
+    """413 for a body of more than MAX_BODY bytes: before it is read where its length is given, else as soon
+    as more have come. 408 for one that has not come whole within `seconds`. The connection is closed, because
+    the rest is not read.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self.app = app
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,11 +98,17 @@ class BodyLimit:
             refused = problem(ErrorRecord(status=413, detail=TOO_LARGE), {"connection": "close"})
             await refused(scope, receive, send)
             return
-        read = 0
+        read, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self._seconds
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, TOO_SLOW, {"connection": "close"}) from None
+            whole = whole or not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > MAX_BODY:
                 raise HTTPException(413, TOO_LARGE, {"connection": "close"})

@@ -30,6 +30,9 @@ PROTECTION = {
     "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 """headers of every response: no script, style, frame or request but the site's own, and none within a page.
 Images are drawn from `data:` and `blob:` where a chart is exported.

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
-from store.errors import NoIndex, StoreError, reason
+from store.errors import MAKE_ONE, NoIndex, StoreError, reason
 
 
 class FolderBackend:
@@ -17,15 +17,14 @@ class FolderBackend:
     def current(self) -> str:
         build = build_files.current_build(self._root)
         if build is None:
-            raise NoIndex(f"there is no index in {self._root}: {build_files.MAKE_ONE}")
+            raise NoIndex(f"there is no index in {self._root}: {MAKE_ONE}")
         return build
 
     def open(self, build: str) -> sa.Engine:
         path = build_files.build_path(self._root, build)
         if not path.is_file():
             raise NoIndex(
-                f"{build_files.pointer(self._root)} names build {build}, whose file is gone: "
-                f"{build_files.MAKE_ONE}"
+                f"{build_files.pointer(self._root)} names build {build}, whose file is gone: {MAKE_ONE}"
             )
         return duckdb_connection.reader(
             path, threads=self._settings.reader_threads, memory=self._settings.reader_memory
@@ -35,4 +34,4 @@ class FolderBackend:
         return str(build_files.build_path(self._root, build))
 
     def failure(self, error: Exception, build: str) -> StoreError:
-        return NoIndex(f"{self.name(build)} cannot be read ({reason(error)}): {build_files.MAKE_ONE}")
+        return NoIndex(f"{self.name(build)} cannot be read ({reason(error)}): {MAKE_ONE}")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from lexiscope.settings import Settings
 from store import build_files
-from store.errors import NoIndex, StoreError, Unreachable, reason
+from store.errors import MAKE_ONE, NoIndex, StoreError, Unreachable, reason
 
 CONNECT_SECONDS = 5
 POINTER = "SELECT build FROM lexiscope.current"
@@ -26,16 +26,14 @@ class BinaryCursor(psycopg.Cursor[tuple[object, ...]]):
 
 
 def url(settings: Settings) -> sa.URL:
-    """LEXISCOPE_DATABASE_URL, checked. Raises StoreError, without the password."""
+    """LEXISCOPE_DATABASE_URL, whose form the settings checked. Raises StoreError, without the password."""
     try:
         address = sa.make_url(settings.database_url)
-    except sa.exc.ArgumentError:
-        address = sa.URL.create("invalid")
-    if address.drivername not in ("postgresql", "postgres", "postgresql+psycopg") or not address.database:
+    except (sa.exc.ArgumentError, ValueError):
         raise StoreError(
             "LEXISCOPE_DATABASE_URL is no PostgreSQL URL: write "
             "postgresql+psycopg://user:password@host:5432/database"
-        )
+        ) from None
     return address.set(drivername="postgresql+psycopg")
 
 
@@ -44,8 +42,11 @@ def schema_of(build: str) -> str:
 
 
 def where(address: sa.URL) -> str:
-    """The database, as messages call it; without the password."""
-    return f"PostgreSQL at {address.render_as_string(hide_password=True).partition('://')[2]}"
+    """The database, as messages to the operator call it: without the password, which may also stand in the
+    query.
+    """
+    shown = address.set(query={}).render_as_string(hide_password=True)
+    return f"PostgreSQL at {shown.partition('://')[2]}"
 
 
 class PostgresBackend:
@@ -82,22 +83,18 @@ class PostgresBackend:
                 with self._pointer.connect() as connection:
                     build = connection.exec_driver_sql(POINTER).scalar()
                 if build is None:
-                    raise NoIndex(f"there is no index in {where(self._url)}: {build_files.MAKE_ONE}")
+                    raise NoIndex(f"there is no index in {where(self._url)}: {MAKE_ONE}")
                 return self._checked(str(build))
             except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
                 if isinstance(getattr(error, "orig", None), GONE):
-                    raise NoIndex(
-                        f"there is no index in {where(self._url)}: {build_files.MAKE_ONE}"
-                    ) from error
+                    raise NoIndex(f"there is no index in {where(self._url)}: {MAKE_ONE}") from error
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self.failure(error, "") from error
         raise AssertionError
 
     def _checked(self, build: str) -> str:
         if not build_files.BUILD_ID.fullmatch(build):
-            raise NoIndex(
-                f"lexiscope.current in {where(self._url)} does not name a build: {build_files.MAKE_ONE}"
-            )
+            raise NoIndex(f"lexiscope.current in {where(self._url)} does not name a build: {MAKE_ONE}")
         return build
 
     def open(self, build: str) -> sa.Engine:
@@ -111,17 +108,15 @@ class PostgresBackend:
     def failure(self, error: Exception, build: str) -> StoreError:
         inner = getattr(error, "orig", None)
         if isinstance(inner, GONE):
-            return NoIndex(
-                f"{self.name(build)} is damaged or was deleted ({reason(error)}): {build_files.MAKE_ONE}"
-            )
+            return NoIndex(f"{self.name(build)} is damaged or was deleted ({reason(error)}): {MAKE_ONE}")
         if isinstance(inner, psycopg.errors.QueryCanceled):
-            return Unreachable(
-                f"{where(self._url)} took longer than {self._settings.reader_timeout} s to answer: narrow "
-                "the request, or try again"
-            )
+            seconds = self._settings.reader_timeout
+            slow = f"took longer than {seconds} s to answer: narrow the request, or try again"
+            return Unreachable(f"{where(self._url)} {slow}", public=f"the database of the index {slow}")
         if isinstance(error, sa.exc.TimeoutError):
+            busy = f"all {self._settings.reader_connections} connections to"
             return Unreachable(
-                f"all {self._settings.reader_connections} connections to {where(self._url)} are busy: try "
-                "again"
+                f"{busy} {where(self._url)} are busy: try again",
+                public=f"{busy} the database of the index are busy: try again",
             )
         return Unreachable(f"{where(self._url)} cannot be queried ({reason(error)})")

@@ -121,13 +121,14 @@ class DictionaryRun:
             training.load_state(state)
         if self.ranks.writes:
             name = f"{model.id}/{self.path.name}"
-            self._log = Log(
-                self.unfinished.log,
-                after=training.step,
-                logger=plan.log,
-                name=name,
-                config=self.unfinished.plan,
-            )
+            with self.unfinished.errors():
+                self._log = Log(
+                    self.unfinished.log,
+                    after=training.step,
+                    logger=plan.log,
+                    name=name,
+                    config=self.unfinished.plan,
+                )
             self._saved, self._saved_step = time.monotonic(), training.step
         task = progress.add_task(
             self.name, total=steps or None, completed=training.step, rate="", loss="", live=""
@@ -154,7 +155,8 @@ class DictionaryRun:
                 f"{validated}{line.seconds:.0f} s",
             )
         if self._log:
-            self._log.write(line)
+            with self.unfinished.errors():
+                self._log.write(line)
             if time.monotonic() - self._saved >= self.plan.snapshot_every:
                 self.unfinished.save(training.state())
                 self._saved, self._saved_step = time.monotonic(), line.step

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lexiscope import evidence, metrics
 from lexiscope.anchors import ALIGNED, nearest_tokens
-from lexiscope.checkpoint import METRICS, AnchorFit, write_json
+from lexiscope.checkpoint import METRICS, AnchorFit, write_json, write_tensors
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
 from lexiscope.language_model import LanguageModel, Point, hook_name
@@ -64,8 +63,8 @@ class Measured(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write both files into a checkpoint's folder."""
         write_json(folder / METRICS, self.metrics)
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in self.features.items()}, folder / EVIDENCE
+        write_tensors(
+            folder / EVIDENCE, {name: tensor.contiguous().cpu() for name, tensor in self.features.items()}
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lexiscope.errors import LexiscopeError
+from lexiscope.files import replace_file
 from trainer.step import LogLine
 
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
@@ -42,9 +43,8 @@ class Log:
         OUT/tensorboard.
         """
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= after]
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(file)
+        with replace_file(file) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
         self._file: IO[str] = file.open("a", encoding="utf-8")
         self._tensorboard = self._wandb = None
         if logger == "tensorboard":

@@ -69,7 +69,7 @@ class UnfinishedRun:
 
     def open(self) -> None:
         """Make the folder, and hold it against other processes until this one ends."""
-        with self._errors():
+        with self.errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             held = ExitStack()
             try:
@@ -111,7 +111,7 @@ class UnfinishedRun:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""
-        with self._errors(), replace_file(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
+        with self.errors(), replace_file(self.folder / SNAPSHOT) as partial, partial.open("wb") as sink:
             try:
                 torch.save(state, sink)
             except RuntimeError as error:  # torch's zip writer hides the disk's own error in one of these
@@ -125,10 +125,11 @@ class UnfinishedRun:
 
     def publish(self, measured: Measured) -> None:
         """The trained dictionary, its metrics and its log become the destination; the rest is removed."""
-        with self._errors():
+        with self.errors():
             trained = self.folder / TRAINED
             measured.save(trained)
-            shutil.copyfile(self.log, trained / LOG)
+            with replace_file(trained / LOG) as partial:
+                shutil.copyfile(self.log, partial)
             refuse_existing(self.destination)
             os.replace(trained, self.destination)
         self.remove()
@@ -150,13 +151,14 @@ class UnfinishedRun:
             self._held = None
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """Errors of the disk as CheckpointError, which says what is kept."""
         try:
             yield
         except OSError as error:
             kept = (
-                "The last snapshot is kept: resume with --resume."
-                if self.has_snapshot
+                "What was trained is kept: resume with --resume."
+                if self.has_snapshot or self.trained is not None
                 else "Nothing has changed."
             )
             raise CheckpointError(

@@ -3,6 +3,8 @@ in them.
 """
 
 import json
+import math
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.files import size_text
 from lexiscope.selection import Threshold
 
 LEAST_NORM = 1e-8
@@ -63,8 +66,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Raises CheckpointError: no readable JSON, or something other than an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}.") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also thousands of digits, and a million brackets
+        raise CheckpointError(f"{path} is not readable JSON: {str(error).splitlines()[0]}.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if not isinstance(value, dict):
@@ -83,9 +89,14 @@ def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, mapped into memory. Raises CheckpointError: truncated, damaged, a
-    pickle.
+    pickle, larger than this machine's memory.
     """
     try:
+        size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if size > memory:
+            raise CheckpointError(
+                f"{path} has {size_text(size)}, more than this machine's memory of {size_text(memory)}."
+            )
         return load_file(path)
     except (SafetensorError, OSError) as error:
         with open(path, "rb") as file:
@@ -162,7 +173,13 @@ def named(
 
 def whole_k(path: Path, settings: dict[str, Any], b_enc: Tensor) -> int:
     k = settings.get("k")
-    if not isinstance(k, int | float) or isinstance(k, bool) or k != int(k) or not 0 < k <= len(b_enc):
+    if (
+        not isinstance(k, int | float)
+        or isinstance(k, bool)
+        or not math.isfinite(k)
+        or k != int(k)
+        or not 0 < k <= len(b_enc)
+    ):
         raise CheckpointError(
             f"{path}: k is {k!r}, which is not a whole number between 1 and d_sae {len(b_enc)}."
         )

@@ -61,8 +61,11 @@ def load_language_model(
             location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         else:
             location = {"pretrained_model_name_or_path": name}
-        tokenizer = AutoTokenizer.from_pretrained(**location)
-        weights = AutoModelForCausalLM.from_pretrained(**location, dtype=dtype, use_safetensors=True)
+        # False: a folder's own code is refused. Left out, transformers would ask on the terminal.
+        tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
+        weights = AutoModelForCausalLM.from_pretrained(
+            **location, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
         weights = weights.eval().to(device)
         identity = identity_of(weights, tokenizer)  # before transformer-lens takes the modules apart
         expected = _probe_logits(weights)

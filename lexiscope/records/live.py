@@ -332,6 +332,6 @@ class WorkerHealth(Record):
         description="generated tokens of all rows per second, over the last ten seconds of work; 0 before "
         "the first request"
     )
-    models: list[str] = Field(description="paths of the models in memory")
+    models: list[str] = Field(description="ids of the models in memory")
     memory_bytes: int = Field(0, description="size of the weights of models and dictionaries in memory")
     device: str = "cpu"

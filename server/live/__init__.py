@@ -24,7 +24,7 @@ from server.live.messages import (
     SteerJob,
     SweepJob,
 )
-from server.live.process import WorkerProcess, spawn_worker
+from server.live.process import WorkerDown, WorkerProcess, spawn_worker
 
 __all__ = [
     "ControlSources",
@@ -36,6 +36,7 @@ __all__ = [
     "SteerJob",
     "SweepJob",
     "WorkerClient",
+    "WorkerDown",
     "WorkerProcess",
     "WorkerRefused",
     "spawn_worker",

@@ -6,15 +6,17 @@ killed.
 """
 
 import argparse
+import math
 import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
-from lexiscope.settings import Settings
-from server.live.app import create_worker_app
+from lexiscope.settings import Settings, SettingsError
+from server import logs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,12 +31,27 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.leash:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    app = create_worker_app(Settings())
+    settings = Settings()
+    logs.configure(settings)
+    if given.socket is None and not settings.worker_token:
+        raise SettingsError(
+            "LEXISCOPE_WORKER_TOKEN: a worker on TCP needs a secret, the same for the server and the worker; "
+            "make one with `openssl rand -hex 32`"
+        )
+    if not settings.worker_hub:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it
+    from server.live.app import create_worker_app
+
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "timeout_graceful_shutdown": math.ceil(settings.shutdown_seconds) + 2,
+    }
     if given.socket is not None:
         os.umask(0o077)
-        uvicorn.run(app, uds=str(given.socket), log_level="warning")
+        uvicorn.run(create_worker_app(settings), uds=str(given.socket), **options)
     else:
-        uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
+        uvicorn.run(create_worker_app(settings, on_tcp=True), host=given.host, port=given.port, **options)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
-"""Awaiting a result while watching whether the client is still connected."""
+"""Awaiting a result while watching whether the client is still connected, and the server not closing."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -15,9 +16,15 @@ class ClientDisconnected(Exception):
     """The client closed its connection."""
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+class ServerClosing(Exception):
+    """The server ends, and the time for requests in progress is up."""
+
+
+async def while_connected(
+    request: Request, work: Coroutine[Any, Any, T], *, closing: threading.Event | None = None
+) -> T:
     """The result of `work`. Cancels it and raises ClientDisconnected if the client of `request` disconnects
-    first.
+    first, or ServerClosing if `closing` is set first.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -27,6 +34,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
                 return task.result()
             if await request.is_disconnected():
                 raise ClientDisconnected
+            if closing is not None and closing.is_set():
+                raise ServerClosing
     finally:
         if not task.done():
             task.cancel()

@@ -54,9 +54,9 @@ class ModelCache:
 
     @property
     def models(self) -> list[str]:
-        """Paths of the models in memory."""
+        """Ids of the models in memory."""
         with self._lock:
-            return [key[1] for key, sized in self._items.items() if isinstance(sized.item, CachedModel)]
+            return [key[2] for key, sized in self._items.items() if isinstance(sized.item, CachedModel)]
 
     @property
     def n_bytes(self) -> int:

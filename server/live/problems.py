@@ -1,5 +1,7 @@
 """Errors of the server and of its model worker as responses: one ErrorRecord, `application/problem+json`."""
 
+import re
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -10,6 +12,15 @@ from lexiscope.records import ErrorRecord
 PROBLEM = "application/problem+json"
 MAX_LISTED = 5
 """invalid values that one error describes"""
+
+
+FOLDERS = re.compile(r"(?<![\w.:/~-])~?/(?:[^\s/'\"]+/)+(?=[^\s/'\"])")
+"""the folders of an absolute path of two parts or more, not of a URL"""
+
+
+def without_folders(text: str) -> str:
+    """A message without this machine's folders: of an absolute path its last name stays."""
+    return FOLDERS.sub("", text)
 
 
 def problem(record: ErrorRecord, headers: dict[str, str] | None = None) -> Response:

@@ -20,7 +20,7 @@ from typing import Self
 import httpx
 
 from lexiscope.errors import LexiscopeError
-from lexiscope.settings import Settings
+from lexiscope.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90.0
@@ -73,12 +73,15 @@ class WorkerProcess:
             process = self._start()
             deadline = time.monotonic() + START_SECONDS
             while not self._healthy:
+                if self._closed:
+                    raise WorkerDown("The server is shutting down.")
                 if process.poll() is not None:
                     raise WorkerDown(
                         f"The model worker ended with status {process.returncode} during its start. "
                         "See its log for details."
                     )
                 if time.monotonic() > deadline:
+                    process.kill()
                     raise WorkerDown(f"The model worker did not respond within {START_SECONDS:.0f} seconds.")
                 self._healthy = self._responds()
                 if not self._healthy:
@@ -94,10 +97,20 @@ class WorkerProcess:
                 process.wait(timeout=2)
         return process is None or process.poll() is not None
 
+    def replace(self, process_id: int) -> None:
+        """Kill the process of this id, which hangs, and start another, unless that was done before."""
+        with self._lock:
+            hung = self._process
+            if self._closed or hung is None or hung.pid != process_id:
+                return
+            hung.kill()
+            hung.wait()
+            self._start()
+
     def close(self) -> None:
         """End the process and remove its socket. It cannot be started again."""
+        self._closed = True  # before the lock, which a call waiting for the process's start holds
         with self._lock:
-            self._closed = True
             if self._process is not None:
                 _end(self._process)
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -112,9 +125,9 @@ class WorkerProcess:
         self.socket.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         settings = {
-            f"LEXISCOPE_{name.upper()}": str(value)
+            f"{PREFIX}{name.upper()}": str(value)
             for name, value in self._settings.model_dump().items()
-            if name.startswith("worker_")
+            if name.startswith(("worker_", "log_"))
         }
         environment = {**os.environ, **settings, "PYTHONPATH": path}
         command = [sys.executable, "-m", "server.live", "--socket", str(self.socket), "--leash"]

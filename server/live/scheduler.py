@@ -20,6 +20,7 @@ from server.live.generation import Batches, JobSteps, Pause
 from server.live.interventions import Cancelled
 from server.live.messages import LAST_EVENTS, Event
 from server.live.model_cache import NotLoadable
+from server.live.problems import without_folders
 from server.live.queue import FairQueue
 
 StartJob = Callable[[Batches, Callable[[], bool]], JobSteps[None]]
@@ -90,6 +91,8 @@ class Scheduler:
         self._seconds = seconds
         self._batches = Batches()
         self._running: list[ScheduledJob] = []
+        self._turned = time.monotonic()
+        """when the thread last took a turn"""
         self._speeds: deque[tuple[float, int]] = deque()
         self._durations: deque[float] = deque([FIRST_DURATION], maxlen=20)
         self._changed = threading.Condition()
@@ -99,6 +102,11 @@ class Scheduler:
     def running(self) -> int:
         """Number of jobs in progress."""
         return len(self._running)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether one turn has taken longer than a whole request may: a pass of the model does not return."""
+        return bool(self._running) and time.monotonic() - self._turned > self._seconds
 
     @property
     def tokens_per_second(self) -> float:
@@ -139,6 +147,7 @@ class Scheduler:
             with self._changed:
                 while not self._running and self.queue.peek() is None:
                     self._changed.wait()
+            self._turned = time.monotonic()
             self._admit()
             begun = time.perf_counter()
             pauses = [self._advance(job) for job in list(self._running)]
@@ -195,9 +204,10 @@ def error_event(error: Exception) -> SteerError:
                 "Request fewer tokens.",
             )
         case NotLoadable():
-            return SteerError(status=503, detail=str(error))
+            log.error("%s", error)
+            return SteerError(status=503, detail=without_folders(str(error)))
         case LexiscopeError():
-            return SteerError(status=422, detail=str(error))
+            return SteerError(status=422, detail=without_folders(str(error)))
     log.error("a job failed", exc_info=error)
     return SteerError(
         status=500,

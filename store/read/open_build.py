@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 from lexiscope.measures import DICTIONARY
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
-from store import build_files, schema
+from store import schema
 from store.backend import Backend
-from store.errors import NotFound, WrongVersion
+from store.errors import MAKE_ONE, NotFound, WrongVersion
 from store.read.vocabulary import SearchVocabulary, VocabularyEntry
 
 SUMMARY_FROM_DICTIONARY = (
@@ -124,7 +124,7 @@ class OpenBuild:
         if row.schema_version != schema.SCHEMA_VERSION:
             raise WrongVersion(
                 f"{self._backend.name(self.id)} has schema version {row.schema_version}, this program reads "
-                f"{schema.SCHEMA_VERSION}: rebuild it, {build_files.MAKE_ONE}",
+                f"{schema.SCHEMA_VERSION}: rebuild it, {MAKE_ONE}",
                 kept="Checkpoints are unchanged; only the index has to be made again.",
             )
 

@@ -27,10 +27,10 @@ from lexiscope.records import (
     TokenPage,
 )
 from lexiscope.settings import Settings
-from store import build_files, schema
+from store import schema
 from store.backend import Backend
 from store.duckdb_folder import FolderBackend
-from store.errors import NotFound
+from store.errors import MAKE_ONE, NotFound
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
 from store.read.completions import completions
@@ -249,7 +249,7 @@ class Store:
         with self._reading() as build:
             entries = list(build.dictionaries.values())
             if not entries:
-                raise NotFound(f"the index holds no dictionary yet: {build_files.MAKE_ONE}")
+                raise NotFound(f"the index holds no dictionary yet: {MAKE_ONE}")
             [entry] = random.choices(entries, weights=[entry.d_sae for entry in entries])
             feature, start = schema.listing.c, random.randrange(entry.d_sae)
             own = (

@@ -223,3 +223,44 @@ def test_what_saelens_cannot_express_is_not_exported_and_nothing_is_overwritten(
     with pytest.raises(CheckpointError, match="already holds"):
         export_saelens(load_checkpoint(folder), folder)
     assert (folder / WEIGHTS).read_bytes() == before
+
+
+ODD = {
+    "not a number": (lambda text: text.replace('"k": 4', '"k": NaN'), "k is nan"),
+    "infinite": (lambda text: text.replace('"k": 4', '"k": Infinity'), "k is inf"),
+    "digits": (lambda text: text.replace('"k": 4', '"k": ' + "9" * 5000), "not readable JSON"),
+    "nested": (lambda text: text.replace('"k": 4', '"k": ' + "[" * 100_000), "not readable JSON"),
+    "metadata": (lambda text: json.dumps(json.loads(text) | {"metadata": [1]}), ""),
+    "details": (
+        lambda text: text.replace('"lexiscope": {', '"lexiscope": [1], "x": {'),
+        "metadata.lexiscope",
+    ),
+    "norm": (lambda text: text.replace('"layer": 1', '"mean_norm": "x"'), "mean_norm is 'x'"),
+    "infinite norm": (lambda text: text.replace('"layer": 1', '"mean_norm": Infinity'), "mean_norm is 'inf'"),
+    "layer": (lambda text: text.replace('"layer": 1', '"layer": "one"'), "layer is 'one'"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_settings_are_one_line_or_read_as_not_recorded(case: str, folder: Path) -> None:
+    change, says = ODD[case]
+    text = (folder / CONFIG).read_text()
+    assert change(text) != text
+    (folder / CONFIG).write_text(change(text))
+    if not says:
+        assert load_checkpoint(folder).details == {}
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(folder: Path) -> None:
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.truncate(2 << 40)  # a hole: no disk is used
+    with pytest.raises(CheckpointError, match=r"2,199\.0 GB, more than this machine's memory"):
+        load_checkpoint(folder)
+
+
+def test_all_files_of_a_checkpoint_can_be_read_by_the_same_people(folder: Path) -> None:
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1

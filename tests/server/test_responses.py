@@ -132,7 +132,7 @@ def test_an_unreachable_database_is_503_until_it_responds_again(index: Path) -> 
         """Whatever the store calls it."""
 
     def read() -> None:
-        raise Gone("the database does not answer", kept="Nothing was changed.")
+        raise Gone("db at 10.0.0.3", kept="Nothing was changed.", public="the database does not answer")
 
     app = create_app(Settings(index=index))
     app.add_api_route("/gone", read)
@@ -147,6 +147,7 @@ def test_an_unreachable_database_is_503_until_it_responds_again(index: Path) -> 
     assert (
         html.status_code == 503
         and "the database does not answer" in html.text
+        and "10.0.0.3" not in html.text
         and "no-store" in html.headers["cache-control"]
     )
     assert client.get("/").status_code == 200

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lexiscope.records import Filters
-from lexiscope.settings import Settings
+from lexiscope.settings import Settings, SettingsError
 from store import BuildWriter, NoIndex, Store, StoreError, Unreachable
 from store.postgres import schema_of
 from tests.store import synthetic
@@ -79,7 +79,7 @@ def test_a_url_that_is_none_is_refused_with_one_that_is(url: str, tmp_path: Path
         lambda: Store(Settings(database_url=url)),
         lambda: BuildWriter(Settings(index=tmp_path, database_url=url)).__enter__(),
     ):
-        with pytest.raises(StoreError, match=r"postgresql\+psycopg://user:password@host:5432/database"):
+        with pytest.raises(SettingsError, match=r"postgresql\+psycopg://user:password@host:5432/database"):
             ask()
 
 

@@ -25,6 +25,7 @@ from trainer.activations.harvest import HarvestError
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Gradients, Step
 from trainer.architectures.topk import TopKArchitecture
+from trainer.evaluation import Measured
 from trainer.snapshot import UnfinishedRun
 
 QUIET = Console(quiet=True)
@@ -105,6 +106,7 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights(
 KILLED = """
 import os, signal, sys
 from trainer.__main__ import main
+from trainer.evaluation import Measured
 from trainer.snapshot import UnfinishedRun
 save, last = UnfinishedRun.save, int(sys.argv[1])
 def killed(self, state):
@@ -212,10 +214,27 @@ def test_a_disk_that_fills_up_keeps_the_last_snapshot(tmp_path: Path) -> None:
     run = UnfinishedRun(tmp_path / "0-vasae", {"seed": 0})
     run.open()
     run.save({"step": 1, "weights": torch.zeros(10)})
-    with full_disk(), pytest.raises(CheckpointError, match=r"could not be written.*last snapshot is kept"):
+    with full_disk(), pytest.raises(CheckpointError, match=r"could not be written.*What was trained is kept"):
         run.save({"step": 2, "weights": torch.zeros(100_000)})
     state = run.load()
     assert state is not None and state["step"] == 1
+
+
+def test_a_disk_that_fills_up_in_the_evaluation_leaves_a_run_that_resumes(tmp_path: Path) -> None:
+    run = UnfinishedRun(tmp_path / "0-vasae", {"seed": 0})
+    run.open()
+    trained = run.folder / "checkpoint"
+    trained.mkdir()
+    run.log.write_text("{}\n")
+    measured = Measured({"figures": list(range(1000))}, {"names": torch.zeros(10)})
+    for size in (0, 1000):
+        with full_disk(size), pytest.raises(CheckpointError, match="What was trained is kept"):
+            run.publish(measured)
+        assert list(trained.iterdir()) == [], "no half of a file"
+    run.publish(measured)
+    assert {path.name for path in run.destination.iterdir()} == {
+        *("metrics.json", "evidence.safetensors", "train.jsonl")
+    }
 
 
 def test_an_error_before_the_first_snapshot_leaves_nothing(

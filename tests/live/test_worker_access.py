@@ -1,0 +1,50 @@
+"""A worker on TCP: a secret for every request, and no file but those of its index."""
+
+import pytest
+from fastapi.testclient import TestClient
+
+from lexiscope.settings import Settings, SettingsError
+from server.live.__main__ import main
+from server.live.app import create_worker_app
+from tests.store import synthetic
+
+TOKEN = {"authorization": "Bearer s3cret", "content-type": "application/json"}
+
+
+@pytest.fixture
+def on_tcp(tmp_path):
+    synthetic.publish(tmp_path, [synthetic.Dictionary("tiny", 0, "random", 48)])
+    return TestClient(create_worker_app(Settings(index=tmp_path, worker_token="s3cret"), on_tcp=True))
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer other"}, {"authorization": "s3cret"}])
+def test_without_the_token_nothing_is_answered(on_tcp, tiny, headers):
+    job = tiny.job((0, 3, "add", 1.0)).model_dump_json()
+    for answer in (
+        on_tcp.get("/healthz", headers=headers),
+        on_tcp.get("/openapi.json", headers=headers),
+        on_tcp.post("/steer", content=job, headers=headers),
+    ):
+        assert answer.status_code == 401
+    assert on_tcp.get("/healthz", headers=TOKEN).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/etc", "someone/model", "../models/tiny"])
+def test_a_model_outside_the_index_is_not_opened(on_tcp, tiny, path):
+    other = tiny.job((0, 3, "add", 1.0)).model_copy(update={"model_path": path})
+    answer = on_tcp.post("/steer", content=other.model_dump_json(), headers=TOKEN)
+    assert answer.status_code == 403 and path not in answer.text
+
+
+def test_a_dictionary_outside_the_index_is_not_opened(on_tcp, tiny, tmp_path):
+    from store import Store
+
+    [entry] = Store(Settings(index=tmp_path)).dictionaries()
+    job = tiny.job((0, 3, "add", 1.0)).model_copy(update={"model_path": entry.model_path})
+    answer = on_tcp.post("/steer", content=job.model_dump_json(), headers=TOKEN)
+    assert answer.status_code == 403
+
+
+def test_a_worker_does_not_start_on_tcp_without_a_token():
+    with pytest.raises(SettingsError, match="LEXISCOPE_WORKER_TOKEN"):
+        main(["--port", "0"])
