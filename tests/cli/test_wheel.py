@@ -17,7 +17,7 @@ from lexiscope.settings import DATA, Settings
 from fastapi.testclient import TestClient
 assert Path(lexiscope.__file__).is_relative_to(Path.cwd() / "site"), lexiscope.__file__
 assert (DATA / "demo" / "model" / "config.json").is_file(), DATA
-with TestClient(server.create_app(Settings())) as client:
+with TestClient(server.create_app(Settings()), base_url="http://localhost") as client:
     assert client.get("/static/lexiscope.css").status_code == 200
     assert client.get("/docs").status_code == 200
     page = client.get("/", headers={"accept": "text/html"})
