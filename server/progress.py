@@ -6,6 +6,7 @@ from fastapi.responses import Response
 from lexiscope.progress import read_progress
 from lexiscope.records import BuildProgress
 from server.dependencies import OpenStore
+from server.live.problems import without_folders
 from server.page_router import PageRouter
 from server.responses import PageContent, respond
 from store import Store, StoreError
@@ -17,7 +18,9 @@ router = PageRouter()
 def progress(request: Request, store: OpenStore) -> Response:
     """How far the build is that runs beside this server, and what can be browsed already."""
     found = read_progress(request.app.state.settings.index)
-    record = found.model_copy(update={"dictionaries": _dictionaries(store)})
+    record = found.model_copy(
+        update={"dictionaries": _dictionaries(store), "message": without_folders(found.message)}
+    )
     return respond(request, PageContent(record, "progress.html"))
 
 
