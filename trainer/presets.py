@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from trainer.architectures import ARCHITECTURES, Config
 from trainer.architectures.cone import ConeConfig
+from trainer.architectures.endtoend import EndToEndConfig
+from trainer.architectures.hierarchical import HierarchicalConfig
 from trainer.architectures.paper import PaperConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
@@ -27,6 +29,8 @@ SUMMARIES = {
     "matched": "TopK with the dense path of vasae, no look-up",
     "paper-plain": "the VASAE paper's baseline, without anchors",
     "paper-soft": "the VASAE paper's method: rows pulled to their nearest anchors",
+    "msae": "TopK whose prefixes of 1, 2, 4, … features reconstruct, the short ones with more weight",
+    "e2e-downstream": "e2e with the later layers' residual streams in the loss",
     "paper-hard": "the VASAE paper's control: decoder rows frozen to the embedding",
 }
 PRESETS: tuple[Config, ...] = (
@@ -37,6 +41,10 @@ PRESETS: tuple[Config, ...] = (
     PaperConfig(name="paper-plain"),
     PaperConfig(name="paper-soft", anchor_weight=1e-4),
     PaperConfig(name="paper-hard", frozen=True),
+    HierarchicalConfig(),
+    HierarchicalConfig(name="msae", budgets="doubling", weights="reverse"),
+    EndToEndConfig(),
+    EndToEndConfig(name="e2e-downstream", downstream=1.0),
 )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 import trainer
 from trainer.activations.passages import LayerActivations, Rows
 from trainer.architectures import Start, build
-from trainer.objectives import CHUNK, anchor_pull
+from trainer.objectives import anchor_pull
+from trainer.objectives.losses import CHUNK
 from trainer.step import Training
 
 NAME = "paper-soft"

@@ -1,85 +1,66 @@
-"""Terms of the loss: AuxK revives features, and a term may run the language model on whole passages."""
+"""Terms of the loss are those of an obvious implementation; AuxK revives features."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.text import passages
-from tests.trainer.test_architectures import built, sample, small
-from trainer import objectives
-from trainer.activations.harvest import harvest
+from tests.trainer.test_architectures import built, sample, small, some_batch
 from trainer.activations.passages import TrainingBatch
-from trainer.architectures import Architecture, Start, Step, build
-from trainer.architectures.base import Pass
+from trainer.architectures import Architecture, Step
+from trainer.architectures.abstopk import AbsTopKConfig
 from trainer.architectures.topk import TopKConfig
+from trainer.objectives import TERMS
+from trainer.objectives.dictionary_terms import largest_cosines
 from trainer.step import Training, train_on_sample
 
-DEMO = Path(__file__).parents[2] / "data" / "demo"
+
+def term(architecture: Architecture, name: str) -> float:
+    batch = some_batch(architecture)
+    with torch.no_grad():
+        made = architecture.forward(batch.x)
+        return TERMS[name](architecture, batch, made, Step(1, 1)).item()
 
 
-def kl_through_the_model(architecture: Architecture, batch: TrainingBatch, made: Pass, step: Step) -> Tensor:
-    """KL(default ‖ patched), nats a position, with the reconstruction in place of the residual stream."""
-    model, layer, passages = architecture.language_model, architecture.writes, batch.passages
-    assert model is not None and passages is not None
-    rebuilt = architecture.restore(made.output, batch.tokens)
-
-    def patch(residual: Tensor) -> Tensor:
-        return residual.masked_scatter(passages.places[..., None], rebuilt)
-
-    default = model.logits(passages.tokens).clone().log_softmax(-1)
-    patched = model.differentiable_logits(passages.tokens, {layer: patch}).log_softmax(-1)
-    divergence = F.kl_div(patched, default, log_target=True, reduction="none").sum(-1)
-    return divergence[passages.places].mean()
-
-
-@pytest.fixture(scope="module")
-def bundled() -> LanguageModel:
-    return load_language_model(str(DEMO / "model"))
+@pytest.mark.parametrize("config", [TopKConfig(), AbsTopKConfig()], ids=lambda config: config.name)
+def test_penalties_before_the_selection_are_those_of_each_token_by_itself(config: TopKConfig) -> None:
+    architecture, _ = built(small(config))
+    architecture.matmul_dtype = torch.float32
+    signed = isinstance(config, AbsTopKConfig)
+    p, off, ratios = architecture.parameters, [], []
+    for x in some_batch(architecture).x:
+        pre = [(row @ x + bias).item() for row, bias in zip(p["encoder"], p["b_enc"], strict=True)]
+        ordered = sorted((abs(z) if signed else max(z, 0.0) for z in pre), reverse=True)
+        off.append(sum(ordered[4:]))
+        ratios.append(sum(ordered) / sum(z * z for z in ordered) ** 0.5)
+    assert term(architecture, "off_support") == pytest.approx(sum(off) / len(off), rel=1e-3)
+    assert term(architecture, "l1_l2") == pytest.approx(sum(ratios) / len(ratios), rel=1e-3)
 
 
-def fall_of_the_divergence(model: LanguageModel, weight: float, monkeypatch: pytest.MonkeyPatch) -> float:
-    """How much ten steps on the bundled model, with that weight in the loss, lower the KL of the text."""
-    monkeypatch.setitem(objectives.TERMS, "kl", kl_through_the_model)
-    config = TopKConfig(
-        k=4,
-        batch=2,
-        batch_of="passages",
-        terms=f"kl:{weight}",
-        restarts=0,
-        learning_rate=5e-4,
-        schedule="constant",
-    )
-    text = list(passages(model, [str(DEMO / "corpus.txt.xz")], length=32, tokens=620))
-    with harvest(model, text, layers=[2]) as harvested:
-        found = harvested.at(2)
-        start = Start(found.x, found.tokens, embedding=model.embedding, d_sae=256, model=model, writes=2)
-        with torch.no_grad():
-            architecture = build(config, start)
-
-        def divergence() -> float:
-            every = torch.arange(len(found.starts))
-            x = architecture.normalise(found.x[found.positions(every)], found.tokens[found.positions(every)])
-            batch = TrainingBatch(x, x, found.tokens, found.whole(every))
-            with torch.no_grad():
-                return kl_through_the_model(architecture, batch, architecture.forward(x), Step(1, 1)).item()
-
-        before = divergence()
-        training = Training(architecture, start.random, steps=10)
-        training.over(found)
-        assert training.done
-        return before - divergence()
-
-
-def test_an_end_to_end_objective_trains_through_the_bundled_model_on_whole_passages(
-    bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chunk", [8192, 10])
+def test_the_orthogonality_term_is_the_largest_cosine_within_a_chunk(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_kl, without = (fall_of_the_divergence(bundled, weight, monkeypatch) for weight in (1.0, 0.0))
-    assert with_kl > 1.2 * without > 0
+    monkeypatch.setattr("trainer.objectives.dictionary_terms.CHUNK_OF_ROWS", chunk)
+    rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(7)).tolist()
+    chunks = [order[start : start + chunk] for start in range(0, 40, chunk)]
+    expected = [
+        max(float(torch.cosine_similarity(rows[i], rows[j], dim=0)) for j in members if j != i)
+        for members in chunks
+        for i in members
+    ]
+    assert largest_cosines(rows, seed=7).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("off_support", 1e-3), ("l1_l2", 1e-2), ("orthogonality", 1.0)])
+def test_a_term_in_the_loss_lowers_itself(name: str, weight: float) -> None:
+    found = []
+    for terms in ("", f"{name}:{weight}"):
+        architecture, start = built(small(TopKConfig(terms=terms)))
+        train_on_sample(Training(architecture, start.random, steps=60), sample())
+        found.append(term(architecture, name))
+    assert found[1] < 0.98 * found[0]
 
 
 def test_aux_k_brings_silent_features_to_life() -> None:

@@ -4,9 +4,12 @@ from trainer.architectures.abstopk import AbsTopK
 from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture, Config, Step
 from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.cone import Cone
+from trainer.architectures.endtoend import EndToEnd
 from trainer.architectures.gated import Gated
+from trainer.architectures.hierarchical import Hierarchical
 from trainer.architectures.jumprelu import JumpReLU
 from trainer.architectures.matryoshka import Matryoshka
+from trainer.architectures.ortsae import OrtSAE
 from trainer.architectures.paper import Paper
 from trainer.architectures.topk import TopKArchitecture
 from trainer.initialise import Start
@@ -15,6 +18,9 @@ ARCHITECTURES: list[type[Architecture]] = [
     TopKArchitecture,
     Cone,
     AbsTopK,
+    Hierarchical,
+    EndToEnd,
+    OrtSAE,
     BatchTopK,
     Matryoshka,
     JumpReLU,

@@ -1,13 +1,6 @@
-"""Terms of the loss, each a scalar function of tensors in scaled space; an architecture's `losses` weights
-and names them.
+"""Losses of architectures: scalar functions of tensors in scaled space."""
 
-`TERMS` holds those that any architecture takes by configuration (`--set terms=NAME:WEIGHT`): functions of the
-architecture, the batch, its forward pass and the step.
-"""
-
-from collections.abc import Callable
-from math import isfinite
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,39 +8,12 @@ from torch import Tensor
 
 from lexiscope.sparse_code import abs_top_k, top_k
 from trainer import sparse
-from trainer.errors import RecipeError
-
-if TYPE_CHECKING:
-    from trainer.activations.passages import TrainingBatch
-    from trainer.architectures.base import Architecture, Pass, Step
-
-Term = Callable[["Architecture", "TrainingBatch", "Pass", "Step"], Tensor]
-TERMS: dict[str, Term] = {}
-"""name → the term, before its weight"""
 
 AnchorMode = Literal["nearest", "logsumexp", "softmax"]
 NEAREST = 10
 """How many of the nearest anchors the modes logsumexp and softmax take into account."""
 CHUNK = 2048
 """Features whose cosines to all anchors are in memory at once."""
-
-
-def term_weights(text: str) -> dict[str, float]:
-    """{name: weight} of NAME:WEIGHT,NAME:WEIGHT. Raises RecipeError for an unknown term or a weight that is
-    no finite number.
-    """
-    weights: dict[str, float] = {}
-    for part in filter(None, text.split(",")):
-        name, _, weight = part.partition(":")
-        if name not in TERMS:
-            raise RecipeError(f"There is no objective term '{name}'; there are {', '.join(TERMS) or 'none'}.")
-        try:
-            weights[name] = float(weight)
-        except ValueError:
-            weights[name] = float("nan")
-        if not isfinite(weights[name]):
-            raise RecipeError(f"The weight of '{name}' is '{weight}': write {name}:NUMBER.")
-    return weights
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
