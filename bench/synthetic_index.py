@@ -292,8 +292,6 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         **{
             "verdicts": "{}",
             "verdict_firings": "{}",
-            "hub_tokens": list(range(20)),
-            "hub_counts": list(range(40, 20, -1)),
             "index_tokens": PASSAGES * LENGTH,
         },
         **{

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlencode
 
 from lexiscope.measures import DICTIONARY, Measure, as_text, placed
@@ -17,8 +17,6 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """superscript characters, which are not smaller than the minimum of 14 px"""
 LinkOfBin = Callable[[float, float], str]
 """The address of what a bin holds, from its edges."""
-PANELS = placed(DICTIONARY, "plot")
-"""measures of LayerSummary, one chart each"""
 
 
 class SetStyle(NamedTuple):
@@ -37,13 +35,13 @@ def set_styles(layers: Iterable[LayerSummary]) -> list[SetStyle]:
     return [SetStyle(name, origin, place) for place, (_, name, origin) in enumerate(sets)]
 
 
-def panels(layers: Sequence[LayerSummary]) -> dict[str, Chart]:
-    """{name of a measure in PANELS: its chart by layer, one line for each set}. Empty if there is only one
-    layer; measures without any value are left out.
+def panels(layers: Sequence[LayerSummary], place: Literal["plot", "alignment"] = "plot") -> dict[str, Chart]:
+    """{name of a measure of LayerSummary at that place: its chart by layer, one line for each set}. Empty if
+    there is only one layer; measures without any value are left out.
     """
     if len({entry.layer for entry in layers}) < 2:
         return {}
-    drawn = {measure.name: _panel(measure, tuple(layers)) for measure in PANELS}
+    drawn = {measure.name: _panel(measure, tuple(layers)) for measure in placed(DICTIONARY, place)}
     return {name: chart for name, chart in drawn.items() if chart is not None}
 
 

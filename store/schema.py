@@ -121,8 +121,6 @@ layer_summary = sa.Table(
     *_measures(measure for name, measure in DICTIONARY.items() if name not in dictionary.c),
     _column("verdicts", TEXT, "JSON: features by verdict"),
     _column("verdict_firings", TEXT, "JSON: share of all firings by the verdict of the feature that fires"),
-    _column("hub_tokens", INTS, "tokens among the nearest names of the most live features, most first"),
-    _column("hub_counts", INTS, "live features with that token among their six nearest names"),
     _column("cosine_counts", INTS, "live features by nearest-anchor cosine"),
     _column("cosine_edges", REALS, "edges of cosine_counts"),
     _column("density_counts", INTS, "features that fired, by density"),

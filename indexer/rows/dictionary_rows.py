@@ -18,8 +18,6 @@ from lexiscope.evidence import Evidence
 from lexiscope.language_model import LanguageModel, hook_name
 from lexiscope.measures import DICTIONARY, RECORDED
 
-HUBS = 20
-"""Tokens listed that are among the nearest names of the most live features."""
 COSINE_EDGES = np.linspace(-0.2, 1, 61)
 DENSITY_EDGES = np.round(10 ** np.linspace(-7, 0, 43), 9)
 
@@ -74,8 +72,6 @@ def dictionary_row(
 def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
     live, names, statistics = analysed.live, analysed.named.names, analysed.counts.statistics
     energy = torch.from_numpy(statistics.squares) * analysed.dictionary.W_dec.square().sum(-1)
-    near = torch.bincount(names.tokens[live].flatten(), minlength=HUBS)
-    hubs = near.sort(descending=True, stable=True)
     causal = {} if analysed.causal is None else analysed.causal.measures()
     recorded = analysed.member.checkpoint.metrics
     row = {
@@ -101,8 +97,6 @@ def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
         **{name: _mean(values) for name, values in causal.items() if name in DICTIONARY},
         "verdicts": json.dumps(Counter(analysed.relations.verdict.tolist())),
         "verdict_firings": json.dumps(analysed.relations.firing_shares(statistics.count)),
-        "hub_tokens": hubs.indices[:HUBS].tolist(),
-        "hub_counts": hubs.values[:HUBS].tolist(),
         **distributions(names.cosines[:, 0][live], statistics.count / max(state.n_tokens, 1)),
     }
     return rows("layer_summary", {name: [value] for name, value in row.items()})
@@ -127,6 +121,7 @@ def name_shares(
     return {
         **{f"aligned_{weight}": share for weight, share in aligned._asdict().items()},
         "aligned_live_embedding": metrics.weighted_share(to_embedding >= ALIGNED, live),
+        "aligned_firing_embedding": metrics.weighted_share(to_embedding >= ALIGNED, firings * live),
         "half_live": metrics.weighted_share(evidence.half, live),
         "coverage": metrics.coverage(names, live & (cosines >= ALIGNED), occurrences),
     }

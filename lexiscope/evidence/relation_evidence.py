@@ -69,6 +69,8 @@ class RelationEvidence(NamedTuple):
             "holds_firing": _share(self.holds, firings * live),
             "specific_live": _share(self.verdict == "specific", live),
             "tested_live": _share(tested, live),
+            "share_tested": _median(self.judged.share[tested]),
+            "chance_tested": _median(self.judged.chance[tested]),
             "finds": self.finds,
         }
 
@@ -81,6 +83,11 @@ def _share(holds: np.ndarray, weight: np.ndarray) -> float:
     """Σ weight · holds by Σ weight; 0 where there is no weight."""
     total = float(weight.sum())
     return float((weight * holds).sum()) / total if total else 0.0
+
+
+def _median(values: np.ndarray) -> float:
+    """0 of no values."""
+    return float(np.median(values)) if len(values) else 0.0
 
 
 class SampledText:

@@ -15,7 +15,7 @@ DICTIONARY = by_name(
             "features",
             "features",
             "features of the dictionary; one a name where it is as wide as the vocabulary",
-            places=("table",),
+            places=("tiles",),
         ),
         Measure(
             "n_live",
@@ -45,7 +45,7 @@ DICTIONARY = by_name(
             "share",
             "share of all features whose cosine to the nearest anchor of the dictionary's own set is at "
             "least 0.8. Dead features count, which makes it a headline to distrust",
-            places=("tiles", "table", "plot"),
+            places=("tiles",),
             better="more",
         ),
         Measure(
@@ -53,7 +53,7 @@ DICTIONARY = by_name(
             "aligned, live",
             "share",
             "the aligned share of live features",
-            places=("tiles", "table", "plot", "eval"),
+            places=("tiles", "alignment", "eval"),
             better="more",
         ),
         Measure(
@@ -62,7 +62,7 @@ DICTIONARY = by_name(
             "share",
             "the aligned share with every live feature counted once a firing: the chance that a feature "
             "that fires in a text is aligned",
-            places=("tiles", "table", "plot", "eval"),
+            places=("tiles", "alignment", "eval"),
             better="more",
         ),
         Measure(
@@ -74,10 +74,17 @@ DICTIONARY = by_name(
         ),
         Measure(
             "aligned_live_embedding",
-            "aligned, W_E",
+            "aligned to W_E, live",
             "share",
             "share of live features whose cosine to the raw embedding row of their name is at least 0.8",
-            places=("tiles",),
+            places=("tiles", "alignment"),
+        ),
+        Measure(
+            "aligned_firing_embedding",
+            "aligned to W_E, firings",
+            "share",
+            "the same with every live feature counted once a firing",
+            places=("tiles", "alignment"),
         ),
         Measure(
             "holds_live",
@@ -124,6 +131,23 @@ DICTIONARY = by_name(
             places=("tiles",),
         ),
         Measure(
+            "share_tested",
+            "share, median",
+            "share",
+            "median, over the live features tested, of the share of firings that the name accounts for",
+            absent=_NOT_JUDGED,
+            places=("tiles", "table"),
+            better="more",
+        ),
+        Measure(
+            "chance_tested",
+            "chance, median",
+            "share",
+            "median, over the same features, of what chance gives their names",
+            absent=_NOT_JUDGED,
+            places=("tiles", "table"),
+        ),
+        Measure(
             "finds",
             "finds",
             "share",
@@ -146,7 +170,7 @@ DICTIONARY = by_name(
             "coverage",
             "share",
             "share of the tokens that occur in the text which name a live, aligned feature",
-            places=("tiles", "table", "plot", "eval"),
+            places=("tiles", "eval"),
             better="more",
         ),
         Measure(
@@ -172,21 +196,21 @@ DICTIONARY = by_name(
             "cosine",
             "mean nearest-anchor cosine of random directions of equal covariance: what a name is worth by "
             "chance",
-            places=("tiles",),
+            places=("tiles", "alignment"),
         ),
         Measure(
             "fve_text",
-            "FVE, this text",
+            "FVE, indexed text",
             "fraction",
             "fraction of variance explained on a sample of the indexed text. Below about 0.5 the dictionary "
             "is hardly read on the layer, model and scale that it was trained on",
             absent="where an import brought no weights",
-            places=("tiles", "table"),
+            places=("tiles",),
             better="more",
         ),
         Measure(
             "fve",
-            "FVE",
+            "FVE, held out",
             "fraction",
             "fraction of variance explained: 1 − Σ‖x − x̂‖² / Σ‖x − μ‖² on held-out tokens",
             absent=_NOT_RECORDED,
@@ -195,7 +219,7 @@ DICTIONARY = by_name(
         ),
         Measure(
             "delta_ce",
-            "ΔCE",
+            "ΔCE, held out",
             "nats",
             "rise of the model's cross-entropy with the reconstruction in place of the residual stream, nats "
             "a token, on held-out tokens",

@@ -117,6 +117,8 @@ RUN = by_name(
         DICTIONARY["holds_firing"],
         DICTIONARY["specific_live"],
         DICTIONARY["tested_live"],
+        DICTIONARY["share_tested"],
+        DICTIONARY["chance_tested"],
         DICTIONARY["finds"],
         Measure(
             "supported_live",

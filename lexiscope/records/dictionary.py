@@ -33,11 +33,14 @@ class LayerSummary(Record):
     aligned_firing: float = measured(DICTIONARY["aligned_firing"])
     aligned_energy: float = measured(DICTIONARY["aligned_energy"])
     aligned_live_embedding: float = measured(DICTIONARY["aligned_live_embedding"])
+    aligned_firing_embedding: float = measured(DICTIONARY["aligned_firing_embedding"])
     holds_live: float | None = measured(DICTIONARY["holds_live"], None)
     holds_tested: float | None = measured(DICTIONARY["holds_tested"], None)
     holds_firing: float | None = measured(DICTIONARY["holds_firing"], None)
     specific_live: float | None = measured(DICTIONARY["specific_live"], None)
     tested_live: float | None = measured(DICTIONARY["tested_live"], None)
+    share_tested: float | None = measured(DICTIONARY["share_tested"], None)
+    chance_tested: float | None = measured(DICTIONARY["chance_tested"], None)
     finds: float | None = measured(DICTIONARY["finds"], None)
     half_live: float = measured(DICTIONARY["half_live"])
     coverage: float = measured(DICTIONARY["coverage"])
@@ -54,6 +57,15 @@ class LayerSummary(Record):
     dense_share: float | None = measured(DICTIONARY["dense_share"], None)
     lookup_share: float | None = measured(DICTIONARY["lookup_share"], None)
     index_tokens: int = measured(DICTIONARY["index_tokens"])
+
+    @computed_field(  # type: ignore[prop-decorator]
+        description="part of the explained energy that goes through no feature: of the dense path and the "
+        "look-up together; null where neither was recorded"
+    )
+    @property
+    def bypass(self) -> float | None:
+        known = [share for share in (self.dense_share, self.lookup_share) if share is not None]
+        return sum(known) if known else None
 
     @computed_field(description="why its figures may be worthless; empty where nothing suggests it")  # type: ignore[prop-decorator]
     @property

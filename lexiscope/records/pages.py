@@ -15,6 +15,10 @@ class ModelSummary(Record):
     n_features: int
     n_live: int
     vocab_size: int
+    ce: float | None = Field(
+        None, description="the model's own cross-entropy on held-out text, nats a token, where recorded"
+    )
+    text: list[str] = Field([], description="files of the indexed text; empty where they are not known")
     layers: list[LayerSummary]
 
 
@@ -23,7 +27,7 @@ class HomePage(Record):
 
     build: str
     models: list[ModelSummary]
-    example_tokens: list[Token] = Field(description="frequent words with specific features, to start from")
+    example_tokens: list[Token] = Field(description="content words with specific features, to start from")
 
 
 class TokenHit(Record):

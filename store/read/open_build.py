@@ -11,7 +11,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -42,8 +41,6 @@ def integer_parameter(name: str) -> sa.BindParameter[int]:
 
 REMEMBERED = 256
 """Results of searches, such as how many tokens match, that are kept."""
-COMMONEST = 200
-"""Tokens that are no examples: most are function words."""
 REF_COLUMNS = tuple(
     schema.listing.c[name]
     for name in (
@@ -255,35 +252,6 @@ class OpenBuild:
             cosine=cosine,
             density=density,
         )
-
-    @cached_property
-    def example_tokens(self) -> list[Token]:
-        """Words with specific features in the most dictionaries, of the first model that has any: not among
-        the COMMONEST tokens of the text, unless no other word has one.
-        """
-        for model in self.models:
-            counts = sorted((entry.occurrences for entry in self.vocabulary(model).entries), reverse=True)
-            for most in (counts[COMMONEST] if len(counts) > COMMONEST else 0, counts[0]):
-                if tokens := self._specific_words(model, at_most=most):
-                    return tokens
-        return []
-
-    def _specific_words(self, model: str, *, at_most: int) -> list[Token]:
-        """Twelve tokens of four letters or more that occur, `at_most` so often."""
-        named, token = schema.carried.c, schema.token.c
-        statement = (
-            sa.select(token.token_id)
-            .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
-            .where(
-                token.model == model,
-                named.n_specific > 0,
-                sa.func.length(token.folded) >= 4,
-                token.count.between(1, at_most),
-            )
-            .order_by(named.n_specific.desc(), token.count.desc(), token.token_id)
-            .limit(12)
-        )
-        return [self.vocabulary(model).get(row.token_id) for row in self.rows(statement)]
 
 
 def scored(vocabulary: SearchVocabulary, ids: Sequence[int], scores: Sequence[float]) -> list[ScoredToken]:

@@ -35,6 +35,7 @@ from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
 from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
+from store.read.examples import example_tokens
 from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
 from store.read.list_counts import random_of, within
@@ -133,7 +134,7 @@ class Store:
             return HomePage(
                 build=build.id,
                 models=[_model_summary(build, model) for model in build.models],
-                example_tokens=build.example_tokens,
+                example_tokens=example_tokens(build),
             )
 
     def search(self, query: str, filters: Filters, *, tokens_from: int = 0) -> SearchPage:
@@ -265,6 +266,13 @@ class Store:
             return feature_refs(build, [f"{entry.id}/{start}"])[0]
 
 
+def _files(entry: DictionaryEntry) -> list[str]:
+    """The files of the indexed text, where it is the text of the training run, which names them."""
+    if entry.training.get("text_fingerprint") != entry.corpus:
+        return []
+    return [str(name) for name in entry.training.get("text", [])]
+
+
 def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
     entries = build.of_model(model)
     return ModelSummary(
@@ -272,5 +280,7 @@ def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
         n_features=sum(entry.d_sae for entry in entries),
         n_live=sum(entry.summary.n_live for entry in entries),
         vocab_size=entries[0].vocab_size,
+        ce=next((entry.metrics["ce"] for entry in entries if "ce" in entry.metrics), None),
+        text=next((_files(entry) for entry in entries if _files(entry)), []),
         layers=[entry.summary for entry in entries],
     )

@@ -160,3 +160,17 @@ def test_the_footer_links_the_same_record_as_json(page, site):
 def test_the_home_page_tabulates_each_dictionary(page):
     page.goto("/")
     assert page.locator("table.layers tbody tr").count() == 5
+
+
+def test_the_home_page_says_in_one_screen_what_is_here_and_how_well_names_hold(page):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto("/")
+    assert page.evaluate("document.activeElement.name") == "q", "the word box has the focus"
+    row = page.locator("table.layers tbody tr").first
+    box = row.bounding_box()
+    assert box["y"] + box["height"] < 800, "the first figures are in sight"
+    heads = page.locator("table.layers").first.locator("thead th").all_inner_texts()
+    assert {"name holds", "share, median", "chance, median"} <= {" ".join(head.split()) for head in heads}
+    headings = page.locator("h3").all_inner_texts()
+    assert headings.index("Names and costs by layer") < headings.index("Alignment by layer")
+    assert "A language model with a vocabulary of 300 tokens" in page.locator("main").inner_text()

@@ -219,16 +219,9 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
     html, record = browser.get("/").text, browser.get("/index.json").json()
     drawn = re.findall(r'data-chart="tiny-(\w+)"', html)
     assert drawn == [
-        "aligned_all",
-        "aligned_live",
-        "aligned_firing",
-        "holds_live",
-        "holds_firing",
-        "specific_live",
-        "finds",
-        "coverage",
-        "fve",
-        "delta_ce",
+        *("holds_live", "holds_firing", "specific_live", "finds", "fve", "delta_ce"),
+        *("aligned_live", "aligned_firing", "aligned_live_embedding", "aligned_firing_embedding"),
+        "random_cosine",
     ]
     assert 'data-chart="other-' not in html, "one layer is no line"
     for layer in (layer for model in record["models"] for layer in model["layers"]):
@@ -237,6 +230,28 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
         "two dictionaries of layer 1 stand together"
     )
     assert "by SAELens" in words(html)
+
+
+@pytest.mark.parametrize(
+    ("summary", "says"),
+    [
+        ({"aligned_live": 1.0}, "100 % by construction: 0-vasae, 1-vasae."),
+        ({"dense_share": 0.25, "lookup_share": 0.5}, "75.0 % bypass"),
+        ({"lookup_share": 0.5}, "0-vasae, 1-vasae: a look-up holds what the current token alone explains"),
+    ],
+)
+def test_home_says_what_is_so_by_construction_and_what_bypasses_the_features(
+    tmp_path: Path, summary: dict[str, float], says: str
+) -> None:
+    layers = [synthetic.Dictionary("m", layer) for layer in range(2)]
+    with BuildWriter(Settings(index=tmp_path)) as builder:
+        synthetic.add(builder, layers, summary=summary)
+        builder.publish()
+    with TestClient(create_app(Settings(index=tmp_path)), headers={"accept": "text/html"}) as client:
+        text = words(client.get("/").text)
+        assert says in text.replace(" .", ".")
+        assert ("by construction" in text) == ("aligned_live" in summary)
+        assert text.count("bypass") == 1 + 4 * ("lookup_share" in summary)
 
 
 def test_a_token_that_is_no_name_is_marked_with_its_count(browser: TestClient) -> None:

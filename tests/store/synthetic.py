@@ -303,7 +303,7 @@ def dictionary_table(
     return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
 
 
-def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
+def summary_table(dictionary_id: int, entry: Dictionary, **others: float) -> pa.Table:
     live = sum(index % 10 != 9 for index in range(entry.d_sae))
     row = {
         **{name: 0.5 for name in DICTIONARY if name in schema.layer_summary.c},
@@ -321,13 +321,12 @@ def summary_table(dictionary_id: int, entry: Dictionary) -> pa.Table:
         "dense_share": None,
         "lookup_share": None,
         **dict.fromkeys(("ablation_top1", "ablation_top5"), None if entry.model == UNTESTED else 0.25),
-        "hub_tokens": [0, 3],
-        "hub_counts": [50, 20],
         "index_tokens": 1000 * entry.d_sae,
         "cosine_counts": [0, live],
         "cosine_edges": [-1.0, 0.0, 1.0],
         "density_counts": [live // 2, live - live // 2],
         "density_edges": [1e-5, 1e-3, 1e-1],
+        **others,
     }
     return pa.table(
         {name: pa.array([value], pa.float32() if value is None else None) for name, value in row.items()}
@@ -366,8 +365,11 @@ def add(
     vocabulary: int = VOCABULARY,
     each: int = 4,
     tokens: dict[str, pa.Table] | None = None,
+    summary: dict[str, float] | None = None,
 ) -> None:
-    """Add `entries` with a corpus of their own a model, and link layers of one set that follow each other."""
+    """Add `entries` with a corpus of their own a model, and link layers of one set that follow each other.
+    Their summaries have the measures of `summary` in place of the usual ones.
+    """
     for model in dict.fromkeys(entry.model for entry in entries):
         builder.add("token", (tokens or {}).get(model) or token_table(model, size=vocabulary))
     first, passages = (
@@ -383,7 +385,7 @@ def add(
         links = (before is not None and _follows(before, entry), after is not None and _follows(entry, after))
         key = first + place
         builder.add("dictionary", dictionary_table(key, entry, links=links, vocabulary=vocabulary))
-        builder.add("layer_summary", summary_table(key, entry))
+        builder.add("layer_summary", summary_table(key, entry, **(summary or {})))
         builder.add("token_row", token_row_table(key, entry, vocabulary=vocabulary))
         builder.add(
             "feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)

@@ -387,19 +387,22 @@ def test_a_page_costs_a_bounded_number_of_statements(
     assert 0 < len(statements) <= most, statements
 
 
-def test_examples_are_words_of_specific_features_beyond_the_commonest(
+def test_examples_are_content_words_of_specific_features_beyond_the_commonest(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert store.home().example_tokens, "where all words are among the commonest, these"
-    monkeypatch.setattr("store.read.open_build.COMMONEST", 20)
+    usual = store.home().example_tokens
+    assert usual, "where all words are among the commonest, these"
     with store.snapshot() as snapshot:
         build = snapshot._build
-        build.__dict__.pop("example_tokens", None)
         entries = build.vocabulary(build.models[0]).entries
         most = sorted((entry.occurrences for entry in entries), reverse=True)[20]
         rare = {entry.token.id for entry in entries if entry.occurrences <= most}
-        assert build.example_tokens and {token.id for token in build.example_tokens} <= rare
-        build.__dict__.pop("example_tokens", None)
+        for name, value in (("COMMONEST", 20), ("FUNCTION_WORDS", {usual[0].shown.strip("␣")})):
+            build._cache.pop("examples")
+            monkeypatch.setattr(f"store.read.examples.{name}", value)
+            found = store.home().example_tokens
+            assert found and {token.id for token in found} <= rare and usual[0] not in found
+        build._cache.pop("examples")
 
 
 WANTED = Filters(sort="skewness", descending=True, where="name_rank < 30, recall > 0.1", limit=7)

@@ -1,0 +1,67 @@
+"""Words to start from on the home page: content words with specific features."""
+
+import sqlalchemy as sa
+
+from lexiscope.records import Token
+from store import schema
+from store.read.open_build import OpenBuild
+
+SHOWN = 12
+COMMONEST = 200
+"""Tokens that are no examples: most are function words."""
+FUNCTION_WORDS = frozenset(
+    """
+    about above according across after again against ahead almost along already also although always among
+    another anyone anything around asked away back became because become been before began begin behind
+    being below besides better between beyond both bring came cannot come could course does doing done
+    down during each either else enough even ever every everything except far few first following for four
+    from further gave give given gone had half has have having hence her here herself him himself his
+    however if indeed instead into itself just keep kept knew know known last later least less let like
+    likely little long made make many may maybe might mine more most much must myself near nearly neither
+    never next none nothing now off often once one only onto other others otherwise ought our ours
+    ourselves out over own past perhaps put quite rather really right said same saw say says second see
+    seem seemed seems seen several shall she should since some someone something sometimes soon still such
+    take taken tell than that the their theirs them themselves then there therefore these they thing
+    things think this those though thought three through thus till together told too took toward towards
+    two under unless until unto upon used using usually very want was way well went were what whatever
+    when where whether which while who whole whom whose why will with within without would yes yet you
+    your yours yourself
+    """.split()
+)
+
+
+def example_tokens(build: OpenBuild) -> list[Token]:
+    """Content words with specific features in the most dictionaries, of the first model that has any; other
+    words only where there is none.
+    """
+    return build.cached("examples", lambda: _examples(build))
+
+
+def _examples(build: OpenBuild) -> list[Token]:
+    for model in build.models:
+        counts = sorted((entry.occurrences for entry in build.vocabulary(model).entries), reverse=True)
+        for most in (counts[COMMONEST] if len(counts) > COMMONEST else 0, counts[0]):
+            words = _specific_words(build, model, at_most=most)
+            if found := [token for token, folded in words if folded not in FUNCTION_WORDS]:
+                return found[:SHOWN]
+    return []
+
+
+def _specific_words(build: OpenBuild, model: str, *, at_most: int) -> list[tuple[Token, str]]:
+    """(token, folded spelling) of whole words of four letters or more that occur, `at_most` so often."""
+    named, token = schema.carried.c, schema.token.c
+    statement = (
+        sa.select(token.token_id, token.folded)
+        .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
+        .where(
+            token.model == model,
+            named.n_specific > 0,
+            sa.func.length(token.folded) >= 4,
+            token.shown.like("␣%"),
+            token.count.between(1, at_most),
+        )
+        .order_by(named.n_specific.desc(), token.count.desc(), token.token_id)
+        .limit(SHOWN + len(FUNCTION_WORDS))
+    )
+    rows = build.rows(statement)
+    return [(build.vocabulary(model).get(row.token_id), row.folded) for row in rows]
