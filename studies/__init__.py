@@ -6,7 +6,7 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import dark_matter, seeds
+from studies import dark_matter, match, seeds
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -14,6 +14,7 @@ STUDIES: dict[str, Study[Any]] = {
     for study in (
         seeds.STUDY,
         dark_matter.STUDY,
+        match.STUDY,
     )
 }
 
