@@ -17,8 +17,8 @@ PLOT = {"left": 64, "right": 16, "top": 12, "height": 280, "bottom": 46}
 LABELS = 230
 """width of the labels of bars"""
 BAR, GAP = 16, 12
-NODE, SPACE, STRIP = 22, 8, 150
-"""least height of a node, space between two, and the width of a column's labels"""
+NODE, SPACE, STRIP, BETWEEN = 22, 8, 150, 90
+"""least height of a node, space between two, the width of a column, and the room between two columns"""
 COLOURS = 8
 """series colours of the stylesheet, `s0` to `s7`"""
 
@@ -26,11 +26,13 @@ COLOURS = 8
 def draw(chart: StudyChart) -> Markup:
     """The chart as one `<svg>`; its legend is in it."""
     body, height = {"lines": _lines, "bars": _bars, "flow": _flow}[chart.kind](chart)
+    columns = 1 + max((node.column for node in chart.nodes), default=0)
+    width = columns * (STRIP + BETWEEN) - BETWEEN if chart.kind == "flow" else WIDTH
     legend = _legend(chart.series) if chart.kind != "flow" and len(chart.series) > 1 else []
     parts = [*body, *(f'<g transform="translate(0 {height})">{item}</g>' for item in legend)]
     total = height + (28 if legend else 4)
     return Markup(
-        f'<svg class="study-chart" viewBox="0 0 {WIDTH} {total:.0f}" role="img" '
+        f'<svg class="study-chart" width="{width}" height="{total:.0f}" role="img" '
         f'aria-label="{escape(chart.title)}">{"".join(parts)}</svg>'
     )
 
@@ -136,7 +138,7 @@ def _bars(chart: StudyChart) -> tuple[list[str], float]:
 def _flow(chart: StudyChart) -> tuple[list[str], float]:
     columns = max((node.column for node in chart.nodes), default=0) + 1
     titles = 26 if chart.categories else 0
-    step = (WIDTH - STRIP) / max(1, columns - 1)
+    step = STRIP + BETWEEN
     places: dict[str, tuple[float, float, float]] = {}
     height = 0.0
     for column in range(columns):

@@ -82,6 +82,12 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(0) / (a.norm(dim=0) * b.norm(dim=0)).clamp_min(1e-12)
 
 
+def first(layer: Layer, m: int) -> Layer:
+    """Its m most firing features."""
+    indices, rows, threshold, activations, names = layer
+    return Layer(indices[:m], rows[:m], threshold[:m], activations[:, :m], names[:m])
+
+
 class Step(NamedTuple):
     """The match of one layer's features with the next's."""
 
@@ -124,7 +130,7 @@ def find(arguments: MatchArguments) -> Findings:
     m = min(len(layer.indices) for layer in taken)
     if m < 2:
         raise StudyError("A dictionary has fewer than two features that fire on this text: give more text.")
-    taken = [Layer(*(part[:m] for part in layer[:3]), layer[3][:, :m], layer[4][:m]) for layer in taken]
+    taken = [first(layer, m) for layer in taken]
     steps = [step(a, b) for a, b in pairwise(taken)]
     plain = [step(a, b, folded=False) for a, b in pairwise(taken)]
     draw = torch.Generator().manual_seed(arguments.seed)
@@ -204,6 +210,14 @@ def _by_step(sources: Sequence[str], steps: Sequence[Step], plain: Sequence[Step
     )
 
 
+def chain_lengths(steps: Sequence[Step]) -> list[Tensor]:
+    """For each layer, [m] over how many more layers each feature persists."""
+    lengths = [torch.zeros(len(steps[-1].to), dtype=torch.long)]
+    for one in reversed(steps):
+        lengths.insert(0, torch.where(one.together >= PERSISTS, 1 + lengths[0][one.to], 0))
+    return lengths
+
+
 def _flow(
     sources: Sequence[str],
     taken: Sequence[Layer],
@@ -211,9 +225,10 @@ def _flow(
     cells: Sequence[FeatureNames],
     shown: int,
 ) -> StudyChart:
-    """Some features of the first layer, what they become, and what takes the place of those that fade."""
-    step_by = max(1, len(taken[0].indices) // (4 * shown))
-    current = torch.arange(len(taken[0].indices))[::step_by][:shown].tolist()
+    """The features that persist longest from the first layer on, and from each layer where others appear."""
+    lasts = chain_lengths(steps)
+    current = lasts[0].argsort(descending=True, stable=True)[:shown].tolist()
+    arrived = [set(one.to[one.together >= PERSISTS].tolist()) for one in steps]
     nodes, links = [], []
     for column, layer in enumerate(taken):
         names: list[FeatureCell] = cells[column](layer.indices[current].tolist())
@@ -228,8 +243,8 @@ def _flow(
             weight = round(float(one.together[place]), 3)
             links.append(ChartLink(source=f"{column}.{place}", target=f"{column + 1}.{to}", weight=weight))
         reached = [int(one.to[place]) for place in onward]
-        new = one.to[one.together.argsort()].tolist()  # the worst matched: those that appear
-        current = reached + [place for place in new if place not in reached][: shown - len(reached)]
+        new = lasts[column + 1].argsort(descending=True, stable=True).tolist()
+        current = reached + [place for place in new if place not in arrived[column]][: shown - len(reached)]
     return StudyChart(
         kind="flow",
         title="Features by layer: a line where matched activations correlate at 0.5; others fade or appear",

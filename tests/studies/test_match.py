@@ -8,7 +8,7 @@ import torch
 
 from lexiscope.sparse_code import SparseCode
 from studies import STUDIES, StudyError
-from studies.match import Layer, MatchArguments, assign, correlation, dense, step
+from studies.match import Layer, MatchArguments, Step, assign, chain_lengths, correlation, dense, step
 
 
 def test_the_assignment_is_the_best_of_all_permutations() -> None:
@@ -38,6 +38,14 @@ def test_activations_and_their_correlation_are_those_of_a_slow_loop() -> None:
     a, b = torch.randn(50, 3), torch.randn(50, 3)
     slow = [float(torch.corrcoef(torch.stack([a[:, i], b[:, i]]))[0, 1]) for i in range(3)]
     assert correlation(a, b).tolist() == pytest.approx(slow, abs=1e-5)
+
+
+def test_a_chain_is_as_long_as_its_matches_hold() -> None:
+    steps = [
+        Step(torch.tensor([1, 0]), torch.tensor([0.9, 0.1]), torch.zeros(2)),
+        Step(torch.tensor([0, 1]), torch.tensor([0.2, 0.7]), torch.zeros(2)),
+    ]
+    assert [each.tolist() for each in chain_lengths(steps)] == [[2, 0], [0, 1], [0, 0]]
 
 
 def test_two_layers_give_a_flow_and_one_layer_is_refused(runs: list[Path], text_file: Path) -> None:
