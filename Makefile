@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test test-fast lint smoke results bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -38,6 +38,10 @@ bench-demo: .venv/installed
 # Other libraries get virtual environments of their own, under .venv/peers. ARGS='--gpu', ARGS='--only sparsify', …
 bench-train: .venv/installed
 	$(BIN)/python -m bench.trainers $(ARGS)
+
+# One page of ratios, in a few minutes, beside the committed ones; ARGS=--write commits new ones for this machine.
+perf: .venv/installed-test
+	$(BIN)/python -m bench.perf $(ARGS)
 
 # Beside SAEDashboard. ARGS='RUN --features 128 1024', …
 bench-index: .venv/installed

@@ -38,7 +38,9 @@ def main() -> None:
     for batch in batches(passages(model, [given.text], length=given.length)):
         began, began_cpu = time.monotonic(), time.process_time()
         residuals = model.read(batch.tokens, layers)
-        codes = [c.dictionary.encode(residuals[c.layer][batch.mask]) for c in checkpoints]
+        codes = [
+            c.dictionary.encode(residuals[c.layer][batch.mask], batch.tokens[batch.mask]) for c in checkpoints
+        ]
         seconds, cpu = seconds + time.monotonic() - began, cpu + time.process_time() - began_cpu
         tokens += int(batch.mask.sum())
         firings += torch.bincount(codes[0].indices[codes[0].values > 0], minlength=len(firings))

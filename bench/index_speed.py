@@ -13,8 +13,9 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ from indexer.text_pass.text_pass import (
 )
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.evidence import NameTables, families, matched_controls
+from lexiscope.evidence import NameTables, families, matched_controls, words_of
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
 from lexiscope.sparse_code import SparseCode
@@ -69,46 +70,68 @@ def bare(model: LanguageModel, encoders: list[NamedEncoder], block: Block) -> No
     for batch in batches(block.passages, tokens=BATCH_TOKENS):
         residuals = model.read(batch.tokens, layers)
         for each in encoders:
-            each.dictionary.encode(residuals[each.layer][batch.mask])
+            each.dictionary.encode(residuals[each.layer][batch.mask], batch.tokens[batch.mask])
+
+
+class Turns:
+    """Reading a text for an index, and the forward pass and encoding alone, in turns of one block."""
+
+    def __init__(
+        self, model: LanguageModel, runs: Sequence[Path], text: Sequence[str], *, tokens: int, length: int
+    ) -> None:
+        self.alone, self.indexing, self.once = Clock(), Clock(), Clock()
+        self.n_tokens = 0
+        self._model, self._blocks = (
+            model,
+            partial(blocks, texts.passages(model, text, length=length, tokens=tokens)),
+        )
+        with self.once.running():
+            encoders, counts = [], []
+            for run in runs:
+                checkpoint = load_checkpoint(run)
+                assert checkpoint.fit is not None
+                member = identify(model, checkpoint)
+                named = name_dictionary(model, member, checkpoint.fit)
+                encoders.append(named_encoder(model, member, named))
+                counts.append(named.token_counts)
+            vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
+            tables = NameTables(
+                families(model.embedding, vocabulary.folded()),
+                matched_controls(torch.stack(counts).mean(0)),
+                words_of(vocabulary.raw),
+            )
+        widths, layers = tuple(e.dictionary.d_sae for e in encoders), tuple(e.layer for e in encoders)
+        shape = StateShape(model.vocab_size, length, widths, layers)
+        self.encoders, self._pass = encoders, TextPass(model, encoders, tables, shape)
+
+    def run(self) -> "Turns":
+        for block in self._blocks():
+            with self.alone.running():
+                bare(self._model, self.encoders, block)
+            with self.indexing.running():
+                self._pass.read(block)
+                self._pass.drain()
+            self.n_tokens += block.n_tokens
+        with self.indexing.running():
+            self._pass.take_state().settle()
+        return self
+
+    @property
+    def ratio(self) -> float:
+        """of CPU time"""
+        return self.indexing.cpu / self.alone.cpu
 
 
 def speed(args: argparse.Namespace, report: Report) -> None:
     model = load_language_model(args.model)
-    once = Clock()
-    with once.running():
-        encoders, counts = [], []
-        for run in args.runs:
-            checkpoint = load_checkpoint(run)
-            assert checkpoint.fit is not None
-            member = identify(model, checkpoint)
-            named = name_dictionary(model, member, checkpoint.fit)
-            encoders.append(named_encoder(model, member, named))
-            counts.append(named.token_counts)
-        tables = NameTables(
-            families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded()),
-            matched_controls(torch.stack(counts).mean(0)),
-        )
-    widths, layers = tuple(e.dictionary.d_sae for e in encoders), tuple(e.layer for e in encoders)
-    shape = StateShape(model.vocab_size, args.length, widths, layers)
-    text_pass = TextPass(model, encoders, tables, shape)
-    alone, indexing = Clock(), Clock()
-    n = 0
-    passages = texts.passages(model, args.text, length=args.length, tokens=args.tokens)
-    for block in blocks(passages):
-        with alone.running():
-            bare(model, encoders, block)
-        with indexing.running():
-            text_pass.read(block)
-            text_pass.drain()
-        n += block.n_tokens
-    with indexing.running():
-        text_pass.take_state().settle()
+    turns = Turns(model, args.runs, args.text, tokens=args.tokens, length=args.length).run()
+    encoders, n, alone, indexing = turns.encoders, turns.n_tokens, turns.alone, turns.indexing
     title = f"{len(encoders)} × {encoders[0].dictionary.d_sae:,} features, {n:,} tokens"
     table = report.table(f"{title}, {torch.get_num_threads()} threads", ["", "wall s", "CPU s", "tokens/s"])
     for label, clock in (("forward pass and encoding", alone), ("indexing", indexing)):
         table.rows.append([label, f"{clock.wall:.1f}", f"{clock.cpu:.1f}", f"{n / clock.wall:,.0f}"])
     table.rows.append(["ratio (≤ 1.3)", times(indexing.wall, alone.wall), times(indexing.cpu, alone.cpu), ""])
-    table.rows.append(["once per dictionary", f"{once.wall:.1f}", f"{once.cpu:.1f}", ""])
+    table.rows.append(["once per dictionary", f"{turns.once.wall:.1f}", f"{turns.once.cpu:.1f}", ""])
     report.notes.append(f"Peak memory {peak():.2f} GB.")
 
 
