@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
+from lexiscope.errors import CheckpointError
 from lexiscope.sparse_code import SparseCode, abs_top_k, top_k
 
 
@@ -51,6 +52,12 @@ class Selection(ABC):
         `pre_activations`.
         """
 
+    def at_most(self, k: int) -> "Selection":
+        """The same selection of at most k features a token. Raises CheckpointError where their number is not
+        fixed.
+        """
+        raise CheckpointError("it selects by thresholds, not a fixed number of features")
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same selection with `change` applied to each of its tensors (another device, a copy)."""
         return self
@@ -83,6 +90,9 @@ class TopK(Selection):
         code = SparseCode(wide.values[:, : self.k], wide.indices[:, : self.k])
         return Selected(code, SparseCode(wide.values[:, self.k :], wide.indices[:, self.k :]))
 
+    def at_most(self, k: int) -> "TopK":
+        return TopK(min(k, self.k))
+
     def of_feature(self, index: int) -> "TopK":
         return TopK(min(self.k, 1))
 
@@ -108,6 +118,9 @@ class AbsTopK(Selection):
         wide = abs_top_k(pre_activations, min(self.k + runners_up, pre_activations.shape[-1]))
         code = SparseCode(wide.values[:, : self.k], wide.indices[:, : self.k])
         return Selected(code, SparseCode(wide.values[:, self.k :], wide.indices[:, self.k :]))
+
+    def at_most(self, k: int) -> "AbsTopK":
+        return AbsTopK(min(k, self.k))
 
     def of_feature(self, index: int) -> "AbsTopK":
         return AbsTopK(min(self.k, 1))

@@ -41,6 +41,9 @@ class ReadQuery(BaseModel):
     chat: bool = Field(False, description="read the texts by the model's chat template")
     raw: bool = Field(False, description="do not subtract the text's mean code")
     min_cosine: float = Field(0.0, ge=-1, le=1)
+    k: int = Field(
+        0, ge=0, le=100_000, description="read with the k strongest features of a token; 0: as trained"
+    )
     feature: str = Field(
         "", max_length=500, description="one feature whose activation is shown at every token"
     )
@@ -60,6 +63,7 @@ class ReadQuery(BaseModel):
                 subtract_mean=not self.raw,
                 min_cosine=self.min_cosine,
                 feature=self.feature or None,
+                k=self.k or None,
                 positions=[] if self.token is None else [self.token],
             )
         except ValidationError as error:

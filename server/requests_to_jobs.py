@@ -229,6 +229,7 @@ def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
         chat=request.chat,
         sources=[dictionary_path(place) for place in places],
         follow=follow,
+        k=request.k,
     )
     return ResolvedRead(job, places)
 

@@ -238,6 +238,13 @@ class ReadRequest(Request):
     top: int = Field(
         20, ge=1, le=100, description="features listed for the whole text and for each side of a contrast"
     )
+    k: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="read with the k strongest features of a token, where a dictionary has more; null: as it "
+        "was trained. Only dictionaries that select a fixed number (trained by `hierarchical` for every k)",
+    )
     positions: list[Annotated[int, Field(ge=0, lt=1_000_000)]] | None = Field(
         None,
         max_length=1024,

@@ -128,6 +128,7 @@ class ReadJob(Record):
     spelled_bos: bool = Field(False, description=SPELLED_BOS)
     sources: list[DictionaryPath]
     follow: LocatedFeature | None = None
+    k: int | None = None
 
 
 class SimilarJob(Record):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lexiscope.dictionary import Dictionary
+from lexiscope.errors import CheckpointError
 from lexiscope.selection import Selection, Threshold, TopK
 from lexiscope.sparse_code import SparseCode, firing_order, gather_sum
 
@@ -133,3 +134,12 @@ def test_the_identity_is_of_every_number_and_of_no_layout_in_memory() -> None:
     assert replace(d, W_dec=swapped).identity != d.identity
     assert replace(d, normalise="layer_norm").identity != d.identity
     assert random_dictionary(k=3).identity != random_dictionary(k=4).identity
+
+
+def test_a_smaller_k_is_the_strongest_features_and_a_threshold_has_none() -> None:
+    x, d = torch.randn(5, 6), random_dictionary(k=4)
+    few = replace(d, selection=d.selection.at_most(2)).encode(x)
+    assert torch.equal(few.values, d.encode(x).values[:, :2])
+    assert d.selection.at_most(9) == TopK(4)
+    with pytest.raises(CheckpointError, match="selects by thresholds"):
+        Threshold(torch.zeros(20)).at_most(2)

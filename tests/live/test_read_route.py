@@ -1,5 +1,6 @@
 """Reading over REST: active features by name, compared with the dictionary's code; the page and its twin."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.records import ErrorRecord
+from lexiscope.selection import TopK
 
 TEXT, OTHER = "Once upon a time", "Bees do buzz"
 
@@ -44,6 +46,28 @@ def test_every_active_feature_of_every_token_is_returned_by_name(tiny, model, cl
         assert token["error"] == pytest.approx(((own - copy).norm() / own.norm()).item(), rel=1e-4)
     some = next(iter(names))
     assert client.get(f"/tiny/{layer}-random/{some}.json").json()["feature"]["name"]["id"] == names[some]
+
+
+def test_k_reads_with_the_strongest_features_alone(tiny, model, client):
+    whole, fewer = post(client).json(), post(client, k=2).json()
+    dictionary = load_checkpoint(Path(tiny.checkpoints[0])).dictionary
+    _, x, _ = codes(tiny, model, 0)
+    two = replace(dictionary, selection=TopK(2))
+    for layer, read in ((whole, dictionary), (fewer, two)):
+        tokens = layer["texts"][0]["layers"][0]["tokens"]
+        error = (x - read.reconstruct(x)).norm(dim=-1) / x.norm(dim=-1)
+        assert [token["error"] for token in tokens] == pytest.approx(error.tolist(), rel=1e-4)
+    for many, few in zip(*(one["texts"][0]["layers"][0]["tokens"] for one in (whole, fewer)), strict=True):
+        assert [fire["value"] for fire in few["fired"]] == [fire["value"] for fire in many["fired"]][:2]
+    more = post(client, k=1000).json()["texts"][0]["layers"][0]["tokens"]
+    assert more == whole["texts"][0]["layers"][0]["tokens"]
+    page = client.get("/read", params={"model": "tiny", "text": TEXT, "k": 2, "source": "0-random"})
+    assert page.status_code == 200 and 'name="k" type="number"' in page.text
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "many"])
+def test_a_k_that_is_no_number_of_features_is_refused(client, k):
+    assert post(client, k=k).status_code == 422
 
 
 def test_the_table_has_the_highest_feature_after_the_mean_code_is_subtracted(tiny, model, client, answer):

@@ -3,14 +3,16 @@ read.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lexiscope.errors import ModelError
+from lexiscope.dictionary import Dictionary
+from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import JobSteps, Pause
-from server.live.interventions import ENCODE_POSITIONS, Cancelled, LoadedDictionary, load_feature
+from server.live.interventions import ENCODE_POSITIONS, Cancelled, load_feature
 from server.live.jobs.prepare import load_model, tokenise, tokenise_notes
 from server.live.messages import DictionaryPath, RawReadDone, RawReadLayer, RawReadTokens, ReadJob
 from server.live.model_cache import ModelCache
@@ -29,7 +31,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
     model.check_layers(layers)
     for source in job.sources:
-        dictionary = cache.dictionary(source.checkpoint_path).dictionary
+        dictionary = _dictionary(source, cache, job.k)
         dictionary.check_vocabulary(model.vocab_size, what=source.checkpoint_path)
         if dictionary.d_in != model.d_model:
             raise ModelError(
@@ -51,7 +53,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
             if cancelled():
                 raise Cancelled
             x = streams[source.layer][0, 1:].float()
-            yield _encode(number, source, cache.dictionary(source.checkpoint_path), x, on)
+            yield _encode(number, source, _dictionary(source, cache, job.k), x, on)
             yield Pause.TURN
         for located, feature in zip(followed, features, strict=True):
             x = streams[located.feature.layer][0, 1:].float()
@@ -69,11 +71,23 @@ def _tokenise(model: LanguageModel, text: str, job: ReadJob) -> list[int]:
     return tokens
 
 
+def _dictionary(source: DictionaryPath, cache: ModelCache, k: int | None) -> Dictionary:
+    """The source's dictionary, with the k strongest features of a token. Raises ModelError where it has no
+    fixed number of them.
+    """
+    dictionary = cache.dictionary(source.checkpoint_path).dictionary
+    if k is None:
+        return dictionary
+    try:
+        return replace(dictionary, selection=dictionary.selection.at_most(k))
+    except CheckpointError as error:
+        raise ModelError(f"{source.source} cannot be read at k {k}: {error}. Leave k out.") from error
+
+
 def _encode(
-    text: int, source: DictionaryPath, loaded: LoadedDictionary, x: Tensor, tokens: Tensor
+    text: int, source: DictionaryPath, dictionary: Dictionary, x: Tensor, tokens: Tensor
 ) -> RawReadLayer:
     """The code of residual streams x [n, d_model] at the text's tokens [n]."""
-    dictionary = loaded.dictionary
     indices: list[list[int]] = []
     values: list[list[float]] = []
     error: list[Tensor] = []
