@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -69,6 +69,10 @@ demo-smollm2: .venv/installed
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	touch $@
+
+# The containers, really run; skipped with a reason where no Docker engine can be started.
+docker-test: .venv/installed
+	$(BIN)/python -m tests.docker
 
 clean:
 	rm -rf .venv data/runs data/index data/models

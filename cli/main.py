@@ -362,6 +362,24 @@ def serve(
 
 
 @app.command()
+def doctor() -> None:
+    """Look at what a server needs (index or database, models, disk, GPU, worker) and say what to do. Ends
+    with 1 where something is wrong.
+    """
+    from cli.doctor import examine
+
+    wrong = 0
+    for finding in examine(Settings()):
+        wrong += not finding.ok
+        console.print(
+            f"{'ok   ' if finding.ok else 'WRONG'} {finding.what}: {finding.found}", highlight=False
+        )
+        if finding.advice:
+            console.print(f"      {finding.advice}", highlight=False)
+    raise typer.Exit(code=min(wrong, 1))
+
+
+@app.command()
 def worker(
     port: Annotated[int, typer.Option(help="port to bind")] = 8001,
     host: Annotated[str, typer.Option(help="address to bind")] = "127.0.0.1",

@@ -16,9 +16,11 @@ from server import (
     downloads,
     errors,
     lists,
+    metrics,
     middleware,
     neuronpedia,
     openapi,
+    operation,
     pages,
     progress,
     read,
@@ -88,7 +90,9 @@ def create_app(
     app.state.closing = threading.Event()  # set when the time of requests in progress is up
     errors.install(app)
     middleware.install(app, settings)
+    metrics.install(app)
     static_files.install(app)
+    app.include_router(operation.router)
     for router in routers:
         app.include_router(router)
     openapi.install(app)

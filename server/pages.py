@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import Path, Query, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from lexiscope.records import (
@@ -19,7 +19,6 @@ from lexiscope.records import (
     TokenPage,
 )
 from server.dependencies import OpenStore
-from server.errors import error_responses
 from server.page_router import PageRouter
 from server.responses import PageContent, building, is_json_route, not_modified, respond
 from store import NoIndex, NotFound
@@ -86,12 +85,6 @@ class AnchorQuery(BaseModel):
 
 ModelId = Annotated[str, Path(description="the model's id", max_length=200)]
 SourceName = Annotated[str, Path(description="`<layer>-<set>`", max_length=200)]
-
-
-@router.get("/healthz", responses=error_responses(503))
-def healthz(store: OpenStore) -> JSONResponse:
-    """Whether the server is ready, and the index build it serves."""
-    return JSONResponse({"ok": True, "build": store.build_id()}, headers={"cache-control": "no-store"})
 
 
 @router.get("/random", include_in_schema=False)

@@ -4,10 +4,13 @@ SIGTERM ends it within LEXISCOPE_SHUTDOWN_SECONDS and a few more, whatever its c
 do. A connection that sends nothing, or half a request, is closed after LEXISCOPE_REQUEST_SECONDS.
 """
 
+import atexit
 import math
 import os
 import resource
+import shutil
 import sys
+import tempfile
 from typing import Any
 
 import uvicorn
@@ -19,6 +22,7 @@ from lexiscope.settings import Settings, SettingsError
 from server import logs
 from server.app import create_app
 from server.closing import CUT_SECONDS
+from server.metrics import FOLDER
 
 CHECK_SECONDS = 1.0
 
@@ -87,6 +91,8 @@ def serve(settings: Settings) -> None:
     )
     if settings.web_processes > 1:
         logs.configure(settings)
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="lexiscope-metrics-")
+        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
         Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
     application()  # its errors are the command's, in one line

@@ -185,7 +185,7 @@ def test_a_cached_page_is_304_until_the_build_changes(tmp_path: Path) -> None:
 
 def test_without_an_index_the_server_starts_and_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with TestClient(create_app(Settings(index=tmp_path))) as client:
-        for address in ("/", "/index.json", "/search?q=a", "/healthz", "/random", "/tiny/1-vasae/3.json"):
+        for address in ("/", "/index.json", "/search?q=a", "/readyz", "/random", "/tiny/1-vasae/3.json"):
             answer = client.get(address)
             assert answer.status_code == 503 and "lexiscope index" in answer.text, address
         assert client.get("/docs").status_code == 200

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Start nginx with the certificate in /tls (fullchain.pem, privkey.pem), or with one made for this start.
+set -eu
+mkdir -p /tmp/tls
+if [ -r /tls/fullchain.pem ] && [ -r /tls/privkey.pem ]; then
+    ln -sf /tls/fullchain.pem /tls/privkey.pem /tmp/tls/
+else
+    echo "no certificate in /tls: one is made for ${SERVER_NAME:-localhost}, which browsers will warn of" >&2
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 90 \
+        -subj "/CN=${SERVER_NAME:-localhost}" -addext "subjectAltName=DNS:${SERVER_NAME:-localhost}" \
+        -keyout /tmp/tls/privkey.pem -out /tmp/tls/fullchain.pem 2>/dev/null
+fi
+exec nginx -g 'daemon off;'

@@ -1,0 +1,36 @@
+"""What `lexiscope doctor` finds, and that every fault has an advice."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.doctor import Finding, examine
+from lexiscope.settings import Settings
+from tests.store import synthetic
+
+
+def found(**given: object) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(Settings(**given))}
+
+
+def test_an_index_whose_files_moved_is_said(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
+    findings = found(index=tmp_path, runs=tmp_path)
+    assert findings["index"].ok and "1 dictionaries of 1 models" in findings["index"].found
+    assert not findings["model m"].ok and not findings["checkpoints"].ok
+    assert findings["address"].ok and findings["GPU"].found
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "index"),
+        ({"database_url": "postgresql://nobody@127.0.0.1:1/none"}, "database"),
+        ({"worker_url": "http://127.0.0.1:9"}, "worker"),
+        ({"host": "0.0.0.0", "allowed_hosts": ""}, "address"),
+        ({"worker_device": "cuda:7"}, "GPU"),
+    ],
+)
+def test_every_fault_has_an_advice(given: dict[str, object], what: str, tmp_path: Path) -> None:
+    finding = found(**{"index": tmp_path, "runs": tmp_path, **given})[what]
+    assert not finding.ok and (finding.advice or "run `lexiscope" in finding.found)

@@ -1,0 +1,1 @@
+"""`make docker-test`: the containers really run. See `__main__`."""

@@ -1,0 +1,44 @@
+"""Health, readiness, metrics and log lines, as an operator's machines read them."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from lexiscope.settings import Settings
+from server import create_app
+from server.logs import JsonLines
+from tests.store import synthetic
+
+
+def test_a_server_without_an_index_is_healthy_and_not_ready(tmp_path: Path) -> None:
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    assert client.get("/healthz").json() == {"ok": True}
+    assert client.get("/readyz").status_code == 503
+    build = synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
+    assert client.get("/readyz").json() == {"ok": True, "build": build, "worker": "not started"}
+
+
+def test_a_server_whose_worker_does_not_respond_is_not_ready(index: Path) -> None:
+    client = TestClient(create_app(Settings(index=index, worker_url="http://127.0.0.1:9")))
+    assert client.get("/readyz").status_code == 503 and client.get("/healthz").status_code == 200
+    assert "lexiscope_worker_up 0.0" in client.get("/metrics").text
+
+
+def test_requests_are_counted_by_route_and_status(browser: TestClient) -> None:
+    browser.get("/search?q=a")
+    browser.get("/nowhere/at/all/here")
+    text = browser.get("/metrics").text
+    assert 'lexiscope_requests_total{method="GET",route="/search",status="200"}' in text
+    assert 'route="none",status="404"' in text and "lexiscope_request_seconds_bucket" in text
+
+
+def test_a_request_is_a_line_without_its_query(browser: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lexiscope.requests"):
+        browser.get("/search?q=private")
+    record = next(each for each in caplog.records if each.name == "lexiscope.requests")
+    line = json.loads(JsonLines().format(record))
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/search", 200)
+    assert line["milliseconds"] > 0 and "private" not in json.dumps(line)
