@@ -12,10 +12,13 @@ from fastapi import Depends, FastAPI
 
 from lexiscope.settings import Settings
 from server import (
+    about,
     api_reference,
+    compare,
     downloads,
     errors,
     lists,
+    made,
     metrics,
     middleware,
     neuronpedia,
@@ -36,13 +39,16 @@ from server.responses import Templates
 from store import Store
 
 ROUTERS = (
+    about.router,
     api_reference.router,
     downloads.router,
     lists.router,
     progress.router,
+    made.router,
     similar.router,
     read.router,
     steer.router,
+    compare.router,
     *neuronpedia.ROUTERS,
     studies.router,
     pages.router,

@@ -6,12 +6,23 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 from urllib.parse import urlencode
 
-from lexiscope.measures import DICTIONARY, Measure, as_text, placed
+from lexiscope.measures import DICTIONARY, TRAINING, Measure, as_text, placed
 from lexiscope.records import Histogram, LayerSummary, set_of
+from lexiscope.records.made import TrainingCurve
 from server.drawings import Axis, Cell, Chart, Point, Series, marker, numbers, shares
 from server.histograms import PositionBin
 
-__all__ = ["activations", "cosines", "densities", "marker", "panels", "positions", "set_styles"]
+__all__ = [
+    "activations",
+    "cosines",
+    "curve",
+    "densities",
+    "marker",
+    "matches",
+    "panels",
+    "positions",
+    "set_styles",
+]
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 """superscript characters, which are not smaller than the minimum of 14 px"""
@@ -100,6 +111,35 @@ def cosines(data: Histogram, path: str) -> Chart:
         return f"{path}?{urlencode(query)}#features"
 
     return _histogram("cosines", "Live features by cosine to the nearest anchor", "features", data, link)
+
+
+def matches(data: Histogram) -> Chart:
+    """Features by their largest cosine to any feature of another dictionary."""
+    title = "Features by the cosine of their nearest counterpart"
+    return _histogram("matches", title, "features", data, lambda low, high: "")
+
+
+def curve(drawn: TrainingCurve) -> Chart:
+    """One measure of a run over the tokens that it was trained on."""
+    measure = TRAINING.get(drawn.name)
+
+    def text(value: float) -> str:
+        return as_text(measure, value) if measure and measure.unit == "share" else f"{value:,.4g}"
+
+    pairs = list(zip(drawn.tokens, drawn.values, strict=True))
+    points = tuple(Point(at, value, f"{at:,} tokens: {text(value)}") for at, value in pairs)
+    every = math.ceil(len(pairs) / 20)
+    return Chart(
+        name=drawn.name,
+        title=f"{drawn.label} by training tokens",
+        description=f"{len(pairs)} points, from {text(drawn.values[0])} to {text(drawn.values[-1])}.",
+        kind="lines",
+        x=numbers("training tokens", drawn.tokens),
+        y=shares() if drawn.unit == "share" else numbers("", drawn.values),
+        series=(Series(drawn.label, 0, points),),
+        heads=("Tokens", drawn.label.capitalize()),
+        rows=tuple((Cell(f"{at:,}"), Cell(text(value))) for at, value in pairs[::every]),
+    )
 
 
 def densities(data: Histogram, path: str) -> Chart:

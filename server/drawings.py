@@ -129,7 +129,15 @@ def numbers(label: str, values: Sequence[float], *, from_zero: bool = True) -> A
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if step * factor * 5 >= high - low)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [round(step * place, 12) for place in range(first, last + 1)]
-    return Axis(label, ticks[0], ticks[-1], tuple((tick, f"{tick:,.10g}") for tick in ticks))
+    return Axis(label, ticks[0], ticks[-1], tuple((tick, short(tick)) for tick in ticks))
+
+
+def short(value: float) -> str:
+    """A round number for an axis: 0.25, 1,500, 20k, 1.5M."""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e6 if letter == 'M' else 1e3):.10g}{letter}"
+    return f"{value:,.10g}"
 
 
 def marker(style: int) -> Markup:

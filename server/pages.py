@@ -131,7 +131,7 @@ def dictionary(
     query: Annotated[DictionaryQuery, Query()],
 ) -> Response:
     """One dictionary: distributions, shared names, names that the evidence contradicts, features."""
-    _refuse_reserved(model)
+    refuse_reserved(model)
     if cached := not_modified(request):
         return cached
     record = store.dictionary_page(model, source, query.filters())
@@ -167,7 +167,7 @@ def feature(
     """One feature: its name, evidence, activations, contexts, effect on the output and related features. The
     filters say which list it is a part of, for the feature before it and the one after.
     """
-    _refuse_reserved(model)
+    refuse_reserved(model)
     if cached := not_modified(request):
         return cached
     return respond(request, PageContent(store.feature(model, source, index, query.filters()), "feature.html"))
@@ -191,11 +191,12 @@ def random_of_list(
 @router.get("/{model}/{source}/token-{token_id:int}", include_in_schema=False)
 def token_row(store: OpenStore, model: ModelId, source: SourceName, token_id: int) -> RedirectResponse:
     """A row of a token look-up, by its id: it is shown on the token's page."""
-    _refuse_reserved(model)
+    refuse_reserved(model)
     [row] = store.feature_refs([f"{model}/{source}/token-{token_id}"])
     return RedirectResponse(f"/tokens/{row.model}/{row.index}#rows", 302)
 
 
-def _refuse_reserved(model: str) -> None:
+def refuse_reserved(model: str) -> None:
+    """Raises NotFound for the name of a page in the place of a model."""
     if model in RESERVED_MODEL_IDS:
         raise NotFound(f"{model!r} is the name of a page, not of a model, and has no page at this address")

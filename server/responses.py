@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from jinja2.ext import Extension
 from pydantic import BaseModel
 
-from lexiscope.measures import DICTIONARY, FEATURE, placed
+from lexiscope.measures import DICTIONARY, FEATURE, RUN, placed
 from lexiscope.progress import read_progress
 from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
@@ -74,6 +74,7 @@ class Templates:
             "FEATURE": FEATURE,
             "NUMBERS": NUMBERS,
             "DICTIONARY": DICTIONARY,
+            "RUN": RUN,
             "placed": placed,
             "measured_values": measured_values,
             "position_bins": histograms.position_bins,

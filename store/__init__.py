@@ -3,6 +3,7 @@
 """
 
 from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
+from store.read.compare_page import ComparedDictionaries
 from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
 from store.read.open_build import DictionaryEntry
 from store.read.store import IndexedDictionary, ResolvedName, Store
@@ -18,6 +19,7 @@ __all__ = [
     "BuildLocked",
     "BuildSnapshot",
     "BuildWriter",
+    "ComparedDictionaries",
     "DictionaryEntry",
     "IndexedDictionary",
     "KeptDictionaries",

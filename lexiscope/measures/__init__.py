@@ -9,6 +9,7 @@ from lexiscope.measures.dictionary import DICTIONARY, RECORDED
 from lexiscope.measures.feature import FEATURE
 from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
+from lexiscope.measures.training import TRAINING
 
 __all__ = [
     "CHANCE",
@@ -17,6 +18,7 @@ __all__ = [
     "FEATURE",
     "RECORDED",
     "RUN",
+    "TRAINING",
     "Measure",
     "Place",
     "Unit",

@@ -11,12 +11,14 @@ from lexiscope.measures.dictionary import DICTIONARY
 from lexiscope.measures.feature import FEATURE
 from lexiscope.measures.measure import Measure
 from lexiscope.measures.run import RUN
+from lexiscope.measures.training import TRAINING
 
 START, END = "<!-- measures -->", "<!-- /measures -->"
 TABLES = (
     ("Of a feature, on the indexed text", FEATURE),
     ("Of a dictionary, on the indexed text", DICTIONARY),
     ("Of a run, on held-out text: `metrics.json`", RUN),
+    ("Of a run while it trains: `train.jsonl`", TRAINING),
 )
 """a measure that an earlier table defines is listed again without its definition"""
 

@@ -1,10 +1,10 @@
 """The live model: a worker process that holds the language models, and the web server's client of it.
 
-The web server resolves names and paths and submits a job (`SteerJob`, `SweepJob`, `ReadJob`, `SimilarJob`).
+The web server resolves names and paths and submits a job (`SteerJob`, `SweepJob`, `ReadJob`, …).
 The worker responds with a stream of events. `python -m server.live` is the process; `spawn_worker` starts,
 restarts and ends it.
 
-    client, process ──▶ app ──▶ queue, scheduler ──▶ jobs/: steer, sweep, read, similar
+    client, process ──▶ app ──▶ queue, scheduler ──▶ jobs/: steer, sweep, read, similar, match
     (web server)        (worker)                      ├─▶ generation/: rows of all jobs in one batch
                                                       ├─▶ interventions/: plans and patches
                                                       └─▶ model_cache: models and dictionaries
@@ -19,6 +19,7 @@ from server.live.messages import (
     DictionaryPath,
     Intervention,
     LocatedFeature,
+    MatchJob,
     ReadJob,
     SimilarJob,
     SteerJob,
@@ -31,6 +32,7 @@ __all__ = [
     "DictionaryPath",
     "Intervention",
     "LocatedFeature",
+    "MatchJob",
     "ReadJob",
     "SimilarJob",
     "SteerJob",

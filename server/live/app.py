@@ -17,8 +17,8 @@ from lexiscope.settings import Settings
 from server.live import problems
 from server.live.access import IndexedFiles, TokenRequired
 from server.live.disconnect import ClientDisconnected, while_connected
-from server.live.jobs import read, similar, steer, sweep
-from server.live.messages import Event, Job, ReadJob, SimilarJob, SteerJob, SweepJob
+from server.live.jobs import match, read, similar, steer, sweep
+from server.live.messages import Event, Job, MatchJob, ReadJob, SimilarJob, SteerJob, SweepJob
 from server.live.model_cache import ModelCache
 from server.live.queue import QueueFull
 from server.live.scheduler import Scheduler, StartJob
@@ -115,6 +115,16 @@ def create_worker_app(settings: Settings, *, on_tcp: bool = False) -> FastAPI:
     async def post_similar(request: Request, job: SimilarJob, lexiscope_client: str = Header("")) -> Response:
         return await respond(
             request, job, lexiscope_client, 1, lambda batches, cancelled: similar(job, cache)
+        )
+
+    @app.post("/match")
+    async def post_match(request: Request, job: MatchJob, lexiscope_client: str = Header("")) -> Response:
+        return await respond(
+            request,
+            job,
+            lexiscope_client,
+            1,
+            lambda batches, cancelled: match(job, cache, cancelled=cancelled),
         )
 
     return app

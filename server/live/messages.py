@@ -1,9 +1,10 @@
 """Messages between the web server and the model worker: jobs, and events that refer to features by id.
 
-`POST /steer`, `/sweep`, `/read` and `/similar` take a job, in which all names and paths are resolved, and
-respond with one JSON event a line; the last is `done`, `swept`, `read`, `similar` or `error`. A job that is
-rejected before its first event gets an ErrorRecord with its status instead. `GET /healthz` responds with
-WorkerHealth. The web server adds the names of features that the worker found (`server.attach_names`).
+`POST /steer`, `/sweep`, `/read`, `/similar` and `/match` take a job, in which all names and paths are
+resolved, and respond with one JSON event a line; the last is `done`, `swept`, `read`, `similar`, `matched` or
+`error`. A job that is rejected before its first event gets an ErrorRecord with its status instead. `GET
+/healthz` responds with WorkerHealth. The web server adds the names of features that the worker found
+(`server.attach_names`).
 """
 
 from typing import Annotated, Literal
@@ -139,7 +140,18 @@ class SimilarJob(Record):
     limit: int
 
 
-Job = SteerJob | SweepJob | ReadJob | SimilarJob
+class MatchJob(Record):
+    """Features of one dictionary to match by direction with those of another."""
+
+    left: DictionaryPath
+    right: DictionaryPath
+    indices: list[int] = Field(description="features of `left`")
+    random: int = Field(
+        0, description="random directions of the left directions' covariance to match as well: chance"
+    )
+
+
+Job = SteerJob | SweepJob | ReadJob | SimilarJob | MatchJob
 ModelJob = SteerJob | SweepJob | ReadJob
 """the jobs that run the language model"""
 PATHS: dict[type[Job], str] = {
@@ -147,6 +159,7 @@ PATHS: dict[type[Job], str] = {
     SweepJob: "/sweep",
     ReadJob: "/read",
     SimilarJob: "/similar",
+    MatchJob: "/match",
 }
 
 
@@ -223,6 +236,15 @@ class RawSimilar(Record):
     cosines: list[float]
 
 
+class RawMatches(Record):
+    """Last event of a MatchJob: the nearest right feature of each left one."""
+
+    event: Literal["matched"] = "matched"
+    nearest: list[int]
+    cosines: list[float]
+    random_cosines: list[float] = Field(description="largest cosines of the random directions")
+
+
 Event = Annotated[
     SteerResolved
     | SteerStep
@@ -234,9 +256,10 @@ Event = Annotated[
     | RawReadLayer
     | RawReadDone
     | RawSimilar
+    | RawMatches
     | SteerError,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-LAST_EVENTS = frozenset({"done", "swept", "read", "similar", "error"})
+LAST_EVENTS = frozenset({"done", "swept", "read", "similar", "matched", "error"})
 """events that end a stream"""

@@ -33,6 +33,7 @@ from store.duckdb_folder import FolderBackend
 from store.errors import MAKE_ONE, NotFound
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
+from store.read.compare_page import ComparedDictionaries, comparable, compare_page
 from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.examples import example_tokens
@@ -157,6 +158,15 @@ class Store:
         """The row of one dictionary, with its summary."""
         with self._reading() as build:
             return build.dictionary(model, source)
+
+    def compare(self, model: str, left: str, right: str, filters: Filters) -> ComparedDictionaries:
+        with self._reading() as build:
+            return compare_page(build, model, left, right, filters)
+
+    def comparable(self, model: str | None) -> tuple[str, str, str]:
+        """(model, left source, right source) of two dictionaries to compare first."""
+        with self._reading() as build:
+            return comparable(build, model)
 
     def anchor_page(
         self, model: str, source: str, by: Literal["features", "near"], *, start: int, limit: int

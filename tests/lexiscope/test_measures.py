@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lexiscope.measures import DICTIONARY, FEATURE, RUN, Measure, as_text, placed
+from lexiscope.measures import DICTIONARY, FEATURE, RUN, TRAINING, Measure, as_text, placed
 from lexiscope.measures.document import with_tables
 from lexiscope.records import FeatureRecord, LayerSummary, NameEvidence, measures_of
 
-TABLES = {"feature": FEATURE, "dictionary": DICTIONARY, "run": RUN}
+TABLES = {"feature": FEATURE, "dictionary": DICTIONARY, "run": RUN, "training": TRAINING}
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)

@@ -19,7 +19,7 @@ from server.responses import PageContent, respond
 def client(index: Path) -> TestClient:
     router = PageRouter()
 
-    @router.page("/about", ErrorRecord, navigation="About us")
+    @router.page("/search/about", ErrorRecord, navigation="About us")
     def about(request: Request) -> Response:
         """A page of the test."""
         return respond(request, PageContent(ErrorRecord(status=200, detail="the text"), "error.html"))
@@ -28,18 +28,18 @@ def client(index: Path) -> TestClient:
 
 
 def test_a_page_has_a_twin_with_the_same_record(client: TestClient) -> None:
-    assert "the text" in client.get("/about").text
-    assert ErrorRecord.model_validate_json(client.get("/about.json").content).detail == "the text"
+    assert "the text" in client.get("/search/about").text
+    assert ErrorRecord.model_validate_json(client.get("/search/about.json").content).detail == "the text"
 
 
 def test_a_page_with_a_label_is_linked_in_the_header_of_every_page(client: TestClient) -> None:
-    for address in ("/", "/about", "/tiny/1-vasae/6", "/docs"):
-        assert '<a href="/about">About us</a>' in client.get(address).text, address
+    for address in ("/", "/search/about", "/tiny/1-vasae/6", "/docs"):
+        assert '<a href="/search/about">About us</a>' in client.get(address).text, address
 
 
 def test_a_page_is_in_the_api_reference(client: TestClient) -> None:
     html = client.get("/docs").text
-    assert "/about.json" in html and "A page of the test." in html
+    assert "/search/about.json" in html and "A page of the test." in html
 
 
 def test_a_page_whose_address_could_be_a_model_is_rejected() -> None:

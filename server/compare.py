@@ -1,0 +1,193 @@
+"""Two dictionaries of one model beside each other: their figures, features matched by direction and by name,
+a text read with both. The page, its `.json` twin and its REST address.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Annotated, Literal
+
+from fastapi import Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from lexiscope.records import FeatureRef, Histogram, Relation, Verdict
+from lexiscope.records.compare import ComparePage, FeatureMatch, MatchSummary
+from lexiscope.records.live import ReadResponse, SteerError
+from lexiscope.records.requests import ReadRequest
+from server.attach_names import refs_by_id
+from server.dependencies import OpenStore, Worker
+from server.live import MatchJob, WorkerClient, WorkerRefused
+from server.live.messages import RawMatches
+from server.page_router import PageRouter
+from server.pages import FormQuery
+from server.read_response import read_response
+from server.requests_to_jobs import IndexedModel, dictionary_path, read_job
+from server.responses import PageContent, respond
+from server.worker_requests import CLIENT_CLOSED_REQUEST, collect
+from store import ComparedDictionaries, Store
+
+EDGES = [round(0.05 * place, 2) for place in range(21)]
+HOLDS = ("specific", "partial", "weak")
+"""verdicts of names that say something"""
+
+router = PageRouter()
+
+
+class CompareQuery(FormQuery):
+    """Which dictionaries, which of the left one's features, and a text to read with both."""
+
+    model: str | None = Field(None, max_length=200)
+    left: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
+    right: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
+    text: str | None = Field(None, max_length=20_000, description="a text to read with both")
+    relation: Relation | None = None
+    verdict: Verdict | None = None
+    live: bool | None = True
+    sort: Literal["relation_low", "share", "density", "cosine", "name", "index"] = Field(
+        "relation_low", description="`relation_low` is the lower end of the share's interval"
+    )
+    descending: bool = True
+    limit: int = Field(25, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=1000, description="`next` of the page before")
+
+
+@router.page("/compare", ComparePage, api="/compare", navigation="Compare", errors=(400, 404, 422, 429, 503))
+async def page(
+    request: Request, store: OpenStore, worker: Worker, query: Annotated[CompareQuery, Query()]
+) -> Response:
+    """Two dictionaries of one model. Without `left` or `right`, two of one layer are chosen."""
+    compared = await run_in_threadpool(_compared, store, query)
+    model, notes = compared.left.model, list[str]()
+    matched = read = None
+    try:
+        matched = await _matched(request, store, worker, compared)
+        if query.text:
+            read = await _read(request, store, worker, compared, query.text)
+    except WorkerRefused as error:
+        if error.status not in (422, 503):
+            raise
+        notes.append(f"Directions and texts were not compared. {error}")
+    except _ClientGone:
+        return CLIENT_CLOSED_REQUEST
+    if matched is None and not notes:
+        notes.append("Directions were not compared: the index has no weights of one of the dictionaries.")
+    record = await run_in_threadpool(_record, store, compared, matched, read, notes)
+    context = {"models": await run_in_threadpool(lambda: store.home().models), "text": query.text or ""}
+    return respond(request, PageContent(record, "compare.html", context={**context, "model": model}))
+
+
+class _ClientGone(Exception):
+    """The client has disconnected."""
+
+
+def _compared(store: Store, query: CompareQuery) -> ComparedDictionaries:
+    model, left, right = query.model, query.left, query.right
+    if model is None or left is None or right is None:
+        model, *usual = store.comparable(model)
+        left = left or next(source for source in usual if source != right)
+        right = right or next(source for source in usual if source != left)
+    if left == right:
+        raise HTTPException(422, f"left and right are both {left!r}: choose two dictionaries")
+    return store.compare(model, left, right, query.filters())
+
+
+async def _matched(
+    request: Request, store: Store, worker: WorkerClient, compared: ComparedDictionaries
+) -> RawMatches | None:
+    """The matches of the shown features, then of the sample; None where weights are missing. Raises
+    WorkerRefused.
+    """
+    places = (await run_in_threadpool(IndexedModel, store, compared.left.model)).places
+    left, right = places[compared.left.source], places[compared.right.source]
+    if not (left.checkpoint_path and right.checkpoint_path):
+        return None
+    job = MatchJob(
+        left=dictionary_path(left),
+        right=dictionary_path(right),
+        indices=[*(feature.index for feature in compared.features), *compared.sample],
+        random=len(compared.sample),
+    )
+    events = await collect(request, worker, job)
+    if events is None:
+        raise _ClientGone
+    [last] = events
+    if isinstance(last, SteerError):
+        raise WorkerRefused(last.status, last.detail)
+    assert isinstance(last, RawMatches)
+    return last
+
+
+async def _read(
+    request: Request, store: Store, worker: WorkerClient, compared: ComparedDictionaries, text: str
+) -> ReadResponse:
+    sources = [compared.left.source, compared.right.source]
+    body = ReadRequest(model=compared.left.model, text=text, sources=sources, positions=[])
+    job, places = await run_in_threadpool(read_job, store, body)
+    events = await collect(request, worker, job)
+    if events is None:
+        raise _ClientGone
+    return await run_in_threadpool(read_response, store, body, job, places, events)
+
+
+def _record(
+    store: Store,
+    compared: ComparedDictionaries,
+    matched: RawMatches | None,
+    read: ReadResponse | None,
+    notes: list[str],
+) -> ComparePage:
+    right = f"{compared.right.model}/{compared.right.source}"
+    nearest: Sequence[FeatureRef | None] = [None] * len(compared.features)
+    cosines: Sequence[float | None] = [None] * len(compared.features)
+    summary = None
+    if matched is not None:
+        refs = refs_by_id(store, [f"{right}/{index}" for index in matched.nearest])
+        found = [refs[f"{right}/{index}"] for index in matched.nearest]
+        n = len(compared.features)
+        nearest, cosines = found[:n], matched.cosines[:n]
+        left = f"{compared.left.model}/{compared.left.source}"
+        own = refs_by_id(store, [f"{left}/{index}" for index in compared.sample])
+        pairs = list(zip(own.values(), found[n:], strict=True))
+        summary = _summary(pairs, matched.cosines[n:], matched.random_cosines)
+    return ComparePage(
+        build=compared.build,
+        model=compared.left.model,
+        left=compared.left,
+        right=compared.right,
+        summary=summary,
+        filters=compared.filters,
+        matches=[
+            FeatureMatch(feature=feature, nearest=near, cosine=cosine, named=named)
+            for feature, near, cosine, named in zip(
+                compared.features, nearest, cosines, compared.named, strict=True
+            )
+        ],
+        next=compared.next,
+        read=read,
+        notes=notes,
+    )
+
+
+def _summary(
+    pairs: Sequence[tuple[FeatureRef, FeatureRef]], cosines: Sequence[float], chance: Sequence[float]
+) -> MatchSummary | None:
+    """None where no feature is live."""
+    if not pairs:
+        return None
+    judged = [(own, near) for own, near in pairs if own.verdict in HOLDS]
+    same = sum(own.relation == near.relation and own.words[:1] == near.words[:1] for own, near in judged)
+    counts = [sum(low <= value < high for value in cosines) for low, high in pairwise(EDGES)]
+    counts[-1] += sum(value >= 1 for value in cosines)
+    return MatchSummary(
+        sampled=len(pairs),
+        median=median(cosines),
+        share_08=sum(value >= 0.8 for value in cosines) / len(cosines),
+        share_05=sum(value >= 0.5 for value in cosines) / len(cosines),
+        random_median=median(chance),
+        judged=len(judged),
+        same_name=same / len(judged) if judged else None,
+        cosines=Histogram(edges=EDGES, counts=counts, zeros=sum(value < 0 for value in cosines)),
+    )
