@@ -3,6 +3,7 @@ be right, what was kept.
 """
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -30,6 +31,10 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """A route's error responses, for the API reference."""
     content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/ErrorRecord"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def unknown_model(model: str, known: Sequence[str]) -> str:
+    return f"the index has no model {model[:200]!r}; its models are: {', '.join(known) or 'none'}"
 
 
 def install(app: FastAPI) -> None:

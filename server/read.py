@@ -2,7 +2,7 @@
 /api/v1/read` give the same record; the page and its twin list all active features of one token only.
 """
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlencode
 
 from fastapi import Query, Request
@@ -15,14 +15,15 @@ from starlette.exceptions import HTTPException
 from lexiscope.records.live import ReadResponse
 from lexiscope.records.requests import ReadRequest
 from server.dependencies import OpenStore, Worker
-from server.errors import error_responses
-from server.live import WorkerClient
+from server.errors import error_responses, unknown_model
+from server.live import WorkerClient, WorkerRefused
 from server.page_router import PageRouter
+from server.read_examples import EXAMPLES
 from server.read_response import read_response
 from server.requests_to_jobs import read_job
 from server.responses import PageContent, is_json_route, json_response, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, collect
-from store import Store
+from store import NotFound, Store
 
 ERRORS = (404, 422, 429, 503, 504)
 
@@ -85,13 +86,21 @@ async def page(
 ) -> Response:
     """The active features of a text; without a text, an empty form."""
     models = await run_in_threadpool(lambda: store.home().models)
-    default = query.feature.split("/")[0] if query.feature else (models[0].model if models else "")
+    known = [entry.model for entry in models]
+    default = query.feature.split("/")[0] if query.feature else (known[0] if known else "")
     query = query.model_copy(update={"model": query.model or default})
-    record = None
+    record, failure = None, Failure()
     if query.text:
-        record = await _read(request, query.request(), store, worker)
-        if record is None:
+        try:
+            record = await _read(request, query.request(), store, worker)
+        except (NotFound, WorkerRefused, HTTPException) as error:
+            if is_json_route(request):
+                raise
+            failure = Failure.of(error)
+        if record is None and not failure.words:
             return CLIENT_CLOSED_REQUEST
+    elif known and query.model not in known and not is_json_route(request):
+        failure = Failure(unknown_model(query.model, known), 404)
     elif is_json_route(request):
         raise HTTPException(422, "text: give the text to read, for example /read.json?text=Once+upon+a+time")
     form = query.model_dump(exclude={"token"})
@@ -100,8 +109,25 @@ async def page(
         "form": form,
         "address": urlencode({name: value for name, value in form.items() if value}, doseq=True),
         "token": query.token,
+        "examples": EXAMPLES,
+        "failure": failure.words,
     }
-    return respond(request, PageContent(record, "read.html", context=context))
+    response = respond(request, PageContent(record, "read.html", context=context))
+    response.status_code = failure.status
+    return response
+
+
+class Failure(NamedTuple):
+    """Why a page shows no reading. The form stays as it was filled in."""
+
+    words: str = ""
+    status: int = 200
+
+    @classmethod
+    def of(cls, error: NotFound | WorkerRefused | HTTPException) -> "Failure":
+        if isinstance(error, HTTPException):
+            return cls(str(error.detail), error.status_code)
+        return cls(str(error), error.status if isinstance(error, WorkerRefused) else 404)
 
 
 async def _read(

@@ -2,8 +2,10 @@
 health.
 """
 
+import json
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -15,7 +17,7 @@ from lexiscope.records.live import ResolvedFeature, SteerResolved, SteerResponse
 from lexiscope.records.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
 from server.attach_names import named_measured
 from server.dependencies import OpenStore, Worker
-from server.errors import error_responses
+from server.errors import error_responses, unknown_model
 from server.live.messages import Event, RawSteerMeasured
 from server.openapi import EVENT_STREAM
 from server.page_router import PageRouter
@@ -24,6 +26,10 @@ from server.responses import PageContent, json_response, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, EventToRecord, collect, stream
 from store import Store
 
+MOST_TOKENS = 256
+"""new tokens that a request may ask for"""
+CONTEXT_LENGTH = ("max_position_embeddings", "n_positions", "n_ctx")
+"""what config.json calls the length of the context"""
 ERRORS = error_responses(400, 404, 413, 415, 422, 429, 503, 504)
 
 router = PageRouter()
@@ -54,6 +60,8 @@ def page(
     tokens = [{"token": token, "layer": query.layer} for token in query.token]
     model = query.model or (query.feature[0].split("/")[0] if query.feature else "")
     models = store.home().models
+    known = [entry.model for entry in models]
+    failure = unknown_model(model, known) if model and known and model not in known else ""
     layers = {
         entry.model: [{"layer": layer.layer, "source": layer.source} for layer in entry.layers]
         for entry in models
@@ -69,8 +77,25 @@ def page(
         },
         "typical": TYPICAL,
         "off_manifold": OFF_MANIFOLD,
+        "most_tokens": most_tokens(store.model_paths().get(model or (known[0] if known else ""), "")),
+        "failure": failure,
     }
-    return respond(request, PageContent(None, "steer.html", context=context))
+    response = respond(request, PageContent(None, "steer.html", context=context))
+    response.status_code = 404 if failure else 200
+    return response
+
+
+@lru_cache(64)
+def most_tokens(model_path: str) -> int:
+    """New tokens that fit into the model's context after a prompt of one token; MOST_TOKENS at most, and
+    where the model's files do not say.
+    """
+    try:
+        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+        lengths = [config[name] for name in CONTEXT_LENGTH if isinstance(config.get(name), int)]
+    except (OSError, ValueError, TypeError, AttributeError):
+        lengths = []
+    return max(min([MOST_TOKENS, *(length - 2 for length in lengths)]), 1)
 
 
 @router.post(

@@ -39,9 +39,17 @@ def test_a_text_is_read_and_a_token_lists_its_features(reading):
         page.locator(".grid thead th").count() == 1 + len(TEXT)
         and page.locator(".grid tbody tr").count() == 2
     )
-    links = page.locator(".grid tbody a.chip")
+    links = page.locator(".grid tbody a.cell")
     assert links.count() > len(TEXT) and links.first.get_attribute("href").startswith("/tiny/0-random/")
     assert page.locator(".grid .error").count() == 2 * len(TEXT)
+    marks = page.locator(".grid tbody .mark").count()
+    assert marks == links.count(), "every cell has its verdict"
+    legend = page.locator("#table ~ .legend").inner_text()
+    assert all(verdict in legend for verdict in ("specific", "partial", "weak", "none", "untested"))
+    assert page.title().startswith(f"“{TEXT}”") and "text=Once" in page.url
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280, (
+        "the table scrolls, the page does not"
+    )
     with page.expect_response(lambda response: "token=2" in response.url):
         page.locator(".grid thead a").nth(2).click()
     page.get_by_role("heading", name="Features that fire on").wait_for()
@@ -84,3 +92,33 @@ def test_without_scripts_the_text_is_read_on_the_reading_page(reading, chromium)
     assert page.locator(".followed span").count() == len(TEXT)
     assert page.locator(".followed .heat").count() > 0
     context.close()
+
+
+def test_eight_examples_are_one_click_each_and_a_contrast_fits_a_screen(reading):
+    page = reading.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto("/read?model=tiny")
+    assert page.locator(".examples a").count() == 8
+    page.locator(".examples a").last.click()
+    page.get_by_role("heading", name="Contrast of the two texts").wait_for()
+    assert "contrast=" in page.url and "against “" in page.title()
+    table = page.locator("table.contrast")
+    assert table.locator("tbody tr").count() == 2
+    assert table.bounding_box()["height"] < 800
+    assert table.locator("thead q").first.evaluate("q => getComputedStyle(q).unicodeBidi") == "isolate"
+
+
+def test_a_feature_to_follow_that_does_not_exist_leaves_the_form_as_it_was(reading):
+    page = reading.new_page()
+    answer = page.goto(f"/read?model=tiny&text={TEXT}&feature=tiny/0-random/99999")
+    assert answer.status == 404
+    assert "has no feature 99999" in page.get_by_role("alert").inner_text()
+    assert page.locator("textarea[name=text]").input_value() == TEXT
+    assert page.locator("[name=feature]").input_value() == "tiny/0-random/99999"
+
+
+def test_a_model_that_does_not_exist_is_said_and_no_other_taken(reading):
+    page = reading.new_page()
+    for address in ("/steer?model=nope", "/read?model=nope"):
+        assert page.goto(address).status == 404
+        assert "no model 'nope'; its models are: tiny" in page.get_by_role("alert").first.inner_text()
