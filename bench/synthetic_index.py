@@ -177,6 +177,9 @@ def feature_table(draw: np.random.Generator, shape: Shape, layer: int, alive: np
         "n_same_family": ints(same),
         "live": pa.array(alive),
         "verdict": pa.array(verdict),
+        "write_ranks": empty(pa.float32(), n),
+        "write_rises": empty(pa.float32(), n),
+        "write_verdict": pa.array(np.where(alive, "untested", "dead")),
         "relation": pa.array(relation, mask=~alive),
         "word_tokens": pa.ListArray.from_arrays(starts, ints(words)),
         "word_shares": pa.ListArray.from_arrays(starts, reals(draw.random(len(words)))),
@@ -252,6 +255,7 @@ def dictionary_row(shape: Shape, layer: int) -> pa.Table:
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "anchor_kind": "current",
             "model_path": "/none",
+            "lens_path": "",
             "checkpoint_path": "/none",
         },
         **{
@@ -292,6 +296,7 @@ def summary_row(shape: Shape, layer: int, n_live: int) -> pa.Table:
         **{
             "verdicts": "{}",
             "verdict_firings": "{}",
+            "write_verdicts": "{}",
             "index_tokens": PASSAGES * LENGTH,
         },
         **{

@@ -19,7 +19,7 @@ TEXT = str(DATA / "demo" / "corpus.txt.xz")
 
 class Amounts(NamedTuple):
     """Tokens to harvest, to train each dictionary on, to evaluate on and to index; contexts to ablate each
-    live feature in.
+    live feature in, features to steer, passages that the Jacobian lens is fitted on.
     """
 
     harvested: int
@@ -27,6 +27,7 @@ class Amounts(NamedTuple):
     held_out: int
     indexed: int
     ablated: int
+    steered: int
     lens_prompts: int
 
 
@@ -44,7 +45,7 @@ def build_demo(settings: Settings, console: Console) -> None:
         MODEL_ID,
         [[("vasae", 4)], rest],
         [TEXT],
-        Amounts(150_000, 200_000, 5_000, 100_000, 2, 8),
+        Amounts(150_000, 200_000, 5_000, 100_000, 2, 200, 8),
         settings=settings,
         console=console,
     )
@@ -131,7 +132,11 @@ def _index(
 
     checkpoints = [load_checkpoint(settings.runs / model.id / source(*one)) for one in group]
     request = indexer.IndexRequest(
-        tokens=amounts.indexed, ablate=amounts.ablated, lens_prompts=amounts.lens_prompts, resume=True
+        tokens=amounts.indexed,
+        ablate=amounts.ablated,
+        steer=amounts.steered,
+        lens_prompts=amounts.lens_prompts,
+        resume=True,
     )
     indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=request)
 

@@ -231,6 +231,14 @@ def index(
             min=0, help="contexts in which each live feature is ablated (a second pass); 0 skips it"
         ),
     ] = 5,
+    steer: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="live features of a dictionary, and content words, that are steered in that pass to test "
+            "what features write",
+        ),
+    ] = 200,
     lens_prompts: Annotated[
         int,
         typer.Option(
@@ -272,6 +280,7 @@ def index(
         shard=shard,
         resume=resume,
         ablate=ablate,
+        steer=steer,
         lens_prompts=lens_prompts,
     )
     sources = texts.Text(tuple(text), field, chat)

@@ -97,7 +97,7 @@ def build_smollm2(texts: list[str], settings: Settings, console: Console) -> Non
             write_text(load(), own)
         texts = [str(own)]
     groups = [[("vasae", layer) for layer in layers] for layers in LAYERS]
-    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 2)
+    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 50, 2)
     build(load, MODEL_ID, groups, texts, amounts, settings=settings, console=console)
 
 

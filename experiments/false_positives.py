@@ -152,7 +152,7 @@ def measure(
         for code, text in seen.codes:
             counts.add(code, text)
         column, others = at * width, slice(at * width + 1, (at + 1) * width)
-        found = ablated.counts(naming.names, column, others)
+        found = ablated.counts(naming.names[:, None], slice(column, column + 1), others)
         p = ablation_p(found, counts.occurrences[naming.names])
         scores = (
             *input_scores(top, texts, naming.names, controls, some),

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from indexer.causal.effects import CONTEXTS
+from indexer.causal.effects import CONTEXTS, STEERED
 from indexer.counts.state import FORMAT, PassState, StateShape
 from indexer.dictionaries import IdentifiedCheckpoint, identify_all, name_dictionary, named_encoder
 from indexer.errors import IndexingError
 from indexer.fit_anchors import fit_anchors
 from indexer.job_files import KEPT, JobFolder, check_space, fingerprint
-from indexer.lenses import jacobian_lenses
+from indexer.lenses import jacobian_lenses, lens_file
 from indexer.model_identity import by_model, refuse_other_model, trained_on_other
 from indexer.rows.analysis import CountedModel
 from indexer.rows.model_rows import add_model
@@ -68,6 +68,8 @@ class IndexRequest(NamedTuple):
     """continue from what is saved of the same job"""
     ablate: int = CONTEXTS
     """contexts in which each live feature is ablated; 0 leaves the ablation pass out"""
+    steer: int = STEERED
+    """live features, and content words, that the causal pass steers in each dictionary"""
     lens_prompts: int = 0
     """passages that the Jacobian lens is fitted on; 0 leaves it out"""
     anchors: str = "current"
@@ -196,6 +198,14 @@ def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]
     return lenses
 
 
+def _lens_path(job: ModelJob, corpus: str, settings: Settings) -> str:
+    """Where the job's lenses are kept; empty where the lens is left out."""
+    prompts = job.request.lens_prompts
+    if not prompts:
+        return ""
+    return str(lens_file(job.model, prompts=prompts, corpus=corpus, folder=settings.lenses).resolve())
+
+
 def _publish(
     jobs: Sequence[ModelJob],
     counted: Sequence[CountedModel],
@@ -210,7 +220,16 @@ def _publish(
         if kept.note:
             jobs[0].console.print(kept.note)
         for job, model, lens in zip(jobs, counted, lenses, strict=True):
-            add_model(writer, model, lens, corpus=corpus, contexts=job.request.ablate, say=job.say)
+            add_model(
+                writer,
+                model,
+                lens,
+                lens_path=_lens_path(job, corpus, settings),
+                corpus=corpus,
+                contexts=job.request.ablate,
+                steered=job.request.steer,
+                say=job.say,
+            )
         return writer.publish()
 
 

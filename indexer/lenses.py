@@ -18,6 +18,11 @@ LENGTH = 128
 """Tokens of a prompt, at most, as the lens's authors have it."""
 
 
+def lens_file(model: LanguageModel, *, prompts: int, corpus: str, folder: Path) -> Path:
+    """Where the lenses of a model and a text are kept."""
+    return folder / f"{model.id}-{model.identity}-{corpus}-{prompts}.safetensors"
+
+
 def jacobian_lenses(
     model: LanguageModel,
     layers: Sequence[int],
@@ -32,7 +37,7 @@ def jacobian_lenses(
     enough and kept there; the last layer's is 1. `corpus` is the text's fingerprint; `advance` is told of
     each prompt done. Raises TextError where no passage is long enough.
     """
-    path = folder / f"{model.id}-{model.identity}-{corpus}-{prompts}.safetensors"
+    path = lens_file(model, prompts=prompts, corpus=corpus, folder=folder)
     below = sorted({layer for layer in layers if layer < model.n_layers - 1})
     kept = _kept(path)
     if not set(below) <= set(kept):

@@ -13,7 +13,7 @@ from unicodedata import bidirectional
 from markupsafe import Markup, escape
 
 from lexiscope.measures import DIGITS, Measure
-from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, Context, Token
+from lexiscope.records import RELATION_WORDS, VERDICT_WORDS, WRITE_VERDICT_WORDS, Context, Token
 from lexiscope.tokens import Run, readable_runs
 
 REMEMBERED = 1 << 16
@@ -108,6 +108,23 @@ def badge(verdict: str) -> Markup:
     """A verdict, with its meaning on hover."""
     meaning = escape(VERDICT_WORDS[verdict])
     return Markup(f'<span class="badge is-{verdict}" title="{meaning}">{verdict}</span>')
+
+
+def write_badge(verdict: str) -> Markup:
+    """A verdict on what a feature writes, with its meaning on hover."""
+    look = {"both": "specific", "steering": "partial", "ablation": "weak"}.get(verdict, verdict)
+    meaning = escape(WRITE_VERDICT_WORDS[verdict])
+    return Markup(f'<span class="badge is-{look}" title="{meaning}">{verdict}</span>')
+
+
+def ordinal(rank: float | None) -> Markup:
+    """A rank counted from 0, as 1st, 2nd, …; half ranks (medians of two) are rounded up."""
+    if rank is None:
+        return UNMEASURED
+    place = int(rank + 1.5)
+    teen = 10 < place % 100 < 14
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th") if not teen else "th"
+    return Markup(f'<data value="{rank}">{place:,}{ending}</data>')
 
 
 def fires(relation: str | None, words: Sequence[Token], href: str = "", extra: str = "") -> Markup:

@@ -188,11 +188,17 @@ def random_of_list(
     return RedirectResponse(address, 302, headers={"cache-control": "no-store"})
 
 
-@router.get("/{model}/{source}/token-{token_id:int}", include_in_schema=False)
-def token_row(store: OpenStore, model: ModelId, source: SourceName, token_id: int) -> RedirectResponse:
-    """A row of a token look-up, by its id: it is shown on the token's page."""
+@router.get("/{model}/{source}/{kind}-{token_id:int}", include_in_schema=False)
+def token_direction(
+    store: OpenStore,
+    model: ModelId,
+    source: SourceName,
+    kind: Literal["token", "embedding", "jacobian"],
+    token_id: int,
+) -> RedirectResponse:
+    """The direction of a token, by its id: it is shown on the token's page."""
     refuse_reserved(model)
-    [row] = store.feature_refs([f"{model}/{source}/token-{token_id}"])
+    [row] = store.feature_refs([f"{model}/{source}/{kind}-{token_id}"])
     return RedirectResponse(f"/tokens/{row.model}/{row.index}#rows", 302)
 
 

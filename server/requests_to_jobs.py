@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 
-from lexiscope.records import FeatureRef, Filters, set_of
+from lexiscope.records import FeatureRef, Filters, Token, set_of
 from lexiscope.records.live import ResolvedFeature
 from lexiscope.records.requests import (
     DEFAULT_STRENGTH,
@@ -32,10 +32,11 @@ from server.live import (
     SteerJob,
     SweepJob,
 )
+from server.resolve_token import Purpose, feature_for
 from store import IndexedDictionary, NotFound, Store
 
 ROW_MODES = ("add", "orthogonal")
-"""what a row of a token look-up can be used for"""
+"""what the direction of a token can be used for"""
 RANDOM_CONTROLS = 3
 DENSITY_FACTORS = (1.25, 2.0, 10.0)
 """a random control's density is within the first of these factors that leaves enough features to draw from"""
@@ -99,24 +100,17 @@ class IndexedModel:
             raise HTTPException(422, f"{ref.id} is a feature of {ref.model}, but the model is {self.model}")
         return ref
 
-    def resolve(self, choice: FeatureChoice, *, rows: bool = False) -> ResolvedFeature:
-        """The feature of a choice; for a token, the best-evidenced feature of that name, and the others. With
-        `rows`, the token's rows in look-ups come first.
-        """
+    def resolve(self, choice: FeatureChoice, purpose: Purpose) -> ResolvedFeature:
+        """The feature of a choice."""
         if choice.id is not None:
             return ResolvedFeature(feature=self.feature(choice.id))
         assert choice.token is not None
-        resolved = self.store.resolve_token(self.model, choice.token, layer=choice.layer)
-        if found := [*(resolved.rows if rows else ()), *resolved.features]:
-            return ResolvedFeature(feature=found[0], others=found[1:])
-        everywhere = self.store.resolve_token(self.model, resolved.token.id).features
-        layers = ", ".join(map(str, sorted({ref.layer for ref in everywhere})))
-        known = f"features of this name are at layers {layers}" if layers else "no other layer has one either"
-        where = "" if choice.layer is None else f" at layer {choice.layer}"
-        raise NotFound(f"no feature of {self.model} is named {resolved.token.shown}{where}; {known}")
+        return feature_for(self.store, self.model, choice.token, layer=choice.layer, purpose=purpose)
 
-    def locate(self, ref: FeatureRef, *, maximum: bool = False) -> LocatedFeature:
-        """The feature with its checkpoint, and with its maximum activation if required."""
+    def locate(self, ref: FeatureRef, *, maximum: bool = False, token: Token | None = None) -> LocatedFeature:
+        """The feature with its checkpoint, with its maximum activation if required, and with the token that
+        it was selected for.
+        """
         place = self.with_weights(ref.source)
         highest = None
         if maximum:
@@ -127,6 +121,8 @@ class IndexedModel:
             identity=place.dictionary_identity,
             mean_norm=place.mean_norm,
             max_activation=highest,
+            lens_path=place.lens_path,
+            token=token,
         )
 
     def with_weights(self, source: str) -> IndexedDictionary:
@@ -241,30 +237,38 @@ def _sampling(request: Sampling) -> dict[str, Any]:
 def _interventions(
     model: IndexedModel, features: Sequence[SteerFeature]
 ) -> tuple[list[Intervention], list[ResolvedFeature]]:
-    resolved = [model.resolve(one, rows=one.mode in ROW_MODES) for one in features]
-    interventions = [
-        _intervention(model, one, to.feature) for one, to in zip(features, resolved, strict=True)
-    ]
+    resolved = [model.resolve(one, _purpose(one)) for one in features]
+    interventions = [_intervention(model, one, to) for one, to in zip(features, resolved, strict=True)]
     return interventions, resolved
 
 
-def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> Intervention:
+def _purpose(one: SteerFeature) -> Purpose:
+    """The feature that a swap takes the activation from must fire."""
+    if one.mode in ROW_MODES:
+        return "add"
+    return "fire" if one.mode == "swap" else "change"
+
+
+def _intervention(model: IndexedModel, one: SteerFeature, resolved: ResolvedFeature) -> Intervention:
+    ref = resolved.feature
     if ref.row and one.mode not in ROW_MODES:
         raise HTTPException(
             422,
-            f"{ref.id} is a row of the token look-up, which has no activation: it can be added (mode add or "
+            f"{ref.id} is the direction of a token, which has no activation: it can be added (mode add or "
             f"orthogonal), not {one.mode}",
         )
     unit = one.unit or UNITS[one.mode][0]
-    located = model.locate(ref, maximum=one.mode == "clamp" and unit == "max")
-    to = None if one.to is None else model.locate(_no_row(model.resolve(one.to).feature))
+    maximum = one.mode == "clamp" and unit == "max"
+    located = model.locate(ref, maximum=maximum, token=resolved.token)
+    target = None if one.to is None else model.resolve(one.to, "change")
+    to = None if target is None else model.locate(_no_row(target.feature), token=target.token)
     if to is not None and to.feature.layer != ref.layer:
         raise HTTPException(
             422,
             f"{ref.id} can only be swapped for a feature of its own layer, {ref.layer}; "
             f"{to.feature.id} is at layer {to.feature.layer}",
         )
-    when = None if one.when is None else model.locate(_no_row(model.resolve(one.when).feature))
+    when = None if one.when is None else model.locate(_no_row(model.resolve(one.when, "fire").feature))
     if when is not None and when.feature.layer > ref.layer:
         raise HTTPException(
             422,
@@ -286,7 +290,7 @@ def _intervention(model: IndexedModel, one: SteerFeature, ref: FeatureRef) -> In
 def _no_row(ref: FeatureRef) -> FeatureRef:
     if ref.row:
         raise HTTPException(
-            422, f"{ref.id} is a row of the token look-up, which has no activation: give a feature here"
+            422, f"{ref.id} is the direction of a token, which has no activation: give a feature here"
         )
     return ref
 
@@ -302,8 +306,8 @@ def _controls(model: IndexedModel, interventions: Sequence[Intervention], seed: 
 
 
 def _similar(model: IndexedModel, ref: FeatureRef, draw: random.Random) -> list[FeatureRef]:
-    """Random live features of the same dictionary and of similar density, or rows of its look-up for a row;
-    none if there are too few.
+    """Random live features of the same dictionary and of similar density, or directions of like tokens for
+    that of a token; none if there are too few.
     """
     for factor in DENSITY_FACTORS:
         if ref.row:

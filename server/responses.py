@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from lexiscope.measures import DICTIONARY, FEATURE, RUN, placed
 from lexiscope.progress import read_progress
-from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, measured_values
+from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, WRITE_VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
 from store import Store
 
@@ -68,6 +68,7 @@ class Templates:
         self.environment.globals |= {
             "navigation": navigation,
             "verdict_words": VERDICT_WORDS,
+            "write_verdict_words": WRITE_VERDICT_WORDS,
             "relation_words": RELATION_WORDS,
             "charts": charts,
             "markup": markup,

@@ -67,7 +67,7 @@ async def similar_features(
             raise NotFound(f"{model.model} has no dictionary {source!r}; its dictionaries are: {known}")
         ref = model.feature(feature_id)
         if ref.row:
-            raise HTTPException(422, f"{ref.id} is a row of a token look-up, not a feature")
+            raise HTTPException(422, f"{ref.id} is the direction of a token, not a feature")
         target = dictionary_path(model.with_weights(source))
         return SimilarJob(feature=model.locate(ref), source=target, limit=limit)
 

@@ -90,6 +90,7 @@ dictionary = sa.Table(
     _column("model_identity", TEXT, "id of the language model's weights and vocabulary; empty if unknown"),
     _column("dictionary_identity", TEXT, "id of the dictionary's weights; empty where they are unknown"),
     _column("checkpoint_path", TEXT, "where the dictionary was loaded from"),
+    _column("lens_path", TEXT, "where its layer's Jacobian lens is kept; empty where none was fitted"),
     _column("corpus", TEXT, "fingerprint of the indexed text"),
     _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),
     _column("n_passages", sa.BigInteger, "corpus passages"),
@@ -121,6 +122,7 @@ layer_summary = sa.Table(
     *_measures(measure for name, measure in DICTIONARY.items() if name not in dictionary.c),
     _column("verdicts", TEXT, "JSON: features by verdict"),
     _column("verdict_firings", TEXT, "JSON: share of all firings by the verdict of the feature that fires"),
+    _column("write_verdicts", TEXT, "JSON: features by the verdict on what they write"),
     _column("cosine_counts", INTS, "live features by nearest-anchor cosine"),
     _column("cosine_edges", REALS, "edges of cosine_counts"),
     _column("density_counts", INTS, "features that fired, by density"),
@@ -176,6 +178,23 @@ feature = sa.Table(
         "empty where the lens was not fitted",
     ),
     _column("write_values", REALS, "their logits, for a direction of norm 1 at the last layer"),
+    _column(
+        "write_ranks",
+        REALS,
+        "median rank of each of the first three written tokens among the logits that ablation lowers, 0 = "
+        "falls most; empty where the feature was not ablated",
+    ),
+    _column(
+        "write_rises",
+        REALS,
+        "rise of the probability of each of the first three written tokens under steering; empty where the "
+        "feature was not steered",
+    ),
+    _column(
+        "write_verdict",
+        TEXT,
+        "both, steering, ablation, none, untested or dead: which intervention confirms what it writes",
+    ),
     _nullable("lift_token", sa.Integer, "the token that contributes most to KL(firing positions ‖ text)"),
     _column("neighbour_index", INTS, "nearest live features of this dictionary by decoder cosine"),
     _column("neighbour_cosine", REALS, "their cosines"),
@@ -221,6 +240,26 @@ context = sa.Table(
     _column("positions", INTS, "tokens of the passage around it where the feature fires"),
     _column("values", REALS, "activations at those positions"),
     comment="one row a stretch of text that shows a feature, in the order (dictionary_id, feature)",
+)
+
+written = sa.Table(
+    "written",
+    metadata,
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("token_id", sa.Integer, "the token whose probability was watched"),
+    _column(
+        "kind",
+        TEXT,
+        "what was added: a feature, a row of the token look-up (row), the token's raw embedding, or its "
+        "direction by the Jacobian lens (jacobian)",
+    ),
+    _column("index", sa.Integer, "the feature's number; otherwise the token's id"),
+    _column("rise", sa.REAL, "rise of the token's probability, at a KL divergence of 0.5 nats"),
+    _column("control", sa.REAL, "the largest rise of the token among its controls"),
+    _column("strength", sa.REAL, "length that was added, in mean residual norms"),
+    _column("above", sa.Boolean, "the token rises, and by more than its controls"),
+    comment="one row a direction that was steered and a token that it should write, in the order "
+    "(dictionary_id, token_id)",
 )
 
 token_row = sa.Table(
@@ -296,6 +335,13 @@ def _listed() -> list[sa.Column[Any]]:
         ),
         *_measures([FEATURE["live"]]),
         _column("verdict", TEXT, "as feature.verdict"),
+        _column(
+            "written_tokens",
+            INTS,
+            "the first three tokens it writes, by the Jacobian lens or, where that was not fitted, by the "
+            "logit lens",
+        ),
+        _column("write_verdict", TEXT, "as feature.write_verdict"),
     ]
 
 
@@ -319,6 +365,18 @@ by_name = sa.Table(
     "effect is 0 by anchor",
 )
 
+by_write = sa.Table(
+    "by_write",
+    metadata,
+    _column("token", sa.Integer, "a token of the feature's write list"),
+    _column("key", sa.BigInteger, "as listing.key"),
+    _column("dictionary_id", sa.Integer, "the dictionary"),
+    _column("place", sa.Integer, "of the token in the list, 0 the strongest"),
+    _column("value", sa.REAL, "its logit in the list"),
+    comment="derived: the write lists of live features (by the Jacobian lens, or by the logit lens where it "
+    "was not fitted), in the order of tokens",
+)
+
 carried = sa.Table(
     "carried",
     metadata,
@@ -330,7 +388,7 @@ carried = sa.Table(
 )
 
 META = ("meta",)
-DERIVED = ("listing", "by_name", "carried")
+DERIVED = ("listing", "by_name", "by_write", "carried")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
 """The tables whose rows a writer is given; it makes the others."""
 
@@ -350,6 +408,7 @@ def key_of(dictionary_id: int, index: int) -> int:
 KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
 DUCKDB_INDEXES = (
     ("by_name", ("token",)),
+    ("by_write", ("token",)),
     ("listing", ("key",)),
     ("feature", ("key",)),
     ("passage", ("passage_id",)),
@@ -365,6 +424,8 @@ POSTGRES_INDEXES = (
     ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
     ("by_name", ("token",)),
+    ("by_write", ("token",)),
+    ("written", ("token_id",)),
     *(
         ("listing", ("dictionary_id", column))
         for column in ("share", "cosine", "density", "max_activation", "name_order")

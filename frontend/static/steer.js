@@ -6,7 +6,7 @@ import { showSweep } from "./sweep.js";
 
 const form = document.getElementById("steer");
 const at = (id) => document.getElementById(id);
-const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/(token-)?\d+$/; // of a feature, or of a row of a token look-up
+const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/((token|embedding|jacobian)-)?\d+$/; // of a feature, or of a token's direction
 const MODES = {
   // slider minimum and maximum, initial strength, unit
   add: [-2, 2, 0.5, "of the mean residual norm"],

@@ -16,34 +16,52 @@ const times = (mode, strength) =>
     : `${mode === "add" ? "" : `${mode} `}${strength > 0 ? "+" : ""}${strength.toFixed(2)}×`;
 const cell = (content, numeric = false) => make("td", { className: numeric ? "num" : "" }, content);
 
-export function chip(feature) {
+/** A link to a feature that shows a token: its nearest anchor, or the token that it is to change. */
+export function chip(feature, token = feature.name) {
   return make("a", {
     className: "chip",
     href: `/${feature.id}`,
-    textContent: feature.name.shown,
-    title: `${feature.id} · token ${feature.name.id} · ${feature.verdict}`,
+    textContent: token.shown,
+    title: `${feature.id} · token ${token.id} · ${feature.verdict}`,
   });
 }
 
-/** For each name, the selected feature and the other features of that name. */
+const place = (feature) => `${feature.source} · ${feature.index}`;
+const DIRECTIONS = {
+  feature: "a feature",
+  row: "its row of the token look-up",
+  embedding: "its raw embedding",
+  jacobian: "its direction by the Jacobian lens",
+};
+
+/** For each token, the selected feature, how sure that is, and what else there is. */
 export function showResolved(resolved) {
   const items = resolved
-    .filter((one) => one.others.length)
-    .map(({ feature, others }) => {
+    .filter((one) => one.token)
+    .map(({ feature, token, sure, stronger, others }) => {
       const more = others
         .slice(0, 6)
-        .flatMap((other) => [
-          " ",
-          make("a", { href: `/${other.id}`, textContent: `${other.source} · ${other.index}` }),
-        ]);
+        .flatMap((other) => [" ", make("a", { href: `/${other.id}`, textContent: place(other) })]);
       const rest = others.length > 6 ? ` and ${others.length - 6} more` : "";
+      const above = stronger.slice(0, 3).flatMap((one) => [
+        " ",
+        make("a", {
+          href: `/steer?model=${encodeURIComponent(one.feature.model)}&feature=${one.feature.id}`,
+          textContent: `${DIRECTIONS[one.kind]}, layer ${one.layer} (${share(one.rise)})`,
+        }),
+      ]);
       return make(
         "li",
         {},
         "For ",
-        chip(feature),
-        ` the feature with the best evidence was selected, ${feature.source} · ${feature.index}. `,
-        "Other features with this nearest anchor:",
+        chip(feature, token),
+        " ",
+        make("a", { href: `/${feature.id}`, textContent: place(feature) }),
+        ` was selected. ${sure}`,
+        above.length ? " Stronger by the same measure, and can be added instead:" : "",
+        ...above,
+        above.length ? "." : "",
+        others.length ? " Others:" : "",
         ...more,
         rest,
       );
@@ -72,7 +90,7 @@ export function showEffect({ kl_first, effects }) {
         make(
           "tr",
           {},
-          cell(chip(e.feature)),
+          cell(chip(e.feature, e.token)),
           cell(`${e.feature.source} · ${e.feature.index}`),
           cell(times(e.mode, e.strength)),
           cell(share(e.probability_default), true),
@@ -87,7 +105,7 @@ export function showEffect({ kl_first, effects }) {
 }
 
 const KINDS = {
-  embedding: "raw embedding of the name",
+  embedding: "raw embedding of the token",
   random: "random feature of similar density",
   plain: "nearest feature of the plain dictionary",
 };
@@ -95,12 +113,12 @@ const KINDS = {
 function verdict({ named, controls }) {
   const judged = named.filter((one) => one.beats_controls !== null);
   if (!judged.length)
-    return controls.length ? "" : "Without controls, this is no evidence of an effect of the name.";
+    return controls.length ? "" : "Without controls, this is no evidence of an effect.";
   const sentences = judged.map((one) =>
     one.beats_controls
-      ? `${one.feature.name.shown} changes in the direction requested, and more than under each of the ` +
+      ? `${one.token.shown} changes in the direction requested, and more than under each of the ` +
         `${controls.length} controls: an effect.`
-      : `${one.feature.name.shown} does not change more than under every control: no effect.`,
+      : `${one.token.shown} does not change more than under every control: no effect.`,
   );
   return sentences.join(" ");
 }
@@ -143,7 +161,7 @@ export function showMeasured(event) {
     "tr",
     {},
     make("th", { scope: "col", textContent: "Row" }),
-    ...event.named.map((n) => make("th", { scope: "col", className: "num" }, chip(n.feature))),
+    ...event.named.map((n) => make("th", { scope: "col", className: "num" }, chip(n.feature, n.token))),
     make("th", { scope: "col", className: "num", textContent: "KL, nats" }),
   );
   const row = (label, values, kl, strong = false) =>

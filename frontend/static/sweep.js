@@ -89,12 +89,12 @@ export function showSweep(curve, chip) {
   const points = [...curve.points, curve.default].sort((a, b) => a.strength - b.strength);
   const strengths = points.map((p) => p.strength);
   const how = { sweet: curve.sweet_spot, bands: curve.unit === "norm" };
-  const names = curve.default.named.map((n) => n.feature);
+  const names = curve.default.named.map((n) => n.token);
   at("curves").replaceChildren(
     drawCurve(
-      `Probability of ${names.map((f) => f.name.shown).join(", ")} over the run`,
+      `Probability of ${names.map((token) => token.shown).join(", ")} over the run`,
       strengths,
-      names.map((f, i) => ({ name: f.name.shown, values: points.map((p) => p.named[i].probability) })),
+      names.map((token, i) => ({ name: token.shown, values: points.map((p) => p.named[i].probability) })),
       how,
     ),
     drawCurve(

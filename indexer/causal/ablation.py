@@ -76,20 +76,25 @@ class AblationRanks(NamedTuple):
     feature: Tensor
     """[m]"""
     ranks: Tensor
-    """[m, q] rank of each of the feature's tokens among all by how far their logits fall, 0 = falls most"""
+    """[m, q] rank of each of the feature's tokens among all by how far their logits fall, 0 = falls most;
+    of some tokens TOP_FALLS at most
+    """
     falling: Tensor
     """[vocab] how often each token was among the TOP_FALLS that fall most"""
 
-    def counts(self, names: Tensor, column: int, controls: slice) -> AblationCounts:
-        """Of names [d_sae], which are in `column` of the ranks, and of their controls."""
-        d_sae = len(names)
-        hits = torch.zeros(d_sae, self.ranks.shape[1], dtype=torch.long).index_add_(
-            0, self.feature, (self.ranks < TOP_FALLS).long()
-        )
+    def counts(self, tokens: Tensor, columns: slice, controls: slice) -> AblationCounts:
+        """In how many contexts any of a feature's tokens [d_sae, w], which are in `columns` of the ranks, is
+        among those that fall most; `controls` are the columns of their controls, w for each draw.
+        """
+        d_sae, w = tokens.shape
+        among = self.ranks < TOP_FALLS
+        drawn = among[:, controls].view(len(among), -1, w).any(-1)
+        each = torch.cat([among[:, columns], among[:, columns].any(-1, keepdim=True), drawn], 1).long()
+        hits = torch.zeros(d_sae, each.shape[1], dtype=torch.long).index_add_(0, self.feature, each)
         contexts = torch.bincount(self.feature, minlength=d_sae)
         others = (len(self.feature) - contexts).clamp_min(1)
-        rate = (self.falling[names] - hits[:, column]) / others
-        return AblationCounts(contexts, hits[:, column], hits[:, controls], rate)
+        rate = ((self.falling[tokens] - hits[:, :w]).sum(1) / others).clamp_max(1)
+        return AblationCounts(contexts, hits[:, w], hits[:, w + 1 :], rate)
 
     def top1_shares(self, d_sae: int) -> Tensor:
         """[d_sae, q] share of each feature's contexts where the token falls most of all; NaN without
@@ -132,10 +137,16 @@ def _by_passage(chosen: TextFirings, passages: Passages) -> Iterator[_PassageFir
 
 @torch.inference_mode()
 def ablate(
-    streams: StreamCache, layer: int, dictionary: Dictionary, tokens: Tensor, chosen: TextFirings
+    streams: StreamCache,
+    layer: int,
+    dictionary: Dictionary,
+    tokens: Tensor,
+    chosen: TextFirings,
+    *,
+    ranked: int | None = None,
 ) -> AblationRanks:
     """Ablate each of the chosen firings by itself. tokens [d_sae, q] are those whose ranks are wanted in the
-    contexts of each feature.
+    contexts of each feature: of the first `ranked` (all unless given) exactly, of the others below TOP_FALLS.
     """
     model = streams.model
     feature = torch.from_numpy(chosen.feature.astype(np.int64))
@@ -159,9 +170,11 @@ def ablate(
             ablated = part[n_default:] - len(places)
             fall = default[inverse[ablated]].sub_(logits)
             own = fall.gather(1, tokens[feature[rows[ablated]]].to(fall.device))
-            ranks[rows[ablated]] = ranks_of(own, fall).int().cpu()
-            most = fall.topk(TOP_FALLS, dim=-1).indices.cpu().reshape(-1)
-            falling += torch.bincount(most, minlength=model.vocab_size)
+            most = fall.topk(TOP_FALLS, dim=-1)
+            exactly, others = own[:, :ranked], own[:, tokens.shape[1] if ranked is None else ranked :]
+            found = [ranks_of(exactly, fall), *([ranks_of(others, most.values)] if others.numel() else [])]
+            ranks[rows[ablated]] = torch.cat(found, 1).int().cpu()
+            falling += torch.bincount(most.indices.cpu().reshape(-1), minlength=model.vocab_size)
     return AblationRanks(feature, ranks, falling)
 
 

@@ -37,7 +37,7 @@ ID_COLUMNS = {
     **dict.fromkeys(("passage_id", "passage"), "passage"),
 }
 """Columns that hold an id, and the table that it refers to."""
-JSON_COLUMNS = ("training", "metrics", "causal", "verdicts", "verdict_firings")
+JSON_COLUMNS = ("training", "metrics", "causal", "verdicts", "verdict_firings", "write_verdicts")
 
 Advance = Callable[[int], None]
 

@@ -48,6 +48,17 @@ class CountedModel(NamedTuple):
         return torch.from_numpy(count >= max(1.0, LIVE_RATE * self.state.n_tokens))
 
 
+class CausalAmounts(NamedTuple):
+    """How much the causal pass of a dictionary does."""
+
+    contexts: int
+    """in which each live feature is ablated; 0 leaves the pass out"""
+    steered: int
+    """live features that are steered"""
+    words: Tensor
+    """token ids of the content words that the dictionary is asked to write"""
+
+
 class AnalysedDictionary(NamedTuple):
     dictionary_id: int
     member: IdentifiedCheckpoint
@@ -86,18 +97,18 @@ def analyse(
     sampled: SampledText,
     *,
     dictionary_id: int,
-    contexts: int,
+    causal: CausalAmounts,
 ) -> AnalysedDictionary:
-    """The dictionary at index `at`. `lens` is the Jacobian lens of its layer, if there is one; `contexts` are
-    those of the causal pass in which each feature is ablated; 0 leaves the pass out.
-    """
+    """The dictionary at index `at`. `lens` is the Jacobian lens of its layer, if there is one."""
     state, member, named = counted.state, counted.members[at], counted.named[at]
     counts, dictionary, fit = state.dictionaries[at], member.load_dictionary(), counted.anchors(at)
     live, occurrences = counted.live(at), state.occurrences
     norm_sum = state.norms.value()[state.shape.distinct_layers.index(member.layer)]
     mean_norm = float(norm_sum) / max(state.n_tokens, 1)
-    causal = None
-    if contexts:
+    directions = dictionary.directions
+    writes = None if lens is None else write_list(counted.model, directions, lens)
+    effects = None
+    if causal.contexts:
         request = CausalRequest(
             streams=streams,
             layer=member.layer,
@@ -109,13 +120,16 @@ def analyse(
             occurrences=torch.from_numpy(occurrences),
             live=live,
             mean_norm=mean_norm,
-            contexts=contexts,
+            writes=(named.logits.positive if writes is None else writes).tokens,
+            lens=lens,
+            words=causal.words,
+            steered=causal.steered,
+            contexts=causal.contexts,
         )
-        causal = causal_effects(request)
+        effects = causal_effects(request)
     evidence = EvidenceCounts.of(
         named.first, counted.tables, counts.names, counts.firings.judged, state.judged_occurrences
     )
-    directions = dictionary.directions
     return AnalysedDictionary(
         dictionary_id=dictionary_id,
         member=member,
@@ -126,10 +140,10 @@ def analyse(
         live=live,
         assigned=fit.assigned,
         relations=relation_evidence(counts.firings, sampled, live.numpy()),
-        evidence=evidence.result(live, None if causal is None else causal.p_ablation),
+        evidence=evidence.result(live, None if effects is None else effects.p_ablation),
         geometry=geometry(directions, fit, named.names, embedding=counted.model.embedding, live=live),
-        writes=None if lens is None else write_list(counted.model, directions, lens),
-        causal=causal,
+        writes=writes,
+        causal=effects,
         random_cosine=random_cosine(torch.from_numpy(state.covariances[member.layer]), fit),
         mean_norm=mean_norm,
         fve_text=reconstruction(dictionary, member.layer, streams),

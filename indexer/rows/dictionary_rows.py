@@ -27,11 +27,12 @@ def dictionary_row(
     analysed: AnalysedDictionary,
     state: PassState,
     *,
+    lens_path: str,
     corpus: str,
     links: Sequence[int | None],
 ) -> pa.Table:
-    """`corpus` is the text's fingerprint, `links` the ids of the same set's dictionaries in the previous and
-    the next layer.
+    """`lens_path` is where the Jacobian lens is kept, `corpus` the text's fingerprint, `links` the ids of
+    the same set's dictionaries in the previous and the next layer.
     """
     member = analysed.member
     previous, following = links
@@ -52,6 +53,7 @@ def dictionary_row(
         "model_identity": model.identity,
         "dictionary_identity": analysed.dictionary.identity,
         "checkpoint_path": str(member.checkpoint.path.resolve()),
+        "lens_path": lens_path,
         "corpus": corpus,
         "n_tokens": state.n_tokens,
         "n_passages": state.n_passages,
@@ -95,11 +97,27 @@ def summary_row(analysed: AnalysedDictionary, state: PassState) -> pa.Table:
         ),
         **{name: recorded.get(name) for name in RECORDED},
         **{name: _mean(values) for name, values in causal.items() if name in DICTIONARY},
+        **({} if analysed.causal is None else analysed.causal.written.shares),
+        "write_verdicts": json.dumps(Counter(_write_verdicts(analysed))),
         "verdicts": json.dumps(Counter(analysed.relations.verdict.tolist())),
         "verdict_firings": json.dumps(analysed.relations.firing_shares(statistics.count)),
         **distributions(names.cosines[:, 0][live], statistics.count / max(state.n_tokens, 1)),
     }
     return rows("layer_summary", {name: [value] for name, value in row.items()})
+
+
+def written_table(analysed: AnalysedDictionary) -> pa.Table:
+    """What was steered, and what it raised."""
+    measured = [] if analysed.causal is None else analysed.causal.written.measured
+    names = ("token_id", "kind", "index", "rise", "control", "strength", "above")
+    columns = {name: [row[name] for row in measured] for name in names}
+    return rows("written", {"dictionary_id": [analysed.dictionary_id] * len(measured), **columns})
+
+
+def _write_verdicts(analysed: AnalysedDictionary) -> list[str]:
+    if analysed.causal is not None:
+        return analysed.causal.written.verdict.tolist()
+    return np.where(analysed.live, "untested", "dead").tolist()
 
 
 def name_shares(

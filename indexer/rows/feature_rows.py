@@ -50,6 +50,7 @@ def feature_table(
         **statistics.measures(int(occurrences.sum())),
         **analysed.evidence.measures(),
         **_rival_names(analysed, occurrences),
+        **_written(analysed, n),
         **({} if analysed.causal is None else analysed.causal.measures()),
     }
     for relation, pairs in relations.items():
@@ -63,6 +64,20 @@ def _write_lists(analysed: AnalysedDictionary, n: int) -> dict[str, Any]:
     if analysed.writes is None:
         return {"write_tokens": [[]] * n, "write_values": [[]] * n}
     return {"write_tokens": analysed.writes.tokens, "write_values": analysed.writes.cosines}
+
+
+def _written(analysed: AnalysedDictionary, n: int) -> dict[str, Any]:
+    """What interventions say of the write lists."""
+    if analysed.causal is None:
+        verdict = np.where(analysed.live, "untested", "dead").tolist()
+        return {"write_ranks": [[]] * n, "write_rises": [[]] * n, "write_verdict": verdict}
+    written = analysed.causal.written
+    lists = {"write_ranks": written.ranks, "write_rises": written.rises}
+    return {"write_verdict": written.verdict.tolist()} | {
+        name: [[] if absent else row for row, absent in zip(values.tolist(), nothing, strict=True)]
+        for name, values in lists.items()
+        for nothing in [values[:, 0].isnan().tolist()]
+    }
 
 
 def relation_columns(evidence: RelationEvidence, shown: np.ndarray) -> dict[str, Any]:

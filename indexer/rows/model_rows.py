@@ -7,14 +7,15 @@ import pyarrow as pa
 from torch import Tensor
 
 from indexer.causal.ablation import StreamCache
-from indexer.rows.analysis import CountedModel, analyse
+from indexer.causal.writing import WORDS, content_words
+from indexer.rows.analysis import CausalAmounts, CountedModel, analyse
 from indexer.rows.columns import rows
 from indexer.rows.context_rows import PassageTexts, context_table, passage_table
-from indexer.rows.dictionary_rows import dictionary_row, summary_row
+from indexer.rows.dictionary_rows import dictionary_row, summary_row, written_table
 from indexer.rows.feature_rows import feature_table
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
-from lexiscope.evidence import PassageWords, SampledText, shown_tokens, words_of
+from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens, words_of
 from lexiscope.language_model import LanguageModel
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
@@ -26,12 +27,15 @@ def add_model(
     counted: CountedModel,
     lenses: Mapping[int, Tensor],
     *,
+    lens_path: str,
     corpus: str,
     contexts: int,
+    steered: int,
     say: Callable[[str], None],
 ) -> None:
-    """`lenses` are the Jacobian lenses by layer, where they were fitted; `corpus` is the text's fingerprint;
-    `contexts` are those of the causal pass for each feature (0 leaves it out).
+    """`lenses` are the Jacobian lenses by layer, where they were fitted, and `lens_path` is where they are
+    kept; `corpus` is the text's fingerprint; `contexts` are those of the causal pass for each feature (0
+    leaves it out), and `steered` the features and content words of each dictionary that it steers.
     """
     model, state = counted.model, counted.state
     first_dictionary, first_passage = writer.next_dictionary_id, writer.next_passage_id
@@ -39,13 +43,29 @@ def add_model(
     folded = counted.vocabulary.folded()
     texts, used = PassageTexts(state.passages), [np.zeros(0, np.int64)]
     words, occurrences = counted.tables.words, state.occurrences
+    shown = shown_tokens(words, occurrences)
     sampled = SampledText(PassageWords(state.passages, words), state.relations)
+    content = content_words(
+        counted.vocabulary.raw,
+        words,
+        shown,
+        occurrences,
+        n=min(steered, WORDS),
+        least=OFTEN,
+        common=COMMONEST,
+    )
     streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
     for at, member in enumerate(counted.members):
         say(f"writing the rows of {member.source}")
         lens = lenses.get(member.layer)
         analysed = analyse(
-            counted, at, streams, lens, sampled, dictionary_id=first_dictionary + at, contexts=contexts
+            counted,
+            at,
+            streams,
+            lens,
+            sampled,
+            dictionary_id=first_dictionary + at,
+            causal=CausalAmounts(contexts, steered, content),
         )
         say(f"{member.source} explains {analysed.fve_text:.2f} of the variance of this text (FVE)")
         if warning := reconstruction_warning(analysed.fve_text):
@@ -55,17 +75,21 @@ def add_model(
             relations(at),
             folded=folded,
             occurrences=occurrences,
-            shown=shown_tokens(words, occurrences),
+            shown=shown,
         )
         table, pointed = context_table(
             analysed.counts, texts, dictionary_id=analysed.dictionary_id, first_passage=first_passage
         )
         used.append(pointed)
         links = [None if other is None else first_dictionary + other for other in relations.of_layers(at)]
-        writer.add("dictionary", dictionary_row(model, analysed, state, corpus=corpus, links=links))
+        writer.add(
+            "dictionary",
+            dictionary_row(model, analysed, state, lens_path=lens_path, corpus=corpus, links=links),
+        )
         writer.add("layer_summary", summary_row(analysed, state))
         writer.add("feature", features)
         writer.add("context", table)
+        writer.add("written", written_table(analysed))
         writer.add("token_row", token_row_table(analysed, model))
     numbers = np.unique(np.concatenate(used))
     writer.add("passage", passage_table(state.passages, numbers, first_passage=first_passage, corpus=corpus))

@@ -8,12 +8,14 @@ A direction d of layer l then writes what J_l d reads out as; the logit lens is 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lexiscope.errors import TextError
+from lexiscope.errors import ModelError, TextError
 from lexiscope.language_model.patching import captured
 
 SKIPPED = 16
@@ -49,6 +51,53 @@ def fit_jacobians(
                     totals[layer] += jacobian / len(usable)
                 advance(1)
     return totals
+
+
+def read_lens(path: str | Path, layer: int, n_layers: int) -> Tensor | None:
+    """[d_model, d_model] the lens of a layer from a file that keeps them by layer; None for the last layer,
+    where it is 1. Raises ModelError where the file does not hold it.
+    """
+    if layer == n_layers - 1:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(str(layer)).float()
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"The Jacobian lens of layer {layer} cannot be read from {path}: index the dictionaries again "
+            "with --lens-prompts."
+        ) from error
+
+
+def pulled_back(bridge: Any, prompts: Sequence[Tensor], layer: int, directions: Tensor) -> Tensor:
+    """[n, d_model] directions [n, d_model] read after block `layer`, pulled back to the token embeddings: the
+    mean over prompts and positions t of Σ_{t' ≥ t} (∂h_layer[t'] / ∂embedding[t])ᵀ direction. What the key
+    list of Query Lens reads (Lee et al. 2026, arXiv 2606.07617), with the norms differentiated too.
+
+    `prompts` as in `fit_jacobians`. Raises TextError where no prompt is long enough.
+    """
+    usable = [prompt for prompt in prompts if len(prompt) > SKIPPED + 1]
+    if not usable:
+        raise TextError(f"Directions are pulled back over passages of more than {SKIPPED + 1} tokens.")
+    found = torch.zeros_like(directions)
+    with _constant_weights(bridge):
+        for prompt in usable:
+            for rows in torch.arange(len(directions)).split(ROWS):
+                kept: list[Tensor] = []
+
+                def begin(stream: Tensor, hook: Any, kept: list[Tensor] = kept) -> Tensor:
+                    kept.append(stream.detach().requires_grad_())
+                    return kept[0]
+
+                tokens = prompt.to(bridge.W_E.device).expand(len(rows), -1)
+                start = bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", begin)])
+                with torch.enable_grad(), start, captured(bridge, [layer]) as streams:
+                    bridge(tokens, return_type=None, stop_at_layer=layer + 1)
+                slope = torch.zeros_like(streams[layer])
+                slope[:, SKIPPED:-1] = directions[rows, None].to(slope)
+                [gradient] = torch.autograd.grad(streams[layer], kept, slope)
+                found[rows] += gradient[:, SKIPPED:-1].float().mean(1).cpu() / len(usable)
+    return found
 
 
 def _of_prompt(bridge: Any, prompt: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.errors import ModelError
-from lexiscope.language_model.jacobian import fit_jacobians
+from lexiscope.language_model.jacobian import fit_jacobians, pulled_back
 from lexiscope.language_model.patching import (
     MlpPoint,
     P,
@@ -282,6 +282,13 @@ class LanguageModel:
         """
         self.check_layers(layers)
         return fit_jacobians(self._bridge, prompts, layers, advance=advance)
+
+    def pulled_back(self, prompts: Sequence[Tensor], layer: int, directions: Tensor) -> Tensor:
+        """[n, d_model] directions [n, d_model] read at a layer, as directions of the token embeddings
+        (`lexiscope.language_model.jacobian`). Raises as `jacobians`.
+        """
+        self.check_layers([layer])
+        return pulled_back(self._bridge, prompts, layer, directions)
 
     @torch.inference_mode()
     def unembedding(self) -> Tensor:

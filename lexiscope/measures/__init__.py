@@ -6,7 +6,7 @@ that holds it.
 """
 
 from lexiscope.measures.dictionary import DICTIONARY, RECORDED
-from lexiscope.measures.feature import FEATURE
+from lexiscope.measures.feature import FEATURE, WRITTEN
 from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
 from lexiscope.measures.training import TRAINING
@@ -19,6 +19,7 @@ __all__ = [
     "RECORDED",
     "RUN",
     "TRAINING",
+    "WRITTEN",
     "Measure",
     "Place",
     "Unit",

@@ -5,6 +5,7 @@ checkpoint records, on held-out text.
 from lexiscope.measures.measure import Measure, by_name
 
 _NO_PASS = "where the ablation pass was not run"
+_NOT_STEERED = "where the causal pass steered nothing"
 _NOT_JUDGED = "where nothing could be judged, in an import"
 _NOT_RECORDED = "where the checkpoint does not record it"
 
@@ -156,6 +157,59 @@ DICTIONARY = by_name(
             absent=_NOT_JUDGED,
             places=("tiles", "table", "plot", "eval"),
             better="more",
+        ),
+        Measure(
+            "writes",
+            "writes",
+            "share",
+            "share of up to 200 content words drawn by seed whose probability the best feature for the word, "
+            "by its write list, raises by more than every control at a KL divergence of 0.5 nats: 24 other "
+            "features and the word's raw embedding",
+            absent=_NOT_STEERED,
+            places=("tiles", "table", "plot", "eval"),
+            better="more",
+        ),
+        Measure(
+            "writes_over_features",
+            "writes, embedding aside",
+            "share",
+            "the same against the other features alone",
+            absent=_NOT_STEERED,
+            places=("tiles", "eval"),
+        ),
+        Measure(
+            "writes_logit",
+            "writes, by the logit lens",
+            "share",
+            "the same as writes where the logit lens chooses the feature",
+            absent=_NOT_STEERED,
+            places=("tiles", "eval"),
+        ),
+        Measure(
+            "writes_rows",
+            "token rows write",
+            "share",
+            "the same as writes with the word's row of the token look-up in place of a feature",
+            absent="where there is no token look-up, or no steering",
+            places=("tiles", "eval"),
+        ),
+        Measure(
+            "write_steering",
+            "write lists, steering",
+            "share",
+            "share of the features tested whose first written token rises by more than every control; 4 % "
+            "by chance",
+            absent=_NOT_STEERED,
+            places=("tiles",),
+        ),
+        Measure(
+            "write_ablation",
+            "write lists, ablation",
+            "share",
+            "share of the features tested of whose first three written tokens one is among the five that "
+            "ablation lowers most, in at least a fifth of the contexts and beyond chance",
+            absent=_NOT_STEERED,
+            places=("tiles",),
         ),
         Measure(
             "half_live",

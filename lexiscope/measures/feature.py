@@ -2,9 +2,13 @@
 
 from lexiscope.measures.measure import Measure, Place, by_name
 
+WRITTEN = 3
+"""The first tokens of a write list, which are tested together by ablation; steering tests the first."""
+
 _SILENT = "where the feature never fired"
 _UNNAMED = "where no word and relation could be chosen"
 _NOT_ABLATED = "where the ablation pass did not test it"
+_NOT_STEERED = "where it was not drawn to be steered"
 
 
 def _tested(name: str, label: str, meaning: str, absent: str, place: Place) -> Measure:
@@ -240,6 +244,44 @@ FEATURE = by_name(
             "(Arad et al. 2025)",
             _NOT_ABLATED,
             "scores",
+        ),
+        _tested(
+            "write_top5",
+            "ablation, top 5",
+            "share of contexts where, without the feature, the logit of one of the first three tokens it "
+            "writes is among the five that fall most",
+            _NOT_ABLATED,
+            "writing",
+        ),
+        Measure(
+            "q_write",
+            "q, ablation of what it writes",
+            "q-value",
+            "false-discovery-rate q-value of write_top5, over the features tested",
+            absent=_NOT_ABLATED,
+        ),
+        Measure(
+            "write_rise",
+            "rise under steering",
+            "share",
+            "rise of the probability of the first token it writes, when its direction is added at the last "
+            "position of neutral prefixes at a KL divergence of 0.5 nats",
+            absent=_NOT_STEERED,
+        ),
+        Measure(
+            "write_control",
+            "largest rise among controls",
+            "share",
+            "the largest rise of that token under 24 other live features at the same KL divergence, and of "
+            "tokens as frequent under this one",
+            absent=_NOT_STEERED,
+        ),
+        Measure(
+            "write_strength",
+            "strength",
+            "number",
+            "length that was added, in mean residual norms of the layer",
+            absent=_NOT_STEERED,
         ),
         Measure(
             "lift_share",

@@ -27,10 +27,21 @@ Unit = Literal[
 """`share` is in [0, 1] and shown in per cent (a score may be below zero); `fraction` is at most 1 and may be
 far below zero; `number` has no unit; `activation` is on the dictionary's own scale; `text` is an id or words.
 """
-Place = Literal["activity", "evidence", "ablation", "scores", "tiles", "table", "plot", "alignment", "eval"]
+Place = Literal[
+    "activity",
+    "evidence",
+    "ablation",
+    "scores",
+    "writing",
+    "tiles",
+    "table",
+    "plot",
+    "alignment",
+    "eval",
+]
 """Where a measure is shown without a line of its own in a template. Feature page: `activity` (tiles),
-`evidence`, `ablation` and `scores` (rows). Dictionary page and `lexiscope name`: `tiles`. Home page: `table`
-(also a line after training), `plot` and `alignment` (charts). `lexiscope eval`: `eval`.
+`evidence`, `ablation`, `scores` and `writing` (rows). Dictionary page and `lexiscope name`: `tiles`. Home
+page: `table` (also a line after training), `plot` and `alignment` (charts). `lexiscope eval`: `eval`.
 """
 CHANCE = "the same for frequency-matched random tokens"
 """what every chance column holds"""

@@ -42,6 +42,12 @@ class LayerSummary(Record):
     share_tested: float | None = measured(DICTIONARY["share_tested"], None)
     chance_tested: float | None = measured(DICTIONARY["chance_tested"], None)
     finds: float | None = measured(DICTIONARY["finds"], None)
+    writes: float | None = measured(DICTIONARY["writes"], None)
+    writes_over_features: float | None = measured(DICTIONARY["writes_over_features"], None)
+    writes_logit: float | None = measured(DICTIONARY["writes_logit"], None)
+    writes_rows: float | None = measured(DICTIONARY["writes_rows"], None)
+    write_steering: float | None = measured(DICTIONARY["write_steering"], None)
+    write_ablation: float | None = measured(DICTIONARY["write_ablation"], None)
     half_live: float = measured(DICTIONARY["half_live"])
     coverage: float = measured(DICTIONARY["coverage"])
     ablation_top1: float | None = measured(DICTIONARY["ablation_top1"], None)
@@ -50,6 +56,7 @@ class LayerSummary(Record):
     verdict_firings: dict[str, float] = Field(
         description="share of all firings by the verdict of the feature that fires"
     )
+    write_verdicts: dict[str, int] = Field({}, description="features by the verdict on what they write")
     random_cosine: float = measured(DICTIONARY["random_cosine"])
     fve_text: float | None = measured(DICTIONARY["fve_text"], None)
     fve: float | None = measured(DICTIONARY["fve"], None)

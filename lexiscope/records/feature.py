@@ -8,6 +8,8 @@ from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.records.record import Histogram, Record, ScoredToken, Token, measured
 
 Verdict = Literal["specific", "partial", "weak", "none", "untested", "dead"]
+WriteVerdict = Literal["both", "steering", "ablation", "none", "untested", "dead"]
+Direction = Literal["feature", "row", "embedding", "jacobian"]
 Relation = Literal["on", "after", "before", "near"]
 Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
@@ -18,6 +20,17 @@ VERDICT_WORDS: dict[str, str] = {
     "weak": "More of its firings are as the name says than by chance, but few, or not five times as many.",
     "none": "No word says beyond chance what it fires on: read the contexts.",
     "untested": "Too few firings to tell: fewer than 20 to judge a name on, or in fewer than 5 passages.",
+    "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
+}
+WRITE_VERDICT_WORDS: dict[str, str] = {
+    "both": "Adding it raises the first of these tokens by more than every control, and without it they fall "
+    "most of all tokens.",
+    "steering": "Adding it raises the first of these tokens by more than every control; without it others "
+    "fall more.",
+    "ablation": "Without it these tokens fall most of all; adding it raises the first of them no more than "
+    "some control.",
+    "none": "Neither adding it nor taking it away moves these tokens beyond chance.",
+    "untested": "It was not drawn to be steered: the list is read off its direction, not tested.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
 RELATION_WORDS: dict[str, str] = {
@@ -45,11 +58,41 @@ class FeatureRef(Record):
     name: Token = Field(description="the anchor nearest to its direction")
     cosine: float = measured(FEATURE["cosine"])
     density: float = measured(FEATURE["density"])
-    row: bool = Field(
-        False,
-        description="true for a row of the dictionary's token look-up, which is no feature: `index` is then "
-        "the token's id, and `id` is `model/source/token-<id>`",
+    writes: list[Token] = Field(
+        [], description="the first three tokens it writes, by the lens of its page; none of a look-up's row"
     )
+    write_verdict: WriteVerdict = Field("untested", description="which intervention confirms what it writes")
+    direction: Direction = Field(
+        "feature",
+        description="or a direction of a token, which is no feature and can be added and nothing else: its "
+        "row of the dictionary's look-up (`id` is `model/source/token-<id>`), its raw embedding "
+        "(`model/source/embedding-<id>`) or its direction by the Jacobian lens "
+        "(`model/source/jacobian-<id>`). `index` is then the token's id",
+    )
+
+    @property
+    def row(self) -> bool:
+        """Whether it is the direction of a token."""
+        return self.direction != "feature"
+
+
+class RaisedBy(Record):
+    """A direction that was steered, and how far it raised the probability of a token."""
+
+    kind: Direction = Field(
+        description="a feature, the token's row of a look-up, its raw embedding, or its direction by the "
+        "Jacobian lens"
+    )
+    source: str = Field(description="the dictionary at whose layer it was added")
+    layer: int
+    feature: FeatureRef = Field(description="the feature, or the token's direction, to steer by")
+    rise: float = Field(
+        description="of the token's probability at the last position of neutral prefixes, at a KL "
+        "divergence of 0.5 nats"
+    )
+    control: float = Field(description="the largest rise of the token among controls of the same KL")
+    strength: float = Field(description="length that was added, in mean residual norms of the layer")
+    above: bool = Field(description="whether the token rises, and by more than every control")
 
 
 class Neighbour(FeatureRef):
@@ -142,6 +185,32 @@ class RelationName(Record):
     judged_passages: int = measured(FEATURE["judged_passages"])
 
 
+class WrittenToken(ScoredToken):
+    """A token that a feature should write, and what interventions do to it."""
+
+    ablation_rank: float | None = Field(
+        None,
+        description="median rank among the logits that fall without the feature, 0 = falls most; null where "
+        "it was not ablated",
+    )
+    rise: float | None = Field(
+        None,
+        description="of its probability, as write_rise; null where the feature was not steered",
+    )
+
+
+class Writing(Record):
+    """What a feature writes: the first tokens of its write list, and two interventions that test them."""
+
+    lens: Literal["jacobian", "logit"] = Field(description="what the list was read off the direction by")
+    tokens: list[WrittenToken] = Field(description="score = logit")
+    ablation: Share | None = measured(FEATURE["write_top5"], None)
+    q_ablation: float | None = measured(FEATURE["q_write"], None)
+    rise: float | None = measured(FEATURE["write_rise"], None)
+    control: float | None = measured(FEATURE["write_control"], None)
+    strength: float | None = measured(FEATURE["write_strength"], None)
+
+
 class NameEvidence(Record):
     """Does the feature do what its nearest anchor says? Shares of all its firings."""
 
@@ -190,6 +259,11 @@ class FeatureRecord(Record):
     )
     verdict: Verdict = Field(description="on `fires`")
     verdict_words: str
+    writing: Writing | None = Field(
+        None, description="what it writes; absent where nothing is known of its direction"
+    )
+    write_verdict: WriteVerdict = Field(description="on `writing`, by intervention alone")
+    write_verdict_words: str
     name: Token = Field(description="the anchor nearest to its direction")
     cosine: float = measured(FEATURE["cosine"])
     cosine_embedding: float = measured(FEATURE["cosine_embedding"])

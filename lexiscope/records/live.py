@@ -8,22 +8,43 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lexiscope.records.feature import FeatureRef
+from lexiscope.records.feature import FeatureRef, RaisedBy
 from lexiscope.records.record import ErrorRecord, Record, ScoredToken, Token
 from lexiscope.records.requests import Unit
 
 ControlKind = Literal["embedding", "random", "plain"]
 RowEnd = Literal["length", "stop", "end"]
+WATCHED = (
+    "whose probability is followed: the token that the feature was selected for; for an id, the first token "
+    "that it writes, where steering confirmed that, else its nearest anchor"
+)
 
 
 # --- steer ---
 
 
 class ResolvedFeature(Record):
-    """The feature that a request selected, and the other features with the same name, best evidence first."""
+    """The feature that a request selected, why, and what else there is for its token."""
 
     feature: FeatureRef
-    others: list[FeatureRef] = Field([])
+    by: Literal["id", "intervention", "write list", "what it fires on", "nearest anchor"] = Field(
+        "id",
+        description="how it was selected. For a token that is to be written: of what was steered and raised "
+        "the token above every control, the direction that raised it most; else the feature whose write list "
+        "holds it highest; else by its nearest anchor. For a token that a condition or the feature to swap "
+        "needs: a feature that fires on it",
+    )
+    token: Token | None = Field(None, description="the token that it was selected for")
+    sure: str = Field("", description="how sure the selection is, as a sentence")
+    measured: RaisedBy | None = Field(
+        None, description="how far it raises the token, where that was measured"
+    )
+    stronger: list[RaisedBy] = Field(
+        [], description="directions that were measured to raise the token more, the strongest first"
+    )
+    others: list[FeatureRef] = Field(
+        [], description="other features for the token, best first; of an id, none"
+    )
 
 
 class SteerResolved(Record):
@@ -59,11 +80,12 @@ class SteerStep(Record):
 
 
 class FirstTokenEffect(Record):
-    """Effect on the probability of a feature's name at the first generated position. Rank 0 is the most
+    """Effect on the probability of a feature's token at the first generated position. Rank 0 is the most
     likely token.
     """
 
     feature: FeatureRef
+    token: Token = Field(description=WATCHED)
     mode: str
     strength: float
     probability_default: float
@@ -81,11 +103,12 @@ class SteerEffect(Record):
 
 
 class RunEffect(Record):
-    """Effect on the probability of a feature's name over the whole run: means over the positions of the
+    """Effect on the probability of a feature's token over the whole run: means over the positions of the
     default row's text, under each model.
     """
 
     feature: FeatureRef
+    token: Token = Field(description=WATCHED)
     probability_default: float
     probability_steered: float
     rank_default: float = Field(description="median")
@@ -98,9 +121,10 @@ class RunEffect(Record):
 
 
 class ControlEffect(Record):
-    """Effect of a control on the probability of a feature's name."""
+    """Effect of a control on the probability of a feature's token."""
 
     feature: FeatureRef
+    token: Token = Field(description=WATCHED)
     probability_first: float = Field(description="at the first generated position")
     probability: float = Field(description="mean over the run, as in RunEffect")
     rank: float = Field(description="median over the run")
@@ -110,7 +134,7 @@ class Control(Record):
     """A change of the same length at every position, along another direction."""
 
     kind: ControlKind = Field(
-        description="embedding: the name's row of W_E; random: a feature of similar density; "
+        description="embedding: the token's row of W_E; random: a feature of similar density; "
         "plain: the nearest feature of the plain dictionary"
     )
     features: list[FeatureRef] = Field(
@@ -188,9 +212,10 @@ class SteerResponse(Record):
 
 
 class SweepEffect(Record):
-    """Effect of one strength on the probability of a feature's name."""
+    """Effect of one strength on the probability of a feature's token."""
 
     feature: FeatureRef
+    token: Token = Field(description=WATCHED)
     probability_first: float = Field(description="at the first generated position")
     probability: float = Field(description="mean over the positions of the default row's text")
     rank_first: int = Field(description="at the first generated position; 0 is the most likely token")

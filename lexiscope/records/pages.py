@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from lexiscope.records.conditions import NUMBERS, Condition, conditions_of
 from lexiscope.records.dictionary import LayerSummary
-from lexiscope.records.feature import FeatureRecord, FeatureRef, Relation, Verdict
+from lexiscope.records.feature import FeatureRecord, FeatureRef, Relation, Verdict, WriteVerdict
 from lexiscope.records.record import Histogram, Record, ScoredToken, Token
 
 
@@ -65,6 +65,7 @@ class Filters(Record):
     live: bool | None = None
     relation: Relation | None = None
     verdict: Verdict | None = None
+    write_verdict: WriteVerdict | None = None
     holds: bool | None = Field(None, description="whether the verdict is specific or partial")
     kind: str | None = Field(None, max_length=200, description="kind of the nearest anchor")
     min_share: float | None = Field(None, ge=0, le=1)

@@ -59,14 +59,16 @@ class FeatureChoice(Request):
 
     id: FeatureId | None = Field(
         None,
-        description="model/source/index, or model/source/token-<id> for a token's row in the look-up of a "
-        "dictionary, which can be added and nothing else",
+        description="model/source/index; or the direction of a token at that dictionary's layer, which can "
+        "be added and nothing else: its row of the look-up (model/source/token-<id>), its raw embedding "
+        "(embedding-<id>), or its direction by the Jacobian lens (jacobian-<id>)",
     )
     token: StrictInt | Annotated[str, Field(max_length=200)] | None = Field(
         None,
-        description="the token's exact text, with its leading space, or its id; "
-        "an addition takes the token's row in the look-up of a dictionary where there is one, anything else "
-        "a feature whose nearest anchor it is",
+        description="the token's exact text, with its leading space, or its id. It selects the feature (for "
+        "an addition, or the token's row of a look-up) that raised the token most where that was measured, "
+        "else the one whose write list holds it highest; as a condition and as what a swap takes from, a "
+        "feature that fires on it. `meant` of the response says how sure that is, and what else there is",
     )
     layer: int | None = None
 

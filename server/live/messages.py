@@ -49,6 +49,20 @@ class LocatedFeature(Record):
     max_activation: float | None = Field(
         None, description="on the indexed text; required by a clamp in multiples of the maximum"
     )
+    lens_path: str = Field(
+        "", description="where the layer's Jacobian lens is kept; required by a direction that it gives"
+    )
+    token: Token | None = Field(None, description="the token that it was selected for")
+
+    @property
+    def watched(self) -> Token:
+        """The token whose probability the feature should change: the one it was selected for; else the first
+        that it writes, where steering confirmed that; else its nearest anchor.
+        """
+        if self.token is not None:
+            return self.token
+        confirmed = self.feature.write_verdict in ("both", "steering")
+        return self.feature.writes[0] if confirmed and self.feature.writes else self.feature.name
 
 
 class Intervention(LocatedFeature):

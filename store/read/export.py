@@ -17,9 +17,16 @@ from store.errors import NotFound
 from store.read.open_build import DictionaryEntry, OpenBuild
 from store.schema import SCHEMA_VERSION
 
-TABLES = ("token", "dictionary", "layer_summary", "passage", "feature", "context", "token_row")
+TABLES = ("token", "dictionary", "layer_summary", "passage", "feature", "context", "written", "token_row")
 """Each table after those that its rows refer to."""
-PIECE_IDS = {"feature": 4096, "context": 1024, "passage": 4096, "token": 32_768, "token_row": 4096}
+PIECE_IDS = {
+    "feature": 4096,
+    "context": 1024,
+    "passage": 4096,
+    "token": 32_768,
+    "written": 4096,
+    "token_row": 4096,
+}
 """Ids in the range of one query: of features, of features (some fifty contexts each), of passages, of tokens.
 """
 
@@ -114,8 +121,8 @@ class BuildSnapshot:
     def of_dictionary(
         self, name: str, entry: DictionaryEntry, *, features: range | None = None
     ) -> Iterator[pa.Table]:
-        """The rows of one dictionary in `dictionary`, `layer_summary`, `feature`, `context` or `token_row`;
-        of features and contexts, those of `features` only, where given.
+        """The rows of one dictionary in `dictionary`, `layer_summary`, `feature`, `context`, `written` or
+        `token_row`; of features and contexts, those of `features` only, where given.
         """
         table = schema.metadata.tables[name]
         own = table.c.dictionary_id == entry.dictionary_id
@@ -126,6 +133,9 @@ class BuildSnapshot:
             kind = sa.case(places, value=table.c.kind, else_=len(places))
             order = (table.c.feature, kind, table.c.rank, table.c.passage, table.c.position)
             yield from self._ranged(table, table.c.feature, own, order=order, within=features)
+        elif table is schema.written:
+            by_kind = (table.c.token_id, table.c.kind, table.c.index)
+            yield from self._ranged(table, table.c.token_id, own, order=by_kind)
         elif table is schema.token_row:
             yield from self._ranged(table, table.c.token_id, own)
         else:

@@ -5,11 +5,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lexiscope.measures import FEATURE
+from lexiscope.measures import FEATURE, WRITTEN
 from lexiscope.records import (
     CONTEXT_AFTER,
     CONTEXT_BEFORE,
     VERDICT_WORDS,
+    WRITE_VERDICT_WORDS,
     Afterwards,
     CausalEvidence,
     Coactive,
@@ -26,13 +27,15 @@ from lexiscope.records import (
     Record,
     RelationName,
     Share,
+    Writing,
+    WrittenToken,
     measures_of,
 )
 from store import schema
 from store.errors import NotFound
 from store.read.list_counts import list_place, within
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, integer_parameter, scored
-from store.read.token_rows import ROW_ID, row_refs
+from store.read.token_rows import DIRECTION_ID, DIRECTION_IDS, direction_refs
 from store.read.vocabulary import SearchVocabulary
 
 MAX_REFS = 64
@@ -78,8 +81,9 @@ class _MeasureReader:
 
 
 FEATURE_MEASURES, MOMENTS = _MeasureReader(FeatureRecord), _MeasureReader(Moments)
-RELATION, EVIDENCE, CAUSAL, AFTERWARDS = (
+RELATION, WRITING, EVIDENCE, CAUSAL, AFTERWARDS = (
     _MeasureReader(RelationName),
+    _MeasureReader(Writing),
     _MeasureReader(NameEvidence),
     _MeasureReader(CausalEvidence),
     _MeasureReader(Afterwards),
@@ -142,6 +146,9 @@ def _record(
         fires=_fires(row, vocabulary),
         verdict=row.verdict,
         verdict_words=VERDICT_WORDS[row.verdict],
+        writing=_writing(row, vocabulary),
+        write_verdict=row.write_verdict,
+        write_verdict_words=WRITE_VERDICT_WORDS[row.write_verdict],
         name=vocabulary.get(row.name_token),
         assigned=None if row.assigned_token is None else vocabulary.get(row.assigned_token),
         anchor_kind=row.anchor_kind,
@@ -181,6 +188,23 @@ def _fires(row: Row, vocabulary: SearchVocabulary) -> RelationName | None:
         return None
     words = scored(vocabulary, row.word_tokens, row.word_shares)
     return RelationName(**RELATION(row), relation=row.relation, words=words)
+
+
+def _writing(row: Row, vocabulary: SearchVocabulary) -> Writing | None:
+    lens = bool(row.write_tokens)
+    ids, logits = (row.write_tokens, row.write_values) if lens else (row.pos_tokens, row.pos_values)
+    tokens = scored(vocabulary, ids[:WRITTEN], logits[:WRITTEN])
+    if not tokens:
+        return None
+    ranks, rises = (tuned or [None] * len(tokens) for tuned in (row.write_ranks, row.write_rises))
+    return Writing(
+        **WRITING(row),
+        lens="jacobian" if lens else "logit",
+        tokens=[
+            WrittenToken(**dict(token), ablation_rank=rank, rise=rise)
+            for token, rank, rise in zip(tokens, ranks, rises, strict=True)
+        ],
+    )
 
 
 def _evidence(row: Row) -> NameEvidence | None:
@@ -256,9 +280,9 @@ def _refs(build: OpenBuild, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int
 
 
 def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRef]:
-    """References for ids of features (`model/source/index`) or of rows of a token look-up
-    (`model/source/token-<id>`), in their order; at most MAX_REFS. Raises NotFound for the first that does not
-    exist.
+    """References for ids of features (`model/source/index`) or of directions of tokens
+    (`model/source/token-<id>`, `embedding-<id>`, `jacobian-<id>`), in their order; at most MAX_REFS. Raises
+    NotFound for the first that does not exist.
     """
     if len(feature_ids) > MAX_REFS:
         raise NotFound(f"{len(feature_ids)} features requested at once: at most {MAX_REFS}")
@@ -267,8 +291,9 @@ def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRe
     for feature_id in feature_ids:
         model, _, rest = feature_id.partition("/")
         source, _, last = rest.partition("/")
-        if row := ROW_ID.fullmatch(last):
-            [found[feature_id]] = row_refs(build, build.dictionary(model, source), [int(row[1])])
+        if of_token := DIRECTION_ID.fullmatch(last):
+            entry, kind = build.dictionary(model, source), DIRECTION_IDS[of_token[1]]
+            [found[feature_id]] = direction_refs(build, entry, [int(of_token[2])], kind)
         else:
             keys[feature_id] = _parsed(build, feature_id)
     refs = _refs(build, list(keys.values()))

@@ -255,6 +255,8 @@ def conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         wanted.append(LISTING.share >= _real(filters.min_share))
     if filters.verdict is not None:
         wanted.append(LISTING.verdict == filters.verdict)
+    if filters.write_verdict is not None:
+        wanted.append(LISTING.write_verdict == filters.write_verdict)
     if filters.min_density is not None:
         wanted.append(LISTING.density >= _real(filters.min_density))
     if filters.max_density is not None:

@@ -45,7 +45,7 @@ REF_COLUMNS = tuple(
     schema.listing.c[name]
     for name in (
         *("dictionary_id", "index", "relation", "word_tokens", "share"),
-        *("verdict", "name_token", "cosine", "density"),
+        *("verdict", "name_token", "cosine", "density", "written_tokens", "write_verdict"),
     )
 )
 
@@ -70,6 +70,7 @@ class DictionaryEntry:
     model_identity: str
     dictionary_identity: str
     checkpoint_path: str
+    lens_path: str
     corpus: str
     n_tokens: int
     n_passages: int
@@ -133,7 +134,9 @@ class OpenBuild:
             own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
             numbers = {name: sums[name] for name in SUMMED}
             from_dictionary = {name: own[name] for name in SUMMARY_FROM_DICTIONARY}
-            by_verdict = {name: json.loads(sums[name]) for name in ("verdicts", "verdict_firings")}
+            by_verdict = {
+                name: json.loads(sums[name]) for name in ("verdicts", "verdict_firings", "write_verdicts")
+            }
             summary = LayerSummary(**from_dictionary, **numbers, **by_verdict)
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
             own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
@@ -236,6 +239,7 @@ class OpenBuild:
     def ref(self, row: Row) -> FeatureRef:
         """The feature of a row that begins with REF_COLUMNS."""
         dictionary_id, index, relation, words, share, verdict, name, cosine, density = row[:9]
+        writes, write_verdict = row[9:11]
         entry = self.dictionaries[dictionary_id]
         vocabulary = self.vocabulary(entry.model)
         return FeatureRef(
@@ -251,6 +255,8 @@ class OpenBuild:
             name=vocabulary.get(name),
             cosine=cosine,
             density=density,
+            writes=vocabulary.shown(writes),
+            write_verdict=write_verdict,
         )
 
 

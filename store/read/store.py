@@ -42,9 +42,10 @@ from store.read.feature_page import feature_page, feature_refs
 from store.read.list_counts import random_of, within
 from store.read.open_build import DictionaryEntry, OpenBuild
 from store.read.search import find_token, search
-from store.read.token_page import features_named, token_page
-from store.read.token_rows import refs_of_token, row_refs, similar_rows
+from store.read.token_page import features_named, features_of_word, token_page
+from store.read.token_rows import direction_refs, refs_of_token, similar_rows, similar_tokens
 from store.read.whole_list import ListedNumbers, whole_list
+from store.read.written import WrittenBy, written_by
 
 MAX_CARRIERS = 20
 
@@ -67,17 +68,24 @@ class IndexedDictionary(NamedTuple):
     checkpoint_path: str
     mean_norm: float | None = None
     """mean residual norm at its hook point, the unit of steering; None where it was not measured"""
+    lens_path: str = ""
+    """where its layer's Jacobian lens is kept; empty where none was fitted"""
+    write_steering: float | None = None
+    """as the measure; None where nothing was steered"""
 
 
 class ResolvedName(NamedTuple):
-    """The token of a name, and the features that it names, those with the best evidence first
-    (may be empty).
-    """
+    """A token, and what has to do with it in some dictionaries of a model; lists may be empty."""
 
     token: Token
     features: list[FeatureRef]
+    """whose nearest anchor it is, those with the best evidence first"""
+    firing: list[FeatureRef]
+    """that fire on its word, the largest share first; then those in another relation to it"""
     rows: list[FeatureRef]
     """its rows in token look-ups, by layer"""
+    written: WrittenBy
+    """what raises it"""
 
 
 class Store:
@@ -198,14 +206,15 @@ class Store:
             return feature_refs(build, ids)
 
     def similar_rows(self, row: FeatureRef, *, factor: float, limit: int) -> list[FeatureRef]:
-        """At most `limit` other rows of the same look-up, of tokens that it was fitted on as often, up to a
-        factor: the nearest by token id.
+        """At most `limit` other directions of the same kind, of tokens that occur as often (a look-up's: that
+        it was fitted on as often), up to a factor: the nearest by token id.
         """
         with self._reading() as build:
             entry = build.dictionary(row.model, row.source)
-            tokens = similar_rows(build, entry, row.index, factor=factor)
+            similar = similar_rows if row.direction == "row" else similar_tokens
+            tokens = similar(build, entry, row.index, factor=factor)
             nearest = sorted(tokens, key=lambda token: abs(token - row.index))[:limit]
-            return row_refs(build, entry, nearest) if nearest else []
+            return direction_refs(build, entry, nearest, row.direction) if nearest else []
 
     @contextmanager
     def snapshot(self, *, piece_ids: Mapping[str, int] = PIECE_IDS) -> Iterator[BuildSnapshot]:
@@ -216,8 +225,9 @@ class Store:
             yield BuildSnapshot(build, piece_ids)
 
     def resolve_token(self, model: str, wanted: str | int, *, layer: int | None = None) -> ResolvedName:
-        """The features whose nearest anchor a token is, and its rows in token look-ups, in one layer or in
-        all. The token is given by id, by `#id`, or by its exact text with its space.
+        """What fires on a token and what writes it, the features whose nearest anchor it is, and its rows in
+        token look-ups, in one layer or in all. The token is given by id, by `#id`, or by its exact text with
+        its space.
         """
         with self._reading() as build:
             entries = build.of_model(model)
@@ -230,7 +240,9 @@ class Store:
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
             ranked.sort(key=lambda item: (item[1].verdict == "dead", item[0], item[1].layer))
             rows = refs_of_token(build, at_layer, token.id)
-            return ResolvedName(token, [ref for _, ref in ranked], rows)
+            written = written_by(build, at_layer, token.id)
+            firing = features_of_word(build, at_layer, token.id, limit=MAX_CARRIERS)
+            return ResolvedName(token, [ref for _, ref in ranked], firing, rows, written)
 
     def dictionaries(self) -> list[IndexedDictionary]:
         """Every dictionary of the index."""
@@ -247,6 +259,8 @@ class Store:
                     dictionary_identity=entry.dictionary_identity,
                     checkpoint_path=entry.checkpoint_path,
                     mean_norm=entry.mean_norm,
+                    lens_path=entry.lens_path,
+                    write_steering=entry.summary.write_steering,
                 )
                 for entry in build.dictionaries.values()
             ]

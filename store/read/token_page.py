@@ -111,6 +111,23 @@ def features_named(
     return _features(build, entries, BY_ANCHOR, token_id, [token_id], limit)
 
 
+def features_of_word(
+    build: OpenBuild, entries: list[DictionaryEntry], token_id: int, *, limit: int
+) -> list[FeatureRef]:
+    """The live features named by the token's word and a relation to it: those on it first, each relation by
+    the size of the share.
+    """
+    word = build.vocabulary(entries[0].model).of_word(token_id)
+    found = _features(build, entries, BY_WORD, token_id, word, limit)
+    named = [
+        ref
+        for refs in found.values()
+        for ref in refs
+        if ref.verdict != "dead" and {token.id for token in ref.words} & set(word)
+    ]
+    return sorted(named, key=lambda ref: (ref.relation != "on", ref.verdict == "untested", -(ref.share or 0)))
+
+
 def _features(
     build: OpenBuild,
     entries: list[DictionaryEntry],

@@ -113,7 +113,7 @@ class BuildWriter:
             return KeptDictionaries([])
         ids = ", ".join(str(row[0]) for row in kept)
         self._kept_models = {row[1] for row in kept}
-        for name in ("dictionary", "layer_summary", "feature", "context", "token_row"):
+        for name in ("dictionary", "layer_summary", "feature", "context", "written", "token_row"):
             self._sql(f"INSERT INTO {name} BY NAME SELECT * FROM old.{name} WHERE dictionary_id IN ({ids})")
         self._unlink(ids)
         self._sql(

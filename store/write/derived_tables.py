@@ -9,10 +9,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lexiscope.measures import WRITTEN
 from store import schema
 
 HELD = ("specific", "partial", "weak")
 """Verdicts on relations that hold beyond chance."""
+WRITE_LIST = 10
+"""Tokens of a write list that find the feature."""
 LAST_PLACE = 2**31 - 1
 """The place of a name outside the vocabulary (a padding row of W_E): after all others."""
 
@@ -21,7 +24,7 @@ FEATURE, TOKEN, DICTIONARY = schema.feature.c, schema.token.c, schema.dictionary
 
 def statements() -> list[sa.Insert]:
     """In the order in which they must run."""
-    selects = {"listing": _listing(), "by_name": _by_name(), "carried": _carried()}
+    selects = {"listing": _listing(), "by_name": _by_name(), "by_write": _by_write(), "carried": _carried()}
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
     return [
         sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()
@@ -38,6 +41,7 @@ def _listing() -> sa.Select[Any]:
         FEATURE.predicts - FEATURE.predicts_null,
     )
     excess = sa.func.coalesce(reads, 0.0) + sa.func.coalesce(predicts, 0.0)
+    lens = FEATURE.write_tokens[1].is_not(None)
     effect = sa.case((FEATURE.verdict.in_(HELD), sa.func.coalesce(FEATURE.relation_low, 0.0)), else_=0.0)
     return (
         sa.select(
@@ -50,6 +54,8 @@ def _listing() -> sa.Select[Any]:
             *(FEATURE.cosine, FEATURE.density, FEATURE.max_activation),
             sa.cast(excess, sa.REAL),
             *(FEATURE.live, FEATURE.verdict),
+            sa.case((lens, FEATURE.write_tokens[1:WRITTEN]), else_=FEATURE.pos_tokens[1:WRITTEN]),
+            FEATURE.write_verdict,
         )
         .join(schema.dictionary, DICTIONARY.dictionary_id == FEATURE.dictionary_id)
         .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == FEATURE.name_token))
@@ -87,6 +93,22 @@ def _by_name() -> sa.Select[Any]:
         .join(schema.dictionary, DICTIONARY.dictionary_id == own.dictionary_id)
         .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == named.c.token))
         .order_by(named.c.token, own.dictionary_id, own.index)
+    )
+
+
+def _by_write() -> sa.Select[Any]:
+    places = sa.values(sa.column("place", sa.Integer), name="places").data(
+        [(place,) for place in range(1, WRITE_LIST + 1)]
+    )
+    place = places.c.place
+    token = sa.func.coalesce(FEATURE.write_tokens[place], FEATURE.pos_tokens[place])
+    value = sa.func.coalesce(FEATURE.write_values[place], FEATURE.pos_values[place])
+    return (
+        sa.select(token, schema.FEATURE_KEY, FEATURE.dictionary_id, place - 1, value)
+        .select_from(schema.feature)
+        .join(places, sa.true())
+        .where(FEATURE.live, token.is_not(None))
+        .order_by(token, FEATURE.dictionary_id, place, FEATURE.index)
     )
 
 

@@ -196,7 +196,7 @@ class PostgresWriter:
             "passage_id IN (SELECT passage FROM context) AND passage_id NOT IN (SELECT passage_id FROM "
             "passage) ORDER BY passage_id"
         )
-        keys = {"feature": "index", "context": "feature", "token_row": "token_id"}
+        keys = {"feature": "index", "context": "feature", "written": "token_id", "token_row": "token_id"}
         for name, condition in (*((name, own) for name in keys), ("passage", passages)):
             columns = sql.SQL(", ").join(
                 sql.Identifier(column.name) for column in schema.metadata.tables[name].columns

@@ -41,6 +41,7 @@ FEATURE = FeatureRef(
     density=0.01,
 )
 EFFECT = FirstTokenEffect(
+    token=NAME,
     feature=FEATURE,
     mode="add",
     strength=0.5,
@@ -162,6 +163,7 @@ def measured(*, beats):
         perplexity_steered=33.25,
         named=[
             RunEffect(
+                token=NAME,
                 feature=FEATURE,
                 probability_default=0.001,
                 probability_steered=0.21,
@@ -175,7 +177,9 @@ def measured(*, beats):
                 kind=kind,
                 features=[] if kind == "embedding" else [FEATURE],
                 kl=0.7,
-                named=[ControlEffect(feature=FEATURE, probability_first=0.1, probability=p, rank=7)],
+                named=[
+                    ControlEffect(feature=FEATURE, token=NAME, probability_first=0.1, probability=p, rank=7)
+                ],
             )
             for kind, p in (("embedding", 0.19), ("random", 0.002))
         ],
@@ -190,7 +194,9 @@ def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, 
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
         SteerResolved(
-            features=[FEATURE], meant=[ResolvedFeature(feature=FEATURE, others=others)], prompt_tokens=[NAME]
+            features=[FEATURE],
+            meant=[ResolvedFeature(feature=FEATURE, token=NAME, others=others)],
+            prompt_tokens=[NAME],
         ),
         step(" a", " Paris"),
         SteerEffect(kl_first=0.5, effects=[EFFECT]),
@@ -265,7 +271,7 @@ def test_every_field_of_an_intervention_and_of_sampling_is_sent(page):
 
 def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
     def point(strength, p):
-        named = [SweepEffect(feature=FEATURE, probability_first=p, probability=p, rank_first=1)]
+        named = [SweepEffect(feature=FEATURE, token=NAME, probability_first=p, probability=p, rank_first=1)]
         return SweepPoint(
             strength=strength,
             named=named,

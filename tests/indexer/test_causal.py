@@ -68,7 +68,13 @@ def effects(
     **given: object,
 ) -> CausalEffects:
     counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
-    given = {"names": torch.arange(1, FEATURES + 1), "live": torch.ones(FEATURES, dtype=torch.bool), **given}
+    given = {
+        "names": torch.arange(1, FEATURES + 1),
+        "live": torch.ones(FEATURES, dtype=torch.bool),
+        "writes": torch.arange(3 * FEATURES).view(FEATURES, 3) % model.vocab_size,
+        "steered": 0,
+        **given,
+    }
     request = CausalRequest(
         streams=StreamCache(model, [LAYER], passages),
         layer=LAYER,

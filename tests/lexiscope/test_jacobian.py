@@ -2,11 +2,15 @@
 does.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lexiscope.errors import ModelError, TextError
 from lexiscope.language_model import LanguageModel
+from lexiscope.language_model.jacobian import read_lens
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +89,37 @@ def test_prompts_that_are_too_short_and_layers_that_are_not_there_are_refused(
         model.jacobians(prompts[2:], [0])
     with pytest.raises(ModelError, match="there is no layer 9"):
         model.jacobians(prompts, [9])
+
+
+def test_a_direction_pulled_back_to_the_embeddings_is_how_they_move_its_reading(
+    model: LanguageModel, prompts: list[torch.Tensor]
+) -> None:
+    layer, prompt = 0, prompts[0]
+    directions = torch.nn.functional.normalize(torch.randn(2, model.d_model), dim=1)
+    pulled = model.pulled_back([prompt, prompts[2]], layer, directions)
+    bridge, change = model._bridge, torch.randn(model.d_model)
+    moved, positions = torch.zeros(2), range(16, len(prompt) - 1)
+    for position in positions:
+        read = {}
+        for sign in (-1, 1):
+
+            def shift(stream: torch.Tensor, hook: object, position: int = position, sign: int = sign):
+                stream = stream.clone()
+                stream[0, position] += sign * 1e-3 * change
+                return stream
+
+            with bridge.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", shift)]):
+                read[sign] = model.read(prompt[None], [layer])[layer][0, 16:-1].sum(0) @ directions.T
+        moved += (read[1] - read[-1]) / 2e-3 / len(positions)
+    assert torch.allclose(pulled @ change, moved, rtol=0.02, atol=0.02 * moved.abs().max().item())
+    with pytest.raises(TextError, match="more than 17 tokens"):
+        model.pulled_back(prompts[2:], layer, directions)
+
+
+def test_a_kept_lens_is_read_again_and_a_missing_one_says_how_to_make_it(tmp_path: Path) -> None:
+    file = tmp_path / "lens.safetensors"
+    save_file({"0": torch.eye(3)}, file)
+    assert torch.equal(read_lens(file, 0, 3), torch.eye(3)) and read_lens(file, 2, 3) is None
+    for path, layer in ((file, 1), (tmp_path / "none", 0)):
+        with pytest.raises(ModelError, match="--lens-prompts"):
+            read_lens(path, layer, 3)

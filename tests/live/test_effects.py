@@ -143,9 +143,17 @@ def test_each_mode_has_the_direction_in_which_names_should_change(tiny):
         tiny.does(0, 4, "scale", 0.5),
         tiny.does(0, 5, "swap", 1.0, to=tiny.at(0, 6)),
     ]
-    assert named_tokens(interventions) == NamedTokens(
-        [tiny.ref(0, i) for i in range(1, 7)], [1, -1, -1, -1, 0, 1]
-    )
+    refs = [tiny.ref(0, i) for i in range(1, 7)]
+    assert named_tokens(interventions) == NamedTokens(refs, [ref.name for ref in refs], [1, -1, -1, -1, 0, 1])
+
+
+def test_the_token_asked_for_is_followed_and_else_the_one_that_steering_confirmed(tiny):
+    one = tiny.does(0, 1, "add", 0.5)
+    asked = tiny.ref(0, 9).name
+    assert named_tokens([one.model_copy(update={"token": asked})]).tokens == [asked]
+    for verdict, followed in (("both", asked), ("untested", one.feature.name)):
+        known = one.feature.model_copy(update={"writes": [asked], "write_verdict": verdict})
+        assert named_tokens([one.model_copy(update={"feature": known})]).tokens == [followed]
 
 
 # --- sweeps ---
@@ -174,7 +182,15 @@ def test_each_point_of_a_sweep_equals_a_steer_at_its_strength(tiny, model_cache)
 
 
 def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):
-    named = [SweepEffect(feature=tiny.ref(), probability_first=0, probability=probability, rank_first=0)]
+    named = [
+        SweepEffect(
+            feature=tiny.ref(),
+            token=tiny.ref().name,
+            probability_first=0,
+            probability=probability,
+            rank_first=0,
+        )
+    ]
     return SweepPoint(
         strength=strength, named=named, kl_first=0, kl=0, perplexity=perplexity, distinct=distinct, text=""
     )

@@ -48,11 +48,14 @@ def test_a_steer_by_id_streams_resolved_steps_effect_and_done(client):
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "Once␣upon␣a␣time"
 
 
-def test_a_name_resolves_to_the_best_evidenced_feature_and_strength_0_changes_no_text(client):
-    name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
-    [first, *_] = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
-    got = post(client, {"token": name["id"], "layer": 1, "strength": 0}, query="?stream=false").json()
+def test_a_token_resolves_to_the_feature_that_writes_it_and_strength_0_changes_no_text(client):
+    token = client.get("/tiny/1-random/3.json").json()["feature"]["writing"]["tokens"][0]
+    found = client.app.state.store.resolve_token("tiny", token["id"], layer=1).written
+    steered = [one for one in found.measured if one.feature]
+    [first, *_] = [one.feature for one in steered if one.above] or found.listed or [steered[0].feature]
+    got = post(client, {"token": token["id"], "layer": 1, "strength": 0}, query="?stream=false").json()
     assert got["resolved"]["features"][0]["id"] == first.id
+    assert got["effect"]["effects"][0]["token"]["id"] == token["id"]
     assert got["done"]["default_text"] == got["done"]["steered_text"] and got["effect"]["kl_first"] == 0
 
 
@@ -143,15 +146,14 @@ def test_a_prompt_can_go_through_the_chat_template(client, path):
     assert "".join(token["shown"] for token in got["prompt_tokens"]) == "Q:␣Once␣A:" and got["notes"] == []
 
 
-def test_a_name_resolves_to_a_feature_and_lists_the_others(client):
-    name = client.get("/tiny/1-random/3.json").json()["feature"]["name"]
-    carriers = client.app.state.store.resolve_token("tiny", name["id"], layer=1).features
-    [meant] = post(client, {"token": name["id"], "layer": 1}, query="?stream=false").json()["resolved"][
-        "meant"
-    ]
-    assert [meant["feature"]["id"], *(other["id"] for other in meant["others"])] == [
-        ref.id for ref in carriers
-    ]
+def test_a_token_resolves_to_a_feature_and_lists_the_others(client):
+    token = client.get("/tiny/1-random/3.json").json()["feature"]["writing"]["tokens"][0]["id"]
+    found = client.app.state.store.resolve_token("tiny", token, layer=1)
+    answer = post(client, {"token": token, "layer": 1}, query="?stream=false").json()
+    [meant] = answer["resolved"]["meant"]
+    listed = {meant["feature"]["id"], *(other["id"] for other in meant["others"])}
+    assert listed >= {ref.id for ref in [*found.written.listed, *found.features]}
+    assert meant["token"]["id"] == token and meant["by"] in ("intervention", "write list") and meant["sure"]
 
 
 def test_a_steer_with_controls_returns_names_of_all_features(client):

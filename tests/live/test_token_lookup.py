@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, ModelError
@@ -38,7 +39,7 @@ def x(model, tokens) -> torch.Tensor:
 
 def row_of(located, token):
     ref = located.feature.model_copy(
-        update={"row": True, "index": token, "id": f"tiny/0-random/token-{token}"}
+        update={"direction": "row", "index": token, "id": f"tiny/0-random/token-{token}"}
     )
     return located.model_copy(update={"feature": ref})
 
@@ -68,12 +69,27 @@ def test_a_row_is_added_along_its_deviation_from_the_mean_of_all_rows(
     assert torch.allclose(load_direction(one, load, model), direction, atol=1e-6)
 
 
+def test_a_tokens_embedding_and_what_the_lens_says_writes_it_are_added(tiny, model, load, tmp_path) -> None:
+    lens = torch.randn(model.d_model, model.d_model)
+    save_file({"0": lens}, tmp_path / "lens")
+    one = tiny.does(0, 3, "add", 0.5).model_copy(update={"lens_path": str(tmp_path / "lens")})
+    rows = model.unembedding()
+    expected = {
+        "embedding": model.embedding[65] - model.embedding.mean(0),
+        "jacobian": lens.T @ (rows[65] - rows.mean(0)),
+    }
+    for kind, direction in expected.items():
+        ref = one.feature.model_copy(update={"direction": kind, "index": 65})
+        found = load_direction(one.model_copy(update={"feature": ref}), load, model)
+        assert torch.allclose(found, F.normalize(direction, dim=0), atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["clamp", "scale", "ablate"])
 def test_a_row_has_no_activation_to_change(tiny, model, load, mode) -> None:
     one = row_of(tiny.does(0, 3, mode, 2.0, unit="activation" if mode == "clamp" else "factor"), 65)
     with pytest.raises(ModelError, match="it can be added, and nothing else"):
         make_plan([one], load, model, prompt=4)
-    with pytest.raises(ModelError, match="row of the token look-up"):
+    with pytest.raises(ModelError, match="direction of a token"):
         load_feature(one, load, model)
 
 

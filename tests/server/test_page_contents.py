@@ -219,7 +219,7 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
     html, record = browser.get("/").text, browser.get("/index.json").json()
     drawn = re.findall(r'data-chart="tiny-(\w+)"', html)
     assert drawn == [
-        *("holds_live", "holds_firing", "specific_live", "finds", "fve", "delta_ce"),
+        *("holds_live", "holds_firing", "specific_live", "finds", "writes", "fve", "delta_ce"),
         *("aligned_live", "aligned_firing", "aligned_live_embedding", "aligned_firing_embedding"),
         "random_cosine",
     ]

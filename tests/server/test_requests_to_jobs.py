@@ -62,4 +62,85 @@ def test_a_token_is_added_by_its_row_where_there_is_one(store: Store) -> None:
     assert found.job.interventions[0].feature.id == ROW
     assert not any(ref.row for ref in steer_job(store, request(token=4, layer=1)).features[0].others)
     by_feature = steer_job(store, request(token=6, layer=1, mode="ablate")).job.interventions[0].feature
-    assert not by_feature.row and by_feature.name.id == 6
+    assert not by_feature.row
+
+
+def rows_of(store: Store, table: str, source: str) -> list[dict[str, object]]:
+    with store.snapshot() as snapshot:
+        part = snapshot.part(model="tiny", source=source)
+        [entry] = part.dictionaries
+        return [row for piece in part.of_dictionary(table, entry) for row in piece.to_pylist()]
+
+
+def test_a_token_means_the_feature_that_raised_it_most_and_says_what_raises_it_more(store: Store) -> None:
+    measured = [row for row in rows_of(store, "written", "1-plain") if row["kind"] == "feature"]
+    token = measured[0]["token_id"]
+    best = max((row for row in measured if row["token_id"] == token), key=lambda row: row["rise"])
+    job = steer_job(store, request(token=token, layer=1, mode="clamp"))
+    [one], [found] = job.job.interventions, job.features
+    every = [row for source in ("1-plain", "1-vasae") for row in rows_of(store, "written", source)]
+    own = [row for row in every if row["token_id"] == token]
+    most = max(row["rise"] for row in own if row["kind"] == "feature")
+    assert found.by == "intervention" and found.measured is not None and "above every control" in found.sure
+    assert found.measured.rise == most >= best["rise"] and found.measured.feature == one.feature
+    assert one.watched.id == token
+    assert [other.rise for other in found.stronger] == sorted(
+        (row["rise"] for row in own if row["rise"] > most), reverse=True
+    )
+
+
+def test_an_unmeasured_token_means_the_feature_whose_write_list_holds_it_highest(store: Store) -> None:
+    features = rows_of(store, "feature", "1-plain") + rows_of(store, "feature", "1-vasae")
+    measured = {
+        row["token_id"] for source in ("1-plain", "1-vasae") for row in rows_of(store, "written", source)
+    }
+    live = [row for row in features if row["live"]]
+    token = next(row["write_tokens"][0] for row in live if row["write_tokens"][0] not in measured)
+    [found] = steer_job(store, request(token=token, layer=1, mode="clamp")).features
+    assert found.by == "write list" and found.measured is None and found.feature.writes[0].id == token
+    assert "50 % raise the first token" in found.sure
+
+
+def test_a_condition_and_the_source_of_a_swap_fire_on_the_token(store: Store) -> None:
+    feature = next(
+        row for row in rows_of(store, "feature", "1-plain") if row["live"] and row["relation"] == "on"
+    )
+    token = feature["word_tokens"][0]
+    [one] = steer_job(
+        store, request(id="tiny/2-vasae/1", when={"token": token, "layer": 1})
+    ).job.interventions
+    assert one.when is not None and token in {word.id for word in one.when.feature.words}
+    assert one.when.feature.relation == "on"
+    swap = request(token=token, layer=1, mode="swap", to={"token": token, "layer": 1})
+    [found] = steer_job(store, swap).features
+    assert found.by == "what it fires on" and found.feature.relation == "on" and not found.stronger
+
+
+@pytest.mark.parametrize("kind", ["embedding", "jacobian"])
+def test_a_tokens_own_direction_is_added_and_compared_with_those_of_like_tokens(
+    store: Store, kind: str
+) -> None:
+    found = steer_job(store, request(id=f"tiny/1-plain/{kind}-3")).job
+    [one] = found.interventions
+    assert (one.feature.direction, one.feature.index, one.watched.id) == (kind, 3, 3)
+    assert one.lens_path == "/lenses/tiny"
+    [controls] = zip(*found.controls.random, strict=True)
+    assert len(controls) == 3 and all(other.direction == kind and other.index != 3 for other in controls)
+    with pytest.raises(HTTPException, match="422"):
+        steer_job(store, request(id=f"tiny/1-plain/{kind}-3", mode="clamp"))
+    with pytest.raises(NotFound, match="no token 99999"):
+        steer_job(store, request(id=f"tiny/1-plain/{kind}-99999"))
+
+
+def test_the_lens_gives_no_direction_where_it_was_not_fitted(store: Store) -> None:
+    [source] = {place.source for place in store.dictionaries() if place.model == synthetic.UNTESTED}
+    with pytest.raises(NotFound, match="--lens-prompts"):
+        store.feature_refs([f"{synthetic.UNTESTED}/{source}/jacobian-3"])
+
+
+def test_an_id_is_followed_by_the_token_that_steering_confirmed(store: Store) -> None:
+    features = [row for row in rows_of(store, "feature", "1-plain") if row["live"]]
+    for confirmed in (True, False):
+        row = next(row for row in features if (row["write_verdict"] in ("both", "steering")) is confirmed)
+        [one] = steer_job(store, request(id=f"tiny/1-plain/{row['index']}")).job.interventions
+        assert one.watched.id == (row["write_tokens"][0] if confirmed else row["name_token"])

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexiscope import tokens
-from lexiscope.evidence import RELATIONS, VERDICTS, words_of
+from lexiscope.evidence import RELATIONS, VERDICTS, WRITE_VERDICTS, words_of
 from lexiscope.measures import DICTIONARY, FEATURE
 from lexiscope.settings import Settings
 from store import BuildWriter, arrow_schema, schema
@@ -131,6 +131,7 @@ def feature_table(
     families = [tokens.folded(word) for word in spellings(vocabulary)]
     family_sizes = Counter(families[name] for name in names)
     tested = fired & (entry.model != UNTESTED)
+    steered = tested & (index % 3 == 0)
 
     def linked(there: bool) -> tuple[Any, Any]:
         return (near, near_cosine) if there else ([[]] * n, [[]] * n)
@@ -192,6 +193,11 @@ def feature_table(
         "neg_values": lists(np.tile(np.linspace(-5, -1, 10), (n, 1)), pa.float32()),
         "write_tokens": lists(top[:, :3], pa.int32()),
         "write_values": lists(np.tile([3.0, 2.0, 1.0], (n, 1)), pa.float32()),
+        "write_ranks": lists([[0.0, 1.0, 2.0] if known else [] for known in tested], pa.float32()),
+        "write_rises": lists([[0.25, 0.125, 0.0] if known else [] for known in steered], pa.float32()),
+        "write_verdict": np.where(
+            fired, np.where(steered, np.array(WRITE_VERDICTS[:4])[index % 4], "untested"), "dead"
+        ),
         "name_rank": pa.array(index % 40, pa.int32()),
         "ablation_rank": pa.array((index % 30).astype("float32"), mask=~tested),
         "ablation_contexts": pa.array(index % 4 + 1, pa.int32(), mask=~tested),
@@ -277,6 +283,7 @@ def dictionary_table(
         "hook_name": f"blocks.{entry.layer}.hook_resid_post",
         "anchor_kind": "embedding",
         "model_path": f"/models/{entry.model}",
+        "lens_path": "" if entry.model == UNTESTED else f"/lenses/{entry.model}",
         "model_identity": "",
         "dictionary_identity": "",
         "checkpoint_path": f"/runs/{entry.model}/{entry.source}",
@@ -315,6 +322,7 @@ def summary_table(dictionary_id: int, entry: Dictionary, **others: float) -> pa.
         "verdicts": json.dumps(
             {"specific": live // 3, "partial": live - live // 3, "dead": entry.d_sae - live}
         ),
+        "write_verdicts": json.dumps({"both": 1, "untested": live - 1, "dead": entry.d_sae - live}),
         "verdict_firings": json.dumps({"specific": 0.75, "partial": 0.25}),
         "fve": 0.75,
         "delta_ce": 0.125,
@@ -331,6 +339,30 @@ def summary_table(dictionary_id: int, entry: Dictionary, **others: float) -> pa.
     return pa.table(
         {name: pa.array([value], pa.float32() if value is None else None) for name, value in row.items()}
     )
+
+
+def written_table(dictionary_id: int, entry: Dictionary, features: pa.Table) -> pa.Table:
+    """The first written token of each feature that was steered, and its raw embedding."""
+    rows = [
+        (tokens[0], kind, index if kind == "feature" else tokens[0], rise)
+        for index, (tokens, rises) in enumerate(
+            zip(features["write_tokens"].to_pylist(), features["write_rises"].to_pylist(), strict=True)
+        )
+        for kind, rise in (("feature", 0.25 + index / 1000), ("embedding", 0.2))
+        if rises
+    ]
+    rows = sorted(dict.fromkeys(rows))
+    columns = {
+        "dictionary_id": pa.array([dictionary_id] * len(rows), pa.int32()),
+        "token_id": pa.array([row[0] for row in rows], pa.int32()),
+        "kind": pa.array([row[1] for row in rows], pa.string()),
+        "index": pa.array([row[2] for row in rows], pa.int32()),
+        "rise": pa.array([row[3] for row in rows], pa.float32()),
+        "control": pa.array([0.125] * len(rows), pa.float32()),
+        "strength": pa.array([0.5] * len(rows), pa.float32()),
+        "above": [True] * len(rows),
+    }
+    return pa.table(columns)
 
 
 def token_row_table(dictionary_id: int, entry: Dictionary, *, vocabulary: int = VOCABULARY) -> pa.Table:
@@ -387,9 +419,9 @@ def add(
         builder.add("dictionary", dictionary_table(key, entry, links=links, vocabulary=vocabulary))
         builder.add("layer_summary", summary_table(key, entry, **(summary or {})))
         builder.add("token_row", token_row_table(key, entry, vocabulary=vocabulary))
-        builder.add(
-            "feature", feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)
-        )
+        features = feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)
+        builder.add("feature", features)
+        builder.add("written", written_table(key, entry, features))
         builder.add(
             "context",
             context_table(key, entry, passages=passages, length=length, each=each, seed=entry.layer),

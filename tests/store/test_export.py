@@ -49,7 +49,10 @@ def test_an_export_is_imported_beside_what_the_database_holds(place: Settings, t
 
 def test_pieces_are_small_whatever_the_index(place: Settings) -> None:
     synthetic.publish(place)
-    whole, ids = everything(place), {"feature": 30, "context": 7, "passage": 3, "token": 11, "token_row": 5}
+    whole, ids = (
+        everything(place),
+        {"feature": 30, "context": 7, "passage": 3, "token": 11, "written": 2, "token_row": 5},
+    )
     store = Store(place)
     with store.snapshot(piece_ids=ids) as snapshot:
         pieces = {table: list(snapshot.rows(table)) for table in TABLES}

@@ -54,6 +54,7 @@ def feature_rows(
         "phrase_tokens": [[token] for token in tokens.tolist()],
         "live": imported.live,
         "verdict": np.where(imported.live, "untested", "dead").tolist(),
+        "write_verdict": np.where(imported.live, "untested", "dead").tolist(),
         "density": [feature.density for feature in features],
         "max_activation": imported.maxima,
         "pos_tokens": positive,
@@ -226,6 +227,7 @@ def summary_row(
         ),
         "verdicts": json.dumps(Counter(features.column("verdict").to_pylist())),
         "verdict_firings": "{}",
+        "write_verdicts": json.dumps(Counter(features.column("write_verdict").to_pylist())),
         **distributions(cosine[live & named_by_direction], density.numpy()),
     }
     return filled("layer_summary", {name: [value] for name, value in row.items()}, 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel
+from lexiscope.language_model.jacobian import read_lens
 from server.live.messages import LocatedFeature
 
 ENCODE_POSITIONS = 256
@@ -70,24 +71,33 @@ class DictionaryFeature:
 
 
 def load_direction(located: LocatedFeature, load: LoadDictionary, model: LanguageModel) -> Tensor:
-    """[d_model] of norm 1: the direction of a feature, or of a row of the token look-up. Raises as
-    `load_feature`.
+    """[d_model] of norm 1: the direction of a feature or of a token: its row of the look-up, its raw
+    embedding (centred), or what the Jacobian lens says writes it. Raises as `load_feature`, and ModelError
+    where the lens is not there.
     """
-    if not located.feature.row:
+    ref = located.feature
+    if ref.direction == "feature":
         return load_feature(located, load, model).direction
     dictionary = load(located.checkpoint_path).dictionary
     _check_width(located, dictionary, model)
-    token = torch.tensor([located.feature.index], device=dictionary.W_dec.device)
-    return dictionary.lookup_directions(token)[0]
+    match ref.direction:
+        case "row":
+            token = torch.tensor([ref.index], device=dictionary.W_dec.device)
+            return dictionary.lookup_directions(token)[0]
+        case "embedding":
+            return F.normalize(model.embedding[ref.index] - model.embedding.mean(0), dim=0)
+    vectors, lens = model.unembedding(), read_lens(located.lens_path, ref.layer, model.n_layers)
+    vector = vectors[ref.index] - vectors.mean(0)
+    return F.normalize(vector if lens is None else vector @ lens.to(vector), dim=0)
 
 
 def load_feature(located: LocatedFeature, load: LoadDictionary, model: LanguageModel) -> DictionaryFeature:
-    """Raises ModelError for a dictionary of another width or a row of a token look-up, CheckpointError for an
+    """Raises ModelError for a dictionary of another width or the direction of a token, CheckpointError for an
     index out of range.
     """
     if located.feature.row:
         raise ModelError(
-            f"{located.feature.id} is a row of the token look-up, which has no activation of its own: it can "
+            f"{located.feature.id} is the direction of a token, which has no activation of its own: it can "
             "be added, and nothing else."
         )
     dictionary, index = load(located.checkpoint_path).dictionary, located.feature.index

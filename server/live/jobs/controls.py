@@ -34,9 +34,11 @@ def make_controls(
     interventions: Sequence[Intervention],
     sources: ControlSources,
 ) -> ControlSet:
-    """The embedding of each name, random features of similar density, and the nearest plain features."""
+    """The embedding of each watched token, random features of similar density, and the nearest plain
+    features.
+    """
     written = [one.written for one in interventions]
-    embeddings = [model.embedding[one.feature.name.id] for one in written]
+    embeddings = [model.embedding[one.watched.id] for one in written]
     controls, missing = [ControlDirections("embedding", embeddings, [])], []
     for refs in sources.random:
         directions = [

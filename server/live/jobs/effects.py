@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
-from lexiscope.records import FeatureRef
+from lexiscope.records import FeatureRef, Token
 from lexiscope.records.live import ControlEffect, FirstTokenEffect, RunEffect, SteerEffect
 from server.live.generation.batches import JobSteps
 from server.live.interventions import LoadDictionary, SteerPlan
@@ -23,6 +23,7 @@ from server.live.jobs.scoring import ROUNDING, Comparison, TextRow, above, compa
 from server.live.messages import (
     DictionaryPath,
     Intervention,
+    LocatedFeature,
     RawActivationChange,
     RawControl,
     RawSteerMeasured,
@@ -34,9 +35,10 @@ CHANGES_LISTED = 8
 
 
 class NamedTokens(NamedTuple):
-    """The tokens whose probabilities a steer is meant to change: the names of its features."""
+    """The tokens whose probabilities a steer is meant to change (`LocatedFeature.watched`)."""
 
     features: list[FeatureRef]
+    tokens: list[Token]
     wanted: list[int]
     """for each, +1 if the probability is meant to rise, −1 if it is meant to fall, 0 for the feature that a
     swap removes, which controls do not change
@@ -44,20 +46,21 @@ class NamedTokens(NamedTuple):
 
     @property
     def ids(self) -> list[int]:
-        return [feature.name.id for feature in self.features]
+        return [token.id for token in self.tokens]
 
 
 def named_tokens(interventions: Sequence[Intervention]) -> NamedTokens:
-    features, wanted = [], []
+    located: list[LocatedFeature] = []
+    wanted: list[int] = []
     for one in interventions:
-        features.append(one.feature)
+        located.append(one)
         if one.to is None:
             neutral = 1.0 if one.mode == "scale" else 0.0
             wanted.append(-1 if one.mode == "ablate" or one.strength <= neutral else 1)
         else:
-            features.append(one.to.feature)
+            located.append(one.to)
             wanted += [0, 1 if one.strength > 0 else -1]
-    return NamedTokens(features, wanted)
+    return NamedTokens([one.feature for one in located], [one.watched for one in located], wanted)
 
 
 def first_token_effect(interventions: Sequence[Intervention], log_probabilities: Tensor) -> SteerEffect:
@@ -68,6 +71,7 @@ def first_token_effect(interventions: Sequence[Intervention], log_probabilities:
     effects = [
         FirstTokenEffect(
             feature=feature,
+            token=named.tokens[place],
             mode=change.mode,
             strength=change.strength,
             probability_default=before.probability[0, place].item(),
@@ -152,6 +156,7 @@ def _run_effect(
     beats = all(above(wanted * now, wanted * other) for other in (before, *others))
     return RunEffect(
         feature=named.features[place],
+        token=named.tokens[place],
         probability_default=before,
         probability_steered=now,
         rank_default=base.rank[:, place].float().median().item(),
@@ -164,6 +169,7 @@ def _control(control: ControlDirections, row: Comparison, named: NamedTokens) ->
     effects = [
         ControlEffect(
             feature=feature,
+            token=named.tokens[place],
             probability_first=row.probability[0, place].item(),
             probability=row.probability[:, place].mean().item(),
             rank=row.rank[:, place].float().median().item(),

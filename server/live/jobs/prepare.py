@@ -127,9 +127,9 @@ def check_interventions(interventions: Sequence[Intervention], model: LanguageMo
     """Raises ModelError for a name that is not in the vocabulary, and for a position at or after `length`."""
     for one in interventions:
         for located in (one, one.to):
-            if located is not None and not 0 <= located.feature.name.id < model.vocab_size:
+            if located is not None and not 0 <= located.watched.id < model.vocab_size:
                 raise ModelError(
-                    f"{located.feature.id} is named by token {located.feature.name.id}, "
+                    f"{located.feature.id} should change token {located.watched.id}, "
                     f"but {model.id} has {model.vocab_size:,} tokens."
                 )
         if one.positions and max(one.positions) >= length:

@@ -168,6 +168,7 @@ def _effects(named: NamedTokens, first: Comparison, run: Comparison) -> list[Swe
     return [
         SweepEffect(
             feature=feature,
+            token=named.tokens[place],
             probability_first=first.probability[0, place].item(),
             probability=run.probability[:, place].mean().item(),
             rank_first=int(first.rank[0, place]),

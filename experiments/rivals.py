@@ -1,0 +1,303 @@
+"""`python -m experiments.rivals RUN... --text FILE...`: our lists of what features read and write beside
+those of others, on the same features and passages. Adds its rows to results/rivals.json, in place of
+older ones of the same dictionary, and writes the table of docs/results.md (`--page`: the table alone).
+
+Scores of a list T of n tokens (Lee et al. 2026, arXiv 2606.07617, §5): I@n, the share of the feature's
+strongest tokens, one a passage, that are in T up to case and outer space; O@n = |S ∩ T| / n, with S the n
+tokens whose rank percentile rises most when the direction is added at the last position of neutral prefixes,
+averaged over KL 0.25 and 0.5 nats. Lists are made on the half of the passages that names are chosen on, and
+scored on the other half; prefixes are of passages that no list has seen.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.figures import keep_row, kept_rows
+from experiments.page import DOCS, RESULTS, fill, table
+from indexer.causal.steering import KL, Ground, neutral_prefixes
+from lexiscope.checkpoint import Checkpoint, load_checkpoint
+from lexiscope.dictionary import Dictionary
+from lexiscope.evidence import CHOOSING, FlatText, halves_of, words_of
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.text import passages
+from lexiscope.tokens import folded
+
+KEPT, PAGE = RESULTS / "rivals.json", DOCS / "results.md"
+N = 25
+CONTEXTS = 20
+"""Least passages in which a feature fires, in either half."""
+LEVELS = (KL / 2, KL)
+READ, WRITTEN = "reads, ours", "writes, ours (Jacobian lens)"
+OURS = (READ, WRITTEN)
+SCORES = ("I@25", "I@1", "O@25", "O@1")
+"""each a mean over features and its standard error"""
+LISTS = (
+    READ,
+    "highest lift",
+    "strongest activation",
+    "nearest anchors",
+    "Query Lens, key",
+    "logit lens, key",
+    WRITTEN,
+    "Query Lens, value",
+    "logit lens, value",
+    "TokenChange",
+)
+
+
+class Firings(NamedTuple):
+    """Of the sampled features, by feature: one row a firing."""
+
+    feature: np.ndarray
+    """index into the sample"""
+    passage: np.ndarray
+    token: np.ndarray
+    value: np.ndarray
+
+
+class Cell(NamedTuple):
+    """What a cell is measured on."""
+
+    model: LanguageModel
+    layer: int
+    dictionary: Dictionary
+    choosing: list[np.ndarray]
+    judging: list[np.ndarray]
+    prefixes: list[np.ndarray]
+
+
+@torch.inference_mode()
+def firings(ground: Cell, texts: list[np.ndarray], sample: np.ndarray | None) -> Firings:
+    """Of the features `sample`, or of all by their own numbers."""
+    place = None if sample is None else np.full(ground.dictionary.d_sae, -1)
+    if place is not None and sample is not None:
+        place[sample] = np.arange(len(sample))
+    columns: list[tuple[np.ndarray, ...]] = []
+    for number, passage in enumerate(texts):
+        tokens = torch.from_numpy(passage.astype(np.int64))[None]
+        x = ground.model.read(tokens, [ground.layer])[ground.layer][0, 1:]
+        code = ground.dictionary.encode(x, tokens[0, 1:])
+        values, features = code.values.numpy(), code.indices.numpy()
+        rows, at = np.nonzero(values > 0)
+        feature = features[rows, at] if place is None else place[features[rows, at]]
+        kept = feature >= 0
+        columns.append(
+            (feature[kept], np.full(kept.sum(), number), passage[1:][rows[kept]], values[rows, at][kept])
+        )
+    return Firings(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def drawn(ground: Cell, n: int, seed: int) -> np.ndarray:
+    """Up to n features that fire in at least CONTEXTS passages of either half, drawn by seed."""
+    able = np.ones(ground.dictionary.d_sae, bool)
+    for texts in (ground.choosing, ground.judging):
+        found = firings(ground, texts, None)
+        pairs = np.unique(found.feature.astype(np.int64) << 24 | found.passage)
+        able &= np.bincount(pairs >> 24, minlength=len(able)) >= CONTEXTS
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(able))
+    return np.sort(order[:n])
+
+
+def strongest(found: Firings) -> dict[int, np.ndarray]:
+    """Feature → the token of its strongest firing in each passage."""
+    order = np.lexsort((-found.value, found.passage, found.feature))
+    pair = found.feature[order].astype(np.int64) << 24 | found.passage[order]
+    first = order[np.unique(pair, return_index=True)[1]]
+    return {f: found.token[first[found.feature[first] == f]] for f in np.unique(found.feature).tolist()}
+
+
+def padded(tokens: Sequence[int]) -> list[int]:
+    return list(dict.fromkeys(tokens))[:N]
+
+
+def read_lists(
+    found: Firings, occurrences: np.ndarray, words: np.ndarray, n: int
+) -> dict[str, list[list[int]]]:
+    """Lists from the firings of the choosing half: by word (ours), by token (highest lift), by activation."""
+    rate = occurrences / max(occurrences.sum(), 1)
+    word_rate = np.bincount(words, rate, len(words))
+    spellings: dict[int, list[int]] = {}
+    for token in np.argsort(-occurrences, kind="stable").tolist():
+        spellings.setdefault(int(words[token]), []).append(token)
+    lists: dict[str, list[list[int]]] = {READ: [], "highest lift": [], "strongest activation": []}
+    for feature in range(n):
+        own = found.feature == feature
+        tokens, values = found.token[own], found.value[own]
+        by_word = _by_score(words[tokens], word_rate)
+        lists[READ].append(padded([t for word in by_word for t in spellings[word][:8]]))
+        lists["highest lift"].append(padded(_by_score(tokens, rate)))
+        lists["strongest activation"].append(padded(tokens[np.argsort(-values, kind="stable")].tolist()))
+    return lists
+
+
+def _by_score(units: np.ndarray, rate: np.ndarray) -> list[int]:
+    """Distinct units by share · log(share / rate), the largest first."""
+    each, counts = np.unique(units, return_counts=True)
+    share = counts / max(len(units), 1)
+    score = share * np.log(share / np.maximum(rate[each], 1e-12))
+    return [int(each[at]) for at in np.argsort(-score, kind="stable")]
+
+
+@torch.inference_mode()
+def direction_lists(
+    ground: Cell, run: Checkpoint, sample: Tensor, lens: Tensor, prompts: Sequence[Tensor], mean_norm: float
+) -> dict[str, list[list[int]]]:
+    model, own = ground.model, ground.dictionary.directions[sample]
+    carried, encoder = own @ lens.T, ground.dictionary.W_enc.T[sample]
+    embedding = model.embedding - model.embedding.mean(0)
+    unit = F.normalize(embedding, dim=1)
+    pulled = model.pulled_back(prompts, ground.layer, F.normalize(encoder, dim=1).clone())
+    found = {
+        WRITTEN: model.read_out(F.normalize(carried, dim=1)),
+        "Query Lens, value": model.unembed_residual(carried),
+        "logit lens, value": model.read_out(own),
+        "Query Lens, key": pulled @ unit.T,
+        "logit lens, key": encoder @ model.embedding.T,
+    }
+    if run.fit is not None:
+        found["nearest anchors"] = own @ F.normalize(run.fit.anchors, dim=1).T
+    steered = Ground(model, ground.layer, neutral_prefixes(ground.choosing), mean_norm=mean_norm)
+    found["TokenChange"] = changes(steered, own, (KL,), logits=True)
+    return {name: scores.topk(N, dim=1).indices.tolist() for name, scores in found.items()}
+
+
+def changes(ground: Ground, directions: Tensor, levels: Sequence[float], *, logits: bool = False) -> Tensor:
+    """[m, vocab] the rise of each token's rank percentile (or of its log probability) on average over
+    prefixes and levels of KL.
+    """
+    vocab = ground.model.vocab_size
+    total = torch.zeros(len(directions), vocab)
+    nothing = torch.zeros(len(directions), 1, dtype=torch.long)
+    for level in levels:
+        strength = ground.at_equal_kl(directions, nothing, kl=level).strength
+        for prefix in ground.prefixes:
+            for rows in torch.arange(len(directions)).split(64):
+                after = ground.log_probabilities(prefix, directions[rows], strength[rows])
+                if logits:
+                    total[rows] += after - prefix.default
+                else:
+                    total[rows] += (ranks(prefix.default[None]) - ranks(after)) / vocab
+    return total / (len(levels) * len(ground.prefixes))
+
+
+def ranks(values: Tensor) -> Tensor:
+    """[n, vocab] place of each token, 0 = most likely."""
+    return values.argsort(dim=1, descending=True).argsort(dim=1).float()
+
+
+def measure(
+    ground: Cell, run: Checkpoint, *, n: int, lens_prompts: int, key_prompts: int, prefixes: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """One row a list."""
+    model, sample = ground.model, drawn(ground, n, seed)
+    if not len(sample):
+        sys.exit(f"{run.path}: no feature fires in {CONTEXTS} passages of either half; give more --tokens.")
+    n = len(sample)
+    prompts = [torch.from_numpy(p[:128].astype(np.int64)) for p in ground.choosing if len(p) > 17]
+    lens = model.jacobians(prompts[:lens_prompts], [ground.layer])
+    jacobian = lens.get(ground.layer, torch.eye(model.d_model))
+    chosen, judged = firings(ground, ground.choosing, sample), firings(ground, ground.judging, sample)
+    occurrences = np.bincount(np.concatenate([p[1:] for p in ground.choosing]), minlength=model.vocab_size)
+    x = torch.cat(
+        [
+            model.read(torch.from_numpy(p.astype(np.int64))[None], [ground.layer])[ground.layer][0, 1:]
+            for p in ground.choosing[:16]
+        ]
+    )
+    mean_norm = x.norm(dim=-1).mean().item()
+    rows = torch.from_numpy(sample)
+    lists = read_lists(chosen, occurrences, words_of(model.vocabulary.raw), n)
+    lists |= direction_lists(ground, run, rows, jacobian, prompts[:key_prompts], mean_norm)
+    held_out = Ground(model, ground.layer, ground.prefixes[:prefixes], mean_norm=mean_norm)
+    oracle = changes(held_out, ground.dictionary.directions[rows], LEVELS).topk(N, dim=1).indices.tolist()
+    spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
+    best = strongest(judged)
+    for name in (name for name in LISTS if name in lists):
+        tokens = lists[name]
+        per_feature = np.array(
+            [[*inputs(tokens[f], best[f], spelled), *outputs(tokens[f], oracle[f])] for f in range(n)]
+        )
+        yield {
+            "names": name,
+            "features": n,
+            **{
+                score: [round(float(column.mean()), 4), round(float(column.std() / n**0.5), 4)]
+                for score, column in zip(SCORES, per_feature.T, strict=True)
+            },
+        }
+
+
+def inputs(tokens: Sequence[int], strongest: np.ndarray, spelled: Sequence[str]) -> tuple[float, float]:
+    """I@25 and I@1 of a list."""
+    held = [spelled[token] for token in strongest.tolist()]
+    every, first = {spelled[token] for token in tokens}, {spelled[token] for token in tokens[:1]}
+    return float(np.mean([s in every for s in held])), float(np.mean([s in first for s in held]))
+
+
+def outputs(tokens: Sequence[int], oracle: Sequence[int]) -> tuple[float, float]:
+    """O@25 and O@1 of a list."""
+    return len(set(tokens) & set(oracle)) / N, float(tokens[:1] == list(oracle[:1]))
+
+
+def write_page() -> None:
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    lines = []
+    for row in kept["rows"]:
+        shown = f"**{row['names']}**" if row["names"] in OURS else row["names"]
+        cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in (row[score] for score in SCORES)]
+        lines.append([f"{row['dictionary']} ({row['features']})", shown, *cells])
+    fill(PAGE, {"rivals": table(["dictionary (features)", "list", *SCORES], lines)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--model", help="instead of the one that the runs record")
+    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--length", type=int, default=128, help="tokens of a passage")
+    parser.add_argument("--features", type=int, default=200)
+    parser.add_argument("--lens-prompts", type=int, default=60)
+    parser.add_argument("--key-prompts", type=int, default=8, help="prompts behind the key list")
+    parser.add_argument("--prefixes", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", action="store_true", help="write the table from results/ and stop")
+    given = parser.parse_args()
+    if given.page:
+        return write_page()
+    kept = kept_rows(KEPT, "experiments.rivals")
+    for path in given.runs:
+        run = load_checkpoint(path)
+        model = load_language_model(given.model or run.model, model_id=run.details.get("model_id"))
+        texts = list(passages(model, given.text, length=given.length, tokens=given.tokens))
+        halves = np.array([halves_of(FlatText([p], filters=False))[0] for p in texts])
+        choosing = [p for p, half in zip(texts, halves, strict=True) if half == CHOOSING]
+        judging = [p for p, half in zip(texts, halves, strict=True) if half != CHOOSING]
+        ground = Cell(
+            model, run.layer, run.dictionary, choosing, judging, neutral_prefixes(judging, n=given.prefixes)
+        )
+        for row in measure(
+            ground,
+            run,
+            n=given.features,
+            lens_prompts=given.lens_prompts,
+            key_prompts=given.key_prompts,
+            prefixes=given.prefixes,
+            seed=given.seed,
+        ):
+            keep_row(KEPT, kept, {"dictionary": f"{model.id}/{run.layer}-{run.set_name}", **row})
+            print(json.dumps(row))
+    write_page()
+
+
+if __name__ == "__main__":
+    main()
