@@ -6,7 +6,7 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import dark_matter, match, seeds
+from studies import classify, dark_matter, layers, match, seeds
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -15,6 +15,8 @@ STUDIES: dict[str, Study[Any]] = {
         seeds.STUDY,
         dark_matter.STUDY,
         match.STUDY,
+        classify.STUDY,
+        layers.STUDY,
     )
 }
 

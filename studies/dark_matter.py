@@ -21,7 +21,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import cross_entropy
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
-from studies.inputs import ENCODED, Stream, load_inputs, read_passages, read_stream, source_of
+from studies.inputs import ENCODED, Stream, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent, ratio_over
 from studies.regression import Linear, explained, ridge
 from studies.study import Arguments, Findings, Study, StudyError, argument
@@ -99,9 +99,7 @@ def find(arguments: DarkMatterArguments) -> Findings:
         raise StudyError("This study looks at one dictionary; run it once for each.")
     model, checkpoint = inputs.model, inputs.checkpoints[0]
     layer, dictionary = checkpoint.layer, checkpoint.dictionary
-    found = read_passages(
-        model, arguments.text, tokens=arguments.tokens, length=arguments.length, field=arguments.field
-    )
+    found = own_passages(model, arguments)
     stream = read_stream(model, found, [layer])
     fitted, judged = stream.where(stream.passage % 2 == 0), stream.where(stream.passage % 2 == 1)
     if len(fitted.tokens) < PER_DIMENSION * model.d_model or not len(judged.tokens):

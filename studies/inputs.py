@@ -99,6 +99,19 @@ def read_passages(
     return list(passages(model, Text(tuple(text), field), length=length, tokens=tokens))
 
 
+def own_passages(
+    model: LanguageModel, arguments: Arguments, text: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """The passages of a study's text, or of another one that it was given, at its sizes."""
+    return read_passages(
+        model,
+        arguments.text if text is None else text,
+        tokens=arguments.tokens,
+        length=arguments.length,
+        field=arguments.field,
+    )
+
+
 @torch.inference_mode()
 def read_stream(model: LanguageModel, found: Sequence[np.ndarray], layers: Sequence[int]) -> Stream:
     """The residual stream of passages after each of `layers`, in float32 on the CPU."""

@@ -20,7 +20,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.records import ChartLink, ChartNode, FeatureCell, StudyChart, StudyTable
 from lexiscope.selection import Threshold
 from lexiscope.sparse_code import SparseCode
-from studies.inputs import encode, firings, load_inputs, read_passages, read_stream, source_of
+from studies.inputs import encode, firings, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent
 from studies.names import FeatureNames, names_on
 from studies.study import Arguments, Findings, Study, StudyError, argument
@@ -112,9 +112,7 @@ def find(arguments: MatchArguments) -> Findings:
     if len(set(layers)) < len(layers):
         raise StudyError(f"This study matches one dictionary a layer; these are of layers {layers}.")
     model = inputs.model
-    found = read_passages(
-        model, arguments.text, tokens=arguments.tokens, length=arguments.length, field=arguments.field
-    )
+    found = own_passages(model, arguments)
     stream = read_stream(model, found, layers)
     taken, lifts = [], []
     for checkpoint in checkpoints:

@@ -21,7 +21,7 @@ from lexiscope.anchors import random_directions
 from lexiscope.metrics import weighted_share
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from studies.feature_matching import Run, live_run, match, overlap, recurrence, subspace, whitening
-from studies.inputs import Inputs, load_inputs, read_passages, read_stream, source_of
+from studies.inputs import Inputs, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent
 from studies.names import FeatureNames
 from studies.study import Arguments, Findings, Study, StudyError, argument
@@ -99,13 +99,7 @@ def find(arguments: SeedArguments) -> Findings:
         raise StudyError(f"--rank {arguments.rank} is more than half of the width, {model.d_model}.")
     stream = read_stream(
         model,
-        read_passages(
-            model,
-            arguments.text,
-            tokens=arguments.tokens,
-            length=arguments.length,
-            field=arguments.field,
-        ),
+        own_passages(model, arguments),
         [layer],
     )
     x = stream.x[layer]
