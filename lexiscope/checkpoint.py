@@ -274,8 +274,10 @@ def export_saelens(checkpoint: Checkpoint, out: Path) -> None:
             has = "has a token look-up beside its features"
         elif checkpoint.dictionary.dense_in is not None:
             has = "has a dense path beside its features (or reads a centred residual stream)"
-        else:
+        elif checkpoint.hook_out:
             has = "is a transcoder that selects by TopK"
+        else:
+            has = f"selects by {type(checkpoint.dictionary.selection).__name__}"
         raise CheckpointError(
             f"{checkpoint.path} {has}: no architecture of SAELens describes that, and SAELens would "
             "reconstruct wrongly. Nothing was written."

@@ -144,13 +144,17 @@ class Dictionary:
             )
         return F.linear(x, self.W_enc.T, self.b_enc)
 
+    def feedback(self, code: SparseCode) -> Tensor:
+        """[n, d_sae] what the pre-activations lose when the code's sparse part is taken off x."""
+        return gather_sum(code, self.W_dec) @ self.W_enc
+
     def encode(self, x: Tensor, tokens: Tensor | None = None) -> SparseCode:
         """The active features of each row of x [n, d_in]; as many columns as the fullest row needs."""
-        return self.selection.encode(self.pre_activations(x, tokens))
+        return self.selection.encode(self.pre_activations(x, tokens), self.feedback)
 
     def select(self, x: Tensor, tokens: Tensor | None = None, *, runners_up: int) -> Selected:
         """As `encode`, with the `runners_up` highest pre-activations that were not selected."""
-        return self.selection.select(self.pre_activations(x, tokens), runners_up)
+        return self.selection.select(self.pre_activations(x, tokens), runners_up, self.feedback)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, the selection's last."""
@@ -160,9 +164,7 @@ class Dictionary:
     @property
     def identity(self) -> str:
         """A short id of its weights, from every bit of them as float32."""
-        digest = sha256(
-            f"{type(self.selection).__name__} {self.selection.max_active} {self.normalise}".encode()
-        )
+        digest = sha256(f"{self.selection.kind} {self.selection.max_active} {self.normalise}".encode())
         for name, tensor in self.tensors().items():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             for part in tensor.detach().split(PART):  # a copy of the whole would be as large as the weights

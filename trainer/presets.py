@@ -9,6 +9,7 @@ from trainer.architectures.cone import ConeConfig
 from trainer.architectures.endtoend import EndToEndConfig
 from trainer.architectures.hierarchical import HierarchicalConfig
 from trainer.architectures.paper import PaperConfig
+from trainer.architectures.standard import StandardConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
 
@@ -30,6 +31,7 @@ SUMMARIES = {
     "paper-plain": "the VASAE paper's baseline, without anchors",
     "paper-soft": "the VASAE paper's method: rows pulled to their nearest anchors",
     "msae": "TopK whose prefixes of 1, 2, 4, … features reconstruct, the short ones with more weight",
+    "p-annealing": "standard with the penalty's norm annealed from ℓ1 towards ℓ0",
     "e2e-downstream": "e2e with the later layers' residual streams in the loss",
     "paper-hard": "the VASAE paper's control: decoder rows frozen to the embedding",
 }
@@ -45,6 +47,8 @@ PRESETS: tuple[Config, ...] = (
     HierarchicalConfig(name="msae", budgets="doubling", weights="reverse"),
     EndToEndConfig(),
     EndToEndConfig(name="e2e-downstream", downstream=1.0),
+    StandardConfig(),
+    StandardConfig(name="p-annealing", last_norm=0.2),
 )
 
 

@@ -29,7 +29,7 @@ from lexiscope.formats.stored import (
     read_tensors,
     whole_k,
 )
-from lexiscope.selection import AbsTopK, Selection, Threshold, TopK
+from lexiscope.selection import AbsTopK, GroupTopK, Pursuit, Selection, Threshold, TopK
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 TRAINED_AS_THRESHOLD = ("batchtopk", "matryoshka_batchtopk")
@@ -40,6 +40,8 @@ GATED = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
 THRESHOLDS = ("threshold", "topk_threshold", "log_threshold")
 """Where an architecture keeps its thresholds; one for all features in a training checkpoint of BatchTopK."""
 BY_K: dict[str, type[TopK] | type[AbsTopK]] = {"topk": TopK, "abstopk": AbsTopK}
+OWN_KINDS = ("bagging", "boosting", "pursuit")
+"""Selections that no architecture of SAELens has."""
 REFUSED = {
     "matching_pursuit": "its code is found by iteration",
     "temporal": "its code depends on the tokens before",
@@ -51,7 +53,9 @@ TRANSCODERS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 """SAELens's transcoders, and how each selects."""
-OWN = re.compile(r"lexiscope_(abstopk|topk|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?")
+OWN = re.compile(
+    r"lexiscope_(abstopk|topk|bagging|boosting|pursuit|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?"
+)
 """Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_lookup` a token
 look-up, `_transcoder` writes another hook point."""
 CENTRED_MODELS = re.compile(
@@ -138,27 +142,13 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
 
     Raises CheckpointError for a selection that has no spelling here.
     """
-    selection = dictionary.selection
-    config: dict[str, Any] = {}
-    match selection:
-        case TopK():
-            kind, config["k"] = "topk", selection.k
-        case AbsTopK():
-            kind, config["k"] = "abstopk", selection.k
-        case Threshold() if bool((selection.threshold == 0).all()):
-            kind = "standard"
-        case Threshold():
-            kind = "jumprelu"
-        case _:
-            raise CheckpointError(
-                f"A selection by {type(selection).__name__} has no place in a checkpoint yet."
-            )
+    kind, config = _spelling(dictionary.selection)
     beside = "_dense" if dictionary.dense_in is not None else ""
     beside += "_lookup" if dictionary.lookup is not None else ""
     architecture = kind
     if transcoder and kind not in BY_K and not beside:
         architecture = "transcoder" if kind == "standard" else "jumprelu_transcoder"
-    elif beside or transcoder:
+    elif beside or transcoder or kind in OWN_KINDS:
         architecture = f"lexiscope_{kind}{beside}{'_transcoder' if transcoder else ''}"
     normalise = dictionary.normalise
     config |= {
@@ -173,7 +163,7 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     }
     if transcoder:
         config["d_out"] = dictionary.d_out
-    if kind in BY_K:
+    if "k" in config:
         config["rescale_acts_by_decoder_norm"] = False
     tensors = dictionary.tensors()
     if kind == "standard":
@@ -182,6 +172,25 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     if dictionary.lookup is not None:
         stored["lookup"] = dictionary.lookup.contiguous()
     return SaelensFiles(config, stored)
+
+
+def _spelling(selection: Selection) -> tuple[str, dict[str, Any]]:
+    """(kind, settings) of a selection. Raises CheckpointError for one that has no spelling here."""
+    match selection:
+        case TopK():
+            return "topk", {"k": selection.k}
+        case AbsTopK():
+            return "abstopk", {"k": selection.k}
+        case Pursuit():
+            return "pursuit", {"k": selection.k}
+        case GroupTopK():
+            kind = "boosting" if selection.boosted else "bagging"
+            return kind, {"k": selection.k, "groups": selection.groups}
+        case Threshold() if bool((selection.threshold == 0).all()):
+            return "standard", {}
+        case Threshold():
+            return "jumprelu", {}
+    raise CheckpointError(f"A selection by {type(selection).__name__} has no place in a checkpoint yet.")
 
 
 def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +258,7 @@ def _saelens_dictionary(
     if kind in ("jumprelu", *TRAINED_AS_THRESHOLD):
         threshold = next((name for name in THRESHOLDS if name in tensors), "threshold")
         beside = (*beside, threshold)
-    elif kind not in ("standard", *BY_K):
+    elif kind not in ("standard", *BY_K) and not (own and kind in OWN_KINDS):
         known = ", ".join(("standard", *BY_K, "jumprelu", "gated", *TRAINED_AS_THRESHOLD, *TRANSCODERS))
         raise CheckpointError(
             f"{folder}: architecture '{architecture}' is not one that can be read here ({known})."
@@ -258,6 +267,8 @@ def _saelens_dictionary(
     selection: Selection
     if kind in BY_K:
         selection = BY_K[kind](whole_k(folder, settings, w["b_enc"]))
+    elif kind in OWN_KINDS:
+        selection = _own_selection(folder, kind, settings, w["b_enc"])
     elif threshold:
         level = w[threshold].exp() if threshold == "log_threshold" else w[threshold]
         selection = Threshold(level.expand(len(w["b_enc"])).clone() if level.ndim == 0 else level)
@@ -276,6 +287,19 @@ def _saelens_dictionary(
         dense_out,
         lookup=None if "lookup" not in w else w["lookup"].bfloat16(),
     )
+
+
+def _own_selection(folder: Path, kind: str, settings: dict[str, Any], b_enc: Tensor) -> Selection:
+    k = whole_k(folder, settings, b_enc)
+    if kind == "pursuit":
+        return Pursuit(k)
+    groups = settings.get("groups")
+    if not isinstance(groups, int) or groups < 1 or len(b_enc) % groups or k % groups:
+        raise CheckpointError(
+            f"{folder}: groups is {groups!r}; it must be a whole number that divides k, {k}, and the width, "
+            f"{len(b_enc):,}."
+        )
+    return GroupTopK(k, groups, boosted=kind == "boosting")
 
 
 def _as_trained(

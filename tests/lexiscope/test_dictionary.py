@@ -141,5 +141,5 @@ def test_a_smaller_k_is_the_strongest_features_and_a_threshold_has_none() -> Non
     few = replace(d, selection=d.selection.at_most(2)).encode(x)
     assert torch.equal(few.values, d.encode(x).values[:, :2])
     assert d.selection.at_most(9) == TopK(4)
-    with pytest.raises(CheckpointError, match="selects by thresholds"):
+    with pytest.raises(CheckpointError, match="does not select the strongest"):
         Threshold(torch.zeros(20)).at_most(2)

@@ -1,15 +1,22 @@
 """Each method of the literature against a slow and obvious form of it, in plain PyTorch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.test_architectures import D_SAE, STEP, built, small, some_batch
+from tests.trainer.test_architectures import D_SAE, STEP, built, sample, small, some_batch
 from trainer.architectures import Architecture
 from trainer.architectures.base import Step
+from trainer.architectures.ensemble import BaggingConfig, BoostingConfig
 from trainer.architectures.hierarchical import HierarchicalConfig
+from trainer.architectures.itda import ITDAConfig
+from trainer.architectures.metasae import MetaSAEConfig
 from trainer.architectures.ortsae import OrtSAEConfig
+from trainer.architectures.standard import StandardConfig
 from trainer.errors import RecipeError
+from trainer.step import Training, train_on_sample
 
 
 def copies(architecture: Architecture) -> dict[str, Tensor]:
@@ -71,3 +78,116 @@ def test_ortsae_adds_its_penalty_in_every_fifth_step() -> None:
     largest = (rows @ rows.T).fill_diagonal_(-1).max(1).values
     assert "orthogonality" not in losses[4]
     assert losses[5]["orthogonality"].item() == pytest.approx(2.5 * largest.square().mean().item(), rel=1e-4)
+
+
+def group_code(p: dict[str, Tensor], x: Tensor, member: int) -> Tensor:
+    """[n, D_SAE] the two largest of a half of the features."""
+    half = D_SAE // 2
+    pre = (x @ p["encoder"].T + p["b_enc"])[:, member * half : (member + 1) * half]
+    values, indices = pre.topk(2)
+    return torch.zeros(len(x), D_SAE).scatter(1, indices + member * half, values.relu())
+
+
+def test_bagging_trains_each_member_by_itself_and_reconstructs_with_their_mean() -> None:
+    architecture, _ = built(BaggingConfig(k=4, members=2, dense_rank=2))
+    architecture.matmul_dtype = torch.float32
+    p, x = copies(architecture), some_batch(architecture).x
+    rest = x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
+    outputs = [rest + group_code(p, x, member) @ unit(p["decoder"]) for member in range(2)]
+    assert torch.allclose(architecture.forward(x).output, (outputs[0] + outputs[1]) / 2, atol=1e-4)
+    assert_gradients(architecture, sum((each - x).square().mean() for each in outputs) / 2, p)
+
+
+def test_boosting_trains_each_member_on_what_those_before_leave() -> None:
+    architecture, _ = built(BoostingConfig(k=4, members=2, dense_rank=2))
+    architecture.matmul_dtype = torch.float32
+    p, x = copies(architecture), some_batch(architecture).x
+    rest = x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
+    first = group_code(p, x, 0) @ unit(p["decoder"])
+    second = group_code(p, (x - first).detach(), 1) @ unit(p["decoder"])
+    assert torch.allclose(architecture.forward(x).output, rest + first + second, atol=1e-4)
+    errors = (rest + first - x).square().mean() + ((rest + first - x).detach() + second).square().mean()
+    assert_gradients(architecture, errors, p)
+
+
+@pytest.mark.parametrize("config", [BaggingConfig, BoostingConfig])
+def test_members_that_do_not_divide_k_or_the_width_are_refused(config: type[BaggingConfig]) -> None:
+    with pytest.raises(RecipeError, match="must divide k, 5"):
+        config(k=5, members=2)
+    with pytest.raises(RecipeError, match="must divide the width, 40"):
+        built(config(k=3, members=3))
+
+
+def test_itda_adds_the_worst_reconstructed_activations_and_pursues_them() -> None:
+    architecture, _ = built(ITDAConfig(k=3, threshold=0.05))
+    batch, rows = some_batch(architecture), list[Tensor]()
+    for number in (1, 2):
+        missed = []
+        for x in batch.x:  # matching pursuit, one token at a time
+            left = x.clone()
+            for _ in range(3 if rows else 0):
+                products = torch.stack([row @ left for row in rows])
+                left -= products.max().relu() * rows[int(products.argmax())]
+            missed.append(float(left.square().sum() / x.square().sum()))
+        before = architecture.forward(batch.x).output
+        found = (before - batch.x).square().sum(-1) / batch.x.square().sum(-1)
+        assert found.tolist() == pytest.approx(missed, abs=1e-4)
+        due, added = max(-(-D_SAE * number * 10 // (10 * 8)), 3), list[Tensor]()
+        for place in sorted(range(len(missed)), key=lambda i: -missed[i])[: 4 * (due - len(rows))]:
+            row = unit(batch.x[place])
+            near = any(float(row @ other) ** 2 > 0.95 for other in added)
+            if missed[place] > 0.05 and not near and len(added) < due - len(rows):
+                added.append(row)
+        rows += added
+        architecture.gradients(batch, Step(number, 10))
+        assert int(architecture.buffers["filled"]) == len(rows)
+        assert torch.allclose(architecture.parameters["decoder"][: len(rows)], torch.stack(rows), atol=1e-5)
+    assert all(not grad.any() for grad in map(architecture.gradient, architecture.parameters))
+
+
+def test_metasae_pushes_rows_away_from_what_the_small_dictionary_makes_of_them() -> None:
+    config = MetaSAEConfig(k=4, meta_width=10, meta_k=2, penalty=0.3, spread=0.5, aux_k=0)
+    architecture, _ = built(config)
+    batch = some_batch(architecture)
+    p, rows = copies(architecture), unit(architecture.parameters["decoder"].detach())
+    values, indices = (rows @ p["meta_encoder"].T + p["meta_bias"]).topk(2)
+    found = torch.zeros(D_SAE, 10).scatter(1, indices, values.relu()) @ p["meta_decoder"]
+    losses = architecture.gradients(batch, STEP).losses
+    distance = (rows - found).square().sum(-1)
+    assert losses["meta"].item() == pytest.approx(distance.mean().item(), rel=1e-4)
+    assert losses["decomposable"].item() == pytest.approx(
+        0.3 * (-distance / 0.5).exp().mean().item(), rel=1e-4
+    )
+    distance.mean().backward()
+    for name in ("meta_encoder", "meta_bias", "meta_decoder"):
+        assert torch.allclose(p[name].grad, architecture.gradient(name), atol=1e-5), name
+    plain, _ = built(replace(config, penalty=0.0))
+    plain.gradients(batch, STEP)
+    pushed = architecture.gradient("decoder") - plain.gradient("decoder")
+    away = ((rows - found.detach()) * pushed).sum(-1)
+    assert (away < 1e-7).all() and (away < -1e-5).any()
+
+
+@pytest.mark.parametrize(("last", "progress"), [(1.0, 10), (0.2, 2), (0.2, 10)])
+def test_standard_penalises_the_norm_of_its_p(last: float, progress: int) -> None:
+    architecture, _ = built(StandardConfig(k=4, last_norm=last, anneal_from=0.3, aux_k=0, dense_rank=2))
+    p, x, step = copies(architecture), some_batch(architecture).x, Step(progress, 10)
+    code = (x @ p["encoder"].T + p["b_enc"]).relu()
+    output = code @ unit(p["decoder"]) + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
+    norm = {(0.2, 10): 0.2}.get((last, progress), 1.0)
+    smooth = ((code + 0.01) ** norm - 0.01**norm).sum() if norm < 1 else code.sum()
+    penalty = 1e-3 * smooth * (code.sum() / smooth).detach() / len(x)
+    ((output - x).square().mean() + penalty).backward()
+    losses = architecture.gradients(some_batch(architecture), step).losses
+    assert losses["sparsity"].item() == pytest.approx(penalty.item(), rel=1e-4)
+    for name, copy in p.items():
+        assert torch.allclose(copy.grad, architecture.gradient(name), atol=1e-5), name
+
+
+def test_the_penalty_of_standard_ends_near_k_active_features() -> None:
+    for last in (1.0, 0.2):
+        config = StandardConfig(k=4, last_norm=last, batch=64, restarts=0, control=0.2)
+        architecture, start = built(config)
+        training = Training(architecture, start.random, steps=300)
+        found = train_on_sample(training, sample()).dictionary.encode(sample().x.float())
+        assert 2.5 < float((found.values > 0).sum() / len(found.values)) < 5.5

@@ -5,12 +5,16 @@ from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture,
 from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.cone import Cone
 from trainer.architectures.endtoend import EndToEnd
+from trainer.architectures.ensemble import Bagging, Boosting
 from trainer.architectures.gated import Gated
 from trainer.architectures.hierarchical import Hierarchical
+from trainer.architectures.itda import ITDA
 from trainer.architectures.jumprelu import JumpReLU
 from trainer.architectures.matryoshka import Matryoshka
+from trainer.architectures.metasae import MetaSAE
 from trainer.architectures.ortsae import OrtSAE
 from trainer.architectures.paper import Paper
+from trainer.architectures.standard import Standard
 from trainer.architectures.topk import TopKArchitecture
 from trainer.initialise import Start
 
@@ -21,6 +25,11 @@ ARCHITECTURES: list[type[Architecture]] = [
     Hierarchical,
     EndToEnd,
     OrtSAE,
+    Bagging,
+    Boosting,
+    ITDA,
+    MetaSAE,
+    Standard,
     BatchTopK,
     Matryoshka,
     JumpReLU,

@@ -46,13 +46,14 @@ class DictionaryFeature:
 
     def activation(self, x: Tensor, tokens: Tensor) -> Tensor:
         """[n] the feature's activation in the code of each x, on tokens [n]. The full code is computed only
-        at positions where the feature's pre-activation is positive, or of either sign in a signed dictionary.
+        at positions where the feature's pre-activation is positive, if it must be.
         """
         if self.dictionary.selection.independent:
             return self.alone.encode(x, tokens).values.sum(-1)
         activation = torch.zeros(len(x), device=x.device)
         pre = self.alone.pre_activations(x, tokens)[:, 0]
-        able = (pre != 0 if self.dictionary.selection.signed else pre > 0).nonzero().squeeze(1)
+        selection = self.dictionary.selection
+        able = ((pre > 0) | selection.signed | selection.iterative).nonzero().squeeze(1)
         for rows in able.split(ENCODE_POSITIONS):
             code = self.dictionary.encode(x[rows], tokens[rows])
             activation[rows] = torch.where(code.indices == self.index, code.values, 0).sum(-1)
