@@ -6,7 +6,7 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import classify, dark_matter, layers, match, seeds, vectors
+from studies import circuits, classify, dark_matter, layers, match, seeds, vectors
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -18,6 +18,7 @@ STUDIES: dict[str, Study[Any]] = {
         classify.STUDY,
         layers.STUDY,
         vectors.STUDY,
+        circuits.STUDY,
     )
 }
 
