@@ -74,5 +74,22 @@ demo-smollm2: .venv/installed
 docker-test: .venv/installed
 	$(BIN)/python -m tests.docker
 
+# Minutes to hours: processes killed at random moments, the containers, a minute of the soak. KILLS=10 shortens it.
+test-long: .venv/installed-test
+	$(BIN)/python -m tests.long --rounds $(or $(KILLS),50)
+	$(BIN)/python -m tests.docker
+	$(BIN)/python -m bench.soak --minutes 1 --swap-seconds 15
+
+# An hour of a lab's use on the index in data/index.
+soak: .venv/installed
+	$(BIN)/python -m bench.soak $(ARGS)
+
+# Known vulnerabilities of the pinned packages (asks a service), and a bill of materials, in an environment of its own.
+audit:
+	test -d .venv/audit || $(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install -q pip-audit cyclonedx-bom
+	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o .venv/audit/bill-of-materials.json
+	.venv/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 clean:
 	rm -rf .venv data/runs data/index data/models

@@ -62,7 +62,9 @@ def wants_json(request: Request) -> bool:
     accept JSON but not HTML.
     """
     accept = request.headers.get("accept", "")
-    if is_json_route(request) or request.url.path.endswith(".json") or request.url.path.startswith("/api/"):
+    if request.url.path in ("/healthz", "/readyz") or is_json_route(request):
+        return True
+    if request.url.path.endswith(".json") or request.url.path.startswith("/api/"):
         return True
     if request.method not in ("GET", "HEAD"):
         return True

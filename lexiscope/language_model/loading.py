@@ -46,9 +46,12 @@ def load_language_model(
     architecture.
     """
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
     from transformers.utils import logging as transformers_logging
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = (
+        0  # an error, where transformers would ask to run a folder's code
+    )
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     slug = model_slug(model_id or name)
@@ -61,7 +64,6 @@ def load_language_model(
             location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         else:
             location = {"pretrained_model_name_or_path": name}
-        # False: a folder's own code is refused. Left out, transformers would ask on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(**location, trust_remote_code=False)
         weights = AutoModelForCausalLM.from_pretrained(
             **location, dtype=dtype, use_safetensors=True, trust_remote_code=False

@@ -24,6 +24,8 @@ from lexiscope.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90.0
+PREFIX_OF_FOLDER = "lexiscope-worker-"
+"""of the socket's folder; its owner's process id follows"""
 
 
 class WorkerDown(LexiscopeError):
@@ -41,7 +43,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._healthy = False
         self._closed = False
-        self._folder = Path(tempfile.mkdtemp(prefix="lexiscope-worker-"))
+        _remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX_OF_FOLDER}{os.getpid()}-"))
         self.socket = self._folder / "socket"
         self.url = f"unix://{self.socket}"
         atexit.register(self.close)
@@ -154,6 +157,14 @@ def spawn_worker(settings: Settings, *, wait: bool = True) -> WorkerProcess:
         worker.close()
         raise
     return worker
+
+
+def _remove_leftovers() -> None:
+    """Delete the sockets' folders of owners that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX_OF_FOLDER}*-*"):
+        owner = folder.name.removeprefix(PREFIX_OF_FOLDER).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another user's stays: it cannot be deleted
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

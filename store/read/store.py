@@ -2,9 +2,11 @@
 a page.
 
 Every call checks which build is served (one line of a file, or one row). When another build is published, new
-calls go to it, and the old build is closed when the last call that reads it ends.
+calls go to it, and the old build is closed when the last call that reads it ends. A new build that cannot be
+read is not served: the old one is, until there is a better.
 """
 
+import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +32,7 @@ from lexiscope.settings import Settings
 from store import schema
 from store.backend import Backend
 from store.duckdb_folder import FolderBackend
-from store.errors import MAKE_ONE, NotFound
+from store.errors import MAKE_ONE, NoIndex, NotFound, WrongVersion
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
 from store.read.compare_page import ComparedDictionaries, comparable, compare_page
@@ -48,6 +50,7 @@ from store.read.whole_list import ListedNumbers, whole_list
 from store.read.written import WrittenBy, written_by
 
 MAX_CARRIERS = 20
+log = logging.getLogger("lexiscope.store")
 
 
 class IndexedDictionary(NamedTuple):
@@ -99,13 +102,12 @@ class Store:
         )
         self._lock = threading.Lock()
         self._build: OpenBuild | None = None
+        self._refused = ""
+        """a published build that cannot be read: the one before is served until another is published"""
 
     @contextmanager
     def _reading(self) -> Iterator[OpenBuild]:
-        current = self._backend.current()
-        with self._lock:
-            build = self._opened(current)
-            build.users += 1
+        build = self._enter()
         try:
             yield build
         finally:
@@ -114,9 +116,31 @@ class Store:
                 if build.retired and not build.users:
                     build.engine.dispose()
 
+    def _enter(self) -> OpenBuild:
+        """The build that is served now, with one user more. Where it was replaced, and removed, between the
+        two looks at it, the next one.
+        """
+        while True:
+            current = self._backend.current()
+            try:
+                with self._lock:
+                    build = self._opened(current)
+                    build.users += 1
+                    return build
+            except NoIndex:
+                if self._backend.current() == current:
+                    raise
+
     def _opened(self, build: str) -> OpenBuild:
-        if self._build is None or self._build.id != build:
-            fresh = OpenBuild(self._backend, build)
+        if self._build is None or build not in (self._build.id, self._refused):
+            try:
+                fresh = OpenBuild(self._backend, build)
+            except (NoIndex, WrongVersion) as error:
+                if self._build is None:
+                    raise
+                log.error("build %s cannot be served, %s is still: %s", build, self._build.id, error)
+                self._refused = build
+                return self._build
             self._retire()
             self._build = fresh
         return self._build

@@ -156,7 +156,7 @@ def use(root: str) -> str:
 
 def steer(feature: str, tokens: int) -> dict[str, Any]:
     return {"prompt": "Once upon a time", "features": [{"id": feature, "mode": "add", "strength": 1}],
-            "max_tokens": tokens}  # fmt: skip
+            "max_tokens": tokens, "model": feature.partition("/")[0]}  # fmt: skip
 
 
 def demo() -> str:
@@ -167,7 +167,7 @@ def demo() -> str:
 def restart_in_a_stream() -> None:
     home = get(f"{HERE}/index.json")
     layer = home["models"][0]["layers"][0]
-    data = json.dumps(steer(f"{layer['model']}/{layer['source']}/1", 400)).encode()
+    data = json.dumps(steer(f"{layer['model']}/{layer['source']}/1", 256)).encode()
     request = urllib.request.Request(f"{HERE}/api/v1/steer", data, {"content-type": "application/json"})
     lines: list[str] = []
     with urllib.request.urlopen(request, timeout=180) as stream:

@@ -1,5 +1,7 @@
 """A worker on TCP: a secret for every request, and no file but those of its index."""
 
+import os
+
 import pytest
 from fastapi.testclient import TestClient
 
@@ -43,6 +45,31 @@ def test_a_dictionary_outside_the_index_is_not_opened(on_tcp, tiny, tmp_path):
     job = tiny.job((0, 3, "add", 1.0)).model_copy(update={"model_path": entry.model_path})
     answer = on_tcp.post("/steer", content=job.model_dump_json(), headers=TOKEN)
     assert answer.status_code == 403
+
+
+def test_what_a_killed_server_left_in_the_temporary_folder_is_removed(tmp_path, monkeypatch):
+    from server.live.process import WorkerProcess
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, living = tmp_path / "lexiscope-worker-99999999-x", tmp_path / f"lexiscope-worker-{os.getpid()}-x"
+    dead.mkdir()
+    living.mkdir()
+    WorkerProcess(Settings()).close()
+    assert [path.name for path in tmp_path.iterdir()] == [living.name]
+
+
+@pytest.mark.parametrize(("hub", "offline"), [("false", "1"), ("true", "unset")])
+def test_the_hub_is_asked_only_where_the_operator_says_so(hub, offline, monkeypatch, tmp_path):
+    monkeypatch.setenv("LEXISCOPE_WORKER_HUB", hub)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "unset")
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    monkeypatch.setattr("server.logs.configure", lambda _: None)
+    umask = os.umask(0)
+    try:
+        main(["--socket", str(tmp_path / "socket")])
+    finally:
+        os.umask(umask)
+    assert os.environ["HF_HUB_OFFLINE"] == offline
 
 
 def test_a_worker_does_not_start_on_tcp_without_a_token():

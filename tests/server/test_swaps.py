@@ -1,0 +1,53 @@
+"""Builds that are published while pages are read: no request fails, and a damaged one is
+not served.
+"""
+
+import threading
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+from lexiscope.settings import Settings
+from server import create_app
+from tests.store import synthetic
+
+SMALL = [synthetic.Dictionary("m", 0, d_sae=30)]
+PAGES = ("/", "/m/0-vasae", "/m/0-vasae/3.json", "/search?q=word", "/api/v1/dictionaries")
+
+
+def test_twenty_swaps_under_load_fail_no_request(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, SMALL)
+    app = create_app(Settings(index=tmp_path))
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def read(first: int) -> None:
+        client, number = TestClient(app), first
+        while not done.is_set():
+            statuses.append(client.get(PAGES[number % len(PAGES)]).status_code)
+            number += 1
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        builds = [synthetic.publish(tmp_path, SMALL) for _ in range(20)]
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert set(statuses) == {200} and len(statuses) >= len(PAGES)
+    assert TestClient(app).get("/index.json").json()["build"] == builds[-1]
+
+
+def test_a_damaged_build_is_not_served_and_the_last_good_one_is(tmp_path: Path) -> None:
+    good = synthetic.publish(tmp_path, SMALL)
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    before = client.get("/m/0-vasae/3.json").json()
+    damaged = tmp_path / f"{synthetic.publish(tmp_path, SMALL)}.duckdb"
+    damaged.write_bytes(b"\0" * 8192 + damaged.read_bytes()[8192:])
+    for _ in range(2):
+        answer = client.get("/m/0-vasae/3.json")
+        assert answer.status_code == 200 and answer.json() == before and before["build"] == good
+    better = synthetic.publish(tmp_path, SMALL)
+    assert client.get("/m/0-vasae/3.json").json()["build"] == better
