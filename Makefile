@@ -21,6 +21,7 @@ test-fast: .venv/installed-test
 
 lint: .venv/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/djlint frontend/templates --check --lint --quiet && $(BIN)/mypy && $(BIN)/lint-imports
+	test ! -x $(BIN)/hadolint || $(BIN)/hadolint --failure-threshold warning Dockerfile deploy/proxy.Dockerfile tests/docker/postgres.Dockerfile
 
 smoke: .venv/installed
 	$(BIN)/python -m tests.smoke

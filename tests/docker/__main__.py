@@ -56,6 +56,7 @@ def main() -> None:
         print(f"skipped: {why}")
         return
     os.environ.update(SETTINGS)
+    run(*compose(), "config", "-q")  # the file is one of Compose's schema
     timed("base image", make_base)
     timed("images", build_images)
     sizes = run("docker", "images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}")

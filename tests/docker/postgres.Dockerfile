@@ -2,7 +2,7 @@
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends postgresql-15 \
+    && apt-get install -y --no-install-recommends postgresql-15=15.* \
     && rm -rf /var/lib/apt/lists/* \
     && install -d -o postgres -g postgres /var/lib/postgresql/data
 COPY postgres.sh /usr/local/bin/run
