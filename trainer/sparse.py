@@ -67,13 +67,17 @@ def above(
         values.append(pre[row, column])
         token.append(row + start)
         feature.append(column)
-    row, column = torch.cat(token), torch.cat(feature)
-    counts = torch.bincount(row, minlength=len(x))
+    return padded(torch.cat(token), torch.cat(feature), torch.cat(values), len(x))
+
+
+def padded(token: Tensor, feature: Tensor, values: Tensor, n: int) -> SparseCode:
+    """The code [n, …] of firings [m], which are sorted by token; padded with value 0."""
+    counts = torch.bincount(token, minlength=n)
     width = max(1, int(counts.max()))
-    place = torch.arange(len(row), device=x.device) - (counts.cumsum(0) - counts)[row]
-    code = SparseCode(x.new_zeros(len(x), width), row.new_zeros(len(x), width))
-    code.values[row, place] = torch.cat(values)
-    code.indices[row, place] = column
+    place = torch.arange(len(token), device=token.device) - (counts.cumsum(0) - counts)[token]
+    code = SparseCode(values.new_zeros(n, width), token.new_zeros(n, width))
+    code.values[token, place] = values
+    code.indices[token, place] = feature
     return code
 
 

@@ -6,16 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.test_architectures import D_SAE, STEP, built, sample, small, some_batch
+from tests.trainer.test_architectures import D_SAE, STEP, built, dense, sample, small, some_batch
 from trainer.architectures import Architecture
 from trainer.architectures.base import Step
 from trainer.architectures.ensemble import BaggingConfig, BoostingConfig
+from trainer.architectures.featurechoice import FeatureChoiceConfig
 from trainer.architectures.hierarchical import HierarchicalConfig
 from trainer.architectures.itda import ITDAConfig
 from trainer.architectures.metasae import MetaSAEConfig
 from trainer.architectures.ortsae import OrtSAEConfig
 from trainer.architectures.standard import StandardConfig
+from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
+from trainer.objectives import TERMS
 from trainer.step import Training, train_on_sample
 
 
@@ -191,3 +194,38 @@ def test_the_penalty_of_standard_ends_near_k_active_features() -> None:
         training = Training(architecture, start.random, steps=300)
         found = train_on_sample(training, sample()).dictionary.encode(sample().x.float())
         assert 2.5 < float((found.values > 0).sum() / len(found.values)) < 5.5
+
+
+def test_feature_choice_gives_every_feature_the_tokens_it_is_largest_on() -> None:
+    architecture, _ = built(FeatureChoiceConfig(k=5, dense_rank=2, aux_k=0))
+    p, x = copies(architecture), some_batch(architecture).x
+    pre = (x @ p["encoder"].T + p["b_enc"]).relu()
+    each = round(64 * 5 / D_SAE)
+    code = torch.zeros_like(pre)
+    for feature in range(D_SAE):
+        tokens = pre[:, feature].topk(each).indices
+        code[tokens, feature] = pre[tokens, feature]
+    assert torch.allclose(dense(architecture.code(x)), code, atol=1e-4)
+    output = code @ unit(p["decoder"]) + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
+    assert_gradients(architecture, (output - x).square().mean(), p)
+
+
+def test_feature_choice_keeps_its_rates_at_inference_and_has_no_dead_features() -> None:
+    architecture, start = built(small(FeatureChoiceConfig(restarts=0, aux_k=0)))
+    training = Training(architecture, start.random, steps=200)
+    found = train_on_sample(training, sample()).dictionary.encode(sample().x.float())
+    rates = (dense(found) > 0).float().mean(0)
+    assert rates.mean().item() == pytest.approx(4 / D_SAE, rel=0.2)
+    assert rates.min() > 0.2 * 4 / D_SAE and rates.max() < 3 * 4 / D_SAE
+
+
+def test_the_norm_term_is_the_squared_difference_of_norms() -> None:
+    architecture, _ = built(small(TopKConfig()))
+    batch = some_batch(architecture)
+    made = architecture.forward(batch.x)
+    expected = [
+        (float(z.norm()) - float(x.norm())) ** 2
+        for z, x in zip(dense(made.code).detach(), batch.x, strict=True)
+    ]
+    found = TERMS["norm_match"](architecture, batch, made, STEP).item()
+    assert found == pytest.approx(sum(expected) / len(expected), rel=1e-4)

@@ -53,7 +53,9 @@ def test_the_orthogonality_term_is_the_largest_cosine_within_a_chunk(
     assert largest_cosines(rows, seed=7).tolist() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(("name", "weight"), [("off_support", 1e-3), ("l1_l2", 1e-2), ("orthogonality", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "weight"), [("off_support", 1e-3), ("l1_l2", 1e-2), ("orthogonality", 1.0), ("norm_match", 1e-2)]
+)
 def test_a_term_in_the_loss_lowers_itself(name: str, weight: float) -> None:
     found = []
     for terms in ("", f"{name}:{weight}"):

@@ -6,6 +6,7 @@ from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.cone import Cone
 from trainer.architectures.endtoend import EndToEnd
 from trainer.architectures.ensemble import Bagging, Boosting
+from trainer.architectures.featurechoice import FeatureChoice
 from trainer.architectures.gated import Gated
 from trainer.architectures.hierarchical import Hierarchical
 from trainer.architectures.itda import ITDA
@@ -30,6 +31,7 @@ ARCHITECTURES: list[type[Architecture]] = [
     ITDA,
     MetaSAE,
     Standard,
+    FeatureChoice,
     BatchTopK,
     Matryoshka,
     JumpReLU,

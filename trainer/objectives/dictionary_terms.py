@@ -33,6 +33,13 @@ def l1_over_l2(architecture: "Architecture", batch: "TrainingBatch", made: "Pass
     return (pre.sum(-1) / pre.norm(dim=-1).clamp_min(1e-12)).mean()
 
 
+def norm_match(architecture: "Architecture", batch: "TrainingBatch", made: "Pass", step: "Step") -> Tensor:
+    """Mean over tokens of the squared difference of the norms of code and input, which quasi-orthogonal rows
+    of norm 1 would make equal (AFA, arXiv 2503.24277).
+    """
+    return (made.code.values.norm(dim=-1) - batch.x.norm(dim=-1)).square().mean()
+
+
 def orthogonality(architecture: "Architecture", batch: "TrainingBatch", made: "Pass", step: "Step") -> Tensor:
     """Mean over the features of the square of the largest cosine that a decoder row has to another row of its
     chunk (OrtSAE, arXiv 2509.22033). The chunks are drawn anew each step.

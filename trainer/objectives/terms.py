@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from trainer.errors import RecipeError
-from trainer.objectives.dictionary_terms import l1_over_l2, off_support, orthogonality
+from trainer.objectives.dictionary_terms import l1_over_l2, norm_match, off_support, orthogonality
 from trainer.objectives.model_terms import downstream, kl
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ TERMS: dict[str, Term] = {
     "off_support": off_support,
     "l1_l2": l1_over_l2,
     "orthogonality": orthogonality,
+    "norm_match": norm_match,
 }
 """name → the term, before its weight"""
 

@@ -1,0 +1,199 @@
+"""`python -m experiments.methods OUT MODEL --text FILE… --layer L`: every training method at equal tokens, k
+and width, alone and beside a token look-up. Figures are kept under results, the table is in docs/methods.md.
+
+Every arm trains on the same activations (kept in OUT/cache), is evaluated on the same held-out passages, and
+has its features' names judged on the same text. An arm whose figures are there is not run again; `--only ARM`
+runs some; `--tables` only writes the page.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+import trainer
+from bench.report import machine
+from experiments.figures import rounded
+from experiments.page import DOCS, RESULTS, fill, table
+from experiments.relation_names import measure
+from lexiscope.checkpoint import load_checkpoint
+from lexiscope.files import portable_command
+from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.text import passages
+
+FOLDER, PAGE = RESULTS / "methods", DOCS / "methods.md"
+FIGURES = ("fve", "delta_ce", "dead_share", "l0", "lookup_share", "d_sae", "tokens", "ce_tokens")
+K, BATCH, RATE = 32, 1024, 1e-3
+
+
+class Arm(NamedTuple):
+    """One way to train."""
+
+    recipe: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+    label: str = ""
+    """the recipe's name unless given"""
+    lookup: bool = True
+    """train it beside a token look-up too"""
+
+
+ARMS = {
+    "topk": Arm("plain", label="`plain` (TopK)"),
+    "batchtopk": Arm("batchtopk"),
+    "matryoshka": Arm("matryoshka"),
+    "jumprelu": Arm("jumprelu"),
+    "gated": Arm("gated"),
+    "abstopk": Arm("abstopk"),
+    "hierarchical": Arm("hierarchical"),
+    "msae": Arm("msae"),
+    "e2e": Arm("e2e", {"learning_rate": 5e-4}),
+    "e2e-downstream": Arm("e2e-downstream", {"learning_rate": 5e-4}),
+    "off-support": Arm("plain", {"terms": "off_support:1e-3"}, "TopK, off-support ℓ1"),
+    "ratio": Arm("plain", {"terms": "l1_l2:1e-2"}, "TopK, ℓ1/ℓ2"),
+    "ortsae": Arm("ortsae"),
+    "bagging": Arm("bagging"),
+    "boosting": Arm("boosting"),
+    "itda": Arm("itda", {"restarts": 0}),
+    "metasae": Arm("metasae"),
+    "standard": Arm("standard"),
+    "p-annealing": Arm("p-annealing"),
+    "featurechoice": Arm("featurechoice"),
+    "norm-match": Arm("plain", {"terms": "norm_match:1e-3"}, "TopK, AFA loss"),
+}
+BESIDE = "+lookup"
+NAMES = [name for arm, one in ARMS.items() for name in (arm, arm + BESIDE)[: 1 + one.lookup]]
+
+
+def plan_of(name: str, given: argparse.Namespace) -> trainer.Plan:
+    arm, _, beside = name.partition("+")
+    config = trainer.recipe(ARMS[arm].recipe)
+    batch = BATCH // given.length if config.batch_of == "passages" else BATCH
+    wanted: dict[str, Any] = {"k": K, "batch": batch, "learning_rate": RATE} | dict(ARMS[arm].settings)
+    config = replace(config, **{field: value for field, value in wanted.items() if hasattr(config, field)})
+    return trainer.Plan(
+        sources=given.text,
+        runs=[(replace(config, lookup="fixed" if beside else "none"), [given.layer])],
+        out=given.out,
+        tokens=given.tokens,
+        seen=given.seen,
+        eval_tokens=given.eval_tokens,
+        ce_tokens=given.ce_tokens,
+        width=given.width,
+        length=given.length,
+        held_out=given.held_out or (),
+        cache=given.out / "cache",
+        set_name=name.replace("+", "-"),
+        resume=True,
+    )
+
+
+def figures(model: LanguageModel, name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Train an arm where it is not trained yet; what the table shows of it."""
+    plan = plan_of(name, given)
+    folder = given.out / model.id / f"{given.layer}-{plan.set_name}"
+    if not (folder / "metrics.json").is_file():
+        trainer.train(model, plan, console=Console())
+    found = load_checkpoint(folder)
+    named = next(measure(model, found, list(passages(model, given.text, tokens=given.name_tokens))))
+    return {figure: found.metrics[figure] for figure in FIGURES} | {
+        "seen": found.details["tokens_seen"],
+        "distinct": found.details["tokens_distinct"],
+        "seconds": found.details["seconds"],
+        "verdicts": named["of_live"],
+        "name_tokens": named["tokens"],
+    }
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the arms that have no figures yet."""
+    model = load_language_model(given.model, model_id=given.model_id)
+    path = FOLDER / f"{model.id}-{given.layer}.json"
+    for name in given.only or NAMES:
+        if name in arms_in(path):
+            continue
+        arms = {name: figures(model, name, given)} | arms_in(path)
+        given_once = [part for part in sys.argv[1:] if part != "--only" and part not in NAMES]
+        kept = {
+            "command": portable_command(["python", "-m", "experiments.methods", *given_once]),
+            "model": model.id,
+            "layer": given.layer,
+            "weights": model.fingerprint,
+            "machine": machine(),
+            "arms": {each: arms[each] for each in NAMES if each in arms},
+        }
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rounded(kept), indent=1) + "\n")
+
+
+def arms_in(path: Path) -> dict[str, Any]:
+    """The figures kept so far, by arm."""
+    return dict(json.loads(path.read_text())["arms"]) if path.is_file() else {}
+
+
+def tables() -> list[str]:
+    """A table a model and layer: a row an arm, alone and beside a look-up."""
+    lines: list[str] = []
+    for path in sorted(FOLDER.glob("*.json")):
+        kept = json.loads(path.read_text())
+        some = next(iter(kept["arms"].values()))
+        lines += [
+            f"**{kept['model']}, layer {kept['layer']}**: {some['d_sae']:,} features; {some['seen']:,} "
+            f"tokens seen, {some['distinct']:,} distinct; {some['tokens']:,} held out, ΔCE on "
+            f"{some['ce_tokens']:,}; names judged on {some['name_tokens']:,}. `{kept['command']}`",
+            "",
+        ]
+        header = ["method", "L0", "FVE", "ΔCE", "dead", "specific", "partial", "tokens/s"]
+        lines += table(header, [row_of(name, row) for name, row in kept["arms"].items()])
+        lines.append("")
+    return lines[:-1]
+
+
+def row_of(name: str, row: dict[str, Any]) -> list[str]:
+    arm, _, beside = name.partition("+")
+    label = ARMS[arm].label or f"`{ARMS[arm].recipe}`"
+    return [
+        f"{label} + look-up" if beside else label,
+        f"{row['l0']:.1f}",
+        f"{row['fve']:.3f}",
+        f"{row['delta_ce']:.4f}",
+        f"{row['dead_share']:.1%}",
+        *(f"{row['verdicts'][verdict]:.1%}" for verdict in ("specific", "partial")),
+        f"{row['seen'] / row['seconds']:,.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, nargs="?", help="where dictionaries and activations go")
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--model-id")
+    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--held-out", action="append")
+    parser.add_argument("--layer", type=int, default=4)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=250_000)
+    parser.add_argument("--seen", type=int, default=256_000)
+    parser.add_argument("--eval-tokens", type=int, default=20_000)
+    parser.add_argument("--ce-tokens", type=int, default=10_000)
+    parser.add_argument("--name-tokens", type=int, default=60_000)
+    parser.add_argument("--only", action="append", choices=NAMES)
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    given = parser.parse_args()
+    if not given.tables:
+        if given.out is None or given.model is None or not given.text:
+            parser.error("give OUT, MODEL and --text")
+        run(given)
+    fill(PAGE, {"methods": tables()})
+
+
+if __name__ == "__main__":
+    main()
