@@ -1,4 +1,4 @@
-// On every page: the theme button, the charts' buttons, and the key `/` for the search box.
+// On every page: the theme button, and the charts' buttons.
 
 const root = document.documentElement;
 const system = matchMedia("(prefers-color-scheme: dark)");
@@ -13,7 +13,6 @@ const changed = () => {
   label();
   root.dispatchEvent(new CustomEvent("themechange"));
 };
-button.hidden = false;
 label();
 button.addEventListener("click", () => {
   root.dataset.theme = dark() ? "light" : "dark";
@@ -27,13 +26,3 @@ button.addEventListener("click", () => {
 system.addEventListener("change", changed);
 
 if (document.querySelector("[data-chart]")) import("./charts.js");
-
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]")) return;
-  const box = document.querySelector("input[type=search]");
-  if (!box) return;
-  event.preventDefault();
-  box.focus();
-  box.select();
-});

@@ -1,0 +1,147 @@
+"""Features are collected by key and button, noted, shared, exported, imported; they survive a restart."""
+
+import json
+
+import pytest
+
+ID, OTHER = "tiny/1-vasae/6", "tiny/1-vasae/5"
+
+
+def saved(page):
+    page.goto("/lists")
+    page.locator("#own").wait_for()
+    page.locator("#rows tr, #none:not([hidden])").first.wait_for()
+    return [link.inner_text() for link in page.locator("#rows th a").all()]
+
+
+def test_a_feature_is_saved_by_key_and_button_and_is_there_after_a_restart(page, context):
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text(f"Saved {ID}").wait_for()
+    page.goto(f"/{OTHER}")
+    page.get_by_role("button", name="Save", exact=True).click()
+    assert page.get_by_role("button", name="Saved").get_attribute("aria-pressed") == "true"
+    page.close()
+    again = context.new_page()
+    assert saved(again) == [ID, OTHER]
+    assert "before 100%" in again.locator("#rows").inner_text() and again.locator("#rows .badge").count() == 2
+
+
+def test_a_row_of_a_list_is_chosen_by_keys_and_saved(page):
+    page.goto("/tiny/1-vasae?sort=index#features")
+    rows = page.locator("table.features tbody tr")
+    page.locator("table.features tbody tr a").first.focus()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert rows.nth(1).evaluate("row => row.contains(document.activeElement)")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text("Saved tiny/1-vasae/1 ").wait_for()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tiny/1-vasae/1*")
+
+
+def test_n_and_p_walk_through_features(page):
+    page.goto(f"/{ID}")
+    page.keyboard.press("n")
+    page.wait_for_url("**/tiny/1-vasae/7*")
+    page.keyboard.press("p")
+    page.wait_for_url(f"**/{ID}*")
+
+
+def test_a_key_that_is_typed_into_a_field_does_nothing_else(page):
+    page.goto(f"/{ID}")
+    page.keyboard.press("/")
+    page.keyboard.type("jsnp?")
+    assert page.locator("input[type=search]").input_value() == "jsnp?"
+    assert page.locator(".toast, dialog").count() == 0
+
+
+def test_the_keys_are_listed(page):
+    page.goto("/")
+    page.locator("h1").click()
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    assert dialog.locator("kbd").all_inner_texts() == ["/", "j", "k", "Enter", "n", "p", "s", "?"]
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_a_shared_address_shows_the_list_and_its_notes_without_scripts(page, chromium, site):
+    for one in (ID, OTHER):
+        page.goto(f"/{one}")
+        page.keyboard.press("s")
+        page.get_by_role("status").get_by_text("Saved").wait_for()
+    saved(page)
+    page.get_by_label(f"Note on {ID}").fill('fires, maybe, on "<b>"')
+    page.get_by_label(f"Note on {ID}").press("Tab")
+    address = page.locator("#share").get_attribute("href")
+    context = chromium.new_context(base_url=site, java_script_enabled=False)
+    other = context.new_page()
+    other.goto(address)
+    rows = other.locator("section:has(#shared) tbody tr")
+    assert rows.count() == 2 and 'fires, maybe, on "<b>"' in rows.first.inner_text()
+    context.close()
+    visitor = chromium.new_context(base_url=site)
+    there = visitor.new_page()
+    there.goto(address)
+    there.get_by_role("button", name="Keep it in this browser").click()
+    assert saved(there) == [ID, OTHER]
+    visitor.close()
+
+
+@pytest.mark.parametrize("kind", ["CSV", "JSON"])
+def test_an_exported_list_is_imported_as_it_was(page, chromium, site, tmp_path, kind):
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    saved(page)
+    page.get_by_label(f"Note on {ID}").fill('a, "b"')
+    page.get_by_label(f"Note on {ID}").press("Tab")
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"Export {kind}").click()
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    other = chromium.new_context(base_url=site)
+    there = other.new_page()
+    there.goto("/lists")
+    there.locator("#file").set_input_files(file)
+    there.get_by_text("Read 1 features into “My list”.").wait_for()
+    assert there.get_by_label(f"Note on {ID}").input_value() == 'a, "b"'
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("x.csv", "feature\ntiny/1-vasae/6\n", 'no first line "id,note"'),
+        ("x.csv", "id,note\nParis,\n", "entry 1, “Paris”, is no model/source/index"),
+        ("x.json", '{"features": 3}', 'no list named "features"'),
+        ("x.json", "{", "is no JSON"),
+    ],
+)
+def test_a_file_that_is_no_list_is_refused_and_nothing_is_lost(page, name, text, says):
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    saved(page)
+    page.locator("#file").set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
+    page.get_by_text("Nothing was read.").wait_for()
+    assert says in page.locator("#said").inner_text()
+    assert page.locator("#rows th a").all_inner_texts() == [ID]
+
+
+def test_lists_are_made_renamed_and_deleted(page):
+    page.goto("/lists")
+    page.get_by_label("Name").fill("cities")
+    page.get_by_role("button", name="New list").click()
+    page.locator("#which option", has_text="cities (0)").wait_for(state="attached")
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text("“cities”").wait_for()
+    saved(page)
+    page.get_by_label("Name").fill("towns")
+    page.get_by_role("button", name="Rename").click()
+    page.locator("#which option", has_text="towns (1)").wait_for(state="attached")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_text("Deleted “towns”.").wait_for()
+    assert json.loads(page.evaluate("localStorage['lexiscope.lists']"))["open"] == "My list"
