@@ -40,10 +40,8 @@ from server.responses import Templates
 from store import Store
 
 ROUTERS = (
-    about.router,
     api_reference.router,
     downloads.router,
-    feature_lists.router,
     lists.router,
     progress.router,
     made.router,
@@ -51,8 +49,10 @@ ROUTERS = (
     read.router,
     steer.router,
     compare.router,
+    feature_lists.router,
     *neuronpedia.ROUTERS,
     studies.router,
+    about.router,
     pages.router,
 )
 """in the order in which addresses are matched; the last has addresses that begin with a model's id"""

@@ -206,6 +206,7 @@ def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
         prompt=request.prompt,
         chat=request.chat,
         strengths=request.strengths,
+        controls=_controls(model, interventions, request.seed) if request.controls else None,
     )
     return ResolvedSteer(job, features)
 

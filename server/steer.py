@@ -10,8 +10,9 @@ from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from lexiscope.records.live import ResolvedFeature, SteerResolved, SteerResponse, SweepResponse, WorkerHealth
 from lexiscope.records.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
@@ -46,6 +47,19 @@ class SteerQuery(BaseModel):
     layer: int | None = Field(None, description="layer of the tokens")
     prompt: str = Field("", max_length=20_000)
     chat: bool = False
+    state: str = Field(
+        "",
+        max_length=60_000,
+        description="a SteerRequest as JSON: the whole form; the others are not read",
+    )
+
+    def restored(self) -> SteerRequest | None:
+        """The request in `state`. Raises RequestValidationError."""
+        try:
+            return SteerRequest.model_validate_json(self.state) if self.state else None
+        except ValidationError as error:
+            found = [{**one, "type": "state", "loc": ("state", *one["loc"])} for one in error.errors()]
+            raise RequestValidationError(found) from error
 
 
 @router.page("/steer", None, navigation="Steer")
@@ -56,9 +70,12 @@ def page(
     query: Annotated[SteerQuery, Query()],
 ) -> Response:
     """The form, filled in from the address."""
+    state = query.restored()
     features = [{"id": feature_id} for feature_id in query.feature]
     tokens = [{"token": token, "layer": query.layer} for token in query.token]
     model = query.model or (query.feature[0].split("/")[0] if query.feature else "")
+    if state is not None:
+        model = state.model
     models = store.home().models
     known = [entry.model for entry in models]
     failure = unknown_model(model, known) if model and known and model not in known else ""
@@ -73,6 +90,7 @@ def page(
             "model": model,
             "prompt": query.prompt,
             "chat": query.chat,
+            "state": None if state is None else state.model_dump(mode="json", exclude_unset=True),
             "features": [*features, *tokens],
         },
         "typical": TYPICAL,

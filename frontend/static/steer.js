@@ -1,12 +1,12 @@
 // Live steering: sends the form as a SteerRequest or a SweepRequest (lexiscope/records/requests.py) and shows the events.
 
 import { events } from "./stream.js";
-import { addToken, chip, showEffect, showMeasured, showResolved } from "./steer_report.js";
+import { addressOf, FEATURE_ID, packed, unpacked } from "./steer_state.js";
+import { addToken, showEffect, showMeasured, showResolved } from "./steer_report.js";
 import { showSweep } from "./sweep.js";
 
 const form = document.getElementById("steer");
 const at = (id) => document.getElementById(id);
-const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/((token|embedding|jacobian)-)?\d+$/; // of a feature, or of a token's direction
 const MODES = {
   // slider minimum and maximum, initial strength, unit
   add: [-2, 2, 0.5, "of the mean residual norm"],
@@ -15,6 +15,10 @@ const MODES = {
   scale: [0, 8, 2, "of its activation"],
   swap: [0, 4, 1, "of the activation that is moved"],
   ablate: [0, 1, 0, ""],
+};
+const DEFAULTS = {
+  ...{ chat: false, max_tokens: 48, temperature: 0.8, seed: 0, top_k: 0, top_p: 1, frequency_penalty: 0 },
+  ...{ stop: [], controls: true },
 };
 let running = null;
 
@@ -61,6 +65,8 @@ function refresh(item) {
   item.querySelector(".to").hidden = mode !== "swap";
   item.querySelector(".to input").required = mode === "swap";
   item.querySelector(".zones").hidden = !additive;
+  const modes = [...form.querySelectorAll("#interventions .mode")].map((one) => one.value);
+  at("sweep").hidden = new Set(modes).size > 1 || modes[0] === "ablate"; // these cannot be swept
   const output = item.querySelector(".strength");
   const far = additive && Math.abs(strength) > 1;
   const typical = additive && Math.abs(strength) >= 0.5;
@@ -112,7 +118,48 @@ function request() {
     top_p: Number(top_p.value),
     frequency_penalty: Number(frequency_penalty.value),
     stop: stop_text.value ? [typed(stop_text.value)] : [],
+    controls: form.elements.controls.checked,
   };
+}
+
+const shown = (choice) => choice.id ?? marked(String(choice.token));
+
+/** Fills in one intervention from a SteerFeature. */
+function fill(item, given) {
+  item.querySelector(".target").value = shown(given);
+  item.querySelector(".layer").dataset.layer = given.layer ?? "";
+  fillLayers(item.querySelector(".layer"));
+  item.querySelector(".mode").value = given.mode ?? "add";
+  setMode(item);
+  if (given.strength !== undefined) item.querySelector(".slider").value = given.strength;
+  if (given.to) item.querySelector(".to input").value = shown(given.to);
+  item.querySelector(".part").value = given.where ?? "all";
+  item.querySelector(".positions").value = (given.positions ?? []).join(", ");
+  if (given.when) item.querySelector(".when").value = shown(given.when);
+  item.querySelector(".conditions").open = Boolean(given.where || given.positions || given.when);
+}
+
+/** Fills in the form from the request in the address. */
+function restore(state) {
+  const { features, stop, ...rest } = { ...DEFAULTS, ...state };
+  for (const [name, value] of Object.entries(rest)) {
+    const field = form.elements[name];
+    if (field?.type === "checkbox") field.checked = value;
+    else if (field) field.value = value;
+  }
+  form.elements.stop_text.value = marked(stop[0] ?? "");
+  at("interventions").replaceChildren(
+    ...features.map(() => at("intervention").content.firstElementChild.cloneNode(true)),
+  );
+  features.forEach((one, place) => fill(at("interventions").children[place], one));
+}
+
+/** Puts the form, and what was generated, into the address. */
+async function remember(events) {
+  if (!form.checkValidity()) return;
+  const hash = events ? await packed(events) : "";
+  history.replaceState(null, "", addressOf(request(), DEFAULTS) + (hash ?? ""));
+  at("share").hidden = !hash;
 }
 
 function setStatus(text) {
@@ -133,7 +180,7 @@ function showNotes(notes) {
 
 /** Clears the results; shows the two texts if there is a prompt. */
 function clearResults(prompt) {
-  for (const id of ["failure", "effect", "measured", "swept", "meant", "notes", "kl-legend"]) {
+  for (const id of ["failure", "effect", "measured", "swept", "meant", "notes", "kl-legend", "beats", "share"]) {
     at(id).hidden = true;
   }
   at("outcome").hidden = prompt === null;
@@ -221,14 +268,18 @@ async function post(path, body, read) {
 }
 
 function steer() {
-  const body = { ...request(), controls: form.elements.controls.checked };
+  const body = request();
+  const kept = [];
   clearResults(body.prompt);
+  remember();
   return post("/api/v1/steer", body, async (response) => {
     let last = "";
     for await (const event of events(response.body)) {
       last = event.event;
+      kept.push(event);
       handlers[event.event]?.(event);
     }
+    if (last === "done") await remember(kept);
     if (last !== "done" && last !== "error")
       fail("The stream ended early because the model worker stopped. The text above is kept.");
   });
@@ -242,13 +293,31 @@ function sweep() {
   if (mode !== "add" && mode !== "orthogonal")
     body.strengths = [1, 2, 3, 4, 5, 6, 7, 8].map((i) => Number(min) + (i * (max - min)) / 8);
   clearResults(null);
+  remember();
   return post("/api/v1/steer/sweep", body, async (response) => {
-    const result = await response.json();
-    showResolved(result.resolved.meant);
-    showNotes(result.resolved.notes ?? []);
-    showSweep(result.swept, chip);
+    const { resolved, swept } = await response.json();
+    showResolved(resolved.meant);
+    showNotes(resolved.notes ?? []);
+    showSweep(swept);
     setStatus("Done.");
+    await remember([{ event: "resolved", ...resolved }, swept]);
   });
+}
+
+/** Shows what a link holds in its fragment. */
+async function replay() {
+  try {
+    const events = await unpacked(location.hash);
+    if (!events) return;
+    const swept = events.find((event) => event.event === "swept");
+    clearResults(swept ? null : form.elements.prompt.value);
+    for (const event of events) handlers[event.event]?.(event);
+    if (swept) showSweep(swept);
+    at("share").hidden = false;
+    setStatus("This result comes with the address and was not run here. Steer again to check it.");
+  } catch (error) {
+    fail(`The result in this address cannot be read: ${error.message}. Steer again to make it.`);
+  }
 }
 
 if (form) {
@@ -256,7 +325,19 @@ if (form) {
   for (const target of form.querySelectorAll(".target"))
     if (!FEATURE_ID.test(target.value)) target.value = marked(target.value);
   for (const item of at("interventions").children) setMode(item);
+  const state = JSON.parse(at("state").textContent);
+  if (state) restore(state);
   refreshAll();
+  replay();
+  form.addEventListener("change", () => {
+    clearTimeout(form.saving);
+    form.saving = setTimeout(() => remember(), 300);
+  });
+  at("copy-link").hidden = !navigator.clipboard;
+  at("copy-link").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(location.href);
+    setStatus("The link is copied. It shows this result without running the model.");
+  });
   form.addEventListener("input", (event) => {
     const item = event.target.closest(".intervention");
     if (item && event.target.matches(".mode")) setMode(item);

@@ -110,17 +110,30 @@ const KINDS = {
   plain: "nearest feature of the plain dictionary",
 };
 
-function verdict({ named, controls }) {
+/** The verdict on the effect, above the texts: in colour, in words, and with what chance would give. */
+function showVerdict({ named, controls }) {
   const judged = named.filter((one) => one.beats_controls !== null);
-  if (!judged.length)
-    return controls.length ? "" : "Without controls, this is no evidence of an effect.";
-  const sentences = judged.map((one) =>
-    one.beats_controls
-      ? `${one.token.shown} changes in the direction requested, and more than under each of the ` +
-        `${controls.length} controls: an effect.`
-      : `${one.token.shown} does not change more than under every control: no effect.`,
+  const found = judged.filter((one) => one.beats_controls).map((one) => one.token.shown);
+  const not = judged.filter((one) => !one.beats_controls).map((one) => one.token.shown);
+  const n = controls.length;
+  const kind = !judged.length || !n ? "untested" : not.length ? "none" : "specific";
+  const heads = { untested: "Not judged", none: "No effect", specific: "Effect" };
+  const words = [];
+  if (kind === "untested") words.push("Without controls, this is no evidence of an effect.");
+  if (n && found.length)
+    words.push(`${found.join(", ")}: changes in the direction requested, more than under each of the ${n} controls.`);
+  if (n && not.length) words.push(`${not.join(", ")}: does not change more than under every control.`);
+  if (kind !== "untested")
+    words.push(
+      `${n} ${n === 1 ? "control" : "controls"}: a direction no better than they are beats all of them ` +
+        `in 1 of ${n + 1} cases (${Math.round(100 / (n + 1))} %).`,
+    );
+  at("beats").replaceChildren(
+    make("span", { className: `badge is-${kind}`, textContent: heads[kind] }),
+    ` ${words.join(" ")}`,
   );
-  return sentences.join(" ");
+  at("beats").className = `judgement is-${kind}`;
+  at("beats").hidden = false;
 }
 
 function colourByKl(kl) {
@@ -156,7 +169,7 @@ function showChanges(id, list) {
 
 export function showMeasured(event) {
   colourByKl(event.kl);
-  at("beats").textContent = verdict(event);
+  showVerdict(event);
   const head = make(
     "tr",
     {},

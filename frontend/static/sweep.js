@@ -1,6 +1,6 @@
 // A dose-response curve: the probability of the names, KL and perplexity by strength, as drawings and as a table.
 
-import { share } from "./steer_report.js";
+import { chip, share } from "./steer_report.js";
 
 const at = (id) => document.getElementById(id);
 const W = 320,
@@ -24,9 +24,9 @@ const short = (v) =>
     : String(Number(v.toPrecision(2)));
 
 /** Draws `lines` ({name, values}) over the sorted strengths. Bands: typical from 0.5×, off-manifold beyond 1×. */
-function drawCurve(title, strengths, lines, { sweet, bands, log = false }) {
+function drawCurve(title, strengths, lines, { sweet, bands, log = false, controls = [], note = "" }) {
   const scale = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
-  const all = lines.flatMap((line) => line.values).map(scale);
+  const all = [...lines, ...controls].flatMap((line) => line.values).map(scale);
   const low = log ? Math.min(...all) : Math.min(0, ...all),
     high = Math.max(...all, low + 1e-9);
   const [first, last] = [strengths[0], strengths.at(-1)];
@@ -52,6 +52,10 @@ function drawCurve(title, strengths, lines, { sweet, bands, log = false }) {
   }
   if (sweet !== null)
     drawing.append(svg("line", { x1: x(sweet), x2: x(sweet), y1: TOP, y2: H - BOTTOM, class: "sweet" }));
+  for (const control of controls) {
+    const points = strengths.map((s, j) => `${x(s)},${y(control.values[j])}`).join(" ");
+    drawing.append(svg("polyline", { points, class: "control" }, svg("title", {}, control.name)));
+  }
   lines.forEach((line, i) => {
     drawing.append(
       svg("polyline", {
@@ -82,10 +86,39 @@ function drawCurve(title, strengths, lines, { sweet, bands, log = false }) {
   const caption = document.createElement("figcaption");
   caption.textContent = title;
   figure.append(caption, drawing);
+  if (note) figure.append(Object.assign(document.createElement("p"), { className: "note", textContent: note }));
   return figure;
 }
 
-export function showSweep(curve, chip) {
+const CONTROLS = { embedding: "raw embedding", random: "random feature", plain: "nearest plain feature" };
+
+/** The probability of each name under each control, over the strengths; at the default, the default's. */
+function controlLines(points, names) {
+  const [widest] = points.toSorted((a, b) => b.controls.length - a.controls.length);
+  return widest.controls.flatMap((control, number) =>
+    names.map((token, i) => ({
+      name: `control, ${CONTROLS[control.kind]}: ${token.shown}`,
+      values: points.map((p) =>
+        p.controls.length ? p.controls[number].probabilities[i] : p.named[i].probability,
+      ),
+    })),
+  );
+}
+
+/** [class, heading, words]: what the curve says of the effect; without controls it says nothing of it. */
+function sweepVerdict(curve) {
+  const judged = curve.points.filter((p) => p.beats_controls !== null);
+  const found = judged.filter((p) => p.beats_controls);
+  const n = Math.max(...curve.points.map((p) => p.controls.length));
+  if (!judged.length) return ["untested", "Not judged", "Without controls, a curve is no evidence of an effect."];
+  const chance = `A direction no better than the ${n} controls beats all of them in 1 of ${n + 1} cases at a strength.`;
+  if (!found.length)
+    return ["none", "No effect", `At no strength does every name change more than under every control. ${chance}`];
+  const places = found.map((p) => `${p.strength}×`).join(", ");
+  return ["specific", "Effect", `At ${places} every name changes more than under every control. ${chance}`];
+}
+
+export function showSweep(curve) {
   const points = [...curve.points, curve.default].sort((a, b) => a.strength - b.strength);
   const strengths = points.map((p) => p.strength);
   const how = { sweet: curve.sweet_spot, bands: curve.unit === "norm" };
@@ -95,7 +128,11 @@ export function showSweep(curve, chip) {
       `Probability of ${names.map((token) => token.shown).join(", ")} over the run`,
       strengths,
       names.map((token, i) => ({ name: token.shown, values: points.map((p) => p.named[i].probability) })),
-      how,
+      {
+        ...how,
+        controls: controlLines(points, names),
+        note: points.some((p) => p.controls.length) ? "Thin and dashed: the controls." : "",
+      },
     ),
     drawCurve(
       "KL from default, nats a token",
@@ -120,6 +157,9 @@ export function showSweep(curve, chip) {
           `${p.strength}×`,
           p.named.map((n) => share(n.probability_first)).join(" / "),
           p.named.map((n) => share(n.probability)).join(" / "),
+          p.controls.length
+            ? p.named.map((_, i) => share(Math.max(...p.controls.map((c) => c.probabilities[i])))).join(" / ")
+            : "–",
           p.kl.toFixed(3),
           p.perplexity.toFixed(1),
           p.distinct.toFixed(2),
@@ -127,22 +167,28 @@ export function showSweep(curve, chip) {
         ];
         row.append(
           ...values.map((v, i) =>
-            Object.assign(document.createElement("td"), { textContent: v, className: i < 6 ? "num" : "" }),
+            Object.assign(document.createElement("td"), { textContent: v, className: i < 7 ? "num" : "" }),
           ),
         );
         return row;
       }),
     );
+  const [kind, head, words] = sweepVerdict(curve);
+  const badge = Object.assign(document.createElement("span"), { className: `badge is-${kind}`, textContent: head });
+  at("beats").replaceChildren(badge, ` ${words}`);
+  at("beats").className = `judgement is-${kind}`;
+  at("beats").hidden = false;
+  const place = [
+    "Sweet spot: ",
+    Object.assign(document.createElement("b"), { textContent: `${curve.sweet_spot}×` }),
+    " for ",
+    ...curve.default.named.map((n) => chip(n.feature, n.token)),
+    ".",
+  ];
   at("sweet").replaceChildren(
     ...(curve.sweet_spot === null
-      ? ["No strength changes the name without degrading the text."]
-      : [
-          "Sweet spot: ",
-          Object.assign(document.createElement("b"), { textContent: `${curve.sweet_spot}×` }),
-          " for ",
-          ...names.map(chip),
-          ".",
-        ]),
+      ? ["No sweet spot: no strength changes the names that way, beyond the controls, with the text intact."]
+      : place),
     how.bands ? " Shaded: typical from ±0.5×, darker: off-manifold beyond ±1×." : "",
   );
   at("rule").textContent = curve.rule;

@@ -221,6 +221,15 @@ class SweepEffect(Record):
     rank_first: int = Field(description="at the first generated position; 0 is the most likely token")
 
 
+class SweepControl(Record):
+    """A change of the same length along another direction, at one strength of a sweep."""
+
+    kind: ControlKind
+    probabilities: list[float] = Field(
+        description="for each of the point's `named`, the mean over the positions of the default row's text"
+    )
+
+
 class SweepPoint(Record):
     """One strength of a sweep."""
 
@@ -233,6 +242,12 @@ class SweepPoint(Record):
         description="distinct tokens divided by generated tokens; low for repetitive text"
     )
     text: str
+    controls: list[SweepControl] = Field([], description="empty without controls, and for the unsteered row")
+    beats_controls: bool | None = Field(
+        None,
+        description="whether every name's probability changes in the direction requested, and by more than "
+        "under every control and more than rounding; absent without controls",
+    )
 
 
 class SweepCurve(Record):

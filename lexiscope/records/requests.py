@@ -198,6 +198,11 @@ class SweepRequest(Sampling):
         description="each becomes the strength of every intervention, in the unit of its mode",
     )
     max_tokens: int = Field(32, ge=1, le=256)
+    controls: bool = Field(
+        False,
+        description="at each strength, also measure changes of the same length along control directions; the "
+        "sweet spot must beat every control",
+    )
 
     @model_validator(mode="after")
     def _can_be_swept(self) -> Self:

@@ -130,6 +130,7 @@ class SweepJob(Sampling):
     prompt: str
     chat: bool = False
     strengths: list[float]
+    controls: ControlSources | None = None
 
 
 class ReadJob(Record):

@@ -20,6 +20,7 @@ from lexiscope.records.live import (
     SteerMeasured,
     SteerResolved,
     SteerStep,
+    SweepControl,
     SweepCurve,
     SweepEffect,
     SweepPoint,
@@ -189,7 +190,7 @@ def measured(*, beats):
     )
 
 
-@pytest.mark.parametrize(("beats", "says"), [(True, "controls: an effect"), (False, "no effect")])
+@pytest.mark.parametrize(("beats", "says"), [(True, "Effect"), (False, "No effect")])
 def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, says):
     others = [FEATURE.model_copy(update={"id": "tiny/1-vasae/7", "index": 7})]
     body = stream(
@@ -209,7 +210,13 @@ def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, 
     page.get_by_role("button", name="Steer", exact=True).click()
     page.get_by_text("The steered text ended before a stop text.").wait_for()
     assert sent[0]["controls"] is True
-    assert says in page.locator("#beats").inner_text()
+    assert page.locator("#beats .badge").inner_text() == says
+    assert (
+        "2 controls" in page.locator("#beats").inner_text()
+        and "1 of 3 cases (33 %)" in page.locator("#beats").inner_text()
+    )
+    above = "document.getElementById('beats').compareDocumentPosition(document.getElementById('outcome'))"
+    assert page.evaluate(above) == 4, "the verdict stands before the texts"
     rows = [row.inner_text() for row in page.locator("#controls tbody tr").all()]
     assert "0.100 %" in rows[0] and "21.0 %" in rows[1] and "raw embedding" in rows[2] and "19.0 %" in rows[2]
     assert "plain: none here" in page.locator("#run-words").inner_text()
@@ -269,37 +276,145 @@ def test_every_field_of_an_intervention_and_of_sampling_is_sent(page):
     assert sent[0]["top_p"] == 0.9 and sent[0]["frequency_penalty"] == 0.5 and sent[0]["stop"] == ["\n"]
 
 
-def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
-    def point(strength, p):
-        named = [SweepEffect(feature=FEATURE, token=NAME, probability_first=p, probability=p, rank_first=1)]
-        return SweepPoint(
-            strength=strength,
-            named=named,
-            kl_first=p,
-            kl=2 * p,
-            perplexity=10 + 100 * p,
-            distinct=0.9,
-            text=f"text at {strength}",
-        )
+def swept_at(strength, p, controls=(), beats=None):
+    named = [SweepEffect(feature=FEATURE, token=NAME, probability_first=p, probability=p, rank_first=1)]
+    return SweepPoint(
+        strength=strength,
+        named=named,
+        kl_first=p,
+        kl=2 * p,
+        perplexity=10 + 100 * p,
+        distinct=0.9,
+        text=f"text at {strength}",
+        controls=[SweepControl(kind="random", probabilities=[one]) for one in controls],
+        beats_controls=beats,
+    )
 
-    swept = SweepCurve(
-        unit="norm",
-        default=point(0.0, 0.01),
-        points=[point(0.5, 0.1), point(1.5, 0.4)],
-        sweet_spot=0.5,
-        rule="The rule.",
+
+def answer_sweep(page, points, sweet_spot):
+    """Answer the page's next sweep; returns the list its request bodies are put in."""
+    curve = SweepCurve(
+        unit="norm", default=swept_at(0.0, 0.01), points=points, sweet_spot=sweet_spot, rule="The rule."
     )
-    body = SweepResponse(
-        resolved=SteerResolved(features=[FEATURE], prompt_tokens=[NAME]), swept=swept
-    ).model_dump_json()
-    page.route(
-        "**/api/v1/steer/sweep",
-        lambda route: route.fulfill(status=200, content_type="application/json", body=body),
-    )
+    resolved = SteerResolved(features=[FEATURE], prompt_tokens=[NAME])
+    body = SweepResponse(resolved=resolved, swept=curve).model_dump_json()
+    sent = []
+
+    def fulfil(route):
+        sent.append(json.loads(route.request.post_data))
+        route.fulfill(status=200, content_type="application/json", body=body)
+
+    page.route("**/api/v1/steer/sweep", fulfil)
     page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
     page.get_by_role("button", name="Dose-response").click()
     page.locator("#swept").wait_for()
+    return sent
+
+
+def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
+    answer_sweep(page, [swept_at(0.5, 0.1), swept_at(1.5, 0.4)], 0.5)
     assert "Sweet spot: 0.5×" in page.locator("#sweet").inner_text()
+    assert page.locator("#sweet a").get_attribute("href") == "/tiny/1-vasae/0"
     assert page.locator("#curves svg").count() == 3 and page.locator("#curves circle").count() == 9
     assert page.locator("#curves .off").count() == 3, "off-manifold beyond 1× is shaded in each drawing"
     assert "text at 0.5" in page.locator("#doses .own").inner_text()
+    assert page.locator("#beats .badge").inner_text() == "Not judged"
+
+
+def test_a_dose_response_shows_its_controls_and_no_sweet_spot_without_an_effect(page):
+    points = [swept_at(0.5, 0.1, [0.2, 0.05], False), swept_at(1.5, 0.4, [0.5, 0.1], False)]
+    sent = answer_sweep(page, points, None)
+    assert sent[0]["controls"] is True
+    assert page.locator("#beats .badge").inner_text() == "No effect"
+    assert "1 of 3 cases" in page.locator("#beats").inner_text()
+    assert page.locator("#curves .control").count() == 2 and page.locator("#curves .sweet").count() == 0
+    assert "No sweet spot" in page.locator("#sweet").inner_text()
+    assert "20.0 %" in page.locator("#doses tbody").inner_text(), "the highest control at 0.5"
+
+
+def test_a_strength_that_beats_its_controls_is_named(page):
+    points = [swept_at(0.5, 0.3, [0.2, 0.05], True), swept_at(1.5, 0.4, [0.5, 0.1], False)]
+    answer_sweep(page, points, 0.5)
+    assert page.locator("#beats .badge").inner_text() == "Effect"
+    assert "At 0.5× every name" in page.locator("#beats").inner_text()
+
+
+def test_what_cannot_be_swept_has_no_button_for_it(page):
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0&feature=tiny/1-vasae/4")
+    button = page.get_by_role("button", name="Dose-response")
+    assert button.is_visible()
+    page.locator("select.mode").first.select_option("clamp")
+    assert not button.is_visible(), "two modes"
+    page.locator("select.mode").nth(1).select_option("clamp")
+    assert button.is_visible()
+    for place in (0, 1):
+        page.locator("select.mode").nth(place).select_option("ablate")
+    assert not button.is_visible(), "without a strength"
+
+
+def test_a_swap_takes_tokens_by_their_text(page):
+    body = stream(SteerError(status=404, detail="no such name"))
+    sent = answer(page, status=200, content_type="text/event-stream", body=body)
+    page.goto("/steer?model=tiny")
+    page.get_by_label("Feature id, or a token").fill("␣Paris")
+    page.locator("select.mode").select_option("swap")
+    page.get_by_label("the feature that gets the activation").fill("␣London")
+    page.get_by_label("at layer").select_option("1")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.get_by_role("alert").get_by_text("no such name").wait_for()
+    [feature] = sent[0]["features"]
+    assert feature["token"] == " Paris" and feature["to"] == {"token": " London", "layer": 1}
+
+
+def test_the_whole_form_is_in_the_address(page, context):
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0&token=␣Paris&layer=2")
+    page.get_by_role("textbox", name="Prompt").fill("I went to & 'é'")
+    page.locator("select.mode").first.select_option("clamp")
+    page.locator(".slider").first.fill("2.5")
+    page.get_by_label("Temperature").fill("0.3")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_text("Sampling", exact=True).click()
+    page.get_by_label("Stop before").fill("↵")
+    page.get_by_label("with controls").uncheck()
+    page.wait_for_url("**/steer?state=*%22controls%22%3Afalse*")
+    again = context.new_page()
+    again.goto(page.url)
+    assert again.get_by_role("textbox", name="Prompt").input_value() == "I went to & 'é'"
+    targets = [field.input_value() for field in again.locator(".target").all()]
+    assert targets == ["tiny/1-vasae/0", "␣Paris"]
+    assert again.locator("select.mode").first.input_value() == "clamp"
+    assert again.locator(".slider").first.input_value() == "2.5"
+    assert again.locator("select.layer").nth(1).input_value() == "2"
+    assert again.get_by_label("Temperature").input_value() == "0.3"
+    assert again.get_by_label("Seed").input_value() == "7"
+    assert again.locator("[name=stop_text]").input_value() == "↵"
+    assert not again.get_by_label("with controls").is_checked()
+
+
+def test_the_link_of_a_finished_steer_shows_what_was_generated(page, chromium, site):
+    body = stream(
+        SteerResolved(features=[FEATURE], prompt_tokens=[NAME]),
+        step(" a river", " Paris"),
+        SteerEffect(kl_first=2.25, effects=[EFFECT]),
+        step(" é", " 😀<b>"),
+        measured(beats=True),
+        SteerDone(default_text=" a river é", steered_text=" Paris 😀<b>", tokens_per_second=31),
+    )
+    answer(page, status=200, content_type="text/event-stream", body=body)
+    page.goto("/steer?model=tiny&feature=tiny/1-vasae/0")
+    page.get_by_role("textbox", name="Prompt").fill("I went to")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.wait_for_url("**#result=*")
+    visitor = chromium.new_context(base_url=site)
+    there, asked = visitor.new_page(), []
+    there.on("request", lambda request: asked.append(request.url))
+    there.goto(page.url)
+    there.get_by_text("was not run here").wait_for()
+    assert there.locator("#default-text").inner_text() == "I went to a river é"
+    assert there.locator("#steered-text").inner_text() == "I went to Paris 😀<b>"
+    assert there.locator("#beats .badge").inner_text() == "Effect"
+    assert not any("/api/v1/steer" in url for url in asked), "nothing was run"
+    damaged = visitor.new_page()
+    damaged.goto(page.url.split("#")[0] + "#result=AAAA")
+    damaged.get_by_role("alert").get_by_text("cannot be read").wait_for()
+    visitor.close()

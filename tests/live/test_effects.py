@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from lexiscope.records.live import SteerStep, SweepCurve, SweepEffect, SweepPoint
+from lexiscope.records.live import SteerStep, SweepControl, SweepCurve, SweepEffect, SweepPoint
 from server.live.generation import Batches
 from server.live.interventions import make_plan, patches_of
 from server.live.jobs import steer
 from server.live.jobs.effects import NamedTokens, named_tokens
-from server.live.jobs.sweep import sweep, sweet_spot
+from server.live.jobs.sweep import judged, sweep, sweet_spot
 from server.live.messages import ControlSources, RawSteerMeasured, SweepJob
 from tests.live.jobs import SILENT, events_of
 
@@ -161,7 +161,7 @@ def test_the_token_asked_for_is_followed_and_else_the_one_that_steering_confirme
 
 def sweep_job(tiny, strengths, **given):
     job = tiny.job((0, 3, "add", 0.5), max_tokens=10, **given)
-    known = job.model_dump(exclude={"top_logprobs", "controls", "moved"})
+    known = job.model_dump(exclude={"top_logprobs", "controls", "moved", "spelled_bos"})
     return SweepJob(**known, strengths=strengths)
 
 
@@ -179,6 +179,37 @@ def test_each_point_of_a_sweep_equals_a_steer_at_its_strength(tiny, model_cache)
         assert point.kl == pytest.approx(measured.kl_mean, rel=1e-3)
         assert point.perplexity == pytest.approx(measured.perplexity_steered, rel=1e-3)
         assert point.named[0].probability == pytest.approx(measured.named[0].probability_steered, rel=1e-3)
+
+
+def test_the_controls_of_a_sweep_are_those_of_a_steer_at_each_strength(tiny, model_cache):
+    sources = ControlSources(random=[[tiny.ref(0, 5)], [tiny.ref(0, 9)]])
+    batches = Batches()
+    job = sweep_job(tiny, [0.0, 0.4, -0.8]).model_copy(update={"controls": sources})
+    swept = one(list(events_of(sweep(job, model_cache, batches), batches)), SweepCurve)
+    assert swept.points[0].controls == [] and swept.points[0].beats_controls is None
+    for point in swept.points[1:]:
+        steered = tiny.job((0, 3, "add", point.strength), max_tokens=10, controls=sources)
+        measured = one(run(steered, model_cache), RawSteerMeasured)
+        assert [control.kind for control in point.controls] == ["embedding", "random", "random"]
+        for control, alone in zip(point.controls, measured.controls, strict=True):
+            assert control.probabilities == pytest.approx([alone.named[0].probability], rel=1e-3)
+        assert point.beats_controls == measured.named[0].beats_controls
+
+
+def test_a_strength_that_controls_reach_is_no_sweet_spot(tiny):
+    default = point(tiny, 0.0, 0.1)
+    best, lesser = (point(tiny, s, p) for s, p in ((1.0, 0.9), (0.5, 0.4)))
+    beaten = judged(with_controls(best, 0.95), default, [1])
+    passed = judged(with_controls(lesser, 0.2), default, [1])
+    assert (beaten.beats_controls, passed.beats_controls) == (False, True)
+    assert sweet_spot(default, [beaten, passed], [[1], [1]]) == 0.5
+    assert sweet_spot(default, [beaten], [[1]]) is None
+    assert judged(with_controls(lesser, 0.2), default, [-1]).beats_controls is False, "it was to fall"
+
+
+def with_controls(swept, *probabilities):
+    controls = [SweepControl(kind="random", probabilities=[each]) for each in probabilities]
+    return swept.model_copy(update={"controls": controls})
 
 
 def point(tiny, strength, probability, perplexity=10.0, distinct=0.8):

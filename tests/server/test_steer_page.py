@@ -35,3 +35,12 @@ def test_a_model_that_does_not_exist_is_said_and_the_form_kept(browser: TestClie
     assert answer.status_code == 404
     assert "the index has no model &#39;nope&#39;; its models are: other, tiny" in answer.text
     assert "Once upon</textarea>" in answer.text
+
+
+def test_a_state_that_is_no_request_is_refused_with_the_reason(browser: TestClient) -> None:
+    for state, says in (("{", "JSON"), ('{"model": "tiny"}', "prompt"), ('{"modell": "x"}', "model")):
+        answer = browser.get("/steer", params={"state": state})
+        assert answer.status_code == 422 and says in answer.text
+    state = {"model": "other", "prompt": "</script>", "features": [{"token": " Paris", "layer": 0}]}
+    answer = browser.get("/steer", params={"state": json.dumps(state)})
+    assert answer.status_code == 200 and '</script>"' not in answer.text

@@ -72,10 +72,9 @@ def _dictionaries(job: ModelJob) -> list[DictionaryPath | LocatedFeature]:
     if isinstance(job, ReadJob):
         return [*job.sources, *([] if job.follow is None else [job.follow])]
     features = [used for one in job.interventions for used in (one, one.to, one.when) if used is not None]
-    if isinstance(job, SweepJob) or (job.controls is None and job.moved is None):
-        return [*features]
     plain = [] if job.controls is None else job.controls.plain
-    return [*features, *plain, *([] if job.moved is None else [job.moved])]
+    moved = job.moved if isinstance(job, SteerJob) else None
+    return [*features, *plain, *([] if moved is None else [moved])]
 
 
 def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
-from lexiscope.records.live import SteerResolved, SweepCurve, SweepEffect, SweepPoint
+from lexiscope.records.live import SteerResolved, SweepControl, SweepCurve, SweepEffect, SweepPoint
 from server.live.generation import Batches, GeneratedRow, JobSteps, Pause, Sampler
 from server.live.interventions import Cancelled, SteerPlan, make_plan
+from server.live.jobs.controls import ControlDirections, ControlSet, make_controls
 from server.live.jobs.effects import NamedTokens, named_tokens
 from server.live.jobs.prepare import (
     check_interventions,
@@ -29,7 +30,8 @@ RULE = (
     "The strength that changes the mean probability of the names most in the direction requested, among "
     "those whose text has a perplexity under the unsteered model of at most "
     f"{MAX_PERPLEXITY:g} times that of the default text and a share of distinct tokens of at least "
-    f"{MIN_DISTINCT:g} times that of the default text. None if no such strength changes them that way."
+    f"{MIN_DISTINCT:g} times that of the default text. None if no such strength changes them that way, or, "
+    "with controls, none changes them more than every control."
 )
 
 
@@ -37,7 +39,8 @@ def sweep(
     job: SweepJob, cache: ModelCache, batches: Batches, *, cancelled: Callable[[], bool] = lambda: False
 ) -> JobSteps[None]:
     """`resolved`, then `swept`. Raises the errors of `steer`."""
-    checkpoints = checkpoints_of(job.interventions)
+    plain = [] if job.controls is None else [path.checkpoint_path for path in job.controls.plain]
+    checkpoints = [*checkpoints_of(job.interventions), *plain]
     model, vocabulary = yield from load_model(cache, job, checkpoints)
     prompt = tokenise_prompt(model, job)
     at_strengths = [
@@ -56,7 +59,10 @@ def sweep(
     )
     rows = [GeneratedRow(model, prompt, max_tokens=job.max_tokens, stop=job.stop) for _ in (None, *plans)]
     first = yield from _generate(job, model, batches, rows, prompt, plans, cancelled)
-    scorer = _Scorer(model, prompt, named, first[[0]], rows[0].tokens, cancelled)
+    made = ControlSet([], [])
+    if job.controls is not None:
+        made = make_controls(model, cache.dictionary, job.interventions, job.controls)
+    scorer = _Scorer(model, prompt, named, first[[0]], rows[0].tokens, made.controls, cancelled)
     default = yield from scorer.point(0.0, rows[0], None, first[[0]])
     points: list[SweepPoint] = []
     for place, (strength, plan) in enumerate(zip(job.strengths, plans, strict=True), start=1):
@@ -65,6 +71,7 @@ def sweep(
         else:
             points.append(default.model_copy(update={"strength": strength}))
     wanted = [named_tokens(each).wanted for each in at_strengths]
+    points = [judged(point, default, each) for point, each in zip(points, wanted, strict=True)]
     yield SweepCurve(
         unit=job.interventions[0].unit,
         default=default,
@@ -110,6 +117,7 @@ class _Scorer:
         named: NamedTokens,
         first: Tensor,
         default: Sequence[int],
+        controls: Sequence[ControlDirections],
         cancelled: Callable[[], bool],
     ) -> None:
         self._model = model
@@ -117,6 +125,7 @@ class _Scorer:
         self._named = named
         self._first = first
         self._default = default
+        self._controls = controls
         self._cancelled = cancelled
         self._base: RowScores | None = None
 
@@ -127,7 +136,9 @@ class _Scorer:
         if self._base is None:
             [self._base] = yield from self._scores([TextRow(self._default, None)])
         texts = [TextRow(row.tokens, None), TextRow(row.tokens, plan), TextRow(self._default, plan)]
-        unsteered, own, on_default = yield from self._scores(texts)
+        along = [] if plan is None else [plan.along(control.directions) for control in self._controls]
+        texts += [TextRow(self._default, changed) for changed in along]
+        unsteered, own, on_default, *others = yield from self._scores(texts)
         ids = self._named.ids
         at_first = compare(first, self._first, ids)
         run = compare(on_default.log_probabilities, self._base.log_probabilities, ids)
@@ -140,10 +151,33 @@ class _Scorer:
             perplexity=perplexity(unsteered.log_probabilities, row.tokens),
             distinct=len(set(row.tokens)) / len(row.tokens),
             text=row.text,
+            controls=[
+                SweepControl(kind=control.kind, probabilities=self._probabilities(scores))
+                for control, scores in zip(self._controls, others, strict=bool(along))
+            ],
         )
+
+    def _probabilities(self, scores: RowScores) -> list[float]:
+        """The mean probability of each name over the default text."""
+        assert self._base is not None
+        row = compare(scores.log_probabilities, self._base.log_probabilities, self._named.ids)
+        return [value.item() for value in row.probability.mean(dim=0)]
 
     def _scores(self, rows: Sequence[TextRow]) -> JobSteps[list[RowScores]]:
         return score_rows(self._model, self._prompt, rows, cancelled=self._cancelled)
+
+
+def judged(point: SweepPoint, default: SweepPoint, wanted: Sequence[int]) -> SweepPoint:
+    """The point with `beats_controls`, where it has controls. `wanted` is its `NamedTokens.wanted`."""
+    if not point.controls:
+        return point
+    beats = all(
+        above(sign * name.probability, sign * other)
+        for place, (sign, name, before) in enumerate(zip(wanted, point.named, default.named, strict=True))
+        if sign
+        for other in (before.probability, *(control.probabilities[place] for control in point.controls))
+    )
+    return point.model_copy(update={"beats_controls": beats})
 
 
 def sweet_spot(
@@ -158,6 +192,7 @@ def sweet_spot(
         (reached(point, directions) - reached(default, directions), -abs(point.strength), point.strength)
         for point, directions in zip(points, wanted, strict=True)
         if above(reached(point, directions), reached(default, directions))
+        and point.beats_controls is not False
         and point.perplexity <= MAX_PERPLEXITY * default.perplexity
         and point.distinct >= MIN_DISTINCT * default.distinct
     ]
