@@ -175,7 +175,11 @@ class TokenLayer(Record):
     source: str
     recipe: str
     best_cosine: float | None
-    features: list[NamedRef]
+    n_features: dict[str, int] = Field(
+        description="features in each relation to its word, and under `anchor` those whose nearest anchor "
+        "alone it is; of each at most sixteen are listed"
+    )
+    features: list[NamedRef] = Field(description="those of the largest effect in each relation first")
     row: TokenRow | None = Field(
         None, description="the token's row, where the dictionary has a look-up and was trained on the token"
     )

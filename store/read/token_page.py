@@ -1,5 +1,6 @@
 """One token in every layer: the features that its word names, and those whose nearest anchor it is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -24,9 +25,10 @@ def _carriers(
     order: Sequence[sa.ColumnElement[Any]],
 ) -> sa.Select[Any]:
     place = sa.func.row_number().over(partition_by=groups, order_by=order).label("place")
+    n_of_group = sa.func.count().over(partition_by=groups).label("n_of_group")
     tokens = sa.bindparam("tokens", type_=sa.Integer, expanding=True)
     ranked = (
-        sa.select(*REF_COLUMNS, place)
+        sa.select(*REF_COLUMNS, BY_RELATION, place, n_of_group)
         .where(*conditions)
         .add_cte(carriers(schema.by_name.c.token.in_(tokens)))
         .subquery()
@@ -59,7 +61,8 @@ def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
     entries = build.of_model(model)
     vocabulary = build.vocabulary(model)
     same_word = vocabulary.of_word(token_id)
-    found = _features(build, entries, BY_WORD, token_id, same_word, FEATURES_A_GROUP)
+    counts: dict[int, dict[str, int]] = {}
+    found = _features(build, entries, BY_WORD, token_id, same_word, FEATURES_A_GROUP, counts)
     rows = rows_of_token(build, entries, model, token_id)
     spelled = vocabulary.variants(token_id)
     known = {entry.token.id for entry in spelled} | {token_id}
@@ -75,6 +78,7 @@ def token_page(build: OpenBuild, model: str, token_id: int) -> TokenPage:
                 [_named(ref, set(same_word)) for ref in found.get(entry.dictionary_id, [])],
                 rows.get(entry.dictionary_id),
                 token_id,
+                counts.get(entry.dictionary_id, {}),
             )
             for entry in entries
         ],
@@ -89,14 +93,22 @@ def _named(ref: FeatureRef, word: set[int]) -> NamedRef:
 
 
 def _layer(
-    entry: DictionaryEntry, features: list[NamedRef], row: TokenRow | None, token_id: int
+    entry: DictionaryEntry,
+    features: list[NamedRef],
+    row: TokenRow | None,
+    token_id: int,
+    counts: dict[str, int],
 ) -> TokenLayer:
+    """`counts`: features by relation in all; those of one group that is listed whole are counted there."""
+    listed = Counter(ref.via for ref in features)
+    counts = {via: n if n < FEATURES_A_GROUP else max(counts.get(via, 0), n) for via, n in listed.items()}
     best = max((ref.cosine for ref in features if ref.name.id == token_id), default=None)
     return TokenLayer(
         layer=entry.layer,
         source=entry.source,
         recipe=entry.recipe,
         best_cosine=best,
+        n_features=counts,
         features=features,
         row=row,
     )
@@ -135,9 +147,14 @@ def _features(
     token_id: int,
     tokens: list[int],
     limit: int,
+    counts: dict[int, dict[str, int]] | None = None,
 ) -> dict[int, list[FeatureRef]]:
+    """`counts` receives the size of each group, by the relation or `anchor`."""
     features: dict[int, dict[int, FeatureRef]] = {entry.dictionary_id: {} for entry in entries}
     for row in build.rows(statement, token=token_id, tokens=tokens, place=limit):
         if row.dictionary_id in features:
             features[row.dictionary_id].setdefault(row[1], build.ref(row))
+            if counts is not None:
+                via = row.relation if row.by_relation else "anchor"
+                counts.setdefault(row.dictionary_id, {})[via] = row.n_of_group
     return {dictionary_id: list(found.values()) for dictionary_id, found in features.items()}

@@ -276,10 +276,17 @@ def test_all_anchors_are_listed_page_by_page(page, site):
     page.wait_for_url("**start=**")
 
 
-def test_a_token_page_has_a_row_for_every_dictionary(page, site):
+def test_a_token_page_has_a_small_multiple_for_every_dictionary(page, site):
     page.goto("/tokens/tiny/0")
     layers = httpx.get(f"{site}/tokens/tiny/0.json").json()["layers"]
-    assert page.locator(".bylayer tbody tr").count() == len(layers) == 4
+    multiples = page.locator(".multiples > section")
+    assert multiples.count() == len(layers) == 4
+    one = multiples.first
+    assert FEATURE.match(one.locator(".carriers a").first.get_attribute("href"))
+    assert one.locator(".carriers .bar").count() and "its row in the look-up" in one.inner_text()
+    one.get_by_role("link", name="Steer with").click()
+    page.wait_for_url("**/steer?model=tiny&feature=tiny**")
+    assert page.locator(".target").first.input_value().startswith("tiny/0-vasae/")
 
 
 def test_a_feature_is_judged_without_scrolling(page, site):
