@@ -23,14 +23,33 @@ RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\U00010800-\U00010fff\U0001e800-\U0001efff]"
 )
 """the blocks of the scripts that are written so"""
+MAX_SHOWN = 120
+"""characters of one token that a page shows"""
 RTL, NOTHING = Markup(' dir="rtl"'), Markup("")
+ANCHOR_WORDS = {
+    "mean state by current token, shrunk to the transported embedding": "the mean state on each token",
+    "mean state by next token, shrunk to the transported embedding": "the mean state before each token",
+    "mean state by previous token, shrunk to the transported embedding": "the mean state after each token",
+    "embedding carried to the layer by one ridge map": "the token embedding, carried to this layer",
+    "state of the token alone after BOS, centred": "the state on each token alone",
+    "unembedding times the covariance of the residual stream": "the unembedding, turned into directions",
+    "raw token embedding": "the token embedding W_E",
+    "token embedding, centred by frequency": "the token embedding W_E, centred",
+}
+"""`lexiscope.anchor_sets.DESCRIPTIONS` in words that need no reading beforehand"""
 UNMEASURED = Markup('<span class="muted" title="not measured">–</span>')
+
+
+def clipped(text: str) -> str:
+    """At most MAX_SHOWN characters of a token: some vocabularies and texts have tokens of thousands."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
 
 
 def chip(token: Token, href: str = "", extra: str = "") -> Markup:
     """A token in a box, with its id and bytes on hover; a link if `href` is given."""
     tag, target = ("a", f' href="{escape(href)}"') if href else ("span", "")
-    title = f"{isolated(token.shown)} · token {token.id}" + (f" · bytes {token.raw}" if token.raw else "")
+    raw = f" · bytes {clipped(token.raw)}" if token.raw else ""
+    title = f"{isolated(clipped(token.shown))} · token {token.id}{raw}"
     classes = f"chip {extra}".rstrip()
     return Markup(f'<{tag} class="{classes}"{target} title="{escape(title)}">{_marked(token.shown)}</{tag}>')
 
@@ -99,9 +118,9 @@ def _run(run: Run, tokens: Sequence[Token], values: Sequence[float], top: float)
             f"{isolated(token.shown)} token {token.id} {_said(value)}"
             for token, value in zip(tokens, values, strict=True)
         ]
-        title = " · ".join([isolated(run.text), *parts])
+        title = " · ".join([isolated(clipped(run.text)), *map(clipped, parts)])
     colour = f' class="{heat(value / top)}"' if value else ""
-    return f'<span{colour} title="{escape(title)}">{escape(run.text)}</span>'
+    return f'<span{colour} title="{escape(title)}">{escape(clipped(run.text))}</span>'
 
 
 def badge(verdict: str) -> Markup:
@@ -183,6 +202,16 @@ def measured(measure: Measure, value: float | None) -> Markup:
     return count(int(value))
 
 
+def anchor_words(kind: str) -> Markup:
+    """A kind of anchors in plain words, with its exact description on hover."""
+    described, _, inside = kind.partition(", outside the top ")
+    plain = ANCHOR_WORDS.get(described)
+    if plain is None:
+        return escape(kind)
+    outside = ", without the layer's main directions" if inside else ""
+    return Markup(f'<abbr title="{escape(kind)}">{plain}{outside}</abbr>')
+
+
 def term(measure: Measure) -> Markup:
     """A measure's label, its meaning on hover."""
     return Markup(f'<abbr title="{escape(measure.sentence)}">{escape(measure.label)}</abbr>')
@@ -229,7 +258,7 @@ def _with_class(html: str, name: str) -> str:
 @lru_cache(REMEMBERED)
 def _marked(shown: str) -> str:
     """Visible white space, in italics to differ from the same characters in a token."""
-    text = str(escape(shown))
+    text = str(escape(clipped(shown)))
     for mark in "␣↵⇥":
         text = text.replace(mark, f"<i>{mark}</i>")
     return text
@@ -237,12 +266,12 @@ def _marked(shown: str) -> str:
 
 @lru_cache(REMEMBERED)
 def _silent(shown: str, token_id: int) -> str:
-    text = str(escape(shown))
+    text = str(escape(clipped(shown)))
     return f'<span title="{isolated(text)} · token {token_id} · silent">{text.replace("␣", " ")}</span>'
 
 
 def _firing(token: Token, value: float, top: float) -> str:
-    text = str(escape(token.shown))
+    text = str(escape(clipped(token.shown)))
     title = f"{isolated(text)} · token {token.id} · {_said(value)}"
     return f'<span class="{heat(value / top)}" title="{title}">{text.replace("␣", " ")}</span>'
 

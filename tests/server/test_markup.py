@@ -3,6 +3,7 @@
 import re
 from html import unescape
 
+from lexiscope.anchor_sets import DESCRIPTIONS
 from lexiscope.records import Context, Token
 from lexiscope.tokens import shown
 from server import markup
@@ -163,3 +164,11 @@ def test_a_line_of_hebrew_or_arabic_runs_from_right_to_left() -> None:
 def test_an_imported_token_without_bytes_is_shown_as_it_is() -> None:
     tokens = [Token(id=-1, shown="⟨unknown⟩"), Token(id=3, shown="␣a", raw="2061")]
     assert text_of(in_context(tokens, 1, [0, 1.0])) == "⟨unknown⟩ a"
+
+
+def test_every_kind_of_anchors_has_plain_words() -> None:
+    plain = {kind for kind in DESCRIPTIONS.values() if not kind.startswith("control: ")}
+    assert plain == set(markup.ANCHOR_WORDS)
+    said = str(markup.anchor_words(DESCRIPTIONS["current"] + ", outside the top 16 principal directions"))
+    assert ">the mean state on each token, without the layer's main directions<" in said
+    assert markup.anchor_words("<i>") == "&lt;i&gt;"
