@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -25,6 +25,10 @@ lint: .venv/installed-test
 
 smoke: .venv/installed
 	$(BIN)/python -m tests.smoke
+
+# Every kind of page of a running server, light, dark and on a phone, into docs/screenshots. URL=http://…
+screenshots: .venv/installed-test
+	$(BIN)/python -m tests.browser.screenshots $(or $(URL),http://127.0.0.1:8000)
 
 # The tables and plots of docs/results.md, from results/
 results: .venv/installed
