@@ -188,7 +188,7 @@ def percent(value: float | None) -> Markup:
     if value is None:
         return UNMEASURED
     size, sign = abs(value), "−" if value < 0 else ""
-    digits = 0 if size in (0, 1) else 5 if size < 1e-4 else 3 if size < 0.01 else 1
+    digits = 0 if size in (0, 1) else 5 if size < 1e-4 else 3 if size < 1e-3 else 2 if size < 0.00995 else 1
     shown = f"{sign}{size * 100:.{digits}f}" if size == 0 or size >= 1e-7 else "&lt; 0.00001"
     return Markup(f'<data value="{value}">{shown} %</data>')
 

@@ -22,6 +22,8 @@ VIEWS = {
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
 }
+TALLEST = 2400
+"""pixels of a page that a picture shows"""
 TEXT = "The old man went down to the river, and his wife came after him."
 
 
@@ -69,9 +71,13 @@ def main() -> None:
         for view, options in VIEWS.items():
             page = browser.new_context(base_url=given.url, **options).new_page()
             for name, address in todo:
-                page.goto(address, wait_until="networkidle")
+                page.goto(address, wait_until="networkidle", timeout=120_000)
                 picture = given.folder / f"{name}-{view}.png"
-                page.screenshot(path=picture, full_page=True)
+                width = options["viewport"]["width"]
+                height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+                page.set_viewport_size({"width": width, "height": height})
+                page.screenshot(path=picture, timeout=120_000)
+                page.set_viewport_size(options["viewport"])
                 print(picture)
         browser.close()
 
