@@ -6,7 +6,7 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import circuits, classify, dark_matter, layers, match, seeds, vectors
+from studies import absorption, circuits, classify, dark_matter, layers, match, seeds, vectors
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -19,6 +19,7 @@ STUDIES: dict[str, Study[Any]] = {
         layers.STUDY,
         vectors.STUDY,
         circuits.STUDY,
+        absorption.STUDY,
     )
 }
 

@@ -210,8 +210,9 @@ def _verify(
             found.append(float((whole - _run(model, dictionaries, states, kept)).mean()))
             claimed.append(float(scores[layer][feature]))
     both = torch.tensor([claimed, found])
-    shuffled = torch.stack([both[0].roll(1), both[1]])
-    return float(torch.corrcoef(both)[0, 1]), float(torch.corrcoef(shuffled)[0, 1])
+    rolled = [torch.stack([both[0].roll(by), both[1]]) for by in range(1, len(claimed))]
+    by_chance = sum(float(torch.corrcoef(each)[0, 1]) for each in rolled) / max(1, len(rolled))
+    return float(torch.corrcoef(both)[0, 1]), by_chance
 
 
 def _cells(

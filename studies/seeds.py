@@ -173,7 +173,7 @@ def find(arguments: SeedArguments) -> Findings:
             )
     return Findings(
         model.id,
-        _answer(recurs, chance, names, permuted, spaces[0]),
+        _answer(recurs, chance, names, permuted, spaces[1]),
         figures,
         [_table(inputs, runs[0], stable[0], arguments.shown)],
         _chart(runs, stable),
@@ -200,9 +200,8 @@ def _answer(recurs: Interval, chance: float, names: Interval, permuted: float, s
     if space is None:
         return f"{said} Too few features are unstable to ask what subspace they span."
     return (
-        f"{said} What the unstable ones write has a subspace that agrees between seeds to "
-        f"{percent(space.measured)}; random directions of the stream's covariance reach "
-        f"{percent(space.control)}."
+        f"{said} In whitened space, the subspaces that the unstable ones write into overlap between seeds to "
+        f"{percent(space.measured)} (random directions of the stream's covariance: {percent(space.control)})."
     )
 
 
