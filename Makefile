@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: fuzz screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -29,6 +29,10 @@ smoke: .venv/installed
 # Every kind of page of a running server, light, dark and on a phone, into docs/screenshots. URL=http://…
 screenshots: .venv/installed-test
 	$(BIN)/python -m tests.browser.screenshots $(or $(URL),http://127.0.0.1:8000)
+
+# Schemathesis over the whole API of the demo server, with all its checks. ARGS='--examples 20', …
+fuzz: .venv/installed-test
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 # The tables and plots of docs/results.md, from results/
 results: .venv/installed

@@ -48,6 +48,8 @@ ENVIRONMENTS = {
     "sparsify": Environment(("eai-sparsify==1.3.3",)),
     "dictionary_learning": Environment(("dictionary-learning==0.1.0",)),
     "neuronpedia": Environment(("neuronpedia==1.2.1", "pydantic"), torch=False),  # it declares no pydantic
+    "datasette": Environment(("datasette",), torch=False),
+    "schemathesis": Environment(("schemathesis==4.32.5",), torch=False),
     "saedashboard": Environment(_DASHBOARD_NEEDS, alone=("sae-dashboard==0.8.0",)),
 }
 

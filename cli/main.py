@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cli.dictionary_paths import All, dictionary_paths
 from cli.exchange_commands import export_commands, import_commands
+from cli.keys_commands import keys_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")
+app.add_typer(keys_commands, name="keys")
 console = Console()
 
 Text = Annotated[
@@ -360,14 +362,17 @@ def studies() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="address to bind")] = None,
     port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="processes that serve; they share one model worker"),
+    ] = None,
 ) -> None:
     """Serve the index, and a live model to steer, until interrupted."""
     from server.serve import serve as run_server
 
-    settings = Settings()
-    changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update=changed)
-    run_server(settings)
+    given = {"host": host, "port": port, "web_processes": workers}
+    changed = {key: value for key, value in given.items() if value is not None}
+    run_server(Settings().model_copy(update=changed))
 
 
 @app.command()

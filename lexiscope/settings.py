@@ -84,10 +84,13 @@ class Settings(BaseSettings):
         "LEXISCOPE_HOST; `*` allows all",
     )
     web_processes: int = Field(
-        1, ge=1, le=64, description="processes that serve pages; more than one need LEXISCOPE_WORKER_URL"
+        1, ge=1, le=64, description="processes that serve pages; they share one model worker"
     )
     request_seconds: float = Field(
         30, gt=0, description="in which a client must have sent its request, and the next of a connection"
+    )
+    response_seconds: float = Field(
+        180, gt=0, description="until a response must begin, waiting for the model included; then 504"
     )
     shutdown_seconds: float = Field(
         10, ge=0, description="that requests in progress get after SIGTERM before they end in an error"

@@ -13,11 +13,14 @@ from fastapi import Depends, FastAPI
 from lexiscope.settings import Settings
 from server import (
     about,
+    access,
     api_reference,
     compare,
     downloads,
     errors,
+    exports,
     feature_lists,
+    labels,
     lists,
     made,
     metrics,
@@ -37,7 +40,7 @@ from server.closing import close_after_signals
 from server.page_router import PageRouter
 from server.request_checks import check_request
 from server.responses import Templates
-from store import Store
+from store import ApiKeys, Labels, Store
 
 ROUTERS = (
     api_reference.router,
@@ -46,6 +49,8 @@ ROUTERS = (
     progress.router,
     made.router,
     similar.router,
+    labels.router,
+    exports.router,
     read.router,
     steer.router,
     compare.router,
@@ -77,7 +82,8 @@ def create_app(
         app.state.closing.set()
         if app.state.worker is not None:
             app.state.worker.close()
-        opened.close()
+        for kept in (opened, app.state.keys, app.state.labels):
+            kept.close()
 
     app = FastAPI(
         title="Lexiscope",
@@ -89,16 +95,20 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         dependencies=[Depends(check_request)],
-        responses=errors.error_responses(422, 500),
+        responses=errors.error_responses(400, 422, 500),
     )
     app.state.settings = settings
     app.state.store = opened
     app.state.templates = Templates(navigation=[link for router in routers for link in router.navigation])
+    app.state.keys = ApiKeys(settings)
+    app.state.labels = Labels(settings)
     app.state.worker = None  # started by the first request that needs it
     app.state.closing = threading.Event()  # set when the time of requests in progress is up
     errors.install(app)
     middleware.install(app, settings)
+    access.install(app, settings)
     metrics.install(app)
+    access.install_ids(app)
     static_files.install(app)
     app.include_router(operation.router)
     for router in routers:

@@ -2,16 +2,45 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from server.live import WorkerClient, spawn_worker
-from store import Store
+from store import Labels, NotFound, Store
 
 
 def open_store(request: Request) -> Store:
     """The application's index."""
     store: Store = request.app.state.store
     return store
+
+
+def open_build(
+    request: Request,
+    build: Annotated[
+        str,
+        Query(
+            max_length=100,
+            description="the index build that the answer has to be from, as `build` of an earlier answer; it "
+            "may then be kept for ever. 404 where another build is served",
+        ),
+    ] = "",
+) -> Store:
+    """The application's index, if it serves the build that the address names."""
+    store = open_store(request)
+    if build and build != store.build_id():
+        raise NotFound(f"build {build!r} is not served; the build that is served is {store.build_id()}")
+    return store
+
+
+def open_labels(request: Request) -> Labels:
+    """People's labels of features."""
+    labels: Labels = request.app.state.labels
+    return labels
+
+
+def key_name(request: Request) -> str:
+    """The name of the key that a request came with; empty where keys are off."""
+    return str(getattr(request.state, "key_name", ""))
 
 
 def open_worker(request: Request) -> WorkerClient:
@@ -27,4 +56,7 @@ def open_worker(request: Request) -> WorkerClient:
 
 
 OpenStore = Annotated[Store, Depends(open_store)]
+OpenBuild = Annotated[Store, Depends(open_build)]
+OpenLabels = Annotated[Labels, Depends(open_labels)]
+KeyName = Annotated[str, Depends(key_name)]
 Worker = Annotated[WorkerClient, Depends(open_worker)]

@@ -31,7 +31,7 @@ def _address(suffix: str) -> dict[str, Any]:
     }
 
 
-@router.get("/{model}/{source}/features.csv", include_in_schema=False)
+@router.get("/{model:model}/{source}/features.csv", include_in_schema=False)
 @router.get(**_address("csv"))
 def features_csv(
     store: OpenStore, model: ModelId, source: SourceName, query: Annotated[DictionaryQuery, Query()]
@@ -44,7 +44,7 @@ def features_csv(
     return StreamingResponse(_csv(pieces), media_type="text/csv; charset=utf-8", headers=_saved_as(name))
 
 
-@router.get("/{model}/{source}/features.json", include_in_schema=False)
+@router.get("/{model:model}/{source}/features.json", include_in_schema=False)
 @router.get(**_address("json"))
 def features_json(
     request: Request,

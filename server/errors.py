@@ -135,7 +135,8 @@ def _matches(route: BaseRoute, asked: Scope) -> bool:
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    own = getattr(request.state, "request_id", "")
+    log.error("%s %s failed (request %s)", request.method, request.url.path, own, exc_info=error)
     return error_response(
         request,
         500,

@@ -4,12 +4,21 @@ from typing import Annotated
 
 from fastapi import Query, Request
 from fastapi.responses import Response
+from pydantic import Field
+from starlette.exceptions import HTTPException
 
-from lexiscope.records import DictionaryList, FeatureBatch, FeatureList, ModelSummary, TokenList
-from server.dependencies import OpenStore
+from lexiscope.records import (
+    DictionaryList,
+    FeatureBatch,
+    FeatureList,
+    FilteredFeatures,
+    ModelSummary,
+    TokenList,
+)
+from server.dependencies import OpenBuild
 from server.errors import error_responses
 from server.page_router import API, PageRouter
-from server.pages import DictionaryQuery, ModelId, SourceName
+from server.pages import DictionaryQuery, EveryQuery, ModelId, SourceName
 from server.responses import indexed_json, not_modified
 from store import NotFound
 
@@ -20,7 +29,7 @@ router = PageRouter()
 
 
 @router.get(f"{API}/models/{{model}}", response_model=ModelSummary, responses=error_responses(404, 503))
-def model(request: Request, store: OpenStore, model: ModelId) -> Response:
+def model(request: Request, store: OpenBuild, model: ModelId) -> Response:
     """One model and its dictionaries."""
     if cached := not_modified(request):
         return cached
@@ -31,8 +40,8 @@ def model(request: Request, store: OpenStore, model: ModelId) -> Response:
     return indexed_json(request, models[model], build=home.build)
 
 
-@router.get(f"{API}/dictionaries", response_model=DictionaryList, responses=error_responses(503))
-def dictionaries(request: Request, store: OpenStore) -> Response:
+@router.get(f"{API}/dictionaries", response_model=DictionaryList, responses=error_responses(404, 503))
+def dictionaries(request: Request, store: OpenBuild) -> Response:
     """Every dictionary, in one line each."""
     if cached := not_modified(request):
         return cached
@@ -48,7 +57,7 @@ def dictionaries(request: Request, store: OpenStore) -> Response:
 )
 def features_of_dictionary(
     request: Request,
-    store: OpenStore,
+    store: OpenBuild,
     model: ModelId,
     source: SourceName,
     query: Annotated[DictionaryQuery, Query()],
@@ -62,21 +71,28 @@ def features_of_dictionary(
     )
 
 
-@router.get(f"{API}/features", response_model=FeatureBatch, responses=error_responses(404, 503))
-def features(
-    request: Request,
-    store: OpenStore,
-    id: Annotated[
-        list[Annotated[str, Query(max_length=500)]],
-        Query(
-            min_length=1, max_length=MAX_IDS, description="`model/source/index`; given once for each feature"
-        ),
-    ],
-) -> Response:
-    """Features by their ids, in one line each, in the order of the ids."""
+class FeaturesQuery(EveryQuery):
+    id: list[Annotated[str, Field(max_length=500)]] = Field(
+        [], max_length=MAX_IDS, description="`model/source/index`; given once for each feature"
+    )
+
+
+@router.get(
+    f"{API}/features",
+    response_model=FeatureBatch | FilteredFeatures,
+    responses=error_responses(400, 404, 503),
+)
+def features(request: Request, store: OpenBuild, query: Annotated[FeaturesQuery, Query()]) -> Response:
+    """Features of all dictionaries, filtered and sorted; `next` is the `cursor` of the next page. Or features
+    by their ids, in the order of the ids.
+    """
     if cached := not_modified(request):
         return cached
-    return indexed_json(request, FeatureBatch(build=store.build_id(), features=store.feature_refs(id)))
+    if not query.id:
+        return indexed_json(request, store.features(query.filters()))
+    if others := [name for name in query.model_fields_set if name != "id"]:
+        raise HTTPException(422, f"{others[0]}: features by `id` are neither filtered nor sorted")
+    return indexed_json(request, FeatureBatch(build=store.build_id(), features=store.feature_refs(query.id)))
 
 
 Prefix = Annotated[
@@ -90,9 +106,9 @@ Prefix = Annotated[
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
-@router.get(f"{API}/tokens", response_model=TokenList, responses=error_responses(503))
+@router.get(f"{API}/tokens", response_model=TokenList, responses=error_responses(404, 503))
 def tokens_of_all_models(
-    request: Request, store: OpenStore, prefix: Prefix = "", limit: Limit = 10
+    request: Request, store: OpenBuild, prefix: Prefix = "", limit: Limit = 10
 ) -> Response:
     """As the tokens of one model, from all models in turn."""
     return not_modified(request) or indexed_json(request, store.completions(None, prefix, limit=limit))
@@ -100,7 +116,7 @@ def tokens_of_all_models(
 
 @router.get(f"{API}/models/{{model}}/tokens", response_model=TokenList, responses=error_responses(404, 503))
 def tokens(
-    request: Request, store: OpenStore, model: ModelId, prefix: Prefix = "", limit: Limit = 10
+    request: Request, store: OpenBuild, model: ModelId, prefix: Prefix = "", limit: Limit = 10
 ) -> Response:
     """Tokens that begin with `prefix`: its spellings by their occurrences (case, leading space), then longer
     tokens; each with the best features of its word. Without `prefix`, the most frequent tokens.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from lexiscope.settings import Settings
 
 REPEAT_SECONDS = 10.0
-FIELDS = ("method", "path", "status", "milliseconds", "client")
+FIELDS = ("method", "path", "status", "milliseconds", "client", "key", "request")
 """what a request's line has beside its message"""
 
 

@@ -13,7 +13,7 @@ from lexiscope.records import Filters
 from lexiscope.records.made import HeldOutMetric, MadePage, TrainingCurve
 from server.dependencies import OpenStore
 from server.page_router import PageRouter
-from server.pages import ModelId, SourceName, refuse_reserved
+from server.pages import ModelId, SourceName
 from server.responses import PageContent, not_modified, respond
 
 MAX_POINTS = 200
@@ -23,10 +23,9 @@ TERM = "a further term of the loss, weighted as it entered"
 router = PageRouter()
 
 
-@router.page("/{model}/{source}/made", MadePage, api="/dictionaries/{model}/{source}/made")
+@router.page("/{model:model}/{source}/made", MadePage, api="/dictionaries/{model}/{source}/made")
 def made(request: Request, store: OpenStore, model: ModelId, source: SourceName) -> Response:
     """How one dictionary was made, and the command that makes it again."""
-    refuse_reserved(model)
     if cached := not_modified(request):
         return cached
     page = store.dictionary_page(model, source, Filters(limit=1))

@@ -74,13 +74,15 @@ class Measured:
             REQUESTS.labels(method, route, status).inc()
             SECONDS.labels(route).observe(seconds)
             if log.isEnabledFor(logging.INFO):
-                client = scope.get("client")
+                client, state = scope.get("client"), scope.get("state", {})
                 fields = {
                     "method": method,
                     "path": scope["path"][:200],
                     "status": status,
                     "milliseconds": round(1000 * seconds, 1),
                     "client": client[0] if client else "",
+                    "key": state.get("key_name", ""),
+                    "request": state.get("request_id", ""),
                 }
                 log.info("%s %s %d", method, fields["path"], status, extra=fields)
 

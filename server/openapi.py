@@ -11,17 +11,21 @@ from lexiscope.records.live import SteerEvent
 
 STEER_EVENTS: tuple[type[BaseModel], ...] = get_args(get_args(SteerEvent)[0])
 REFERENCE = "#/components/schemas/{model}"
+
+
+def server_sent(record: dict[str, Any], description: str) -> dict[str, Any]:
+    """The schema of one server-sent event, whose data is a record as JSON."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": record}
+    return {"type": "object", "description": description, "properties": {"data": data}, "required": ["data"]}
+
+
 EVENT_STREAM: dict[str, Any] = {
     "text/event-stream": {
-        "schema": {
-            "type": "string",
-            "description": "Server-sent events. The `data` of each is one of these records as JSON, which "
-            "its `event` tells apart.",
-            "contentMediaType": "application/json",
-            "contentSchema": {
-                "oneOf": [{"$ref": REFERENCE.format(model=event.__name__)} for event in STEER_EVENTS]
-            },
-        }
+        "schema": server_sent(
+            {"oneOf": [{"$ref": REFERENCE.format(model=event.__name__)} for event in STEER_EVENTS]},
+            "Server-sent events. The `data` of each is one of these records as JSON, which its `event` tells "
+            "apart.",
+        )
     }
 }
 """the content of a response that streams a steer"""

@@ -38,7 +38,22 @@ class NumberConvertor(Convertor[int]):
         return str(value)
 
 
+class ModelConvertor(Convertor[str]):
+    """`{model:model}` at the beginning of a path: one part that may be a model's id. Addresses of pages and
+    services are then of no model, and other methods than theirs are 405.
+    """
+
+    regex = f"(?!(?:{'|'.join(sorted(RESERVED_MODEL_IDS))})(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
 register_url_convertor("number", NumberConvertor())
+register_url_convertor("model", ModelConvertor())
 
 
 class NavigationEntry(NamedTuple):

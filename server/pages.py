@@ -8,7 +8,6 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from lexiscope.records import (
-    RESERVED_MODEL_IDS,
     AnchorPage,
     DictionaryPage,
     FeaturePage,
@@ -18,10 +17,10 @@ from lexiscope.records import (
     SearchPage,
     TokenPage,
 )
-from server.dependencies import OpenStore
+from server.dependencies import OpenBuild, OpenLabels, OpenStore
 from server.page_router import PageRouter
 from server.responses import PageContent, building, is_json_route, not_modified, respond
-from store import NoIndex, NotFound
+from store import NoIndex
 
 router = PageRouter()
 
@@ -58,17 +57,24 @@ class SearchQuery(FormQuery, Filters):
 
 if TYPE_CHECKING:
     DictionaryQuery = SearchQuery
+    EveryQuery = SearchQuery
 else:
-    IN_THE_ADDRESS = ("model", "source", "layer", "q", "tokens_from")
-    DictionaryQuery = create_model(
+
+    def _without(name: str, doc: str, left_out: tuple[str, ...]) -> type[FormQuery]:
+        """SearchQuery without some of its fields."""
+        fields = {
+            field: (info.annotation, info)
+            for field, info in SearchQuery.model_fields.items()
+            if field not in left_out
+        }
+        return create_model(name, __base__=FormQuery, __doc__=doc, **fields)
+
+    SEARCHED = ("q", "match", "tokens_from")
+    EveryQuery = _without("EveryQuery", "The filters of all features.", SEARCHED)
+    DictionaryQuery = _without(
         "DictionaryQuery",
-        __base__=FormQuery,
-        __doc__="The filters of one dictionary's features.",
-        **{
-            name: (field.annotation, field)
-            for name, field in SearchQuery.model_fields.items()
-            if name not in IN_THE_ADDRESS
-        },
+        "The filters of one dictionary's features.",
+        (*SEARCHED, "model", "source", "layer"),
     )
 
 
@@ -83,8 +89,10 @@ class AnchorQuery(BaseModel):
     limit: int = Field(100, ge=1, le=1000)
 
 
-ModelId = Annotated[str, Path(description="the model's id", max_length=200)]
-SourceName = Annotated[str, Path(description="`<layer>-<set>`", max_length=200)]
+ModelId = Annotated[str, Path(description="the model's id", max_length=200, examples=["demo"])]
+SourceName = Annotated[str, Path(description="`<layer>-<set>`", max_length=200, examples=["1-vasae"])]
+FeatureIndex = Annotated[int, Path(description="the feature's number", examples=[17])]
+TokenId = Annotated[int, Path(description="the token's id", examples=[0])]
 
 
 @router.get("/random", include_in_schema=False)
@@ -93,7 +101,7 @@ def random_feature(store: OpenStore) -> RedirectResponse:
 
 
 @router.page("/", HomePage, api="/models")
-def home(request: Request, store: OpenStore) -> Response:
+def home(request: Request, store: OpenBuild) -> Response:
     """All models and dictionaries, with the measures of their names. While the first index is built, the
     page leads to `/progress`.
     """
@@ -106,7 +114,7 @@ def home(request: Request, store: OpenStore) -> Response:
 
 
 @router.page("/search", SearchPage, api="/search")
-def search(request: Request, store: OpenStore, query: Annotated[SearchQuery, Query()]) -> Response:
+def search(request: Request, store: OpenBuild, query: Annotated[SearchQuery, Query()]) -> Response:
     """Tokens that match, and the features named by them. No match is an empty page, not an error."""
     if cached := not_modified(request):
         return cached
@@ -115,33 +123,32 @@ def search(request: Request, store: OpenStore, query: Annotated[SearchQuery, Que
 
 
 @router.page("/tokens/{model}/{token_id:number}", TokenPage, api="/models/{model}/tokens/{token_id:number}")
-def token(request: Request, store: OpenStore, model: ModelId, token_id: int) -> Response:
+def token(request: Request, store: OpenBuild, model: ModelId, token_id: TokenId) -> Response:
     """One token: the features named by it in every dictionary, and its spelling variants."""
     return not_modified(request) or respond(
         request, PageContent(store.token_page(model, token_id), "token.html")
     )
 
 
-@router.page("/{model}/{source}", DictionaryPage, api="/dictionaries/{model}/{source}")
+@router.page("/{model:model}/{source}", DictionaryPage, api="/dictionaries/{model}/{source}")
 def dictionary(
     request: Request,
-    store: OpenStore,
+    store: OpenBuild,
     model: ModelId,
     source: SourceName,
     query: Annotated[DictionaryQuery, Query()],
 ) -> Response:
     """One dictionary: distributions, shared names, names that the evidence contradicts, features."""
-    refuse_reserved(model)
     if cached := not_modified(request):
         return cached
     record = store.dictionary_page(model, source, query.filters())
     return respond(request, PageContent(record, "dictionary.html"))
 
 
-@router.page("/{model}/{source}/anchors", AnchorPage, api="/dictionaries/{model}/{source}/anchors")
+@router.page("/{model:model}/{source}/anchors", AnchorPage, api="/dictionaries/{model}/{source}/anchors")
 def anchors(
     request: Request,
-    store: OpenStore,
+    store: OpenBuild,
     model: ModelId,
     source: SourceName,
     query: Annotated[AnchorQuery, Query()],
@@ -155,25 +162,30 @@ def anchors(
     return respond(request, PageContent(record, "anchors.html", context={"limit": query.limit}))
 
 
-@router.page("/{model}/{source}/{index:number}", FeaturePage, api="/features/{model}/{source}/{index:number}")
+@router.page(
+    "/{model:model}/{source}/{index:number}", FeaturePage, api="/features/{model}/{source}/{index:number}"
+)
 def feature(
     request: Request,
-    store: OpenStore,
+    store: OpenBuild,
+    labels: OpenLabels,
     model: ModelId,
     source: SourceName,
-    index: int,
+    index: FeatureIndex,
     query: Annotated[DictionaryQuery, Query()],
 ) -> Response:
     """One feature: its name, evidence, activations, contexts, effect on the output and related features. The
     filters say which list it is a part of, for the feature before it and the one after.
     """
-    refuse_reserved(model)
-    if cached := not_modified(request):
+    state = "" if is_json_route(request) else labels.state()
+    if cached := not_modified(request, state=state):
         return cached
-    return respond(request, PageContent(store.feature(model, source, index, query.filters()), "feature.html"))
+    record = store.feature(model, source, index, query.filters())
+    written = labels.of_feature(model, source, index, store.identities()) if state else []
+    return respond(request, PageContent(record, "feature.html", {"labels": written}, state))
 
 
-@router.get("/{model}/{source}/random", include_in_schema=False)
+@router.get("/{model:model}/{source}/random", include_in_schema=False)
 def random_of_list(
     request: Request,
     store: OpenStore,
@@ -188,7 +200,7 @@ def random_of_list(
     return RedirectResponse(address, 302, headers={"cache-control": "no-store"})
 
 
-@router.get("/{model}/{source}/{kind}-{token_id:int}", include_in_schema=False)
+@router.get("/{model:model}/{source}/{kind}-{token_id:int}", include_in_schema=False)
 def token_direction(
     store: OpenStore,
     model: ModelId,
@@ -197,12 +209,5 @@ def token_direction(
     token_id: int,
 ) -> RedirectResponse:
     """The direction of a token, by its id: it is shown on the token's page."""
-    refuse_reserved(model)
     [row] = store.feature_refs([f"{model}/{source}/{kind}-{token_id}"])
     return RedirectResponse(f"/tokens/{row.model}/{row.index}#rows", 302)
-
-
-def refuse_reserved(model: str) -> None:
-    """Raises NotFound for the name of a page in the place of a model."""
-    if model in RESERVED_MODEL_IDS:
-        raise NotFound(f"{model!r} is the name of a page, not of a model, and has no page at this address")

@@ -47,6 +47,8 @@ class PageContent(NamedTuple):
     template: str
     context: Mapping[str, Any] = EMPTY
     """variables of the template that are not in the record"""
+    state: str = ""
+    """of what is in the context and changes without a new build"""
 
 
 class _WithoutIndentation(Extension):
@@ -100,7 +102,7 @@ def respond(request: Request, content: PageContent) -> Response:
         json_url="" if record is None else json_url(request),
         **content.context,
     )
-    return HTMLResponse(html, headers=_headers(request, record))
+    return HTMLResponse(html, headers=_headers(request, record, state=content.state))
 
 
 def indexed_json(request: Request, record: BaseModel, *, build: str | None = None) -> Response:
@@ -116,13 +118,13 @@ def json_response(record: BaseModel) -> Response:
     )
 
 
-def not_modified(request: Request) -> Response | None:
-    """304 if the browser already has this page of this build, else None."""
+def not_modified(request: Request, *, state: str = "") -> Response | None:
+    """304 if the browser already has this page of this build, else None; `state` as in PageContent."""
     known = request.headers.get("if-none-match")
     store: Store = request.app.state.store
     if known is None:
         return None
-    tag = etag(request, store.build_id())
+    tag = etag(request, store.build_id(), state)
     if tag in {entry.strip().removeprefix("W/") for entry in known.split(",")}:
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-cache"})
     return None
@@ -147,18 +149,29 @@ def json_url(request: Request) -> str:
     return f"{path}.json" + (f"?{request.url.query}" if request.url.query else "")
 
 
-def etag(request: Request, build: str) -> str:
+def etag(request: Request, build: str, state: str = "") -> str:
     templates: Templates = request.app.state.templates
-    address = f"{request.url.path}?{request.url.query} {templates.fingerprint}"
+    address = f"{request.url.path}?{request.url.query} {templates.fingerprint} {state}"
     return f'"{build}-{hashlib.sha256(address.encode()).hexdigest()[:16]}"'
 
 
-def _headers(request: Request, record: BaseModel | None, build: str | None = None) -> dict[str, str]:
-    """An ETag for a record of an index build; other records are not stored."""
+def _headers(
+    request: Request, record: BaseModel | None, build: str | None = None, state: str = ""
+) -> dict[str, str]:
+    """An ETag for a record of an index build, and leave to keep it where the address names the build; other
+    records are not stored.
+    """
     build = build or getattr(record, "build", None)
-    if build is None:
-        return {"cache-control": "no-store"}
-    return {"cache-control": "no-cache", "etag": etag(request, build)}
+    return {"cache-control": "no-store"} if build is None else headers_of_build(request, build, state)
+
+
+def headers_of_build(request: Request, build: str, state: str = "") -> dict[str, str]:
+    """Those of a response that follows from an index build; `state` as in PageContent."""
+    kept = "no-cache"
+    if is_json_route(request) and request.query_params.get("build") == build:
+        who = "private" if getattr(request.state, "key_name", "") else "public"
+        kept = f"{who}, max-age=31536000, immutable"
+    return {"cache-control": kept, "etag": etag(request, build, state)}
 
 
 def _fingerprint(frontend: Path) -> str:

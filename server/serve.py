@@ -11,17 +11,25 @@ import resource
 import shutil
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
-from lexiscope.settings import Settings, SettingsError
+from lexiscope.errors import LexiscopeError
+from lexiscope.records import ErrorRecord
+from lexiscope.settings import Settings
 from server import logs
 from server.app import create_app
 from server.closing import CUT_SECONDS
+from server.live import spawn_worker
+from server.live.problems import PROBLEM
 from server.metrics import FOLDER
 
 CHECK_SECONDS = 1.0
@@ -40,6 +48,25 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._check.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is answered in the one shape of errors."""
+        record = ErrorRecord(status=400, detail=f"this is no HTTP request: {msg}")
+        content = record.model_dump_json().encode()
+        headers = [
+            (b"content-type", PROBLEM.encode()),
+            (b"content-length", str(len(content)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"connection", b"close"),
+        ]
+        parts = [
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=content),
+            h11.EndOfMessage(),
+        ]
+        for part in parts:
+            self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
 
     def _close_if_idle(self) -> None:
         now = self.loop.time()
@@ -65,12 +92,9 @@ def application() -> FastAPI:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsError, StoreError before the port is bound."""
-    if settings.web_processes > 1 and not settings.worker_url:
-        raise SettingsError(
-            "LEXISCOPE_WEB_PROCESSES: several processes share one model worker, named by "
-            "LEXISCOPE_WORKER_URL; start it with `lexiscope worker`"
-        )
+    """Serve until SIGTERM or SIGINT. Several processes share the model worker of LEXISCOPE_WORKER_URL, or one
+    that is started here. Raises SettingsError, StoreError before the port is bound.
+    """
     _raise_descriptors()
     for name in (
         "host",
@@ -93,13 +117,37 @@ def serve(settings: Settings) -> None:
         logs.configure(settings)
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="lexiscope-metrics-")
         atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        with _shared_worker(settings):
+            Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
     application()  # its errors are the command's, in one line
     server = uvicorn.Server(config)
     server.run()
     if not server.started:
         sys.exit(3)
+
+
+@contextmanager
+def _shared_worker(settings: Settings) -> Iterator[None]:
+    """A model worker for all processes, where none is named; started again when it has died."""
+    if settings.worker_url:
+        yield
+        return
+    with spawn_worker(settings, wait=False) as worker:
+        os.environ["LEXISCOPE_WORKER_URL"] = worker.url
+        ended = threading.Event()
+
+        def keep_running() -> None:
+            while not ended.wait(CHECK_SECONDS):
+                if worker.pid is None:
+                    with suppress(LexiscopeError):  # it is tried again
+                        worker.ensure()
+
+        threading.Thread(target=keep_running, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
 
 def _raise_descriptors() -> None:

@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 
 from lexiscope.records import Neighbour, SimilarFeatures
 from server.attach_names import refs_by_id
-from server.dependencies import OpenStore, Worker
+from server.dependencies import OpenBuild, Worker
 from server.errors import error_responses
 from server.live import SimilarJob, WorkerClient
 from server.live.messages import RawSimilar
 from server.page_router import API, PageRouter
-from server.pages import ModelId, SourceName
+from server.pages import FeatureIndex, ModelId, SourceName
 from server.requests_to_jobs import IndexedModel, dictionary_path
 from server.responses import indexed_json, not_modified
 from server.worker_requests import CLIENT_CLOSED_REQUEST, collect
@@ -32,11 +32,11 @@ router = PageRouter()
 )
 async def similar(
     request: Request,
-    store: OpenStore,
+    store: OpenBuild,
     worker: Worker,
     model: ModelId,
     source: SourceName,
-    index: int,
+    index: FeatureIndex,
     to: Annotated[
         str,
         Query(max_length=200, description="the dictionary to look in, `<layer>-<set>`; its own unless given"),

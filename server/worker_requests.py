@@ -64,10 +64,10 @@ async def collect(request: Request, worker: WorkerClient, job: Job) -> list[Even
 async def _submit(
     request: Request, worker: WorkerClient, job: Job, stack: AsyncExitStack
 ) -> AsyncIterator[Event]:
-    """The job's events; it is cancelled when `stack` is closed. Clients share the queue by their
+    """The job's events; it is cancelled when `stack` is closed. Clients share the queue by their keys, or
     addresses.
     """
-    address = request.client.host if request.client else ""
+    address = getattr(request.state, "key_name", "") or (request.client.host if request.client else "")
     submitted = stack.enter_async_context(worker.submit(job, client=address))
     try:
         return await while_connected(request, submitted, closing=request.app.state.closing)

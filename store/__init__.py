@@ -3,6 +3,7 @@
 """
 
 from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
+from store.kept import ApiKeys, Granted, KeyExists, KeyInfo, KeyRefused, Labels, LimitReached
 from store.read.compare_page import ComparedDictionaries
 from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
 from store.read.open_build import DictionaryEntry
@@ -15,14 +16,21 @@ __all__ = [
     "CONTEXT_KINDS",
     "SCHEMA_VERSION",
     "TABLES",
+    "ApiKeys",
     "BadCursor",
     "BuildLocked",
     "BuildSnapshot",
     "BuildWriter",
     "ComparedDictionaries",
     "DictionaryEntry",
+    "Granted",
     "IndexedDictionary",
     "KeptDictionaries",
+    "KeyExists",
+    "KeyInfo",
+    "KeyRefused",
+    "Labels",
+    "LimitReached",
     "ListedNumbers",
     "NoIndex",
     "NotFound",

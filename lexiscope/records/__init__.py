@@ -35,7 +35,15 @@ from lexiscope.records.feature import (
     Writing,
     WrittenToken,
 )
-from lexiscope.records.lists import DictionaryList, FeatureBatch, FeatureList, SimilarFeatures, TokenList
+from lexiscope.records.labels import Label, LabelList, LabelRequest
+from lexiscope.records.lists import (
+    DictionaryList,
+    FeatureBatch,
+    FeatureList,
+    FilteredFeatures,
+    SimilarFeatures,
+    TokenList,
+)
 from lexiscope.records.pages import (
     AnchorCount,
     AnchorPage,
@@ -66,6 +74,7 @@ from lexiscope.records.record import (
     Request,
     ScoredToken,
     Token,
+    example,
     measured,
     measured_values,
     measures_of,
@@ -122,9 +131,13 @@ __all__ = [
     "FeatureRecord",
     "FeatureRef",
     "FeatureRow",
+    "FilteredFeatures",
     "Filters",
     "Histogram",
     "HomePage",
+    "Label",
+    "LabelList",
+    "LabelRequest",
     "LayerSummary",
     "ListCounts",
     "ListPlace",
@@ -161,6 +174,7 @@ __all__ = [
     "WriteVerdict",
     "Writing",
     "WrittenToken",
+    "example",
     "measured",
     "measured_values",
     "measures_of",

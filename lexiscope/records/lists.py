@@ -42,6 +42,16 @@ class FeatureList(Record):
     previous: str | None = Field(None, description="cursor of the page before; null on the first")
 
 
+class FilteredFeatures(Record):
+    """One page of the features of all dictionaries."""
+
+    build: str
+    filters: Filters
+    features: list[FeatureRow]
+    next: str | None = Field(None, description="opaque cursor of the next page; null on the last")
+    previous: str | None = Field(None, description="cursor of the page before; null on the first")
+
+
 class TokenList(Record):
     """Tokens that a person may mean who has typed `prefix`: its spellings (case, leading space) by their
     occurrences, then longer tokens by theirs.

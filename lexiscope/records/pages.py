@@ -80,6 +80,11 @@ class Filters(Record):
             "`relation_lift >= 5, skewness < 1`",
         ),
     ] = ""
+    match: Literal["exact", "prefix", "substring"] = Field(
+        "substring",
+        description="the loosest match of a search: of the spelling (case and outer space aside) or the "
+        "word, of the beginning, of any part",
+    )
     sort: Sort = Field("match", description="`share` is relation_share; `name` the nearest anchor's spelling")
     descending: bool = False
     limit: Annotated[int, Field(ge=1, le=200)] = 50

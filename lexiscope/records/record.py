@@ -29,11 +29,12 @@ class Record(BaseModel):
 
 
 class Request(Record):
-    """What a client sends. A field that does not exist is an error that names the nearest one; a list that is
-    too long is refused before its items are read.
+    """What a client sends. A field that does not exist is an error that names the nearest one; nothing is
+    converted, so that 0 is no `false` and "5" no number; a list that is too long is refused before its items
+    are read.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -50,6 +51,11 @@ class Request(Record):
                     message = f"{name} has {len(value):,} items, and at most {limit.max_length:,} are read"
                     raise PydanticCustomError("too_long", "{message}", {"message": message})
         return given
+
+
+def example(**fields: Any) -> ConfigDict:
+    """The configuration of a request with an example, which the API reference has and a test sends."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 def unknown_name(what: str, name: str, known: Collection[str]) -> str:

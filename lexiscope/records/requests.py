@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictInt, model_validator
 
-from lexiscope.records.record import Request
+from lexiscope.records.record import Request, example
 
 Mode = Literal["add", "orthogonal", "clamp", "scale", "ablate", "swap"]
 Unit = Literal["norm", "max", "activation", "factor"]
@@ -170,6 +170,14 @@ class Sampling(Request):
 class SteerRequest(Sampling):
     """A prompt to continue twice: unsteered, and with interventions."""
 
+    model_config = example(
+        model="demo",
+        prompt="Once upon a time",
+        features=[{"id": "demo/1-vasae/17", "strength": 0.5}],
+        max_tokens=8,
+        temperature=0,
+    )
+
     model: ModelId
     prompt: Text
     chat: bool = Field(False, description=CHAT)
@@ -186,6 +194,14 @@ class SteerRequest(Sampling):
 
 class SweepRequest(Sampling):
     """The same interventions at several strengths, as rows of one batch."""
+
+    model_config = example(
+        model="demo",
+        prompt="Once upon a time",
+        features=[{"id": "demo/1-vasae/17"}],
+        strengths=[0.25, 0.5],
+        max_tokens=8,
+    )
 
     model: ModelId
     prompt: Text
@@ -223,6 +239,8 @@ class SweepRequest(Sampling):
 
 class ReadRequest(Request):
     """One text to read, or two texts to contrast."""
+
+    model_config = example(model="demo", text="Once upon a time", sources=["1-vasae"], positions=[0])
 
     model: ModelId
     text: Text

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import Body, Request
 from fastapi.responses import Response
 
-from server.dependencies import OpenStore
+from server.dependencies import OpenBuild, OpenStore
 from server.errors import error_responses
 from server.neuronpedia.features import activations, neuronpedia_feature
 from server.neuronpedia.records import NeuronpediaActivation, NeuronpediaFeature
 from server.neuronpedia.requests import MAX_FEATURES, ActivationGetRequest, FeaturesItem
 from server.page_router import PageRouter
-from server.pages import ModelId, SourceName
+from server.pages import FeatureIndex, ModelId, SourceName
 from server.responses import indexed_json, not_modified
 
 ERRORS = error_responses(400, 404, 413, 415, 422, 503)
@@ -24,7 +24,9 @@ router = PageRouter()
     response_model=NeuronpediaFeature,
     responses=error_responses(404, 503),
 )
-def feature(request: Request, store: OpenStore, model: ModelId, source: SourceName, index: int) -> Response:
+def feature(
+    request: Request, store: OpenBuild, model: ModelId, source: SourceName, index: FeatureIndex
+) -> Response:
     """Neuronpedia's shape: one feature with its logits, histogram and contexts, and its name as an
     explanation.
     """

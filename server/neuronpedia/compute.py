@@ -38,6 +38,7 @@ from server.neuronpedia.requests import (
     SteerCompletionRequest,
 )
 from server.neuronpedia.steer_frames import SteerFrames
+from server.openapi import REFERENCE, server_sent
 from server.page_router import PageRouter
 from server.requests_to_jobs import IndexedModel
 from server.responses import json_response
@@ -177,13 +178,10 @@ async def cossim(request: Request, body: CosSimRequest, store: OpenStore, worker
 FRAMES = {
     "content": {
         "text/event-stream": {
-            "schema": {
-                "type": "string",
-                "description": "with `stream`: server-sent events, each with both texts as far as they are "
-                "written",
-                "contentMediaType": "application/json",
-                "contentSchema": {"$ref": "#/components/schemas/SteerCompletion"},
-            }
+            "schema": server_sent(
+                {"$ref": REFERENCE.format(model="SteerCompletion")},
+                "with `stream`: server-sent events, each with both texts as far as they are written",
+            )
         }
     }
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, model_validator
 
-from lexiscope.records import Request
+from lexiscope.records import Request, example
 
 MAX_TEXTS = 16
 MAX_FEATURES = 64
@@ -39,6 +39,8 @@ class SourcedFeature(Request):
 class FeaturesItem(Request):
     """One feature of `POST /api/features`."""
 
+    model_config = example(modelId="demo", layer="1-vasae", index=17, maxActsToReturn=1)
+
     modelId: ModelId
     layer: SourceId
     index: Index
@@ -48,6 +50,8 @@ class FeaturesItem(Request):
 class ActivationGetRequest(Request):
     """The feature whose contexts are asked for."""
 
+    model_config = example(modelId="demo", source="1-vasae", index="17")
+
     modelId: ModelId
     source: SourceId
     index: Index
@@ -55,6 +59,10 @@ class ActivationGetRequest(Request):
 
 class ActivationNewRequest(Request):
     """One feature's activation on texts of your own."""
+
+    model_config = example(
+        feature={"modelId": "demo", "source": "1-vasae", "index": "17"}, customText="Once upon a time"
+    )
 
     feature: SourcedFeature
     customText: Texts
@@ -64,6 +72,8 @@ class ActivationNewRequest(Request):
 class ActivationSourceRequest(Request):
     """All features of one dictionary that are active on texts of your own."""
 
+    model_config = example(modelId="demo", source="1-vasae", customText=["Once upon a time"])
+
     modelId: ModelId
     source: SourceId
     customText: Texts
@@ -71,6 +81,14 @@ class ActivationSourceRequest(Request):
 
 class SearchAllRequest(Request):
     """The features that are most active on a text."""
+
+    model_config = example(
+        modelId="demo",
+        sourceSet="vasae",
+        text="Once upon a time",
+        selectedLayers=["1-vasae"],
+        sortIndexes=[1],
+    )
 
     modelId: ModelId
     sourceSet: Annotated[str, Field(min_length=1, max_length=200)]
@@ -93,6 +111,8 @@ class SearchAllRequest(Request):
 class SearchTopKRequest(Request):
     """The most active features of each token of a text."""
 
+    model_config = example(modelId="demo", source="1-vasae", text="Once upon a time", numResults=5)
+
     modelId: ModelId
     source: SourceId
     text: Texts
@@ -107,6 +127,10 @@ class SearchTopKRequest(Request):
 
 class CosSimRequest(Request):
     """The features of a dictionary whose decoder directions are nearest to a feature's."""
+
+    model_config = example(
+        modelId="demo", source="1-vasae", index=17, targetModelId="demo", targetSourceId="1-vasae"
+    )
 
     modelId: ModelId
     source: SourceId
@@ -128,6 +152,14 @@ class SteeredFeature(Request):
 
 class SteerCompletionRequest(Request):
     """A prompt to continue twice: as the model does, and with features added to the residual stream."""
+
+    model_config = example(
+        prompt="Once upon a time",
+        modelId="demo",
+        features=[{"modelId": "demo", "layer": "1-vasae", "index": 17, "strength": 5}],
+        temperature=0,
+        n_tokens=8,
+    )
 
     prompt: Text
     modelId: ModelId

@@ -142,6 +142,21 @@ class BuildSnapshot:
             found = self._arrow(table, sa.select(table).where(own))
             yield self._unlinked(found) if table is schema.dictionary else found
 
+    def readable(self, name: str, entry: DictionaryEntry, rows: pa.Table) -> pa.Table:
+        """Rows of `feature` or `context` of one dictionary, with the feature's id first and, of features, its
+        name and words as they are shown.
+        """
+        own = rows.column("index" if name == "feature" else "feature").to_pylist()
+        columns = {"id": pa.array([f"{entry.id}/{index}" for index in own], pa.string())}
+        if name == "feature":
+            shown = self._build.vocabulary(entry.model).get
+            words = [[shown(word).shown for word in some] for some in rows.column("word_tokens").to_pylist()]
+            names = [shown(token).shown for token in rows.column("name_token").to_pylist()]
+            columns |= {"name": pa.array(names, pa.string()), "words": pa.array(words, pa.list_(pa.string()))}
+        for place, (column, values) in enumerate(columns.items()):
+            rows = rows.add_column(place, column, values)
+        return rows
+
     def passages(self, ids: Sequence[int]) -> dict[int, list[int]]:
         """Token ids of each passage."""
         column, tokens = schema.passage.c, {}

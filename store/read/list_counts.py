@@ -58,9 +58,9 @@ def list_counts(build: OpenBuild, entry: DictionaryEntry, filters: Filters) -> L
     del counts["relation"][""]
     return ListCounts(
         total=total,
-        verdict=counts["verdict"],
-        relation=counts["relation"],
-        kind=counts["kind"] if len(kinds) > 1 else {},
+        verdict=dict(sorted(counts["verdict"].items())),
+        relation=dict(sorted(counts["relation"].items())),
+        kind=dict(sorted(counts["kind"].items())) if len(kinds) > 1 else {},
     )
 
 

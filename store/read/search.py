@@ -59,9 +59,11 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
     """
     if filters.model is not None:
         build.of_model(filters.model)
-    shown = list(islice(matches(build, query, filters.model), tokens_from, tokens_from + filters.limit))
+    shown = list(
+        islice(matches(build, query, filters.model, filters.match), tokens_from, tokens_from + filters.limit)
+    )
     names, n_tokens = build.remembered(
-        ("names", query, filters.model), lambda: _all_names(build, query, filters.model)
+        ("names", query, filters.model, filters.match), lambda: _all_names(build, query, filters)
     )
     if not n_tokens:
         listed, n_features = FeatureList([]), 0
@@ -90,22 +92,27 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
     )
 
 
-def _all_names(build: OpenBuild, query: str, model: str | None) -> tuple[NameFilter, int]:
+def _all_names(build: OpenBuild, query: str, filters: Filters) -> tuple[NameFilter, int]:
     """All tokens that match and name something, and how many match."""
     names, n_tokens = NameFilter(), 0
-    for match in matches(build, query, model):
+    for match in matches(build, query, filters.model, filters.match):
         names.add(match.model, match.entry)
         n_tokens += 1
     return names, n_tokens
 
 
-def matches(build: OpenBuild, query: str, model: str | None) -> Iterator[TokenMatch]:
-    """The tokens that match, best first, each once."""
+def matches(
+    build: OpenBuild, query: str, model: str | None, loosest: str = "substring"
+) -> Iterator[TokenMatch]:
+    """The tokens that match, not looser than `loosest` of MATCHES, best first, each once."""
     parsed = parse(query)
     vocabularies = {name: build.vocabulary(name) for name in (build.models if model is None else [model])}
     tiers = {name: vocabulary.matches(parsed) for name, vocabulary in vocabularies.items()}
     seen: set[tuple[str, int]] = set()
-    for tier in range(len(MATCHES)):
+    last = max(tier for tier, kind in enumerate(MATCHES) if kind == loosest)
+    if loosest == "exact" and query.startswith("#"):
+        last = MATCHES.index("id")
+    for tier in range(last + 1):
         for place, name in heapq.merge(*(_with(tiers[name][tier], name) for name in tiers)):
             if (name, place) not in seen:
                 seen.add((name, place))
@@ -134,7 +141,7 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
         beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds).values
     entries = filtered_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[ListedFeature]()
-    for tier, names, earlier in _portions(build, query, filters.model, beyond, room=NAMES * wanted):
+    for tier, names, earlier in _portions(build, query, filters, beyond, room=NAMES * wanted):
         after = beyond[1:] if beyond is not None and tier == beyond[0] else None
         rows = rows_of(
             build,
@@ -155,13 +162,14 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
 
 
 def _portions(
-    build: OpenBuild, query: str, model: str | None, beyond: list[Value] | None, *, room: int
+    build: OpenBuild, query: str, filters: Filters, beyond: list[Value] | None, *, room: int
 ) -> Iterator[tuple[int, NameFilter, NameFilter]]:
     """(tier, names, earlier names) of each statement: tokens that name something, from the cursor on, of one
     tier each; tokens of one place are never divided.
     """
     start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
-    naming = (match for match in matches(build, query, model) if match.entry.n_features)
+    matching = matches(build, query, filters.model, filters.match)
+    naming = (match for match in matching if match.entry.n_features)
     earlier = NameFilter()
     for tier, of_tier in groupby(naming, key=lambda match: MATCHES.index(MATCHES[match.tier])):
         names, ordered = NameFilter(), iter(of_tier)

@@ -20,6 +20,7 @@ from lexiscope.records import (
     DictionaryPage,
     FeaturePage,
     FeatureRef,
+    FilteredFeatures,
     Filters,
     HomePage,
     ModelSummary,
@@ -42,6 +43,7 @@ from store.read.examples import example_tokens
 from store.read.export import PIECE_IDS, BuildSnapshot
 from store.read.feature_page import feature_page, feature_refs
 from store.read.list_counts import random_of, within
+from store.read.listing import list_features
 from store.read.open_build import DictionaryEntry, OpenBuild
 from store.read.search import find_token, search
 from store.read.token_page import features_named, features_of_word, token_page
@@ -174,6 +176,18 @@ class Store:
         with self._reading() as build:
             return search(build, query, filters, tokens_from=tokens_from)
 
+    def features(self, filters: Filters) -> FilteredFeatures:
+        """Features of all dictionaries that pass the filters, one page."""
+        with self._reading() as build:
+            found = list_features(build, filters)
+            return FilteredFeatures(
+                build=build.id,
+                filters=filters,
+                features=found.features,
+                next=found.next,
+                previous=found.previous,
+            )
+
     def token_page(self, model: str, token_id: int) -> TokenPage:
         with self._reading() as build:
             return token_page(build, model, token_id)
@@ -185,6 +199,11 @@ class Store:
     def dictionary_page(self, model: str, source: str, filters: Filters) -> DictionaryPage:
         with self._reading() as build:
             return dictionary_page(build, model, source, filters)
+
+    def identities(self) -> dict[tuple[str, str], str]:
+        """{(model, source): identity of the dictionary's weights}, empty where it was not recorded."""
+        with self._reading() as build:
+            return {key: entry.dictionary_identity for key, entry in build.by_source.items()}
 
     def dictionary_entry(self, model: str, source: str) -> DictionaryEntry:
         """The row of one dictionary, with its summary."""

@@ -1,7 +1,10 @@
 """`/api/v1` gives the pages' records; its lists are made of the same features, dictionaries and tokens."""
 
+import io
+import json
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
@@ -10,8 +13,10 @@ from lexiscope.records import (
     ErrorRecord,
     FeatureBatch,
     FeatureList,
+    FilteredFeatures,
     ModelSummary,
     Record,
+    SearchPage,
     TokenList,
 )
 
@@ -76,13 +81,87 @@ def test_features_by_their_ids_keep_the_order_of_the_ids(browser: TestClient) ->
     page = browser.get("/tiny/1-vasae/6.json").json()["feature"]
     assert features[0]["name"] == page["name"] and features[0]["density"] == page["density"]
     for given, status, says in (
-        ([], 422, "id"),
         (["tiny/1-vasae/6"] * 65, 422, "at most 64"),
         (["nonsense"], 404, "model/source/index"),
         (["x" * 501], 422, "at most 500"),
     ):
         answer = browser.get("/api/v1/features", params={"id": given})
         assert answer.status_code == status and says in ErrorRecord(**answer.json()).detail
+
+
+def test_features_of_all_dictionaries_are_filtered_sorted_and_paged(browser: TestClient) -> None:
+    query = {"model": "tiny", "relation": "on", "sort": "density", "descending": True, "limit": 40}
+    found: list[Any] = []
+    page = get(browser, "/features", FilteredFeatures, **query)
+    while True:
+        found += page["features"]
+        if page["next"] is None:
+            break
+        page = get(browser, "/features", FilteredFeatures, **query, cursor=page["next"])
+    densities = [ref["density"] for ref in found]
+    assert densities == sorted(densities, reverse=True) and len({ref["id"] for ref in found}) == len(found)
+    assert len({ref["source"] for ref in found}) > 2 and {ref["relation"] for ref in found} == {"on"}
+    both = browser.get("/api/v1/features", params={"id": "tiny/1-vasae/6", "sort": "density"})
+    assert both.status_code == 422 and "sort" in both.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "match", "shown"),
+    [
+        ("paris", "exact", {"␣Paris", "Paris", "␣paris"}),
+        ("paris", "prefix", {"␣Paris", "Paris", "␣paris", "␣Parisian"}),
+        ("aris", "prefix", set()),
+        ("aris", "substring", {"␣Paris", "Paris", "␣paris", "␣Parisian"}),
+        ("#3", "exact", {"␣Parisian"}),
+    ],
+)
+def test_a_search_has_a_loosest_match(browser: TestClient, query: str, match: str, shown: set[str]) -> None:
+    for sort in ("match", "density"):
+        page = get(browser, "/search", SearchPage, q=query, match=match, model="tiny", sort=sort, limit=200)
+        assert {hit["token"]["shown"] for hit in page["tokens"]} == shown
+        ids = {hit["token"]["id"] for hit in page["tokens"]}
+        for ref in page["features"]:
+            assert ids & {ref["name"]["id"], *(word["id"] for word in ref["words"])}
+        assert bool(page["features"]) == bool(shown)
+
+
+def test_an_address_that_names_the_build_may_be_kept_for_ever(browser: TestClient) -> None:
+    build = browser.get("/index.json").json()["build"]
+    for address in ("/api/v1/models", "/tiny/1-vasae/6.json", "/api/v1/features?id=tiny/1-vasae/6"):
+        mark = "&" if "?" in address else "?"
+        kept = browser.get(f"{address}{mark}build={build}")
+        assert kept.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert kept.json() == browser.get(address).json()
+        assert browser.get(address).headers["cache-control"] == "no-cache"
+        gone = browser.get(f"{address}{mark}build=20200101T000000-abcdef")
+        assert gone.status_code == 404 and build in gone.json()["detail"]
+
+
+@pytest.mark.parametrize("table", ["feature", "context"])
+def test_a_dictionary_is_exported_in_both_formats_alike(browser: TestClient, table: str) -> None:
+    def ask(form: str) -> bytes:
+        address = f"/api/v1/dictionaries/tiny/1-vasae/export?format={form}&table={table}"
+        answer = browser.get(address)
+        assert answer.status_code == 200, answer.text
+        assert f"tiny-1-vasae-{table}.{form}" in answer.headers["content-disposition"]
+        again = browser.get(address, headers={"if-none-match": answer.headers["etag"]})
+        assert again.status_code == 304
+        return answer.content
+
+    rows = pq.read_table(io.BytesIO(ask("parquet"))).to_pylist()
+    assert rows == [json.loads(line) for line in ask("jsonl").splitlines()]
+    assert len(rows) >= 200
+    if table == "feature":
+        page = browser.get("/tiny/1-vasae/6.json").json()["feature"]
+        row = rows[6]
+        assert (row["id"], row["name"], row["density"]) == (
+            page["id"],
+            page["name"]["shown"],
+            page["density"],
+        )
+        words = page["fires"]["words"] if page["fires"] else []
+        assert row["words"] == [word["shown"] for word in words]
+    assert browser.get("/api/v1/dictionaries/tiny/9-vasae/export").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,10 +11,22 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lexiscope import client
-from lexiscope.client import AsyncLexiscope, Busy, InvalidRequest, Lexiscope, NotFound, Unreachable
+from lexiscope.client import (
+    AsyncLexiscope,
+    Busy,
+    InvalidRequest,
+    KeyNeeded,
+    Lexiscope,
+    NotFound,
+    Unreachable,
+)
 from lexiscope.records import ErrorRecord, FeatureRef
+from lexiscope.settings import Settings
+from server import create_app
+from store import ApiKeys
 from tests.in_process import InProcess
 from tests.live.jobs import finish
+from tests.store import synthetic
 
 ID = "tiny/1-vasae/6"
 
@@ -60,7 +73,7 @@ def test_the_asynchronous_client_gives_the_same(lexiscope: Lexiscope, browser: T
             refs = [ref async for ref in server.search("paris", limit=3)]
             assert refs == list(lexiscope.search("paris"))
             refs = [ref async for ref in server.features_of("tiny/1-vasae", limit=90)]
-            assert len(refs) == 200 and [ref async for ref in server.features([ID])] == [refs[6]]
+            assert len(refs) == 200 and [ref.id async for ref in server.features([ID])] == [refs[6].id]
             with pytest.raises(NotFound, match="200 features"):
                 await server.feature("tiny/1-vasae/999")
 
@@ -88,6 +101,46 @@ def test_an_error_has_its_type_and_the_servers_words(
         ask(lexiscope)
 
 
+def test_lists_become_data_frames(lexiscope: Lexiscope) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = lexiscope.search("paris", model="tiny", match="exact").to_pandas()
+    refs = list(lexiscope.search("paris", model="tiny", match="exact"))
+    assert isinstance(frame, pandas.DataFrame) and list(frame["id"]) == [ref.id for ref in refs]
+    assert list(frame["name"]) == [ref.name.shown for ref in refs]
+    assert list(frame["words"]) == [[word.shown for word in ref.words] for ref in refs]
+    one = lexiscope.features(["tiny/1-vasae/6"]).to_pandas()
+    assert one.loc[0, "name_id"] == lexiscope.feature(ID).feature.name.id
+
+
+def test_a_dictionary_is_exported(lexiscope: Lexiscope, tmp_path: Path) -> None:
+    export = lexiscope.export("tiny/1-vasae")
+    frame = export.to_pandas()
+    assert len(frame) == 200 and frame.loc[6, "id"] == ID
+    assert export.save(tmp_path / "features.parquet").read_bytes() == export.content
+    assert "bytes of Parquet" in repr(export)
+    polars = pytest.importorskip("polars")
+    assert isinstance(export.to_polars(), polars.DataFrame)
+    assert lexiscope.all_features(model="tiny", relation="on").to_polars()["id"].n_unique() > 3
+
+
+def test_labels_and_keys(index: Path, tmp_path: Path) -> None:
+    settings = Settings(index=tmp_path)
+    synthetic.publish(settings)
+    keys = ApiKeys(settings)
+    key = keys.add("ann")
+    keys.close()
+    transport = InProcess(create_app(settings))
+    with pytest.raises(KeyNeeded, match="401: a key is needed"):
+        Lexiscope("http://test", transport=transport).models()
+    with Lexiscope("http://test", key=key, transport=transport) as server:
+        first = server.label(ID, "capitals", note="of Europe")
+        second = server.label(server.feature(ID), "cities")
+        assert server.labels(ID) == [second, first] and first.author == "ann"
+        assert list(server.search_labels("c", limit=1)) == [second, first]
+        server.remove_label(first)
+        assert server.labels(ID) == [second]
+
+
 def answering(*answers: httpx.Response | Exception) -> Lexiscope:
     """A client of a server that gives these answers, one after another."""
     waiting = iter(answers)
@@ -111,7 +164,7 @@ HEALTH = {"running": 0, "waiting": 0, "queue": 1, "served": 0, "tokens_per_secon
 
 def test_a_busy_server_is_asked_again_after_the_time_that_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     server = answering(
         busy(**{"retry-after": "7"}), busy(503, **{"retry-after": date}), httpx.Response(200, json=HEALTH)

@@ -1,0 +1,9 @@
+"""What people give the server and no build holds: labels of features, API keys and their use. It is kept
+beside the builds, in SQLite files of the index folder or in the `lexiscope` schema of PostgreSQL, and stays
+when the index is made again.
+"""
+
+from store.kept.keys import ApiKeys, Granted, KeyExists, KeyInfo, KeyRefused, LimitReached
+from store.kept.labels import Labels
+
+__all__ = ["ApiKeys", "Granted", "KeyExists", "KeyInfo", "KeyRefused", "Labels", "LimitReached"]

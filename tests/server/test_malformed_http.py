@@ -1,0 +1,60 @@
+"""What is no HTTP gets an error in the one shape, and other connections go on."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from lexiscope.records import ErrorRecord
+from lexiscope.settings import Settings
+from server import create_app
+from server.serve import Protocol
+from tests.smoke import free_port
+
+
+@pytest.fixture(scope="module")
+def port(index: Path) -> Iterator[int]:
+    port = free_port()
+    config = uvicorn.Config(create_app(Settings(index=index)), port=port, http=Protocol, log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield port
+    server.should_exit = True
+    thread.join()
+
+
+def send(port: int, sent: bytes) -> tuple[bytes, bytes]:
+    """(head, body) of the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(sent)
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    return head, body
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"POST /api/v1/steer HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_no_http_is_answered_as_a_problem(port: int, sent: bytes) -> None:
+    head, body = send(port, sent + b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"application/problem+json" in head
+    record = ErrorRecord.model_validate_json(body)
+    assert record.status == 400 and "no HTTP" in record.detail
+    head, _ = send(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")

@@ -1,0 +1,110 @@
+"""Labels and keys stay when the index is made again, on both databases."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lexiscope.records import LabelRequest
+from lexiscope.settings import Settings
+from store import ApiKeys, KeyExists, KeyRefused, Labels, LimitReached, NotFound
+from tests.store import synthetic
+
+NOW = {("tiny", "1-vasae"): "a"}
+
+
+@pytest.fixture
+def labels(place: Settings) -> Iterator[Labels]:
+    opened = Labels(place)
+    yield opened
+    opened.close()
+
+
+def add(labels: Labels, words: str, *, index: int = 6, **given: str) -> int:
+    request = LabelRequest(label=words, note=given.get("note", ""))
+    found = labels.add("tiny", "1-vasae", index, request, author=given.get("author", "ann"), identity="a")
+    return found.id
+
+
+def test_without_labels_there_is_nothing(labels: Labels) -> None:
+    assert labels.state() == "" and labels.of_feature("tiny", "1-vasae", 6, NOW) == []
+    assert labels.search(NOW, limit=5) == [] and list(labels.every(NOW)) == []
+    with pytest.raises(NotFound, match="no label 1"):
+        labels.remove("tiny", "1-vasae", 6, 1, author=None)
+
+
+def test_labels_are_found_by_any_of_their_words_and_outlive_the_index(
+    labels: Labels, place: Settings
+) -> None:
+    first = add(labels, "Capitals of Europe", note="100% of them")
+    second = add(labels, "rivers", index=7, author="Bob")
+    before = labels.state()
+    synthetic.publish(place)
+    synthetic.publish(place)
+    again = Labels(place)
+    assert again.state() == before != ""
+    assert [one.id for one in again.every(NOW)] == [second, first]
+    for query, ids in (("EUROPE", [first]), ("0% o", [first]), ("bob", [second]), ("%", [first]), ("_", [])):
+        assert [one.id for one in again.search(NOW, query=query, limit=5)] == ids, query
+    assert [one.id for one in again.search(NOW, author="Bob", limit=5)] == [second]
+    assert [one.id for one in again.search(NOW, before=second, limit=5)] == [first]
+    [own] = again.of_feature("tiny", "1-vasae", 7, NOW)
+    assert (own.feature, own.label, own.outdated) == ("tiny/1-vasae/7", "rivers", False)
+    [other] = again.of_feature("tiny", "1-vasae", 7, {("tiny", "1-vasae"): "b"})
+    assert other.outdated and again.of_feature("tiny", "1-vasae", 7, {})[0].outdated
+    again.close()
+
+
+def test_a_label_is_removed_by_its_author_alone_where_one_is_asked_for(labels: Labels) -> None:
+    number = add(labels, "a")
+    state = labels.state()
+    for index, author in ((7, None), (6, "bob")):
+        with pytest.raises(NotFound):
+            labels.remove("tiny", "1-vasae", index, number, author=author)
+    labels.remove("tiny", "1-vasae", 6, number, author="ann")
+    assert labels.state() == "" != state
+    assert add(labels, "b") != number  # an id is not used again
+
+
+@pytest.fixture
+def keys(place: Settings) -> Iterator[ApiKeys]:
+    opened = ApiKeys(place, clock=lambda: 1_000_000_000.0)
+    yield opened
+    opened.close()
+
+
+def test_a_key_is_known_by_its_hash_alone(keys: ApiKeys, place: Settings) -> None:
+    assert not keys.on() and keys.list() == [] and not keys.remove("ann")
+    key = keys.add("ann")
+    assert keys.on() and keys.grant(key).name == "ann"
+    for wrong in ("", key[:-1], key + "x", "lx_", "ü"):
+        with pytest.raises(KeyRefused):
+            keys.grant(wrong)
+    with pytest.raises(KeyExists, match="'ann'"):
+        keys.add("ann")
+    for name in ("", " a", "a\nb", "x" * 81):
+        with pytest.raises(KeyRefused, match="cannot name"):
+            keys.add(name)
+    kept = b"".join(file.read_bytes() for file in place.index.glob("keys.sqlite*"))
+    assert key.encode() not in kept
+    assert keys.remove("ann") and not keys.on()
+
+
+def test_a_key_has_its_requests_a_minute_and_a_day_in_all_processes(place: Settings) -> None:
+    now = 1_000_000_040.0  # 40 s before a minute ends
+    one, other = (ApiKeys(place, clock=lambda: now) for _ in range(2))
+    key = one.add("ann", per_minute=2, per_day=4)
+    assert one.grant(key)[1:] == (2, 1, 40) and other.grant(key).remaining == 0
+    with pytest.raises(LimitReached, match="2 requests a minute") as raised:
+        one.grant(key)
+    assert raised.value.retry_after == 40
+    now += 60
+    assert one.grant(key).remaining == 1
+    with pytest.raises(LimitReached, match="4 requests a day") as raised:
+        other.grant(key)
+    assert raised.value.retry_after == 86_400 - now % 86_400
+    [info] = one.list()
+    assert (info.name, info.per_minute, info.per_day, info.used_today) == ("ann", 2, 4, 5)
+    now += 86_400
+    assert one.grant(key).remaining == 1
+    one.close()
+    other.close()
