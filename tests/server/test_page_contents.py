@@ -257,7 +257,7 @@ def test_home_says_what_is_so_by_construction_and_what_bypasses_the_features(
 def test_a_token_that_is_no_name_is_marked_with_its_count(browser: TestClient) -> None:
     text, record = page(browser, f"/tokens/tiny/{synthetic.SILENT}")
     assert "Not a name." in text and f"occurs {record['count']:,} ×" in text
-    assert text.count("no feature") == 4
+    assert text.count("nothing is named after it") == 4
 
 
 @pytest.mark.parametrize(
