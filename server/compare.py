@@ -2,6 +2,7 @@
 a text read with both. The page, its `.json` twin and its REST address.
 """
 
+import asyncio
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
@@ -25,11 +26,16 @@ from server.page_router import PageRouter
 from server.pages import FormQuery
 from server.read_response import read_response
 from server.requests_to_jobs import IndexedModel, dictionary_path, read_job
-from server.responses import PageContent, respond
+from server.responses import PageContent, is_json_route, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, collect
 from store import ComparedDictionaries, Store
 
 EDGES = [round(0.05 * place, 2) for place in range(21)]
+WAIT_SECONDS = 4.0
+"""how long the page waits for the model worker, which takes long to start; its JSON waits to the end"""
+STARTING = (
+    "Directions are not compared yet: the model worker is starting or busy. Load the page again in a moment."
+)
 HOLDS = ("specific", "partial", "weak")
 """verdicts of names that say something"""
 
@@ -62,10 +68,13 @@ async def page(
     compared = await run_in_threadpool(_compared, store, query)
     model, notes = compared.left.model, list[str]()
     matched = read = None
+    patience = None if is_json_route(request) or query.text else WAIT_SECONDS
     try:
-        matched = await _matched(request, store, worker, compared)
+        matched = await asyncio.wait_for(_matched(request, store, worker, compared), patience)
         if query.text:
             read = await _read(request, store, worker, compared, query.text)
+    except TimeoutError:
+        notes.append(STARTING)
     except WorkerRefused as error:
         if error.status not in (422, 503):
             raise

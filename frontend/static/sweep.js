@@ -5,7 +5,7 @@ import { chip, share } from "./steer_report.js";
 const at = (id) => document.getElementById(id);
 const W = 320,
   H = 190,
-  LEFT = 66,
+  LEFT = 82,
   BOTTOM = 34,
   TOP = 12,
   RIGHT = 10;
@@ -23,8 +23,10 @@ const short = (v) =>
     ? v.toExponential(0)
     : String(Number(v.toPrecision(2)));
 
+const percent = (p) => (p === 0 ? "0 %" : share(p));
+
 /** Draws `lines` ({name, values}) over the sorted strengths. Bands: typical from 0.5×, off-manifold beyond 1×. */
-function drawCurve(title, strengths, lines, { sweet, bands, log = false, controls = [], note = "" }) {
+function drawCurve(title, strengths, lines, { sweet, bands, log = false, controls = [], note = "", say = short }) {
   const scale = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
   const all = [...lines, ...controls].flatMap((line) => line.values).map(scale);
   const low = log ? Math.min(...all) : Math.min(0, ...all),
@@ -68,7 +70,7 @@ function drawCurve(title, strengths, lines, { sweet, bands, log = false, control
         svg(
           "circle",
           { cx: x(strengths[j]), cy: y(v), r: 3.5, class: `l${i % 4}` },
-          svg("title", {}, `${line.name}: ${short(v)} at ${strengths[j]}×`),
+          svg("title", {}, `${line.name}: ${say(v)} at ${strengths[j]}×`),
         ),
       ),
     );
@@ -76,8 +78,8 @@ function drawCurve(title, strengths, lines, { sweet, bands, log = false, control
   const unscaled = (v) => (log ? 10 ** v : v);
   drawing.append(
     svg("path", { d: `M${LEFT},${TOP}V${H - BOTTOM}H${W - RIGHT}`, class: "axes" }),
-    text(LEFT - 6, H - BOTTOM + 4, short(unscaled(low)), { "text-anchor": "end" }),
-    text(LEFT - 6, TOP + 8, short(unscaled(high)), { "text-anchor": "end" }),
+    text(LEFT - 6, H - BOTTOM + 4, say(unscaled(low)), { "text-anchor": "end" }),
+    text(LEFT - 6, TOP + 8, say(unscaled(high)), { "text-anchor": "end" }),
     text(LEFT, H - 12, `${first}×`),
     text(W - RIGHT, H - 12, `${last}×`, { "text-anchor": "end" }),
     text((W + LEFT) / 2, H - 12, "strength", { "text-anchor": "middle" }),
@@ -131,6 +133,7 @@ export function showSweep(curve) {
       {
         ...how,
         controls: controlLines(points, names),
+        say: percent,
         note: points.some((p) => p.controls.length) ? "Thin and dashed: the controls." : "",
       },
     ),

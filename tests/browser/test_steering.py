@@ -316,6 +316,7 @@ def test_a_dose_response_is_drawn_and_its_sweet_spot_marked(page):
     assert "Sweet spot: 0.5×" in page.locator("#sweet").inner_text()
     assert page.locator("#sweet a").get_attribute("href") == "/tiny/1-vasae/0"
     assert page.locator("#curves svg").count() == 3 and page.locator("#curves circle").count() == 9
+    assert "40.0 %" in page.locator("#curves figure").first.inner_text(), "the unit of the table"
     assert page.locator("#curves .off").count() == 3, "off-manifold beyond 1× is shaded in each drawing"
     assert "text at 0.5" in page.locator("#doses .own").inner_text()
     assert page.locator("#beats .badge").inner_text() == "Not judged"

@@ -21,7 +21,18 @@ ADDRESSES = [
         "/tiny/1-vasae/6",
         "/tiny/1-vasae/9",
     ),
-    *("/read", "/steer", "/docs", "/nowhere", "/tiny/1-vasae?min_cosine=7", "/index.json", "/api/v1/models"),
+    *(
+        "/read",
+        "/steer",
+        "/docs",
+        "/compare",
+        "/about",
+        "/lists?name=<b>&feature=tiny/1-vasae/6",
+        "/nowhere",
+        "/tiny/1-vasae?min_cosine=7",
+        "/index.json",
+        "/api/v1/models",
+    ),
     *("/static/lexiscope.css", "/static/nothing", "/random", "/openapi.json"),
 ]
 VENDORED = re.compile(r"\| `([\w.-]+)` \|.*\| `(\w{64})` \|")
