@@ -94,6 +94,13 @@ def build_images() -> None:
         SETTINGS["POSTGRES_IMAGE"], "-f", f"{folder}/postgres.Dockerfile", folder)  # fmt: skip
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A folder over HTTP, without a line for each request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def wheels() -> Iterator[str]:
     """A page of the wheels that pip finds in a folder of this machine; empty where there is none."""
@@ -101,7 +108,7 @@ def wheels() -> Iterator[str]:
     if not folder:
         yield ""
         return
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    handler = partial(Quiet, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
