@@ -1,15 +1,18 @@
 """`python -m experiments.lookup OUT MODEL --text FILE… --layer L`: what a token look-up changes at equal
-training, beside controls; into results/lookup/ and docs/results.md.
+training, beside controls; into results/lookup/. `make results` makes the tables and the plot of
+docs/results.md from there.
 
 Every arm is trained on the same activations (kept in OUT/cache) and evaluated on the same passages. An arm
-whose checkpoint is in OUT is not trained again; `--only ARM` trains some; `--tables` only writes the page.
+whose checkpoint is in OUT is not trained again, so that OUT is for one choice of sizes; `--only ARM` trains
+some.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import floor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,12 +22,14 @@ from rich.console import Console
 import trainer
 from bench.report import machine
 from experiments.figures import rounded
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import RESULTS, table
+from experiments.plots import DISTINCT, Panel, Point, Series, draw
+from lexiscope import metrics
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
 
-FOLDER, PAGE = RESULTS / "lookup", DOCS / "results.md"
+FOLDER = RESULTS / "lookup"
 FIGURES = (
     "fve",
     "delta_ce",
@@ -35,7 +40,14 @@ FIGURES = (
     "d_sae",
     "l0",
     "tokens",
+    "tested_live",
+    "holds_tested",
+    "holds_firing",
 )
+AT_MOST = {"cone": 0.5, "none-equal": 0.6}
+"""What ΔCE with a look-up should be at most, over that of another arm."""
+DEAD_AT_MOST = 0.05
+CURVES = ("none", "none-equal", "cone", "fixed")
 
 
 class Arm(NamedTuple):
@@ -98,69 +110,164 @@ def run(given: argparse.Namespace) -> None:
     """Train the arms that have no checkpoint yet, and keep the figures of all that have one."""
     model = load_language_model(given.model, model_id=given.model_id)
     for arm in given.only or ARMS:
-        if not (given.out / model.id / f"{given.layer}-{arm}" / "metrics.json").is_file():
+        if not _done(arm, model, given):
             trainer.train(model, plan_of(arm, model, given), console=Console())
-    rows = {}
-    for arm in ARMS:
-        folder = given.out / model.id / f"{given.layer}-{arm}"
-        if (folder / "metrics.json").is_file():
-            found = load_checkpoint(folder, anchors=False)
-            rows[arm] = {name: found.metrics[name] for name in FIGURES} | {
-                "seen": found.details["tokens_seen"],
-                "distinct": found.details["tokens_distinct"],
-                "seconds": found.details["seconds"],
-            }
-    command = portable_command(["python", "-m", "experiments.lookup", *sys.argv[1:]])
+    found = {arm: load_checkpoint(path, anchors=False) for arm in ARMS if (path := _done(arm, model, given))}
+    rows = {
+        arm: {name: checkpoint.metrics[name] for name in FIGURES}
+        | {
+            "seen": checkpoint.details["tokens_seen"],
+            "distinct": checkpoint.details["tokens_distinct"],
+            "seconds": checkpoint.details["seconds"],
+            "loss": losses(given.out / model.id / f"{given.layer}-{arm}"),
+        }
+        for arm, checkpoint in found.items()
+    }
     kept = {
-        "command": command,
+        "command": command_of(list(rows)),
         "model": model.id,
         "layer": given.layer,
         "weights": model.fingerprint,
         "machine": machine(),
+        "arms": rows,
     }
+    if "fixed" in found:
+        passages = {arm: checkpoint.metrics["passage_delta_ce"] for arm, checkpoint in found.items()}
+        kept["delta_ce_ratios"] = {
+            arm: list(metrics.paired_ratio(passages["fixed"], other))
+            for arm, other in passages.items()
+            if arm != "fixed"
+        }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{model.id}-{given.layer}.json"
-    path.write_text(json.dumps(rounded(kept | {"arms": rows}), indent=1) + "\n")
+    path = FOLDER / f"{model.id}-{given.layer}-{given.seen}.json"
+    path.write_text(json.dumps(rounded(kept), indent=1) + "\n")
+
+
+def _done(arm: str, model: LanguageModel, given: argparse.Namespace) -> Path | None:
+    """The folder of an arm that is trained and evaluated."""
+    folder: Path = given.out / model.id / f"{given.layer}-{arm}"
+    return folder if (folder / "metrics.json").is_file() else None
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    """{tokens, loss} along a run: means over its last ten steps, before each of them was learnt from."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return {name: [line[name] for line in lines] for name in ("tokens", "loss")}
+
+
+def command_of(arms: Sequence[str]) -> str:
+    """The command that makes all of these arms, in the place of the last one, which made some."""
+    words, rest = ["python", "-m", "experiments.lookup"], iter(sys.argv[1:])
+    words += [word for word in rest if word != "--only" or next(rest) is None]
+    return portable_command([*words, *(word for arm in arms for word in ("--only", arm))])
+
+
+def kept() -> list[dict[str, Any]]:
+    """What results/lookup/ holds, by model, layer and tokens seen."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")]
+    return sorted(found, key=lambda each: (each["model"], each["layer"], _sizes(each)["seen"]))
+
+
+def _sizes(each: dict[str, Any]) -> dict[str, Any]:
+    """The row of any arm: all have the same sizes."""
+    row: dict[str, Any] = next(iter(each["arms"].values()))
+    return row
 
 
 def tables() -> list[str]:
-    """A table a model and layer."""
+    """A table a model, layer and number of tokens."""
     lines: list[str] = []
-    for path in sorted(FOLDER.glob("*.json")):
-        kept = json.loads(path.read_text())
-        some = next(iter(kept["arms"].values()))
+    for each in kept():
+        some = _sizes(each)
         lines += [
-            f"**{kept['model']}, layer {kept['layer']}**: {some['seen']:,} tokens seen, {some['distinct']:,} "
-            f"distinct; {some['tokens']:,} held out. `{kept['command']}`",
+            f"**{each['model']}, layer {each['layer']}**: {some['seen']:,} tokens seen, {some['distinct']:,} "
+            f"distinct; {some['tokens']:,} held out. `{each['command']}`",
             "",
         ]
-        lines += table(
-            ["", "features", "FVE", "ΔCE", "95 %", "dead", "look-up share"],
-            (
-                [
-                    ARMS[arm].label,
-                    f"{row['d_sae']:,}",
-                    f"{row['fve']:.3f}",
-                    f"{row['delta_ce']:.4f}",
-                    "–".join(f"{end:.4f}" for end in row["delta_ce_ci"]),
-                    f"{row['dead_share']:.1%}",
-                    f"{row['lookup_share']:.2f}",
-                ]
-                for arm, row in kept["arms"].items()
-            ),
-        )
+        header = ["", "features", "FVE", "ΔCE", "95 %", "dead", "look-up share"]
+        lines += table([*header, "names hold: tested", "firings"], map(_cells, each["arms"].items()))
         lines.append("")
     return lines[:-1]
+
+
+def _cells(of: tuple[str, dict[str, Any]]) -> list[str]:
+    arm, row = of
+    return [
+        ARMS[arm].label,
+        f"{row['d_sae']:,}",
+        f"{row['fve']:.3f}",
+        f"{row['delta_ce']:.4f}",
+        "–".join(f"{end:.4f}" for end in row["delta_ce_ci"]),
+        f"{row['dead_share']:.1%}",
+        f"{row['lookup_share']:.2f}",
+        *(f"{row[name]:.2f}" if name in row else "–" for name in ("holds_tested", "holds_firing")),
+    ]
+
+
+def reach() -> list[str]:
+    """One row a model, layer and number of tokens: ΔCE with a look-up over that of the other arms, dead
+    features and FVE.
+    """
+    rows = []
+    for each in kept():
+        arms, ratios = each["arms"], each.get("delta_ce_ratios", {})
+        if "fixed" not in arms or "none" not in arms:
+            continue
+        fixed, matched = arms["fixed"], arms["none"]
+        cells = [f"{each['model']}, {each['layer']}", f"{fixed['seen']:,}"]
+        for arm in (*AT_MOST, "none"):
+            cells.append(_ratio(fixed, arms.get(arm), ratios.get(arm), AT_MOST.get(arm)))
+        dead = _bold(f"{fixed['dead_share']:.1%}", met=fixed["dead_share"] <= DEAD_AT_MOST)
+        rows.append([*cells, dead, f"{fixed['fve']:.3f}", f"{matched['fve']:.3f}"])
+    limits = [f"÷ `cone` (≤ {AT_MOST['cone']})", f"÷ equal parameters (≤ {AT_MOST['none-equal']})"]
+    header = ["model, layer", "tokens seen", *(f"ΔCE {limit}" for limit in limits), "ΔCE ÷ `matched`"]
+    return table([*header, f"dead (≤ {DEAD_AT_MOST:.0%})", "FVE", "FVE, `matched`"], rows)
+
+
+def _ratio(
+    fixed: dict[str, Any], other: dict[str, Any] | None, interval: list[float] | None, limit: float | None
+) -> str:
+    """ΔCE over that of the other arm; bold where it is within the limit."""
+    if other is None:
+        return "–"
+    value = fixed["delta_ce"] / other["delta_ce"]
+    ends = f" ({interval[1]:.2f}–{interval[2]:.2f})" if interval else ""
+    return _bold(f"{value:.2f}", met=limit is not None and value <= limit) + ends
+
+
+def _bold(text: str, *, met: bool) -> str:
+    return f"**{text}**" if met else text
+
+
+def curves() -> str:
+    """1 − loss over the tokens of the first epoch, a panel a model and layer, where runs kept it."""
+    panels = []
+    for each in kept():
+        arms = {arm: row for arm, row in each["arms"].items() if arm in CURVES and "loss" in row}
+        if len(arms) < 2:
+            continue
+        distinct = _sizes(each)["distinct"]
+        series = []
+        for arm, colour in zip(CURVES, DISTINCT, strict=True):
+            if arm in arms:
+                points = zip(*(arms[arm]["loss"][name] for name in ("tokens", "loss")), strict=True)
+                line = [Point(tokens / 1e6, 1 - loss) for tokens, loss in points if tokens <= distinct]
+                series.append(Series(ARMS[arm].label.strip("*").replace("`", ""), colour, line))
+        low = min(point.y for one in series for point in one.points)
+        ticks = [distinct / 1e6 * part / 3 for part in range(4)]
+        title, low = f"{each['model']}, layer {each['layer']}", floor(low * 20) / 20
+        panels.append(Panel(title, "million tokens seen", "1 − loss", series, (low, 1), ticks))
+    return draw(panels) if panels else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, nargs="?", help="where dictionaries and activations go")
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("out", type=Path, help="where dictionaries and activations go")
+    parser.add_argument("model")
     parser.add_argument("--model-id")
-    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--text", action="append", required=True)
     parser.add_argument("--held-out", action="append")
     parser.add_argument("--layer", type=int, default=4)
     parser.add_argument("--width", type=int, default=8192)
@@ -170,13 +277,7 @@ def main() -> None:
     parser.add_argument("--ce-tokens", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(ARMS))
-    parser.add_argument("--tables", action="store_true", help="train nothing")
-    given = parser.parse_args()
-    if not given.tables:
-        if given.out is None or given.model is None or not given.text:
-            parser.error("give OUT, MODEL and --text")
-        run(given)
-    fill(PAGE, {"lookup": tables()})
+    run(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """`make results` (`python -m experiments.results`): the tables and plots of docs/results.md, from the figures
-that `python -m experiments.collect` put into results/.
+that `python -m experiments.collect` and `python -m experiments.lookup` put into results/.
 """
 
 from pathlib import Path
 
+from experiments import lookup
 from experiments.figures import CONTROLS, RECIPES, Group, Model, interval, load, mean, ratio
 from experiments.page import DOCS, RESULTS, fill, table
 from experiments.plots import COLOURS, DISTINCT, Panel, Point, Series, draw
@@ -61,24 +62,6 @@ def cost(models: list[Model]) -> list[str]:
 
 def _mean_and_range(values: list[float]) -> str:
     return f"{number(mean(values))} ({min(values):.2f}–{max(values):.2f})" if values else "–"
-
-
-def alignment(models: list[Model]) -> list[str]:
-    """What is aligned, dead and covered: one row a model, a value for each recipe."""
-    keys = (
-        "aligned_live",
-        "aligned_firing",
-        "aligned_energy",
-        "aligned_live_embedding",
-        "dead_share_seen",
-        "coverage",
-    )
-    rows = [
-        [model.name, *(" / ".join(number(over_layers(model, name, key)) for name in RECIPES) for key in keys)]
-        for model in models
-    ]
-    header = ["aligned: live", "firings", "energy", "live, to raw `W_E`", "dead, of seen tokens", "coverage"]
-    return table(["model", *header], rows)
 
 
 NAMINGS = (
@@ -204,10 +187,12 @@ def cone_sweep(models: list[Model]) -> str:
 
 def write(page: Path = PAGE, plots: Path = PLOTS, results: Path = RESULTS) -> None:
     models = load(results)
-    blocks = {"cost": cost, "alignment": alignment, "names": names, "seeds": seeds, "controls": controls}
-    fill(page, {block: make(models) for block, make in blocks.items()})
+    blocks = {"cost": cost, "names": names, "seeds": seeds, "controls": controls}
+    written = {block: make(models) for block, make in blocks.items()}
+    fill(page, written | {"lookup": lookup.tables(), "reach": lookup.reach()})
     (plots / "cost-by-layer.svg").write_text(by_layer(models), encoding="utf-8")
     (plots / "cone-sweep.svg").write_text(cone_sweep(models), encoding="utf-8")
+    (plots / "lookup-curve.svg").write_text(lookup.curves(), encoding="utf-8")
 
 
 if __name__ == "__main__":

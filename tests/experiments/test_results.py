@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from experiments import false_positives, results, steering
+from experiments import false_positives, lookup, results, steering
 from experiments.collect import collect
 from experiments.figures import STABILITY, Model, average, load, ratio, rounded
 from experiments.page import filled
 
 SHARES = (
-    "fve dead_share dead_share_seen aligned_live aligned_firing aligned_energy aligned_live_embedding "
-    "coverage reads_precision supported_live supported_firing supported_permuted"
+    "fve dead_share aligned_live reads_precision supported_live supported_firing supported_permuted"
 ).split()
 NAMED = ("supported_live", "supported_firing", "reads_precision", "reads_family", "coverage_supported")
 
@@ -107,7 +106,6 @@ def test_ratios_are_paired_and_refused_across_passages(folder: Path) -> None:
 def test_each_claim_has_a_table_of_its_figures(folder: Path) -> None:
     models = [toy(folder)]
     assert "1.10 (1.10–1.10)" in results.cost(models)[2] and results.cost(models)[2].endswith("0 of 1 |")
-    assert "| toy | 0.50 / 0.50 / 0.50 |" in results.alignment(models)[2]
     assert "highest lift afterwards | 0.62 |" in "\n".join(results.names(models))
     assert results.seeds(models)[2:] == ["| toy | cone | 0.70 | 0.80 | 0.25 | 0.50 |"]
     assert [row.split(" | ")[2] for row in results.controls(models)[2:]] == ["own", "permuted"]
@@ -137,3 +135,45 @@ def test_the_pages_are_what_the_committed_figures_make(tmp_path: Path) -> None:
         assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), page
     for plot in results.PLOTS.glob("*.svg"):
         assert (tmp_path / plot.name).read_text(encoding="utf-8") == plot.read_text(encoding="utf-8"), plot
+
+
+def test_reach_compares_the_look_up_with_other_arms_and_marks_what_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"fve": 0.9, "delta_ce": 0.1, "delta_ce_ci": [0.09, 0.11], "dead_share": 0.04, "lookup_share": 0.5}
+    row |= {
+        "d_sae": 8,
+        "seen": 3000,
+        "distinct": 3000,
+        "tokens": 50,
+        "holds_tested": 0.3,
+        "holds_firing": 0.6,
+    }
+    row["loss"] = {"tokens": [1000, 2000, 3000, 4000], "loss": [0.4, 0.2, 0.15, 0.1]}
+    arms = {"none": row | {"delta_ce": 0.25}, "none-equal": row | {"delta_ce": 0.16}, "fixed": row}
+    found = {
+        "command": "a b",
+        "model": "toy",
+        "layer": 3,
+        "arms": arms,
+        "delta_ce_ratios": {"none": [0.4, 0.3, 0.5]},
+    }
+    (tmp_path / "toy-3-3000.json").write_text(json.dumps(found))
+    old = {"loss", "holds_tested", "holds_firing"}
+    earlier = {
+        arm: {name: value for name, value in each.items() if name not in old} | {"seen": 20_000}
+        for arm, each in arms.items()
+    }
+    (tmp_path / "toy-3-20000.json").write_text(json.dumps(found | {"arms": earlier, "delta_ce_ratios": {}}))
+    monkeypatch.setattr(lookup, "FOLDER", tmp_path)
+    assert lookup.reach()[2] == (
+        "| toy, 3 | 3,000 | – | 0.62 | 0.40 (0.30–0.50) | **4.0%** | 0.900 | 0.900 |"
+    )
+    assert "| 4.0% | 0.50 | 0.30 | 0.60 |" in lookup.tables()[4]
+    assert lookup.tables()[-1].endswith("| 4.0% | 0.50 | – | – |")
+    assert lookup.curves().count("<circle") == 3 * 3  # three arms, the first epoch
+
+
+def test_the_command_of_a_look_up_file_names_all_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["lookup", "OUT", "toy", "--only", "none", "--layer", "3"])
+    assert lookup.command_of(["none", "fixed"]).endswith("OUT toy --layer 3 --only none --only fixed")

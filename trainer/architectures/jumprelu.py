@@ -32,7 +32,7 @@ class JumpReLUConfig(TopKConfig):
     """Active features a token that training aims at, on average."""
     bandwidth: float = 0.5
     """Width of the kernel that estimates the gradients of thresholds, in units of the first threshold."""
-    threshold_rate: float = 10.0
+    threshold_rate: float = 30.0
     """Learning rate of the thresholds' logarithms, as a multiple of the others': at 1, a run of a few hundred
     steps ends before they have moved by a third, with several times k features active.
     """
