@@ -2,6 +2,7 @@
 that `python -m experiments.collect` and `python -m experiments.lookup` put into results/.
 """
 
+import json
 from pathlib import Path
 
 from experiments import lookup
@@ -64,31 +65,22 @@ def _mean_and_range(values: list[float]) -> str:
     return f"{number(mean(values))} ({min(values):.2f}–{max(values):.2f})" if values else "–"
 
 
-NAMINGS = (
-    ("cone", "nearest", "`cone`, own anchors"),
-    ("matched", "nearest", "`matched`, the same anchors afterwards"),
-    ("matched", "lift", "`matched`, highest lift afterwards"),
-)
+NAMINGS = ("own names", "on the nearest anchor", "own names, permuted")
+"""what experiments.relation_names measures that this page shows"""
 
 
-def names(models: list[Model]) -> list[str]:
-    """Support and coverage of cone's names beside names given afterwards."""
-    keys = ("supported_live", "supported_firing", "reads_precision", "reads_family", "coverage_supported")
+def names(models: list[Model], kept: Path = RESULTS / "relation-names.json") -> list[str]:
+    """Names with a relation beside the nearest anchor's token and beside permuted names, by one rule."""
+    found = json.loads(kept.read_text(encoding="utf-8"))["rows"] if kept.is_file() else []
     rows = []
-    for model in models:
-        for name, way, words in NAMINGS:
-            figures = [number(over_layers(model, name, f"named_{way}/{key}")) for key in keys]
-            permuted = over_layers(model, name, "supported_permuted") if way == "nearest" else None
-            rows.append([model.name, words, *figures, number(permuted)])
-    header = [
-        "supported: live",
-        "firings",
-        "on the name",
-        "on its family",
-        "tokens covered",
-        "permuted names",
-    ]
-    return table(["model", "dictionary, named by", *header], rows)
+    for row in found:
+        if row["names"] in NAMINGS:
+            shares = [row["of_tested"]["specific"]]
+            for key in ("of_tested", "of_live", "of_firings"):
+                shares.append(row[key]["specific"] + row[key]["partial"])
+            rows.append([row["dictionary"], row["names"], *map(number, shares)])
+    header = ["specific, of tested", "holds, of tested", "of live", "of firings"]
+    return table(["dictionary", "named by", *header], rows)
 
 
 def seeds(models: list[Model]) -> list[str]:
@@ -114,7 +106,7 @@ STABLE = [(key, way) for way in ("nearest", "lift") for key in ("recurs", "named
 
 def controls(models: list[Model]) -> list[str]:
     """Dictionaries trained on anchors that say nothing of their tokens."""
-    keys = ("aligned_live", "supported_live", "supported_firing", "reads_precision", "dead_share", "delta_ce")
+    keys = ("aligned_live", "reads_precision", "dead_share", "delta_ce")
     rows = []
     for model in models:
         for layer in sorted({group.layer for group in model.groups if group.name in CONTROLS}):
@@ -122,7 +114,7 @@ def controls(models: list[Model]) -> list[str]:
                 if group := model.get(layer, name):
                     figures = [number(group.metrics.get(key), 3 if key == "delta_ce" else 2) for key in keys]
                     rows.append([model.name, layer, "own" if name == "cone" else name, *figures])
-    header = ["aligned, live", "supported: live", "firings", "on the name", "dead", "ΔCE"]
+    header = ["aligned, live", "on the name", "dead", "ΔCE"]
     return table(["model", "layer", "anchors", *header], rows)
 
 

@@ -75,7 +75,7 @@ class Cell(NamedTuple):
     prefixes: list[np.ndarray]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def firings(ground: Cell, texts: list[np.ndarray], sample: np.ndarray | None) -> Firings:
     """Of the features `sample`, or of all by their own numbers."""
     place = None if sample is None else np.full(ground.dictionary.d_sae, -1)
@@ -120,20 +120,24 @@ def padded(tokens: Sequence[int]) -> list[int]:
 
 
 def read_lists(
-    found: Firings, occurrences: np.ndarray, words: np.ndarray, n: int
+    found: Firings, occurrences: np.ndarray, words: np.ndarray, spelled: Sequence[str], n: int
 ) -> dict[str, list[list[int]]]:
-    """Lists from the firings of the choosing half: by word (ours), by token (highest lift), by activation."""
+    """Lists from the firings of the choosing half: by word with a token a spelling (ours), by token (highest
+    lift), by activation.
+    """
     rate = occurrences / max(occurrences.sum(), 1)
     word_rate = np.bincount(words, rate, len(words))
-    spellings: dict[int, list[int]] = {}
-    for token in np.argsort(-occurrences, kind="stable").tolist():
-        spellings.setdefault(int(words[token]), []).append(token)
     lists: dict[str, list[list[int]]] = {READ: [], "highest lift": [], "strongest activation": []}
     for feature in range(n):
         own = found.feature == feature
         tokens, values = found.token[own], found.value[own]
-        by_word = _by_score(words[tokens], word_rate)
-        lists[READ].append(padded([t for word in by_word for t in spellings[word][:8]]))
+        order = {word: at for at, word in enumerate(_by_score(words[tokens], word_rate))}
+        each, counts = np.unique(tokens, return_counts=True)
+        by_word = sorted(
+            zip(each.tolist(), counts.tolist(), strict=True), key=lambda t: (order[words[t[0]]], -t[1])
+        )
+        once = {spelled[token]: token for token, _ in reversed(by_word)}
+        lists[READ].append(padded([token for token, _ in by_word if once[spelled[token]] == token]))
         lists["highest lift"].append(padded(_by_score(tokens, rate)))
         lists["strongest activation"].append(padded(tokens[np.argsort(-values, kind="stable")].tolist()))
     return lists
@@ -147,7 +151,7 @@ def _by_score(units: np.ndarray, rate: np.ndarray) -> list[int]:
     return [int(each[at]) for at in np.argsort(-score, kind="stable")]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def direction_lists(
     ground: Cell, run: Checkpoint, sample: Tensor, lens: Tensor, prompts: Sequence[Tensor], mean_norm: float
 ) -> dict[str, list[list[int]]]:
@@ -215,11 +219,11 @@ def measure(
     )
     mean_norm = x.norm(dim=-1).mean().item()
     rows = torch.from_numpy(sample)
-    lists = read_lists(chosen, occurrences, words_of(model.vocabulary.raw), n)
+    spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
+    lists = read_lists(chosen, occurrences, words_of(model.vocabulary.raw), spelled, n)
     lists |= direction_lists(ground, run, rows, jacobian, prompts[:key_prompts], mean_norm)
     held_out = Ground(model, ground.layer, ground.prefixes[:prefixes], mean_norm=mean_norm)
     oracle = changes(held_out, ground.dictionary.directions[rows], LEVELS).topk(N, dim=1).indices.tolist()
-    spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
     best = strongest(judged)
     for name in (name for name in LISTS if name in lists):
         tokens = lists[name]

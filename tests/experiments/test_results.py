@@ -106,7 +106,12 @@ def test_ratios_are_paired_and_refused_across_passages(folder: Path) -> None:
 def test_each_claim_has_a_table_of_its_figures(folder: Path) -> None:
     models = [toy(folder)]
     assert "1.10 (1.10–1.10)" in results.cost(models)[2] and results.cost(models)[2].endswith("0 of 1 |")
-    assert "highest lift afterwards | 0.62 |" in "\n".join(results.names(models))
+    shares = {"specific": 0.25, "partial": 0.5, "weak": 0.0, "none": 0.25}
+    row = {"dictionary": "toy/3-cone", "of_tested": shares, "of_live": shares, "of_firings": shares}
+    kept = folder / "relation-names.json"
+    kept.write_text(json.dumps({"rows": [row | {"names": name} for name in ("own names", "another")]}))
+    [held] = results.names(models, kept)[2:]
+    assert held == "| toy/3-cone | own names | 0.25 | 0.75 | 0.75 | 0.75 |"
     assert results.seeds(models)[2:] == ["| toy | cone | 0.70 | 0.80 | 0.25 | 0.50 |"]
     assert [row.split(" | ")[2] for row in results.controls(models)[2:]] == ["own", "permuted"]
 
