@@ -26,21 +26,22 @@ def feature_for(
 
 def writing(store: Store, resolved: ResolvedName, *, rows: bool) -> ResolvedFeature | None:
     """The direction that raised the token most of those steered, if above its controls; else the strongest by
-    write list; else by nearest anchor.
+    write list; else the token's row of a look-up, which seldom writes its token; else by nearest anchor.
     """
     measured, listed = resolved.written
     usable = [one for one in measured if one.kind == "feature" or (rows and one.kind == "row")]
     steered = [one for one in usable if one.above]
-    others = _once([one.feature for one in usable], listed, resolved.features)
+    own_rows = resolved.rows if rows else []
+    others = _once([one.feature for one in usable], listed, own_rows, resolved.features)
     if steered:
         best = steered[0]
         return _resolved(resolved, best.feature, others, "intervention", _measured(best), best)
-    if rows and resolved.rows:
-        sure = "A row of a token look-up, which was not steered for this token: not tested."
-        return _resolved(resolved, resolved.rows[0], _once(resolved.rows, others), "nearest anchor", sure)
     if listed:
         sure = _untested(listed[0], store.dictionaries())
         return _resolved(resolved, listed[0], others, "write list", sure)
+    if own_rows:
+        sure = "A row of a token look-up, which was not steered for this token: not tested."
+        return _resolved(resolved, own_rows[0], others, "nearest anchor", sure)
     if usable:
         best = usable[0]
         return _resolved(resolved, best.feature, others, "intervention", _measured(best), best)

@@ -23,12 +23,12 @@ VERDICT_WORDS: dict[str, str] = {
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
 }
 WRITE_VERDICT_WORDS: dict[str, str] = {
-    "both": "Adding it raises the first of these tokens by more than every control, and without it they fall "
-    "most of all tokens.",
+    "both": "Adding it raises the first of these tokens by more than every control, and without it one of "
+    "them is among the five that fall most.",
     "steering": "Adding it raises the first of these tokens by more than every control; without it others "
     "fall more.",
-    "ablation": "Without it these tokens fall most of all; adding it raises the first of them no more than "
-    "some control.",
+    "ablation": "Without it one of these tokens is among the five that fall most; adding it raises the first "
+    "no more than some control.",
     "none": "Neither adding it nor taking it away moves these tokens beyond chance.",
     "untested": "It was not drawn to be steered: the list is read off its direction, not tested.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",

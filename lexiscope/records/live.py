@@ -31,7 +31,8 @@ class ResolvedFeature(Record):
         "id",
         description="how it was selected. For a token that is to be written: of what was steered and raised "
         "the token above every control, the direction that raised it most; else the feature whose write list "
-        "holds it highest; else by its nearest anchor. For a token that a condition or the feature to swap "
+        "holds it highest; else its row of a look-up, or by its nearest anchor. For a token that a condition "
+        "or the feature to swap "
         "needs: a feature that fires on it",
     )
     token: Token | None = Field(None, description="the token that it was selected for")

@@ -57,9 +57,11 @@ def test_a_row_that_is_not_there_is_named(store: Store, row: str) -> None:
         steer_job(store, request(id=row))
 
 
-def test_a_token_is_added_by_its_row_where_there_is_one(store: Store) -> None:
-    found = steer_job(store, request(token=3, layer=1))
-    assert found.job.interventions[0].feature.id == ROW
+def test_a_tokens_row_stands_among_what_can_be_added(store: Store) -> None:
+    [found] = steer_job(store, request(token=3, layer=1)).features
+    assert ROW in {ref.id for ref in (found.feature, *found.others)}
+    [changed] = steer_job(store, request(token=3, layer=1, mode="clamp")).features
+    assert ROW not in {ref.id for ref in (changed.feature, *changed.others)}
     assert not any(ref.row for ref in steer_job(store, request(token=4, layer=1)).features[0].others)
     by_feature = steer_job(store, request(token=6, layer=1, mode="ablate")).job.interventions[0].feature
     assert not by_feature.row
