@@ -26,7 +26,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 PER_WORD = 3
 """occurrences of a word, so that frequent ones do not decide"""
 FEWEST = 10
-"""judged words of a letter"""
+"""judged positions at which the probe is right, of a letter that is reported"""
 SPLIT, COSINE, SHARE = 0.03, 0.1, 0.4
 CANDIDATES = 20
 """features of the largest mean difference that may be main ones"""
@@ -151,11 +151,11 @@ def find(arguments: AbsorptionArguments) -> Findings:  # noqa: PLR0915
     found = []
     for letter in range(26):
         positive = words.letter == letter
-        if int((positive & judged).sum()) < FEWEST or not int((positive & trains).sum()):
+        if int((positive & judged & right).sum()) < FEWEST or not int((positive & trains).sum()):
             continue
         found.append(_letter(letter, positive, words, right, z, rows, raw, directions))
     if not found:
-        raise StudyError(f"No letter begins {FEWEST} of the judged words or more: give more text.")
+        raise StudyError(f"No letter is read right at {FEWEST} judged positions: give more text.")
     missed = mean_over(torch.cat([each.missed for each in found]).float())
     absorbed = mean_over(torch.cat([each.absorbed for each in found]).float())
     control = float(torch.cat([each.by_chance for each in found]).float().mean())

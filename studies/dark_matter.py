@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexiscope.anchors import TokenSums, class_mean_anchors, nearest_tokens
+from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors, nearest_tokens
 from lexiscope.checkpoint import Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
@@ -67,8 +67,11 @@ def costs(
     *,
     tokens: int,
     seed: int,
+    limit: float = float("inf"),
 ) -> Costs:
-    """On passages of token ids, until they hold `tokens` tokens. Position 0 is left as it is."""
+    """On passages of token ids, until they hold `tokens` tokens. Position 0 is left as it is; positions whose
+    norm is above `limit` (attention sinks, where the regression was not fitted) get no linear part.
+    """
     rises: list[list[Tensor]] = [[], [], []]
     passage, read, draw = [], 0, torch.Generator().manual_seed(seed)
     for number, each in enumerate(found):
@@ -77,7 +80,7 @@ def costs(
         x, following = reading.residuals[layer][0], ids[0, 2:]
         base = cross_entropy(reading.logits[0, 1:-1], following)
         error = error_of(dictionary, x[1:], ids[0, 1:])
-        guess = linear(x[1:])
+        guess = linear(x[1:]) * (x[1:].norm(dim=-1, keepdim=True) <= limit)
         other = guess[torch.randperm(len(guess), generator=draw)]
         for place, back in enumerate((torch.zeros_like(guess), guess, other)):
             changed = torch.cat([x[:1], x[1:] - error + back])[None]
@@ -122,7 +125,8 @@ def find(arguments: DarkMatterArguments) -> Findings:
     no_size = explained(sizes, unrelated(x), guessed.bias, group, seed=seed)
     left = ratio_over(sizes[:, 0], (x - x_fit.mean(0)).square().sum(-1), group, seed=seed)
     odd = [each for number, each in enumerate(found) if number % 2]
-    price = costs(model, layer, dictionary, linear, odd, tokens=arguments.ce_tokens, seed=seed)
+    limit = OUTLIER * float(x_fit.norm(dim=-1).median())
+    price = costs(model, layer, dictionary, linear, odd, tokens=arguments.ce_tokens, seed=seed, limit=limit)
     named = _named(_anchors(checkpoint, model, fitted), e - linear.bias, judged, seed=seed)
     figures = [
         figure(

@@ -37,5 +37,5 @@ def test_the_probe_reads_a_letter_that_is_linear() -> None:
 
 def test_a_model_without_linear_letters_is_refused(runs: list[Path], text_file: Path) -> None:
     ask = {"dictionaries": (runs[2],), "text": (str(text_file),), "tokens": 1500, "length": 48}
-    with pytest.raises(StudyError, match=r"letter is not linear|No letter begins"):
+    with pytest.raises(StudyError, match=r"letter is not linear|No letter is read"):
         STUDIES["absorption"].run(AbsorptionArguments(**ask))
