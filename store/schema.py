@@ -383,7 +383,6 @@ carried = sa.Table(
     _column("model", TEXT, "id of the language model"),
     _column("token_id", sa.Integer, "the token"),
     _column("n_features", sa.Integer, "features that it names, all dictionaries of the model together"),
-    _column("n_specific", sa.Integer, "dictionaries in which it is a word of a specific feature"),
     comment="derived: the tokens that name features",
 )
 

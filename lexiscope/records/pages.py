@@ -27,7 +27,7 @@ class HomePage(Record):
 
     build: str
     models: list[ModelSummary]
-    example_tokens: list[Token] = Field(description="content words with specific features, to start from")
+    example_tokens: list[Token] = Field(description="content words that name features, to start from")
 
 
 class TokenHit(Record):

@@ -1,9 +1,10 @@
-"""Words to start from on the home page: content words with specific features."""
+"""Words to start from on the home page: content words that name features."""
 
 import sqlalchemy as sa
 
 from lexiscope.records import Token
 from store import schema
+from store.read.listing import HELD
 from store.read.open_build import OpenBuild
 
 SHOWN = 12
@@ -31,8 +32,8 @@ FUNCTION_WORDS = frozenset(
 
 
 def example_tokens(build: OpenBuild) -> list[Token]:
-    """Content words with specific features in the most dictionaries, of the first model that has any; other
-    words only where there is none.
+    """Content words that name features, those of specific features in the most dictionaries first, of the
+    first model that has any; other words only where there is none.
     """
     return build.cached("examples", lambda: _examples(build))
 
@@ -41,26 +42,33 @@ def _examples(build: OpenBuild) -> list[Token]:
     for model in build.models:
         counts = sorted((entry.occurrences for entry in build.vocabulary(model).entries), reverse=True)
         for most in (counts[COMMONEST] if len(counts) > COMMONEST else 0, counts[0]):
-            words = _specific_words(build, model, at_most=most)
+            words = _naming_words(build, model, at_most=most)
             if found := [token for token, folded in words if folded not in FUNCTION_WORDS]:
                 return found[:SHOWN]
     return []
 
 
-def _specific_words(build: OpenBuild, model: str, *, at_most: int) -> list[tuple[Token, str]]:
-    """(token, folded spelling) of whole words of four letters or more that occur, `at_most` so often."""
-    named, token = schema.carried.c, schema.token.c
+def _naming_words(build: OpenBuild, model: str, *, at_most: int) -> list[tuple[Token, str]]:
+    """(token, folded spelling) of whole words of four letters or more that occur, `at_most` so often, and
+    name features whose name holds.
+    """
+    named, token = schema.by_name.c, schema.token.c
+    specific = sa.func.count(sa.distinct(sa.case((named.verdict == "specific", named.dictionary_id))))
+    held = sa.func.count(sa.distinct(named.dictionary_id))
     statement = (
         sa.select(token.token_id, token.folded)
-        .join(schema.carried, sa.and_(named.model == token.model, named.token_id == token.token_id))
+        .join(schema.by_name, named.token == token.token_id)
         .where(
             token.model == model,
-            named.n_specific > 0,
+            named.dictionary_id.in_([entry.dictionary_id for entry in build.of_model(model)]),
+            named.by_relation == 1,
+            named.verdict.in_(HELD),
             sa.func.length(token.folded) >= 4,
             token.shown.like("␣%"),
             token.count.between(1, at_most),
         )
-        .order_by(named.n_specific.desc(), token.count.desc(), token.token_id)
+        .group_by(token.token_id, token.folded, token.count)
+        .order_by(specific.desc(), held.desc(), token.count.desc(), token.token_id)
         .limit(SHOWN + len(FUNCTION_WORDS))
     )
     rows = build.rows(statement)

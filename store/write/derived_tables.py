@@ -114,9 +114,8 @@ def _by_write() -> sa.Select[Any]:
 
 def _carried() -> sa.Select[Any]:
     own = schema.by_name.c
-    specific = sa.case((sa.and_(own.by_relation == 1, own.verdict == "specific"), own.dictionary_id))
     return (
-        sa.select(DICTIONARY.model, own.token, sa.func.count(), sa.func.count(specific.distinct()))
+        sa.select(DICTIONARY.model, own.token, sa.func.count())
         .join(schema.dictionary, DICTIONARY.dictionary_id == own.dictionary_id)
         .group_by(DICTIONARY.model, own.token)
         .order_by(DICTIONARY.model, own.token)
