@@ -1,0 +1,66 @@
+"""The tutorial notebook runs from its first cell to its last, against a small index of the bundled model."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from rich.console import Console
+
+from cli.demo_command import MODEL, MODEL_ID, TEXT, Amounts, build
+from lexiscope.language_model import load_language_model
+from lexiscope.settings import ROOT, Settings
+from server import create_app
+from tests.smoke import free_port
+
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def cells() -> list[str]:
+    found = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in found if cell["cell_type"] == "code"]
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of `vasae` and `plain` at layer 2, trained and indexed for seconds."""
+    settings = Settings(index=tmp_path / "index", runs=tmp_path / "runs", lenses=tmp_path / "lenses")
+    build(
+        lambda: load_language_model(str(MODEL), model_id=MODEL_ID),
+        MODEL_ID,
+        [[("vasae", 2), ("plain", 2)]],
+        [TEXT],
+        Amounts(20_000, 20_000, 1_000, 20_000, 0, 0, 0),
+        settings=settings,
+        console=Console(quiet=True),
+    )
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    monkeypatch.setenv("LEXISCOPE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("LEXISCOPE_RUNS", str(settings.runs))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(ROOT)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_every_cell_of_the_tutorial_runs(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for number, cell in enumerate(cells()):
+        exec(compile(cell, f"cell {number}", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "␣king" in shown and "steered:" in shown
+    assert names["feature"]._repr_html_() and len(names["table"]) == names["feature"].dictionary.d_sae
