@@ -26,7 +26,7 @@ lint: .venv/installed-test
 smoke: .venv/installed
 	$(BIN)/python -m tests.smoke
 
-# Every kind of page of a running server, light, dark and on a phone, into docs/screenshots. URL=http://…
+# Every kind of page of a running server, light, dark and on a phone, as pictures. URL=http://…
 screenshots: .venv/installed-test
 	$(BIN)/python -m tests.browser.screenshots $(or $(URL),http://127.0.0.1:8000)
 

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import logging
 import re
 import uuid
 
@@ -21,6 +22,8 @@ from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server.live.problems import problem
 from store import ApiKeys, KeyRefused, LimitReached, StoreError
+
+log = logging.getLogger("lexiscope.server")
 
 OPEN = re.compile(r"/healthz|/readyz|/static/.*")
 """addresses that need no key"""
@@ -93,7 +96,8 @@ class KeyCheck:
             await problem(refused, {"retry-after": str(error.retry_after)})(scope, receive, send)
             return
         except StoreError as error:
-            await problem(ErrorRecord(status=503, detail=str(error)))(scope, receive, send)
+            log.error("API keys cannot be read: %s", error)
+            await problem(ErrorRecord(status=503, detail=error.public))(scope, receive, send)
             return
         scope.setdefault("state", {})["key_name"] = granted.name
 

@@ -156,6 +156,7 @@ function restore(state) {
 
 /** Puts the form, and what was generated, into the address. */
 async function remember(events) {
+  clearTimeout(form.saving); // an earlier change of the form: its address is this one, or older
   if (!form.checkValidity()) return;
   const hash = events ? await packed(events) : "";
   history.replaceState(null, "", addressOf(request(), DEFAULTS) + (hash ?? ""));

@@ -183,7 +183,7 @@ def test_a_long_query_and_one_from_right_to_left_leave_the_page_as_it_is(page):
 def test_filters_keep_the_query_and_narrow_the_list(page):
     page.goto("/search?q=word")
     page.get_by_text("Filter and sort").click()
-    page.get_by_label("Verdict").select_option("weak")
+    page.locator("select[name=verdict]").select_option("weak")
     page.get_by_role("button", name="Apply").click()
     page.wait_for_load_state()
     assert page.locator("#q").input_value() == "word"

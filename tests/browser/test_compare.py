@@ -23,5 +23,5 @@ def test_two_dictionaries_are_compared_and_read_a_text_together(reading):  # noq
 
 def test_a_dictionary_leads_to_how_it_was_made(page):
     page.goto("/tiny/1-vasae")
-    page.get_by_role("link", name="How it was made").click()
+    page.get_by_role("link", name="Recipe, anchors, text").click()
     page.get_by_role("heading", name="How 1-vasae was made").wait_for()

@@ -19,7 +19,7 @@ def test_charts_are_drawn_without_scripts(chromium, site):
     context = chromium.new_context(base_url=site, java_script_enabled=False)
     page = context.new_page()
     page.goto(HOME)
-    assert page.locator(".panels .drawing").count() == 10
+    assert page.locator(".panels .drawing").count() == 12
     box = page.locator(".panels .drawing circle").first.bounding_box()
     assert box["width"] > 4
     assert page.locator(".marks li").count() == 3, "one legend for all of them: by layer, vasae, plain"

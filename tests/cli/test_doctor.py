@@ -1,5 +1,6 @@
 """What `lexiscope doctor` finds, and that every fault has an advice."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from tests.store import synthetic
 
 
 def found(**given: object) -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine(Settings(**given))}
+    with ThreadPoolExecutor(1) as aside:  # where no event loop of another test's browser runs
+        findings = aside.submit(lambda: list(examine(Settings(**given)))).result()
+    return {finding.what: finding for finding in findings}
 
 
 def test_an_index_whose_files_moved_is_said(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.05)
-    monkeypatch.setenv("LEXISCOPE_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("TUTORIAL_SERVER", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("LEXISCOPE_RUNS", str(settings.runs))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)

@@ -26,7 +26,7 @@ from trainer.architectures import Start, Step, build
 from trainer.architectures.paper import PaperConfig
 from trainer.distributed import Ranks
 from trainer.errors import RecipeError
-from trainer.objectives import anchor_pull
+from trainer.objectives import anchor_pull, losses
 from trainer.presets import configured, recipe
 from trainer.step import Trained, Training, train_on_sample
 
@@ -108,7 +108,7 @@ def naive(encoder: nn.Linear, decoder: nn.Linear, x: Tensor, k: int = 4) -> Tens
 def test_each_anchor_mode_is_what_a_loop_over_features_and_tokens_gives(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "CHUNK", 7)
+    monkeypatch.setattr(losses, "CHUNK", 7)
     directions, anchors = draw(20, D), embedding()
     expected = [slow_score(direction, anchors, mode) for direction in directions]
     assert torch.allclose(anchor_pull(directions, anchors, mode), torch.tensor(expected), atol=1e-5)

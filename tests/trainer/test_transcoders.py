@@ -26,6 +26,8 @@ from tests.trainer.test_resume import Interrupted, interrupt, same
 from trainer.__main__ import main
 from trainer.activations.passages import LayerActivations, TrainingBatch
 from trainer.architectures import Architecture, Config, Start, build
+from trainer.architectures.endtoend import EndToEndConfig
+from trainer.architectures.ensemble import BoostingConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
 from trainer.presets import recipes
@@ -33,7 +35,12 @@ from trainer.step import Training, train_on_sample
 
 QUIET = Console(quiet=True)
 D_OUT = 7
-CONFIGS = [replace(small(config), aux_k=3) for config in recipes().values() if isinstance(config, TopKConfig)]
+NO_TRANSCODERS = (BoostingConfig, EndToEndConfig)
+CONFIGS = [
+    replace(small(config), aux_k=3)
+    for config in recipes().values()
+    if isinstance(config, TopKConfig) and not isinstance(config, NO_TRANSCODERS)
+]
 each_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 
 

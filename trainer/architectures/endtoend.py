@@ -12,6 +12,7 @@ from trainer import objectives
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
 from trainer.architectures.topk import TopKArchitecture, TopKConfig
+from trainer.errors import RecipeError
 from trainer.objectives.model_terms import later_error, run_patched
 
 
@@ -33,6 +34,10 @@ class EndToEndConfig(TopKConfig):
         super().__post_init__()
         self._positive("kl")
         self._not_negative("downstream", "local")
+
+    def check_transcoder(self) -> None:
+        super().check_transcoder()
+        raise RecipeError(f"{self.name} patches a residual stream into the model: no transcoder.")
 
 
 class EndToEnd(TopKArchitecture):
