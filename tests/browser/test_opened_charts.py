@@ -22,7 +22,7 @@ def test_charts_are_drawn_without_scripts(chromium, site):
     assert page.locator(".panels .drawing").count() == 12
     box = page.locator(".panels .drawing circle").first.bounding_box()
     assert box["width"] > 4
-    assert page.locator(".marks li").count() == 3, "one legend for all of them: by layer, vasae, plain"
+    assert page.locator(".marks li").count() == 2 * 3, "a legend for names and one for alignment"
     page.locator(".panels summary").first.click()
     assert page.locator(".panels .numbers table").first.is_visible()
     context.close()
