@@ -8,7 +8,7 @@ selection is one of its methods, so that another architecture adds a class here 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -88,58 +88,51 @@ class Selection(ABC):
 
 
 @dataclass(frozen=True)
-class TopK(Selection):
-    """The k largest pre-activations of each token."""
+class _LargestOfEach(Selection):
+    """k features of each token, by their own pre-activations alone."""
 
     k: int
     independent = False
+
+    @staticmethod
+    @abstractmethod
+    def largest(pre_activations: Tensor, k: int) -> SparseCode:
+        """The k largest, in whatever sense, the largest first."""
 
     @property
     def max_active(self) -> int:
         return self.k
 
     def encode(self, pre_activations: Tensor, feedback: Feedback = alone) -> SparseCode:
-        return top_k(pre_activations, self.k)
+        return self.largest(pre_activations, self.k)
 
     def select(self, pre_activations: Tensor, runners_up: int, feedback: Feedback = alone) -> Selected:
-        wide = top_k(pre_activations, min(self.k + runners_up, pre_activations.shape[-1]))
+        wide = self.largest(pre_activations, min(self.k + runners_up, pre_activations.shape[-1]))
         code = SparseCode(wide.values[:, : self.k], wide.indices[:, : self.k])
         return Selected(code, SparseCode(wide.values[:, self.k :], wide.indices[:, self.k :]))
 
-    def at_most(self, k: int) -> "TopK":
-        return TopK(min(k, self.k))
+    def at_most(self, k: int) -> Self:
+        return replace(self, k=min(k, self.k))
 
-    def of_feature(self, index: int) -> "TopK":
-        return TopK(min(self.k, 1))
+    def of_feature(self, index: int) -> Self:
+        return self.at_most(1)
 
 
 @dataclass(frozen=True)
-class AbsTopK(Selection):
+class TopK(_LargestOfEach):
+    """The k largest pre-activations of each token."""
+
+    largest = staticmethod(top_k)
+
+
+@dataclass(frozen=True)
+class AbsTopK(_LargestOfEach):
     """The k pre-activations of largest magnitude of each token, with their sign (arXiv 2510.00404): a feature
     has two poles.
     """
 
-    k: int
-    independent = False
     signed = True
-
-    @property
-    def max_active(self) -> int:
-        return self.k
-
-    def encode(self, pre_activations: Tensor, feedback: Feedback = alone) -> SparseCode:
-        return abs_top_k(pre_activations, self.k)
-
-    def select(self, pre_activations: Tensor, runners_up: int, feedback: Feedback = alone) -> Selected:
-        wide = abs_top_k(pre_activations, min(self.k + runners_up, pre_activations.shape[-1]))
-        code = SparseCode(wide.values[:, : self.k], wide.indices[:, : self.k])
-        return Selected(code, SparseCode(wide.values[:, self.k :], wide.indices[:, self.k :]))
-
-    def at_most(self, k: int) -> "AbsTopK":
-        return AbsTopK(min(k, self.k))
-
-    def of_feature(self, index: int) -> "AbsTopK":
-        return AbsTopK(min(self.k, 1))
+    largest = staticmethod(abs_top_k)
 
 
 @dataclass(frozen=True)

@@ -16,48 +16,29 @@ from lexiscope.sparse_code import SparseCode
 from trainer import objectives, sparse
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
-from trainer.architectures.topk import TopKArchitecture, TopKConfig
+from trainer.architectures.penalised import Penalised, PenalisedConfig
 from trainer.initialise import Start
-
-ACTIVE_AT_START = 2
-"""Times k features are active at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedConfig(TopKConfig):
+class GatedConfig(PenalisedConfig):
     name: str = "gated"
-    k: int = 32
-    """Active features a token that training aims at, on average."""
     sparsity: float = 1e-3
     """First weight of the penalty, the sum of a token's positive gates."""
-    control: float = 0.05
-    """How fast that weight follows the number of active features: a token with twice k features multiplies it
-    by 1 + control; 0 keeps the first weight.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._positive("sparsity")
-        self._not_negative("control")
 
 
-class Gated(TopKArchitecture):
+class Gated(Penalised):
     name = "gated"
     summary = "a gate decides which features fire, a rescaled copy how strongly"
     config_type = GatedConfig
     config: GatedConfig
-    feature_parameters = (*TopKArchitecture.feature_parameters, "scale", "b_magnitude")
-    precise = True
+    feature_parameters = (*Penalised.feature_parameters, "scale", "b_magnitude")
 
     def initialise(self, start: Start) -> None:
-        """As TopK; gates open where ACTIVE_AT_START · k features are active. `b_enc` is the gate's bias."""
+        """`b_enc` is the gate's bias."""
         super().initialise(start)
-        self.first_bias = -self.level_of(ACTIVE_AT_START * self.config.k, start)
-        self.parameters["b_enc"].fill_(self.first_bias)
         self.parameters["scale"] = torch.zeros(self.d_sae, device=self.device)
         self.parameters["b_magnitude"] = torch.zeros(self.d_sae, device=self.device)
-        self.buffers["sparsity"] = torch.tensor(self.config.sparsity, device=self.device)
-        self._active = torch.tensor(float(self.config.k))
 
     def forward(self, x: Tensor) -> Pass:
         p = self.parameters
@@ -78,22 +59,14 @@ class Gated(TopKArchitecture):
         that this term does not train.
         """
         p, losses = self.parameters, super().losses(batch, made, step)
-        self._active = (made.code.values.detach() > 0).sum() / len(batch.x)
-        losses["sparsity"] = self.buffers["sparsity"] * self._gate.values.sum() / len(batch.x)
+        losses["sparsity"] = self.penalty(self._gate.values.sum(), made, batch)
         rest = (batch.x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]).detach()
         by_gates = sparse.decode(self._gate, p["decoder"].detach()) + rest
         losses["gates"] = objectives.mse(by_gates, batch.target)
         return losses
 
-    def constrain_weights(self) -> None:
-        """Unit norm; then the penalty's weight follows the number of active features."""
-        super().constrain_weights()
-        excess = (self.ranks.mean(self._active.clone()) / self.config.k - 1).clamp(-1, 1)
-        self.buffers["sparsity"] *= 1 + self.config.control * excess.to(self.device)
-
     def restart(self, features: Tensor, samples: TrainingBatch) -> None:
         super().restart(features, samples)
-        self.parameters["b_enc"][features] = self.first_bias
         self.parameters["scale"][features] = 0
         self.parameters["b_magnitude"][features] = 0
 
