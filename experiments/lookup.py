@@ -1,10 +1,10 @@
-"""`python -m experiments.lookup OUT MODEL --text FILE… --layer L`: what a token look-up changes at equal
+"""`python -m experiments.lookup OUT MODEL --text FILE… --layer L…`: what a token look-up changes at equal
 training, beside controls; into results/lookup/. `make results` makes the tables and the plot of
 docs/results.md from there.
 
-Every arm is trained on the same activations (kept in OUT/cache) and evaluated on the same passages. An arm
-whose checkpoint is in OUT is not trained again, so that OUT is for one choice of sizes; `--only ARM` trains
-some.
+Every arm is trained on the same activations (kept in OUT/cache) and evaluated on the same passages. The
+layers share one pass of the model. An arm whose checkpoints are in OUT is not trained again, so that OUT is
+for one choice of sizes and one seed; `--only ARM` trains some.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def plan_of(arm: str, model: LanguageModel, given: argparse.Namespace) -> traine
     config = replace(trainer.recipe(one.recipe), **one.settings)
     return trainer.Plan(
         sources=given.text,
-        runs=[(config, [given.layer])],
+        runs=[(config, given.layer)],
         out=given.out,
         tokens=given.tokens,
         seen=given.seen,
@@ -107,26 +107,34 @@ def plan_of(arm: str, model: LanguageModel, given: argparse.Namespace) -> traine
 
 
 def run(given: argparse.Namespace) -> None:
-    """Train the arms that have no checkpoint yet, and keep the figures of all that have one."""
+    """Train the arms that have no checkpoints yet, and keep the figures of all that have, a file a layer."""
     model = load_language_model(given.model, model_id=given.model_id)
     for arm in given.only or ARMS:
-        if not _done(arm, model, given):
+        if not all(_done(arm, model, layer, given.out) for layer in given.layer):
             trainer.train(model, plan_of(arm, model, given), console=Console())
-    found = {arm: load_checkpoint(path, anchors=False) for arm in ARMS if (path := _done(arm, model, given))}
+    for layer in given.layer:
+        _keep(model, layer, given)
+
+
+def _keep(model: LanguageModel, layer: int, given: argparse.Namespace) -> None:
+    """Write the figures of every arm of a layer that is done."""
+    folders = {arm: path for arm in ARMS if (path := _done(arm, model, layer, given.out))}
+    found = {arm: load_checkpoint(path, anchors=False) for arm, path in folders.items()}
     rows = {
         arm: {name: checkpoint.metrics[name] for name in FIGURES}
         | {
             "seen": checkpoint.details["tokens_seen"],
             "distinct": checkpoint.details["tokens_distinct"],
             "seconds": checkpoint.details["seconds"],
-            "loss": losses(given.out / model.id / f"{given.layer}-{arm}"),
+            "loss": losses(folders[arm]),
         }
         for arm, checkpoint in found.items()
     }
     kept = {
         "command": command_of(list(rows)),
         "model": model.id,
-        "layer": given.layer,
+        "layer": layer,
+        "seed": given.seed,
         "weights": model.fingerprint,
         "machine": machine(),
         "arms": rows,
@@ -139,13 +147,14 @@ def run(given: argparse.Namespace) -> None:
             if arm != "fixed"
         }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{model.id}-{given.layer}-{given.seen}.json"
+    seed = f"-s{given.seed}" if given.seed else ""
+    path = FOLDER / f"{model.id}-{layer}-{given.seen}{seed}.json"
     path.write_text(json.dumps(rounded(kept), indent=1) + "\n")
 
 
-def _done(arm: str, model: LanguageModel, given: argparse.Namespace) -> Path | None:
+def _done(arm: str, model: LanguageModel, layer: int, out: Path) -> Path | None:
     """The folder of an arm that is trained and evaluated."""
-    folder: Path = given.out / model.id / f"{given.layer}-{arm}"
+    folder = out / model.id / f"{layer}-{arm}"
     return folder if (folder / "metrics.json").is_file() else None
 
 
@@ -165,7 +174,15 @@ def command_of(arms: Sequence[str]) -> str:
 def kept() -> list[dict[str, Any]]:
     """What results/lookup/ holds, by model, layer and tokens seen."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")]
-    return sorted(found, key=lambda each: (each["model"], each["layer"], _sizes(each)["seen"]))
+    return sorted(
+        found,
+        key=lambda each: (each["model"], each["layer"], _sizes(each)["seen"], each.get("seed", 0)),
+    )
+
+
+def _title(each: dict[str, Any]) -> str:
+    seed = f", seed {each['seed']}" if each.get("seed") else ""
+    return f"{each['model']}, layer {each['layer']}{seed}"
 
 
 def _sizes(each: dict[str, Any]) -> dict[str, Any]:
@@ -180,18 +197,32 @@ def tables() -> list[str]:
     for each in kept():
         some = _sizes(each)
         lines += [
-            f"**{each['model']}, layer {each['layer']}**: {some['seen']:,} tokens seen, {some['distinct']:,} "
+            f"**{_title(each)}**: {some['seen']:,} tokens seen, {some['distinct']:,} "
             f"distinct; {some['tokens']:,} held out. `{each['command']}`",
             "",
         ]
         header = ["", "features", "FVE", "ΔCE", "95 %", "dead", "look-up share"]
-        lines += table([*header, "names hold: tested", "firings"], map(_cells, each["arms"].items()))
+        best = front(each["arms"])
+        rows = [_cells(arm, row, on_front=arm in best) for arm, row in each["arms"].items()]
+        lines += table([*header, "names hold: tested", "firings", "on the front"], rows)
         lines.append("")
     return lines[:-1]
 
 
-def _cells(of: tuple[str, dict[str, Any]]) -> list[str]:
-    arm, row = of
+def front(arms: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The arms that no other arm beats: at ΔCE (lower) or the share of tested features whose names hold
+    (higher), without being worse at the other. Arms whose names were not judged are not among them.
+    """
+    judged = {name: row for name, row in arms.items() if "holds_tested" in row}
+    points = {name: (-row["delta_ce"], row["holds_tested"]) for name, row in judged.items()}
+    return {
+        name
+        for name, own in points.items()
+        if not any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in points.values())
+    }
+
+
+def _cells(arm: str, row: dict[str, Any], *, on_front: bool) -> list[str]:
     return [
         ARMS[arm].label,
         f"{row['d_sae']:,}",
@@ -201,6 +232,7 @@ def _cells(of: tuple[str, dict[str, Any]]) -> list[str]:
         f"{row['dead_share']:.1%}",
         f"{row['lookup_share']:.2f}",
         *(f"{row[name]:.2f}" if name in row else "–" for name in ("holds_tested", "holds_firing")),
+        "yes" if on_front else "",
     ]
 
 
@@ -214,7 +246,7 @@ def reach() -> list[str]:
         if "fixed" not in arms or "none" not in arms:
             continue
         fixed, matched = arms["fixed"], arms["none"]
-        cells = [f"{each['model']}, {each['layer']}", f"{fixed['seen']:,}"]
+        cells = [_title(each), f"{fixed['seen']:,}"]
         for arm in (*AT_MOST, "none"):
             cells.append(_ratio(fixed, arms.get(arm), ratios.get(arm), AT_MOST.get(arm)))
         dead = _bold(f"{fixed['dead_share']:.1%}", met=fixed["dead_share"] <= DEAD_AT_MOST)
@@ -255,7 +287,7 @@ def curves() -> str:
                 series.append(Series(ARMS[arm].label.strip("*").replace("`", ""), colour, line))
         low = min(point.y for one in series for point in one.points)
         ticks = [distinct / 1e6 * part / 3 for part in range(4)]
-        title, low = f"{each['model']}, layer {each['layer']}", floor(low * 20) / 20
+        title, low = _title(each), floor(low * 20) / 20
         panels.append(Panel(title, "million tokens seen", "1 − loss", series, (low, 1), ticks))
     return draw(panels) if panels else ""
 
@@ -269,7 +301,7 @@ def main() -> None:
     parser.add_argument("--model-id")
     parser.add_argument("--text", action="append", required=True)
     parser.add_argument("--held-out", action="append")
-    parser.add_argument("--layer", type=int, default=4)
+    parser.add_argument("--layer", type=int, action="append", required=True)
     parser.add_argument("--width", type=int, default=8192)
     parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--seen", type=int, default=409_600)

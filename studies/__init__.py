@@ -6,7 +6,7 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import absorption, circuits, classify, dark_matter, layers, match, seeds, vectors
+from studies import absorption, circuits, classify, dark_matter, known_token, layers, match, seeds, vectors
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -14,6 +14,7 @@ STUDIES: dict[str, Study[Any]] = {
     for study in (
         seeds.STUDY,
         dark_matter.STUDY,
+        known_token.STUDY,
         match.STUDY,
         classify.STUDY,
         layers.STUDY,

@@ -5,7 +5,7 @@ Ridge regression of e (and of ‖e‖²) on x is fitted on every second passage 
 linear part ê then goes back into the stream: the ΔCE that remains is the price of what is not linear in x.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from studies.inputs import ENCODED, Stream, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent, ratio_over
-from studies.regression import Linear, explained, ridge
+from studies.regression import explained, ridge
 from studies.study import Arguments, Findings, Study, StudyError, argument
 
 PER_DIMENSION = 8
@@ -53,24 +53,25 @@ class Costs(NamedTuple):
     whole: Interval
     """x̂"""
     removed: Interval
-    """how much less it is with the linear part of the error put back"""
+    """how much less it is with a prediction of the error put back"""
     control: Interval
-    """the same with the linear part that belongs to another position"""
+    """the same with the prediction that belongs to another position"""
 
 
 def costs(
     model: LanguageModel,
     layer: int,
     dictionary: Dictionary,
-    linear: Linear,
+    predict: Callable[[Tensor, Tensor], Tensor],
     found: Sequence[np.ndarray],
     *,
     tokens: int,
     seed: int,
     limit: float = float("inf"),
 ) -> Costs:
-    """On passages of token ids, until they hold `tokens` tokens. Position 0 is left as it is; positions whose
-    norm is above `limit` (attention sinks, where the regression was not fitted) get no linear part.
+    """On passages of token ids, until they hold `tokens` tokens; `predict` takes x [n, d] and the tokens [n]
+    that it stands on to the error [n, d]. Position 0 is left as it is; positions whose norm is above `limit`
+    (attention sinks, where nothing was fitted) get nothing put back.
     """
     rises: list[list[Tensor]] = [[], [], []]
     passage, read, draw = [], 0, torch.Generator().manual_seed(seed)
@@ -80,7 +81,7 @@ def costs(
         x, following = reading.residuals[layer][0], ids[0, 2:]
         base = cross_entropy(reading.logits[0, 1:-1], following)
         error = error_of(dictionary, x[1:], ids[0, 1:])
-        guess = linear(x[1:]) * (x[1:].norm(dim=-1, keepdim=True) <= limit)
+        guess = predict(x[1:], ids[0, 1:]) * (x[1:].norm(dim=-1, keepdim=True) <= limit)
         other = guess[torch.randperm(len(guess), generator=draw)]
         for place, back in enumerate((torch.zeros_like(guess), guess, other)):
             changed = torch.cat([x[:1], x[1:] - error + back])[None]
@@ -126,7 +127,16 @@ def find(arguments: DarkMatterArguments) -> Findings:
     left = ratio_over(sizes[:, 0], (x - x_fit.mean(0)).square().sum(-1), group, seed=seed)
     odd = [each for number, each in enumerate(found) if number % 2]
     limit = OUTLIER * float(x_fit.norm(dim=-1).median())
-    price = costs(model, layer, dictionary, linear, odd, tokens=arguments.ce_tokens, seed=seed, limit=limit)
+    price = costs(
+        model,
+        layer,
+        dictionary,
+        lambda x, tokens: linear(x),
+        odd,
+        tokens=arguments.ce_tokens,
+        seed=seed,
+        limit=limit,
+    )
     named = _named(_anchors(checkpoint, model, fitted), e - linear.bias, judged, seed=seed)
     figures = [
         figure(

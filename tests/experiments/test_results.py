@@ -172,13 +172,21 @@ def test_reach_compares_the_look_up_with_other_arms_and_marks_what_is_reached(
     (tmp_path / "toy-3-20000.json").write_text(json.dumps(found | {"arms": earlier, "delta_ce_ratios": {}}))
     monkeypatch.setattr(lookup, "FOLDER", tmp_path)
     assert lookup.reach()[2] == (
-        "| toy, 3 | 3,000 | – | 0.62 | 0.40 (0.30–0.50) | **4.0%** | 0.900 | 0.900 |"
+        "| toy, layer 3 | 3,000 | – | 0.62 | 0.40 (0.30–0.50) | **4.0%** | 0.900 | 0.900 |"
     )
     assert "| 4.0% | 0.50 | 0.30 | 0.60 |" in lookup.tables()[4]
-    assert lookup.tables()[-1].endswith("| 4.0% | 0.50 | – | – |")
+    assert lookup.tables()[-1].endswith("| 4.0% | 0.50 | – | – |  |")
     assert lookup.curves().count("<circle") == 3 * 3  # three arms, the first epoch
 
 
 def test_the_command_of_a_look_up_file_names_all_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["lookup", "OUT", "toy", "--only", "none", "--layer", "3"])
     assert lookup.command_of(["none", "fixed"]).endswith("OUT toy --layer 3 --only none --only fixed")
+
+
+def test_an_arm_is_on_the_front_unless_another_is_better_at_both() -> None:
+    figures = {"a": (0.1, 0.5), "b": (0.2, 0.6), "c": (0.3, 0.55), "d": (0.1, 0.4)}
+    arms: dict[str, dict[str, float]] = {
+        name: {"delta_ce": delta, "holds_tested": holds} for name, (delta, holds) in figures.items()
+    }
+    assert lookup.front(arms | {"not judged": {"delta_ce": 0.0}}) == {"a", "b"}

@@ -34,11 +34,10 @@ def test_an_exact_linear_part_removes_the_whole_cost(
     found = read_passages(model, [str(text_file)], tokens=400, length=48)
     stream = read_stream(model, found, [1])
 
-    class Exact:
-        def __call__(self, x: torch.Tensor) -> torch.Tensor:
-            return error_of(dictionary, x, torch.zeros(len(x), dtype=torch.long))
+    def exact(x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return error_of(dictionary, x, tokens)
 
-    price = costs(model, 1, dictionary, Exact(), found, tokens=300, seed=0)  # type: ignore[arg-type]
+    price = costs(model, 1, dictionary, exact, found, tokens=300, seed=0)
     assert price.removed.value == pytest.approx(price.whole.value, abs=1e-5)
     assert price.whole.value > 0 and len(stream.tokens) > 300
 
