@@ -46,6 +46,7 @@ ENV PATH=/opt/lexiscope/bin:$PATH \
     LEXISCOPE_INDEX=/data/index \
     LEXISCOPE_RUNS=/data/runs \
     LEXISCOPE_LENSES=/data/lenses \
+    LEXISCOPE_TABLES=/data/tables \
     LEXISCOPE_STUDIES=/data/studies \
     LEXISCOPE_LOG_FORMAT=json \
     LEXISCOPE_LOG_LEVEL=info

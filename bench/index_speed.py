@@ -39,12 +39,12 @@ from indexer.text_pass.text_pass import (
 )
 from lexiscope import text as texts
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.evidence import NameTables, families, matched_controls, words_of
+from lexiscope.evidence import NameTables, matched_controls
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import Settings
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import family_table, word_table
 
 
 class Clock:
@@ -94,11 +94,10 @@ class Turns:
                 named = name_dictionary(model, member, checkpoint.fit)
                 encoders.append(named_encoder(model, member, named))
                 counts.append(named.token_counts)
-            vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
             tables = NameTables(
-                families(model.embedding, vocabulary.folded()),
+                family_table(model),
                 matched_controls(torch.stack(counts).mean(0)),
-                words_of(vocabulary.raw),
+                word_table(model),
             )
         widths, layers = tuple(e.dictionary.d_sae for e in encoders), tuple(e.layer for e in encoders)
         shape = StateShape(model.vocab_size, length, widths, layers)

@@ -19,7 +19,8 @@ TEXT = str(DATA / "demo" / "corpus.txt.xz")
 
 class Amounts(NamedTuple):
     """Tokens to harvest, to train each dictionary on, to evaluate on and to index; contexts to ablate each
-    live feature in, features to steer, passages that the Jacobian lens is fitted on.
+    live feature in, features to steer, passages that the Jacobian lens is fitted on; tokens of the first
+    index (0 leaves it out).
     """
 
     harvested: int
@@ -29,6 +30,7 @@ class Amounts(NamedTuple):
     ablated: int
     steered: int
     lens_prompts: int
+    looked_at: int
 
 
 def build_demo(settings: Settings, console: Console) -> None:
@@ -43,9 +45,10 @@ def build_demo(settings: Settings, console: Console) -> None:
     build(
         load,
         MODEL_ID,
-        [[("vasae", 4)], rest],
+        ("vasae", 4),
+        rest,
         [TEXT],
-        Amounts(150_000, 200_000, 5_000, 100_000, 2, 200, 8),
+        Amounts(150_000, 200_000, 5_000, 100_000, 2, 200, 8, 40_000),
         settings=settings,
         console=console,
     )
@@ -54,46 +57,56 @@ def build_demo(settings: Settings, console: Console) -> None:
 def build(
     load: "Callable[[], LanguageModel]",
     model_id: str,
-    groups: Sequence[Sequence[tuple[str, int]]],
+    first: tuple[str, int],
+    rest: Sequence[tuple[str, int]],
     texts: Sequence[str],
     amounts: Amounts,
     *,
     settings: Settings,
     console: Console,
 ) -> None:
-    """Train each (recipe, layer) that has no checkpoint, and index those that the index lacks: one group
-    after the other, so that the first can be read while the others are built.
+    """Train each (recipe, layer) that has no checkpoint, and index them all. So that there are pages at once,
+    the `first` is trained before the others, and indexed over fewer tokens without what interventions say;
+    the whole index takes its place.
 
     Slow imports (torch, the model) happen only when there is something to build, so that a second start takes
     seconds.
     """
-    missing = [group for group in groups if not _indexed(settings, model_id, [source(*one) for one in group])]
-    if not missing:
+    if _indexed(settings, model_id, [first, *rest]):
         return
-    steps = {at: (_step("train", group), _step("index", group)) for at, group in enumerate(missing)}
-    with ProgressFile(settings.index, model_id, [step for pair in steps.values() for step in pair]) as kept:
+    steps: list[tuple[str, Callable[..., None], list[tuple[str, int]], Amounts]] = []
+    left = [first, *rest]
+    if rest and amounts.looked_at and not _indexed(settings, model_id, [first]):
+        look = amounts._replace(indexed=amounts.looked_at, ablated=0, steered=0, lens_prompts=0)
+        steps += [
+            (_step("train", [first]), _train, [first], amounts),
+            (_step("index", [first]), _index, [first], look),
+        ]
+        left = list(rest)
+    steps += [
+        (_step("train", left), _train, left, amounts),
+        (_step("index", [first, *rest]), _index, [first, *rest], amounts),
+    ]
+    with ProgressFile(settings.index, model_id, [label for label, *_ in steps]) as kept:
         model = load()
-        for at, group in enumerate(missing):
-            training, indexing = steps[at]
-            with kept.step(training):
-                _train(model, group, texts, amounts, settings=settings, console=console)
-            with kept.step(indexing):
-                _index(model, group, texts, amounts, settings=settings, console=console)
+        for label, do, dictionaries, how_much in steps:
+            with kept.step(label):
+                do(model, dictionaries, texts, how_much, settings=settings, console=console)
 
 
 def source(recipe: str, layer: int) -> str:
     return f"{layer}-{recipe}"
 
 
-def _step(verb: str, group: Sequence[tuple[str, int]]) -> str:
-    if len(group) == 1:
-        return f"{verb} {source(*group[0])}"
-    return f"{verb} the other {len(group)} dictionaries"
+def _step(verb: str, dictionaries: Sequence[tuple[str, int]]) -> str:
+    if len(dictionaries) == 1:
+        return f"{verb} {source(*dictionaries[0])}"
+    return f"{verb} {len(dictionaries)} dictionaries"
 
 
 def _train(
     model: "LanguageModel",
-    group: Sequence[tuple[str, int]],
+    dictionaries: Sequence[tuple[str, int]],
     texts: Sequence[str],
     amounts: Amounts,
     *,
@@ -103,7 +116,7 @@ def _train(
     import trainer
 
     folder = settings.runs / model.id
-    missing = [one for one in group if not (folder / source(*one) / "cfg.json").is_file()]
+    missing = [one for one in dictionaries if not (folder / source(*one) / "cfg.json").is_file()]
     if not missing:
         return
     plan = trainer.Plan(
@@ -120,7 +133,7 @@ def _train(
 
 def _index(
     model: "LanguageModel",
-    group: Sequence[tuple[str, int]],
+    dictionaries: Sequence[tuple[str, int]],
     texts: Sequence[str],
     amounts: Amounts,
     *,
@@ -130,7 +143,7 @@ def _index(
     import indexer
     from lexiscope.checkpoint import load_checkpoint
 
-    checkpoints = [load_checkpoint(settings.runs / model.id / source(*one)) for one in group]
+    checkpoints = [load_checkpoint(settings.runs / model.id / source(*one)) for one in dictionaries]
     request = indexer.IndexRequest(
         tokens=amounts.indexed,
         ablate=amounts.ablated,
@@ -141,11 +154,11 @@ def _index(
     indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=request)
 
 
-def _indexed(settings: Settings, model: str, sources: Sequence[str]) -> bool:
+def _indexed(settings: Settings, model: str, dictionaries: Sequence[tuple[str, int]]) -> bool:
     store = Store(settings)
     try:
         present = {(layer.model, layer.source) for summary in store.home().models for layer in summary.layers}
-        return all((model, source) in present for source in sources)
+        return all((model, source(*one)) in present for one in dictionaries)
     except (NoIndex, WrongVersion):
         return False
     finally:

@@ -36,14 +36,13 @@ from lexiscope.evidence import (
     NameTables,
     ablation_p,
     benjamini_hochberg,
-    families,
     matched_controls,
 )
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import FiringSums
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches, passages
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import family_table
 
 KEPT, PAGE = RESULTS / "false-positives.json", DOCS / "evidence.md"
 
@@ -226,7 +225,7 @@ def main() -> None:
         name = str(run.config["metadata"]["model_name"])
         if name not in loaded:
             model = load_language_model(name, model_id=run.details.get("model_id"))
-            kin = families(model.embedding, Vocabulary(model.tokenizer, model.vocab_size).folded())
+            kin = family_table(model)
             loaded[name] = (model, list(passages(model, given.text, tokens=given.tokens)), kin)
         for row in measure(loaded[name][0], run, *loaded[name][1:], tested=given.tested):
             print(json.dumps(row), flush=True)

@@ -35,12 +35,11 @@ from lexiscope.evidence import (
     halves_of,
     place_codes,
     verdicts,
-    words_of,
 )
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import LIVE_RATE
 from lexiscope.text import batches, passages
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import word_table
 
 KEPT, PAGE = RESULTS / "relation-names.json", DOCS / "evidence.md"
 JUDGED = VERDICTS[:4]
@@ -111,7 +110,7 @@ def namings(run: Checkpoint, seen: Seen, words: np.ndarray) -> Iterator[tuple[st
 
 
 def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> Iterator[dict[str, Any]]:
-    words = words_of(Vocabulary(model.tokenizer, model.vocab_size).raw)
+    words = word_table(model)
     seen = see(model, run, texts, words)
     for title, names in namings(run, seen, words):
         judged = seen.text.judged(seen.sample, names)

@@ -31,6 +31,7 @@ from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
+from lexiscope.precision import fast_dtype
 
 
 class IdentifiedCheckpoint(NamedTuple):
@@ -172,6 +173,9 @@ def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: Nam
         dense_in=None,
         dense_out=None,
     )
+    if fast_dtype(model.device) is torch.bfloat16 and not dictionary.selection.iterative:
+        encoder = replace(encoder, b_dec=on_device(dictionary.b_dec)).rounded()
+        encoder = replace(encoder, W_enc=torch.empty(1, 1).expand(dictionary.W_enc.shape))
     logit_tokens = named.logits.positive.tokens[:, 0]
     return NamedEncoder(
         member.layer, encoder, named.first.numpy().astype(np.int64), logit_tokens.numpy().astype(np.int64)

@@ -51,7 +51,7 @@ def fit_anchors(
     model.check_layers(layers)
     gathered = {layer: _Layer(model.vocab_size, model.d_model, anchors) for layer in layers}
     for batch in batches(passages, tokens=batch_tokens):
-        residuals = model.read(batch.tokens.to(model.device), list(layers))
+        residuals = model.read(batch.tokens.to(model.device), list(layers), fast=True)
         for layer in layers:
             x = residuals[layer].cpu()[batch.mask].float()
             if not torch.isfinite(x).all():

@@ -17,9 +17,9 @@ from lexiscope.anchors import (
 )
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.language_model import LanguageModel
+from lexiscope.largest import Columns
 
 NEXT_NAMES, LOGITS, NEIGHBOURS = 5, 10, 10
-CHUNK = 1024
 
 
 class Geometry(NamedTuple):
@@ -103,14 +103,11 @@ def random_cosine(covariance: Tensor, fit: AnchorFit, *, n: int = 512) -> float:
 @torch.inference_mode()
 def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> LogitEffect:
     """What directions [n, d_in] of unit norm add to the logits; names [n] token ids."""
-    parts: list[tuple[Tensor, ...]] = []
-    for part, name in zip(directions.split(CHUNK), names.split(CHUNK), strict=True):
-        effect = model.read_out(part.to(model.device)).cpu()
-        top, bottom = effect.topk(LOGITS, dim=-1), effect.topk(LOGITS, dim=-1, largest=False)
-        rank = (effect > effect.gather(1, name[:, None])).sum(-1)
-        parts.append((top.indices, top.values, bottom.indices, bottom.values, rank))
-    top_i, top_v, bottom_i, bottom_v, rank = (torch.cat(column) for column in zip(*parts, strict=True))
-    return LogitEffect(NearestTokens(top_i, top_v), NearestTokens(bottom_i, bottom_v), rank)
+    found = model.logit_columns().extremes(directions.to(model.device), LOGITS, names.to(model.device))
+    highest, lowest = (
+        NearestTokens(end.indices.cpu(), end.values.cpu()) for end in (found.highest, found.lowest)
+    )
+    return LogitEffect(highest, lowest, found.rank)
 
 
 @torch.inference_mode()
@@ -118,11 +115,9 @@ def write_list(model: LanguageModel, directions: Tensor, lens: Tensor) -> Neares
     """[n, LOGITS] the tokens whose logits directions [n, d_in] of unit norm raise most, carried to the last
     layer by its Jacobian lens [d_in, d_in] and scaled to unit norm there.
     """
-    parts = []
-    for part in directions.split(CHUNK):
-        carried = F.normalize(part @ lens.T, dim=-1)
-        parts.append(model.read_out(carried.to(model.device)).cpu().topk(LOGITS, dim=-1))
-    return NearestTokens(*(torch.cat(column) for column in reversed(list(zip(*parts, strict=True)))))
+    carried = F.normalize(directions @ lens.T, dim=-1).to(model.device)
+    found = model.logit_columns().largest(carried, LOGITS)
+    return NearestTokens(found.indices.cpu(), found.values.cpu())
 
 
 def neighbours(
@@ -136,15 +131,11 @@ def neighbours(
     """
     if not len(directions):
         return NearestTokens(torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0))
-    pool = others[among]
-    limit = max(0, min(limit, len(pool) - itself))
-    indices, cosines = [], []
-    for start in range(0, len(directions), CHUNK):
-        similarity = directions[start : start + CHUNK] @ pool.T
-        if itself:
-            rows = torch.arange(len(similarity))
-            similarity[rows, start + rows] = -2  # below every cosine, so that it comes last
-        best = similarity.topk(limit, dim=-1)
-        indices.append(among[best.indices])
-        cosines.append(best.values)
-    return NearestTokens(torch.cat(indices), torch.cat(cosines))
+    pool = Columns(others[among])
+    found = pool.largest(directions, max(0, min(limit + itself, len(pool))))
+    if not itself:
+        return NearestTokens(among[found.indices], found.values)
+    own = found.indices == torch.arange(len(directions))[:, None]
+    own[:, -1] |= ~own.any(-1)  # a feature that several rows equal may not be among its own nearest
+    shape = len(directions), own.shape[1] - 1
+    return NearestTokens(among[found.indices[~own]].view(shape), found.values[~own].view(shape))

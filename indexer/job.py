@@ -35,15 +35,14 @@ from lexiscope.evidence import (
     CHOOSING,
     FlatText,
     NameTables,
-    families,
     halves_of,
     matched_controls,
-    words_of,
 )
 from lexiscope.language_model import LanguageModel
+from lexiscope.precision import fast_dtype
 from lexiscope.progress import say, watched
 from lexiscope.settings import Settings
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import family_table, word_table
 from store import BuildWriter
 
 LOG_TOKENS = 50_000
@@ -172,7 +171,7 @@ def _folder(
     weights = [(member.source, member.fingerprint) for member in members]
     key = fingerprint(
         *(FORMAT, request.block_passages, BATCH_TOKENS, model.fingerprint, model.id),
-        *(weights, corpus, request.tokens, length, request.anchors),
+        *(weights, corpus, request.tokens, length, request.anchors, fast_dtype(model.device)),
     )
     return JobFolder(settings.index, key, shape, request.shard)
 
@@ -241,7 +240,6 @@ def count_text(job: ModelJob) -> CountedModel:
     state = job.folder.load() if request.resume else PassState(job.shape)
     if len(state.blocks):
         job.say(f"continuing after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
-    vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
     fits = AnchorFits(job)
     columns = (
         TextColumn("{task.description}"),
@@ -256,9 +254,9 @@ def count_text(job: ModelJob) -> CountedModel:
             named.append(name_dictionary(model, member, fits(at)))
             progress.advance(task)
         tables = NameTables(
-            families(model.embedding.cpu(), vocabulary.folded()),
+            family_table(model),
             matched_controls(torch.stack([features.token_counts for features in named]).mean(0)),
-            words_of(vocabulary.raw),
+            word_table(model),
         )
         task = progress.add_task(
             f"{model.id}: reading the text (tokens)", total=request.tokens, completed=state.n_tokens
@@ -279,7 +277,7 @@ def count_text(job: ModelJob) -> CountedModel:
     _check_firings(job, state)
     if request.shard is not None:
         job.folder.save(state, finished=True)
-    return CountedModel(model, job.members, named, fits, vocabulary, tables, state)
+    return CountedModel(model, job.members, named, fits, model.vocabulary, tables, state)
 
 
 class AnchorFits:

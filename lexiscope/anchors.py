@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.errors import TextError
+from lexiscope.largest import Columns
 
 ALIGNED = 0.8
 BUCKETS = ((0.8, "strong"), (0.5, "medium"), (0.3, "weak"))
@@ -121,14 +122,8 @@ class NearestTokens(NamedTuple):
 
 def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> NearestTokens:
     """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
-    unit = F.normalize(anchors, dim=-1)
-    parts = [
-        (F.normalize(part, dim=-1) @ unit.T).topk(min(m, len(anchors)), dim=-1)
-        for part in directions.split(CHUNK)
-    ]
-    return NearestTokens(
-        torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
-    )
+    found = Columns(F.normalize(anchors, dim=-1)).largest(F.normalize(directions, dim=-1), m)
+    return NearestTokens(found.indices, found.values)
 
 
 def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
@@ -159,13 +154,14 @@ def phrases(directions: Tensor, anchors: Tensor, first: Tensor, length: int = 3)
     name `first` [n].
     """
     unit = F.normalize(anchors, dim=-1)
+    columns = Columns(unit)
     tokens, cosines = [], []
     for part, name in zip(directions.split(CHUNK), first.split(CHUNK), strict=True):
         target = F.normalize(part, dim=-1)
         chosen = name[:, None]
         fitted, best = _non_negative_fit(target, unit[chosen])
         for _ in range(length - 1):
-            candidate = ((target - fitted) @ unit.T).argmax(-1, keepdim=True)
+            candidate = columns.largest(target - fitted, 1).indices
             trial = torch.cat([chosen.clamp_min(0), candidate], 1)
             new_fit, new_cosine = _non_negative_fit(target, unit[trial])
             better = (new_cosine > best + 1e-3) & (chosen[:, -1] >= 0)

@@ -24,6 +24,8 @@ from lexiscope.sparse_code import SparseCode, gather_sum
 
 PART = 4096
 """rows that are hashed at once"""
+ROUNDED_AT_ONCE = 512
+"""rows whose products in bf16 are held at once"""
 LAYER_NORM_EPSILON = 1e-5
 """Added to the deviation before encoding and not undone after decoding, as SAELens does."""
 
@@ -40,6 +42,26 @@ class Parts(NamedTuple):
     def whole(self) -> Tensor:
         """[n, d_out] x̂"""
         return self.sparse + self.dense + self.lookup + self.bias
+
+
+@dataclass(frozen=True)
+class RoundedEncoder:
+    """(x − centre) · rowsᵀ + bias in bf16, summed in float32."""
+
+    rows: Tensor
+    """[d_sae, d_in] bf16"""
+    bias: Tensor
+    """[d_sae]"""
+    centre: Tensor
+    """[d_in] near the mean of x: rounding then costs little where x is far from 0"""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, d_sae] for x [n, d_in]."""
+        x = (x - self.centre).bfloat16()
+        found = torch.empty(len(x), len(self.rows), device=x.device)
+        for part, out in zip(x.split(ROUNDED_AT_ONCE), found.split(ROUNDED_AT_ONCE), strict=True):
+            torch.add(part @ self.rows.T, self.bias, out=out)
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,9 @@ class Dictionary:
     """[vocab, d_in] the token look-up, in bf16: the mean residual stream on each token. What needs x then
     needs `tokens` [n] too, the token that each x stands on.
     """
+
+    encoder: "RoundedEncoder | None" = None
+    """what computes pre-activations in place of W_enc and b_enc, where it is given (`rounded`)"""
 
     def __post_init__(self) -> None:
         """Raises CheckpointError for a look-up beside what it cannot be combined with."""
@@ -142,7 +167,19 @@ class Dictionary:
             x = (x - self._shift(x)) / (
                 self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0)
             )
+        if self.encoder is not None:
+            return self.encoder(x)
         return F.linear(x, self.W_enc.T, self.b_enc)
+
+    def rounded(self) -> "Dictionary":
+        """The same dictionary, whose pre-activations are products in bf16."""
+        centre = torch.zeros_like(self.W_enc[:, 0])
+        if self.lookup is None and self.normalise == "none" and len(self.b_dec) == len(centre):
+            centre = self.b_dec
+        encoder = RoundedEncoder(
+            self.W_enc.T.bfloat16().contiguous(), self.b_enc + centre @ self.W_enc, centre
+        )
+        return replace(self, encoder=encoder)
 
     def feedback(self, code: SparseCode) -> Tensor:
         """[n, d_sae] what the pre-activations lose when the code's sparse part is taken off x."""

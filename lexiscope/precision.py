@@ -1,4 +1,4 @@
-"""In which precision matrix products are fast on a device."""
+"""In which precision matrix products are made: the one place that decides."""
 
 import platform
 from functools import cache
@@ -6,15 +6,21 @@ from pathlib import Path
 
 import torch
 
+from lexiscope.settings import Settings
+
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs, on CPUs with AMX, and on AMD's with AVX-512 BF16, where it takes half of float32's time.
+    """What the setting `precision` says; `auto` is bf16 on GPUs, on CPUs with AMX, and on AMD's with AVX-512
+    BF16, where it takes half of float32's time.
 
     Elsewhere float32: bf16 takes 1.5 times as long on Intel's with AVX-512 BF16 alone (AMX may be hidden by a
     virtual machine), and seven times as long without either.
     """
+    asked = Settings().precision
+    if asked != "auto":
+        return torch.float32 if asked == "float32" else torch.bfloat16
     capabilities = torch.cpu.get_capabilities()
     fast = device.type == "cuda" or capabilities.get("amx_bf16")
     fast = fast or (capabilities.get("avx512_bf16") and _made_by_amd())

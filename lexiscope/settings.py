@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     index: Path = Field(WORK / "index", description="folder that holds the index builds and CURRENT")
     runs: Path = Field(WORK / "runs", description="folder that holds checkpoints")
     lenses: Path = Field(WORK / "lenses", description="folder that keeps fitted Jacobian lenses")
+    tables: Path = Field(
+        WORK / "tables",
+        description="folder that keeps what is computed once a vocabulary: families of tokens",
+    )
     studies: Path = Field(WORK / "studies", description="folder that keeps the records of studies")
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         "",
@@ -98,6 +102,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="of log lines, or `json`")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "warning", description="from which on lines are logged; `info` has one a request"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of matrix products in training, harvest and index; `auto`: bfloat16 where the machine "
+        "multiplies it faster",
     )
     worker_url: Annotated[str, AfterValidator(_worker_url)] = Field(
         "", description="URL of the model worker; empty: `lexiscope serve` starts one"

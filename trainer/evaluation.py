@@ -23,7 +23,7 @@ from lexiscope.errors import CheckpointError, LexiscopeError, TextError
 from lexiscope.language_model import LanguageModel, Point, hook_name
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import family_table, word_table
 from trainer.activations.harvest import points
 
 EVIDENCE = "evidence.safetensors"
@@ -287,8 +287,7 @@ def rival_names(candidate: Candidate, model: LanguageModel) -> dict[str, Tensor]
     found = {"assigned": fit.assigned} if (fit.assigned >= 0).any() else {}
     if fit.lift is not None:
         found["lift"] = fit.lift
-    lens = torch.cat([model.read_out(part).argmax(-1) for part in directions.split(512)])
-    return found | {"lens": lens}
+    return found | {"lens": model.logit_columns().largest(directions, 1).indices[:, 0]}
 
 
 @torch.inference_mode()
@@ -315,9 +314,8 @@ def measure(
     if ce_tokens is not None and ce_tokens < 1:
         raise LexiscopeError(f"Cross-entropy over {ce_tokens} tokens means nothing; ask for at least 1.")
     candidates = [_on_device(candidate, model.device) for candidate in candidates]
-    vocabulary = Vocabulary(model.tokenizer, model.vocab_size)
-    families = evidence.families(model.embedding, vocabulary.folded())
-    words, relations = evidence.words_of(vocabulary.raw), evidence.RelationCounts(model.vocab_size)
+    families, words = family_table(model).to(model.device), word_table(model)
+    relations = evidence.RelationCounts(model.vocab_size)
     sums = [_Sums(candidate, model, families, rivals=rivals) for candidate in candidates]
     layers = sorted({point for c in candidates for point in (c.reads, c.writes)}, key=hook_name)
     baseline = _Baseline(candidates)

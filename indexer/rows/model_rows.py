@@ -15,10 +15,11 @@ from indexer.rows.dictionary_rows import dictionary_row, summary_row, written_ta
 from indexer.rows.feature_rows import feature_table
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
-from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens, words_of
+from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens
 from lexiscope.language_model import LanguageModel
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import word_table
 from store import BuildWriter
 
 
@@ -104,7 +105,7 @@ def token_table(model: LanguageModel, vocabulary: Vocabulary, occurrences: np.nd
         "shown": vocabulary.shown,
         "raw": [raw.hex() for raw in vocabulary.raw],
         "folded": vocabulary.folded(),
-        "word": words_of(vocabulary.raw),
+        "word": word_table(model),
         "count": occurrences,
     }
     return rows("token", columns)

@@ -84,7 +84,7 @@ class TextPass:
         for batch in batches(block.passages, tokens=BATCH_TOKENS):
             if batch.tokens.shape[1] < 2:
                 continue
-            residuals = self.model.read(batch.tokens.to(self.model.device), self._layers)
+            residuals = self.model.read(batch.tokens.to(self.model.device), self._layers, fast=True)
             mask = batch.mask.to(self.model.device)
             streams = {layer: residuals[layer][mask].float() for layer in self._layers}
             norms += [x.norm(dim=-1).sum(dtype=torch.float64).item() for x in streams.values()]

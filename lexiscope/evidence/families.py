@@ -4,35 +4,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.largest import Columns
 
-def families(embedding: Tensor, folded: list[str], *, nearest: int = 20, variants: int = 6) -> Tensor:
-    """[vocab, 1 + nearest + variants] each token's family: itself, case and space variants, inflections,
-    nearest by raw W_E.
+ENDINGS = ("s", "es", "ed", "d", "ing", "ly", "'s")
+
+
+NEAREST, VARIANTS = 20, 6
+FAMILY = 1 + NEAREST + VARIANTS
+"""Tokens of a family, at most."""
+
+
+def families(
+    embedding: Tensor, folded: list[str], *, nearest: int = NEAREST, variants: int = VARIANTS
+) -> Tensor:
+    """[vocab, 1 + nearest + variants] int32 each token's family: itself, the nearest by raw W_E, case and
+    space variants, inflections.
 
     Inflections are tokens whose folded spelling adds or drops one of s, es, ed, d, ing, ly, 's. Padded with
     −1.
     """
     unit = F.normalize(embedding - embedding.mean(0), dim=-1)
-    near = torch.cat(
-        [(part @ unit.T).topk(min(nearest + 1, len(unit)), dim=-1).indices for part in unit.split(1024)]
-    )
+    near = Columns(unit).largest(unit, nearest + 1).indices
+    return torch.cat([near, _variants(folded, variants).to(near)], 1).int()
+
+
+def _variants(folded: list[str], n: int) -> Tensor:
+    """[vocab, n] other tokens of the same spelling or an inflection of it; padded with −1."""
     by_spelling: dict[str, list[int]] = {}
     for token, spelling in enumerate(folded):
         by_spelling.setdefault(spelling, []).append(token)
-    related = torch.full((len(folded), variants), -1)
+    rows = []
     for token, spelling in enumerate(folded):
-        if not spelling:
-            continue
-        spellings = [spelling]
-        if len(spelling) > 2:
-            endings = ("s", "es", "ed", "d", "ing", "ly", "'s")
-            spellings += [spelling + ending for ending in endings]
-            spellings += [
-                spelling[: -len(e)] for e in endings if spelling.endswith(e) and len(spelling) - len(e) > 2
-            ]
-        kin = [other for s in spellings for other in by_spelling.get(s, ()) if other != token][:variants]
-        related[token, : len(kin)] = torch.tensor(kin, dtype=torch.long)
-    return torch.cat([near, related], 1).int()
+        kin: list[int] = []
+        for related in _inflections(spelling):
+            kin += [other for other in by_spelling.get(related, ()) if other != token]
+        rows.append((kin + [-1] * n)[:n])
+    return torch.tensor(rows).view(len(folded), n)
+
+
+def _inflections(spelling: str) -> list[str]:
+    """The spelling itself, and longer and shorter ones."""
+    if len(spelling) <= 2:
+        return [spelling] if spelling else []
+    longer = [spelling + ending for ending in ENDINGS]
+    shorter = [spelling[: -len(e)] for e in ENDINGS if spelling.endswith(e) and len(spelling) - len(e) > 2]
+    return [spelling, *longer, *shorter]
 
 
 def matched_controls(counts: Tensor, *, draws: int = 4, seed: int = 0) -> Tensor:

@@ -24,6 +24,7 @@ from lexiscope.language_model.patching import (
 from lexiscope.language_model.readout import measure_readout
 from lexiscope.language_model.resume import ResumedPasses
 from lexiscope.language_model.tokenizer import ModelTokenizer
+from lexiscope.largest import Columns
 from lexiscope.precision import fast_dtype
 from lexiscope.tokens import Vocabulary
 
@@ -294,6 +295,14 @@ class LanguageModel:
     def unembedding(self) -> Tensor:
         """Rows [vocab, d_model] whose product with a direction is its logit effect, not centred."""
         return self._readout.rows()
+
+    @torch.inference_mode()
+    def logit_columns(self) -> Columns:
+        """Their products with directions [n, d_model] are the logit effects (`read_out`) of these, where only
+        the largest are wanted.
+        """
+        rows = self._readout.rows()
+        return Columns(rows - rows.mean(0))
 
     def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
         """[vocab, d_model] the residual stream on each token alone after BOS."""

@@ -9,7 +9,7 @@ from lexiscope.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 NAMES = {f"LEXISCOPE_{name.upper()}" for name in Settings.model_fields}
-IN_THE_IMAGE = {f"LEXISCOPE_{name}" for name in "INDEX RUNS LENSES STUDIES HOST PORT".split()}
+IN_THE_IMAGE = {f"LEXISCOPE_{name}" for name in "INDEX RUNS LENSES TABLES STUDIES HOST PORT".split()}
 
 
 def names(file: str) -> set[str]:

@@ -36,9 +36,10 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     build(
         lambda: load_language_model(str(MODEL), model_id=MODEL_ID),
         MODEL_ID,
-        [[("vasae", 2), ("plain", 2)]],
+        ("vasae", 2),
+        [("plain", 2)],
         [TEXT],
-        Amounts(20_000, 20_000, 1_000, 20_000, 0, 0, 0),
+        Amounts(20_000, 20_000, 1_000, 20_000, 0, 0, 0, 0),
         settings=settings,
         console=Console(quiet=True),
     )

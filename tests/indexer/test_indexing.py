@@ -81,6 +81,28 @@ def test_an_indexed_feature_has_its_contexts_and_they_fire_where_they_say(indexe
                 assert max(by_quantile[low]) <= min(by_quantile[high])
 
 
+def test_an_index_in_bf16_says_what_one_in_float32_says(
+    indexed: Settings,
+    model: LanguageModel,
+    runs: list[Path],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEXISCOPE_PRECISION", "bfloat16")
+    settings = Settings(index=tmp_path)
+    assert quick(settings, model, runs[:1], text_file)
+    stores, width = (Store(indexed), Store(settings)), model.vocab_size
+    pairs = [
+        [store.feature("tiny", "0-vasae", index).feature for store in stores] for index in range(0, width, 7)
+    ]
+    live = [(exact, rounded) for exact, rounded in pairs if exact.n_firings > 20]
+    assert len(live) > 10
+    assert all(exact.name == rounded.name for exact, rounded in pairs)
+    off = [abs(rounded.n_firings / exact.n_firings - 1) for exact, rounded in live]
+    assert sum(off) / len(off) < 0.1
+
+
 def test_a_signed_dictionary_is_counted_by_magnitude_and_shown_with_its_sign(
     model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def test_an_outlying_position_is_left_out(
     clean = fit_anchors(model, [1], stream(model, text_file))[1]
     read = model.read
 
-    def with_a_sink(tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
+    def with_a_sink(tokens: torch.Tensor, layers: list[int], *, fast: bool) -> dict[int, torch.Tensor]:
         found = {layer: states.clone() for layer, states in read(tokens, layers).items()}
         for states in found.values():
             states[:, 1] *= 1000
@@ -84,7 +84,9 @@ def test_what_cannot_be_fitted_is_refused(
     with pytest.raises(ModelError, match="no layer 9"):
         fit_anchors(model, [9], stream(model, text_file))
     monkeypatch.setattr(
-        model, "read", lambda tokens, layers: {1: torch.full((*tokens.shape, model.d_model), float("nan"))}
+        model,
+        "read",
+        lambda tokens, layers, fast: {1: torch.full((*tokens.shape, model.d_model), float("nan"))},
     )
     with pytest.raises(IndexingError, match="NaN"):
         fit_anchors(model, [1], stream(model, text_file))

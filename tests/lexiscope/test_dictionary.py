@@ -143,3 +143,17 @@ def test_a_smaller_k_is_the_strongest_features_and_a_threshold_has_none() -> Non
     assert d.selection.at_most(9) == TopK(4)
     with pytest.raises(CheckpointError, match="does not select the strongest"):
         Threshold(torch.zeros(20)).at_most(2)
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_rounded_dictionary_has_the_code_of_the_exact_one(far: bool) -> None:
+    exact = random_dictionary(64, 500, 8)
+    if far:  # activations lie far from 0, as they do beside massive dimensions
+        exact = replace(exact, b_dec=1000 * torch.randn(64, generator=torch.Generator().manual_seed(1)))
+        exact = replace(exact, b_enc=exact.b_enc - exact.b_dec @ exact.W_enc)
+    x = exact.b_dec + torch.randn(2000, 64, generator=torch.Generator().manual_seed(2))
+    expected, found = exact.pre_activations(x), exact.rounded().pre_activations(x)
+    assert float((found - expected).square().mean().sqrt()) < 0.01 * float(expected.std())
+    firing, rounded = (dense_code(d.encode(x), 500) > 0 for d in (exact, exact.rounded()))
+    assert float((firing & rounded).sum() / firing.sum()) > 0.98
+    assert exact.rounded().identity == exact.identity

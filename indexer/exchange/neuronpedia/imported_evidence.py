@@ -16,12 +16,11 @@ from lexiscope.evidence import (
     FlatText,
     HighestLift,
     NameTables,
-    families,
     highest_lift,
     lift_names,
     matched_controls,
 )
-from lexiscope.tokens import Vocabulary
+from lexiscope.vocabulary_tables import family_table
 
 TEXTS_AT_ONCE = 4096
 """Texts laid out flat at a time, which bounds memory."""
@@ -81,8 +80,7 @@ def name_evidence(
     """Evidence for names [rows], by the definitions and the rule of an index made here."""
     model, firings, n = imported.model, counted.firings, len(names)
     occurrences = torch.from_numpy(counted.occurrences)
-    folded = Vocabulary(model.tokenizer, model.vocab_size).folded()
-    tables = NameTables(families(model.embedding.cpu(), folded), matched_controls(occurrences))
+    tables = NameTables(family_table(model), matched_controls(occurrences))
     counts = EvidenceCounts(torch.from_numpy(names.astype(np.int64)), tables)
     counts.occurrences = occurrences
     followed = np.zeros(n, np.int64)

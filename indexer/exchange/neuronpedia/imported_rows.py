@@ -22,7 +22,6 @@ from indexer.rows.dictionary_rows import distributions, name_shares
 from indexer.rows.feature_rows import noise
 from lexiscope.anchors import bucket
 from lexiscope.language_model import hook_name
-from lexiscope.tokens import Vocabulary
 
 
 class ImportedNames(NamedTuple):
@@ -79,7 +78,7 @@ def _rank(positive: list[int], name: int) -> int:
 
 
 def _shared_names(imported: ImportedDictionary, tokens: np.ndarray) -> dict[str, list[int]]:
-    folded = Vocabulary(imported.model.tokenizer, imported.model.vocab_size).folded()
+    folded = imported.model.vocabulary.folded()
     families = [
         folded[token] or token for token in tokens.tolist()
     ]  # what folds to nothing is a family of its own

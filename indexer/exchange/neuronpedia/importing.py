@@ -33,7 +33,6 @@ from lexiscope.checkpoint import Checkpoint
 from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel, model_slug
 from lexiscope.settings import Settings
-from lexiscope.tokens import Vocabulary
 from store import BuildWriter
 
 MAX_UNKNOWN = 0.01
@@ -141,7 +140,7 @@ def _publish(
     replace: bool,
 ) -> PublishedImport:
     model, identity = imported.model, (imported.model.id, imported.source)
-    tokens = token_table(model, Vocabulary(model.tokenizer, model.vocab_size), occurrences)
+    tokens = token_table(model, model.vocabulary, occurrences)
     with BuildWriter(settings) as writer:
         models = {model.id: model.identity}
         kept = keep_others(writer, settings, [identity], tokens, models=models, replace=replace)
