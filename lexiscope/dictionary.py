@@ -44,6 +44,22 @@ class Parts(NamedTuple):
         return self.sparse + self.dense + self.lookup + self.bias
 
 
+class _Feedback:
+    """What a selection may ask of the input beside its pre-activations."""
+
+    def __init__(self, dictionary: "Dictionary", x: Tensor, tokens: Tensor | None) -> None:
+        self.dictionary, self.x, self.tokens = dictionary, x, tokens
+
+    def __call__(self, code: SparseCode) -> Tensor:
+        return self.dictionary.feedback(code)
+
+    def norm(self) -> Tensor:
+        """[n] ‖x − b_dec‖, without the look-up's part, in units of the decoder rows' mean norm."""
+        dictionary = self.dictionary
+        x = dictionary.beyond_token(self.x, self.tokens) - dictionary.b_dec
+        return x.norm(dim=-1) / dictionary.W_dec.norm(dim=-1).mean()
+
+
 @dataclass(frozen=True)
 class RoundedEncoder:
     """(x − centre) · rowsᵀ + bias in bf16, summed in float32."""
@@ -156,13 +172,13 @@ class Dictionary:
                 f"{vocab_size:,}: it was trained on another model."
             )
 
-    def _beyond_token(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+    def beyond_token(self, x: Tensor, tokens: Tensor | None) -> Tensor:
         """[n, d_in] what the features and the dense path explain: x, without the look-up's part."""
         return x if self.lookup is None else x - self.looked_up(tokens)
 
     def pre_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_sae] before the selection, for x [n, d_in]."""
-        x = self._beyond_token(x, tokens)
+        x = self.beyond_token(x, tokens)
         if self.normalise != "none":
             x = (x - self._shift(x)) / (
                 self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0)
@@ -187,11 +203,12 @@ class Dictionary:
 
     def encode(self, x: Tensor, tokens: Tensor | None = None) -> SparseCode:
         """The active features of each row of x [n, d_in]; as many columns as the fullest row needs."""
-        return self.selection.encode(self.pre_activations(x, tokens), self.feedback)
+        return self.selection.encode(self.pre_activations(x, tokens), _Feedback(self, x, tokens))
 
     def select(self, x: Tensor, tokens: Tensor | None = None, *, runners_up: int) -> Selected:
         """As `encode`, with the `runners_up` highest pre-activations that were not selected."""
-        return self.selection.select(self.pre_activations(x, tokens), runners_up, self.feedback)
+        feedback = _Feedback(self, x, tokens)
+        return self.selection.select(self.pre_activations(x, tokens), runners_up, feedback)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, the selection's last."""
@@ -252,7 +269,7 @@ class Dictionary:
 
     def dense_part(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] what the dense path adds; zeros where there is none."""
-        return self._dense(x if self.dense_in is None else self._beyond_token(x, tokens))
+        return self._dense(x if self.dense_in is None else self.beyond_token(x, tokens))
 
     def _dense(self, x: Tensor) -> Tensor:
         """The dense path of x, which is without the look-up's part already."""

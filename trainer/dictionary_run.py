@@ -193,6 +193,7 @@ class DictionaryRun:
             "tokens_distinct": self._distinct,
             "tokens_seen": training.tokens,
             "seconds": round(training.seconds, 1),
+            "cpu_seconds": round(training.cpu_seconds, 1),
         }
         with new_checkpoint(self.unfinished.folder / TRAINED) as folder:
             save_weights(

@@ -99,7 +99,7 @@ class Training:
         """
         self.architecture, self.config, self.random = architecture, architecture.config, random
         self.steps, self.ranks, self.every, self.report = steps, ranks, every, report
-        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.step, self.tokens, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
         self.fired = torch.zeros(architecture.d_sae, dtype=torch.bool, device=architecture.device)
         architecture.ranks = ranks
         ranks.share_start(list(architecture.parameters.values()) + list(architecture.buffers.values()))
@@ -113,7 +113,7 @@ class Training:
         self._best: Best | None = None
         self._waited = 0
         """epochs since the best"""
-        self._since, self._tokens_before = time.monotonic(), 0
+        self._since, self._cpu_since, self._tokens_before = time.monotonic(), time.process_time(), 0
         self._losses: list[dict[str, Tensor]] = []
         self._unchecked: deque[tuple[int, dict[str, Tensor], Tensor]] = deque()
 
@@ -144,7 +144,7 @@ class Training:
         if self.config.epochs and not self.steps:
             self.steps = self.config.epochs * order.per_epoch
         end = self.steps if last else min(self.steps, begins + order.per_epoch)
-        self._since, self._tokens_before = time.monotonic(), self.tokens
+        self._since, self._cpu_since, self._tokens_before = time.monotonic(), time.process_time(), self.tokens
         while self.step < end:
             nth_epoch, at = divmod(self.step - begins, order.per_epoch)
             if self._validates and at == 0:
@@ -319,9 +319,11 @@ class Training:
     # --- logs and snapshots ---
 
     def _line(self, epoch: int, validated: float | None) -> LogLine:
-        now, tokens = time.monotonic(), self.tokens - self._tokens_before
+        now, cpu, tokens = time.monotonic(), time.process_time(), self.tokens - self._tokens_before
         took, self._since, self._tokens_before = now - self._since, now, self.tokens
         self.seconds += took
+        self.cpu_seconds += cpu - self._cpu_since
+        self._cpu_since = cpu
         means = {}
         for name in dict.fromkeys(name for losses in self._losses for name in losses):
             values = torch.stack([losses[name] for losses in self._losses if name in losses])
@@ -359,6 +361,7 @@ class Training:
             "step": self.step,
             "tokens": self.tokens,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
         }
 
     @torch.no_grad()
@@ -372,6 +375,7 @@ class Training:
         self._best = None if state["best"] is None else Best(*state["best"])
         self._waited, self.steps, self.step = state["waited"], state["steps"], state["step"]
         self.tokens, self.seconds = state["tokens"], state["seconds"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
 
     def _load(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> None:
         for mine, saved in ((self.architecture.parameters, parameters), (self.architecture.buffers, buffers)):

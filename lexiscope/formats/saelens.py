@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lexiscope.adaptive_selection import Blocks, NormMatch, Sparsemax, TwoSided
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.formats.stored import (
@@ -40,7 +41,7 @@ GATED = ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag")
 THRESHOLDS = ("threshold", "topk_threshold", "log_threshold")
 """Where an architecture keeps its thresholds; one for all features in a training checkpoint of BatchTopK."""
 BY_K: dict[str, type[TopK] | type[AbsTopK]] = {"topk": TopK, "abstopk": AbsTopK}
-OWN_KINDS = ("bagging", "boosting", "pursuit")
+OWN_KINDS = ("bagging", "boosting", "pursuit", "blocks", "normmatch", "sparsemax", "twosided")
 """Selections that no architecture of SAELens has."""
 REFUSED = {
     "matching_pursuit": "its code is found by iteration",
@@ -54,7 +55,7 @@ TRANSCODERS = {
 }
 """SAELens's transcoders, and how each selects."""
 OWN = re.compile(
-    r"lexiscope_(abstopk|topk|bagging|boosting|pursuit|standard|jumprelu)(_dense)?(_lookup)?(_transcoder)?"
+    rf"lexiscope_(abstopk|topk|standard|jumprelu|{'|'.join(OWN_KINDS)})(_dense)?(_lookup)?(_transcoder)?"
 )
 """Dictionaries that no architecture of SAELens describes: `_dense` has a dense path, `_lookup` a token
 look-up, `_transcoder` writes another hook point."""
@@ -186,6 +187,14 @@ def _spelling(selection: Selection) -> tuple[str, dict[str, Any]]:
         case GroupTopK():
             kind = "boosting" if selection.boosted else "bagging"
             return kind, {"k": selection.k, "groups": selection.groups}
+        case Blocks():
+            return "blocks", {"k": selection.k, "block_size": selection.size}
+        case NormMatch():
+            return "normmatch", {"k": selection.k}
+        case Sparsemax():
+            return "sparsemax", {"scale": selection.scale}
+        case TwoSided():
+            return "twosided", {}
         case Threshold() if bool((selection.threshold == 0).all()):
             return "standard", {}
         case Threshold():
@@ -255,7 +264,9 @@ def _saelens_dictionary(
     elif architecture in TRANSCODERS and "skip" in architecture:
         beside = ("W_skip",)
     threshold = ""
-    if kind in ("jumprelu", *TRAINED_AS_THRESHOLD):
+    if kind == "twosided":
+        beside = (*beside, "threshold")
+    elif kind in ("jumprelu", *TRAINED_AS_THRESHOLD):
         threshold = next((name for name in THRESHOLDS if name in tensors), "threshold")
         beside = (*beside, threshold)
     elif kind not in ("standard", *BY_K) and not (own and kind in OWN_KINDS):
@@ -268,7 +279,7 @@ def _saelens_dictionary(
     if kind in BY_K:
         selection = BY_K[kind](whole_k(folder, settings, w["b_enc"]))
     elif kind in OWN_KINDS:
-        selection = _own_selection(folder, kind, settings, w["b_enc"])
+        selection = _own_selection(folder, kind, settings, w)
     elif threshold:
         level = w[threshold].exp() if threshold == "log_threshold" else w[threshold]
         selection = Threshold(level.expand(len(w["b_enc"])).clone() if level.ndim == 0 else level)
@@ -289,17 +300,27 @@ def _saelens_dictionary(
     )
 
 
-def _own_selection(folder: Path, kind: str, settings: dict[str, Any], b_enc: Tensor) -> Selection:
-    k = whole_k(folder, settings, b_enc)
+def _own_selection(folder: Path, kind: str, settings: dict[str, Any], w: dict[str, Tensor]) -> Selection:
+    if kind == "twosided":
+        return TwoSided(w["threshold"])
+    if kind == "sparsemax":
+        scale = settings.get("scale")
+        if not isinstance(scale, int | float) or not 0 < scale < float("inf"):
+            raise CheckpointError(f"{folder}: scale is {scale!r}; it must be a finite number above 0.")
+        return Sparsemax(float(scale))
+    k = whole_k(folder, settings, w["b_enc"])
     if kind == "pursuit":
         return Pursuit(k)
-    groups = settings.get("groups")
-    if not isinstance(groups, int) or groups < 1 or len(b_enc) % groups or k % groups:
+    if kind == "normmatch":
+        return NormMatch(k)
+    field = "block_size" if kind == "blocks" else "groups"
+    parts, width = settings.get(field), len(w["b_enc"])
+    if not isinstance(parts, int) or parts < 1 or width % parts or k % parts:
         raise CheckpointError(
-            f"{folder}: groups is {groups!r}; it must be a whole number that divides k, {k}, and the width, "
-            f"{len(b_enc):,}."
+            f"{folder}: {field} is {parts!r}; it must be a whole number that divides k, {k}, and the width, "
+            f"{width:,}."
         )
-    return GroupTopK(k, groups, boosted=kind == "boosting")
+    return Blocks(k, parts) if kind == "blocks" else GroupTopK(k, parts, boosted=kind == "boosting")
 
 
 def _as_trained(
