@@ -14,7 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rich.console import Console
 from torch import Tensor
@@ -121,7 +121,8 @@ def figures(model: LanguageModel, name: str, given: argparse.Namespace) -> dict[
     if not (folder / "metrics.json").is_file():
         trainer.train(model, plan, console=Console())
     found = load_checkpoint(folder)
-    named = next(measure(ReadOnce(model), found, list(passages(model, given.text, tokens=given.name_tokens))))
+    texts = list(passages(model, given.text, tokens=given.name_tokens))
+    named = next(measure(cast(LanguageModel, ReadOnce(model)), found, texts))
     return {figure: found.metrics[figure] for figure in FIGURES} | {
         "seen": found.details["tokens_seen"],
         "distinct": found.details["tokens_distinct"],

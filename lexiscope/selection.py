@@ -18,8 +18,8 @@ from lexiscope.errors import CheckpointError
 from lexiscope.sparse_code import SparseCode, abs_top_k, top_k
 
 Feedback = Callable[[SparseCode], Tensor]
-"""[n, d_sae] what the pre-activations lose when a code's reconstruction is taken off what was encoded. That of a
-`Dictionary` also has `norm`, the input's.
+"""[n, d_sae] what the pre-activations lose when a code's reconstruction is taken off what was encoded; a
+`Dictionary`'s also has `norm`, the input's.
 """
 
 

@@ -52,10 +52,17 @@ def fired(code: SparseCode, d_sae: int) -> Tensor:
 
 
 def above(
-    x: Tensor, encoder: Tensor, b_enc: Tensor, lowest: Tensor, *, buffer: Tensor | None = None
+    x: Tensor,
+    encoder: Tensor,
+    b_enc: Tensor,
+    lowest: Tensor,
+    *,
+    buffer: Tensor | None = None,
+    signed: bool = False,
 ) -> SparseCode:
-    """Every pre-activation of x [n, d] that is above its feature's `lowest` [d_sae], which is not negative;
-    in the order of features, padded with value 0. `buffer` [rows, d_sae] bounds the tokens held at once.
+    """Every pre-activation of x [n, d] that is above its feature's `lowest` [d_sae], which is not negative,
+    or whose magnitude is, where the code is `signed`; in the order of features, padded with value 0. `buffer`
+    [rows, d_sae] bounds the tokens held at once.
     """
     if buffer is None:
         buffer = torch.empty(len(x), len(encoder), device=x.device)
@@ -63,7 +70,7 @@ def above(
     for start in range(0, len(x), len(buffer)):
         part = x[start : start + len(buffer)]
         pre = torch.addmm(b_enc, part, encoder.T, out=buffer[: len(part)])
-        row, column = (pre > lowest).nonzero(as_tuple=True)
+        row, column = ((pre.abs() if signed else pre) > lowest).nonzero(as_tuple=True)
         values.append(pre[row, column])
         token.append(row + start)
         feature.append(column)

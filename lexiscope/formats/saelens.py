@@ -175,31 +175,30 @@ def layout(dictionary: Dictionary, *, transcoder: bool) -> SaelensFiles:
     return SaelensFiles(config, stored)
 
 
+SPELLED: dict[type[Selection], tuple[str, dict[str, str]]] = {
+    TopK: ("topk", {"k": "k"}),
+    AbsTopK: ("abstopk", {"k": "k"}),
+    Pursuit: ("pursuit", {"k": "k"}),
+    NormMatch: ("normmatch", {"k": "k"}),
+    Blocks: ("blocks", {"k": "k", "block_size": "size"}),
+    Sparsemax: ("sparsemax", {"scale": "scale"}),
+    TwoSided: ("twosided", {}),
+}
+"""A selection's kind, and its settings: {key in cfg.json: field}."""
+
+
 def _spelling(selection: Selection) -> tuple[str, dict[str, Any]]:
     """(kind, settings) of a selection. Raises CheckpointError for one that has no spelling here."""
     match selection:
-        case TopK():
-            return "topk", {"k": selection.k}
-        case AbsTopK():
-            return "abstopk", {"k": selection.k}
-        case Pursuit():
-            return "pursuit", {"k": selection.k}
         case GroupTopK():
             kind = "boosting" if selection.boosted else "bagging"
             return kind, {"k": selection.k, "groups": selection.groups}
-        case Blocks():
-            return "blocks", {"k": selection.k, "block_size": selection.size}
-        case NormMatch():
-            return "normmatch", {"k": selection.k}
-        case Sparsemax():
-            return "sparsemax", {"scale": selection.scale}
-        case TwoSided():
-            return "twosided", {}
-        case Threshold() if bool((selection.threshold == 0).all()):
-            return "standard", {}
         case Threshold():
-            return "jumprelu", {}
-    raise CheckpointError(f"A selection by {type(selection).__name__} has no place in a checkpoint yet.")
+            return "jumprelu" if bool((selection.threshold != 0).any()) else "standard", {}
+    if type(selection) not in SPELLED:
+        raise CheckpointError(f"A selection by {type(selection).__name__} has no place in a checkpoint yet.")
+    kind, fields = SPELLED[type(selection)]
+    return kind, {key: getattr(selection, field) for key, field in fields.items()}
 
 
 def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:

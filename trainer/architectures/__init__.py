@@ -1,6 +1,7 @@
 """The architectures that can be trained: one file each, behind the interface in `base`."""
 
 from trainer.architectures.abstopk import AbsTopK
+from trainer.architectures.aen import AEN
 from trainer.architectures.base import BAKE_OFF, RESIDUAL_ANCHORS, Architecture, Config, Step
 from trainer.architectures.batchtopk import BatchTopK
 from trainer.architectures.cone import Cone
@@ -8,15 +9,24 @@ from trainer.architectures.endtoend import EndToEnd
 from trainer.architectures.ensemble import Bagging, Boosting
 from trainer.architectures.featurechoice import FeatureChoice
 from trainer.architectures.gated import Gated
+from trainer.architectures.gba import GBA
+from trainer.architectures.gsae import GradientTopK
 from trainer.architectures.hierarchical import Hierarchical
 from trainer.architectures.itda import ITDA
 from trainer.architectures.jumprelu import JumpReLU
 from trainer.architectures.matryoshka import Matryoshka
 from trainer.architectures.metasae import MetaSAE
+from trainer.architectures.mfr import MFR
+from trainer.architectures.mutualchoice import MutualChoice
 from trainer.architectures.ortsae import OrtSAE
 from trainer.architectures.paper import Paper
+from trainer.architectures.sagsae import SignedGated
+from trainer.architectures.sasa import SASA
+from trainer.architectures.sparsemax import SparsemaxAttention
 from trainer.architectures.standard import Standard
+from trainer.architectures.topafa import TopAFA
 from trainer.architectures.topk import TopKArchitecture
+from trainer.architectures.vsae import VSAE
 from trainer.initialise import Start
 
 ARCHITECTURES: list[type[Architecture]] = [
@@ -25,17 +35,27 @@ ARCHITECTURES: list[type[Architecture]] = [
     AbsTopK,
     Hierarchical,
     EndToEnd,
+    GradientTopK,
+    TopAFA,
+    VSAE,
+    SASA,
+    MFR,
     OrtSAE,
     Bagging,
     Boosting,
     ITDA,
     MetaSAE,
     Standard,
+    AEN,
     FeatureChoice,
     BatchTopK,
+    MutualChoice,
     Matryoshka,
     JumpReLU,
     Gated,
+    SignedGated,
+    GBA,
+    SparsemaxAttention,
     Paper,
 ]
 

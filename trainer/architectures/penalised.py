@@ -40,14 +40,15 @@ class Penalised(TopKArchitecture):
     def initialise(self, start: Start) -> None:
         """As TopK; biases at which ACTIVE_AT_START · k features are active."""
         super().initialise(start)
-        self.first_bias = -self.level_of(ACTIVE_AT_START * self.config.k, start)
+        active = ACTIVE_AT_START * self.config.k
+        self.first_bias = -self.level_of(active // 2 if self.signed else active, start)
         self.parameters["b_enc"].fill_(self.first_bias)
         self.buffers["sparsity"] = torch.tensor(self.config.sparsity, device=self.device)
         self._active = torch.tensor(float(self.config.k))
 
     def penalty(self, size: Tensor, made: Pass, batch: TrainingBatch) -> Tensor:
         """The term of the loss, from the batch's `size`; counts the active features for the next weight."""
-        self._active = (made.code.values.detach() > 0).sum() / len(batch.x)
+        self._active = (made.code.values.detach() != 0).sum() / len(batch.x)
         return self.buffers["sparsity"] * size / len(batch.x)
 
     def constrain_weights(self) -> None:

@@ -47,16 +47,44 @@ def later_error(run: PatchedRun) -> Tensor:
     return torch.stack(errors).mean()
 
 
+def loss_gradient(architecture: "Architecture", batch: "TrainingBatch") -> Tensor:
+    """[n, d] the gradient of the model's own next-token losses, summed over each passage, at the activations
+    of the batch, in scaled space. Raises RecipeError as `run_patched`.
+    """
+    model, layer, passages = _whole_passages(architecture, batch)
+    with torch.enable_grad():
+        x = architecture.restore(batch.x.detach(), batch.tokens).requires_grad_()
+
+        def patch(residual: Tensor) -> Tensor:
+            places = passages.places[..., None].to(residual.device)
+            return residual.masked_scatter(places, x.to(residual.dtype))
+
+        tokens, places = passages.tokens.to(model.device), passages.places.to(model.device)
+        logits = model.differentiable_logits(tokens, {layer: patch})
+        following = places[:, 1:]  # the last position of a passage has nothing to predict
+        losses = F.cross_entropy(logits[:, :-1][following], tokens[:, 1:][following], reduction="sum")
+        (gradient,) = torch.autograd.grad(losses, x)
+    return gradient.to(architecture.device) / architecture.centring.scale
+
+
+def _whole_passages(
+    architecture: "Architecture", batch: "TrainingBatch"
+) -> tuple["LanguageModel", int, "WholePassages"]:
+    """What runs on the batch; raises RecipeError without whole passages, or for a transcoder."""
+    model, layer, passages = architecture.language_model, architecture.writes, batch.passages
+    if model is None or passages is None or not isinstance(layer, int):
+        raise RecipeError(
+            f"{architecture.config.name} runs the language model on whole passages of a residual stream: set "
+            "batch_of=passages, and train no transcoder."
+        )
+    return model, layer, passages
+
+
 def run_patched(architecture: "Architecture", batch: "TrainingBatch", made: "Pass") -> PatchedRun:
     """Differentiable in the reconstruction. Raises RecipeError without whole passages, or for a
     transcoder.
     """
-    model, layer, passages = architecture.language_model, architecture.writes, batch.passages
-    if model is None or passages is None or not isinstance(layer, int):
-        raise RecipeError(
-            "The terms kl and downstream run the language model on whole passages of a residual stream: set "
-            "batch_of=passages, and train no transcoder."
-        )
+    model, layer, passages = _whole_passages(architecture, batch)
     rebuilt = architecture.restore(made.output, batch.tokens)
 
     def patch(residual: Tensor) -> Tensor:
