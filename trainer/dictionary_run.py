@@ -2,15 +2,19 @@
 snapshotted, written.
 """
 
+import shutil
 import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
+from torch import Tensor
 
 from lexiscope.checkpoint import new_checkpoint, save_weights
-from lexiscope.dictionary import Dictionary
-from lexiscope.language_model import LanguageModel, hook_name
+from lexiscope.language_model import LanguageModel, Point, hook_name
+from trainer import several_layers
 from trainer.activations.buffer import Filling
 from trainer.activations.harvest import Harvest, points
 from trainer.activations.passages import LayerActivations
@@ -18,10 +22,16 @@ from trainer.anchor_survey import choose_anchors
 from trainer.architectures import Config, Start, build
 from trainer.distributed import Ranks
 from trainer.errors import TrainingDiverged
+from trainer.initialise import Centring
 from trainer.logs import Log
 from trainer.plan import Plan, destination, identity, provenance, set_of
+from trainer.several_layers import ForLayer
 from trainer.snapshot import TRAINED, UnfinishedRun
 from trainer.step import LogLine, Training
+
+EXPLAINED = 4096
+"""Training positions on which the share of the later layers' variance is measured that a crosscoder explains.
+"""
 
 
 class DictionaryRun:
@@ -29,26 +39,52 @@ class DictionaryRun:
     `unfinished.trained`.
     """
 
-    def __init__(self, model: LanguageModel, plan: Plan, config: Config, layer: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        plan: Plan,
+        config: Config,
+        layer: int,
+        ranks: Ranks,
+        *,
+        group: Sequence[int] = (),
+    ) -> None:
+        """`group`: the layers of a dictionary for several, of which `layer` is one. The first one's run
+        trains it, and writes for the others, its `followers`.
+        """
+        self.group, self.followers = tuple(group), list[DictionaryRun]()
         self.model, self.plan, self.config, self.layer, self.ranks = model, plan, config, layer, ranks
         self.name = f"layer {layer} {set_of(plan, config)}"
         self.reads, self.writes = points(layer, transcoder=plan.transcoder)
         self.path = destination(plan, model, config, layer)
         self.width = plan.width or model.vocab_size
-        self.unfinished = UnfinishedRun(self.path, identity(model, plan, config, layer))
+        identified = identity(model, plan, config, layer) | ({"group": list(group)} if group else {})
+        self.unfinished = UnfinishedRun(self.path, identified)
         self.done = False
         self._training: Training | None = None
         self._log: Log | None = None
         self._begins = 0
         """the step before the current filling's first"""
         self._distinct = 0
+        self._centrings: dict[int, Centring] = {}
+        """of each layer of its group, on the first filling"""
         self._saved = 0.0
         """when the last snapshot was taken"""
         self._saved_step = 0
 
+    @property
+    def follows(self) -> bool:
+        """The run of another layer of its group trains it."""
+        return bool(self.group) and self.layer != self.group[0]
+
+    @property
+    def points(self) -> set[Point]:
+        """What it is trained on."""
+        return {self.reads, self.writes, *self.group}
+
     def needs(self, filling: Filling) -> bool:
         """It has steps to take on this filling, or starts from it."""
-        return (
+        return not self.follows and (
             self._training is None
             or filling.last
             or self._training.step < self._begins + self._steps_on(filling)
@@ -58,9 +94,9 @@ class DictionaryRun:
         """Train on a filling; or skip one that is not needed, which then has no harvest."""
         self._distinct += filling.tokens if filling.epoch == 0 else 0
         if harvest is not None:
-            training = self._training or self._begin(harvest, filling, progress)
+            activations = self._activations(harvest)
+            training = self._training or self._begin(harvest, activations, filling, progress)
             self._training = training
-            activations = harvest.at(self.layer, transcoder=self.plan.transcoder)
             try:
                 training.over(
                     activations,
@@ -75,7 +111,16 @@ class DictionaryRun:
                 raise self._diverged(error) from error
         self._begins += self._steps_on(filling)
 
+    def _activations(self, harvest: Harvest) -> LayerActivations:
+        if not self.group:
+            return harvest.at(self.layer, transcoder=self.plan.transcoder)
+        self._centrings = self._centrings or several_layers.centrings(harvest, self.group)
+        join = several_layers.shared if self.config.layers == "shared" else several_layers.written
+        return join(harvest, self._centrings)
+
     def _steps_on(self, filling: Filling) -> int:
+        if self.config.layers == "shared":
+            filling = filling._replace(tokens=filling.tokens * len(self.group))
         return filling.steps(self.config.batch, self.config.batch_of)
 
     def _steps(self, first: Filling) -> int:
@@ -88,9 +133,10 @@ class DictionaryRun:
             return max(1, self.plan.seen // self.config.batch)
         return max(1, round(self.plan.seen * self._steps_on(first) / first.tokens))
 
-    def _begin(self, harvest: Harvest, filling: Filling, progress: Progress) -> Training:
+    def _begin(
+        self, harvest: Harvest, activations: LayerActivations, filling: Filling, progress: Progress
+    ) -> Training:
         model, plan = self.model, self.plan
-        activations = harvest.at(self.layer, transcoder=plan.transcoder)
         chosen = choose_anchors(self.config, model, harvest, self.layer, width=self.width, seed=plan.seed)
         positions = None
         if self.config.patience:
@@ -176,20 +222,55 @@ class DictionaryRun:
         training.check_result(dictionary, activations)
         if self._log:
             self._log.close()
-            self._write(training, dictionary)
+            if self.group:
+                self._write_group(training, activations)
+            else:
+                centring = training.architecture.centring
+                found = ForLayer(dictionary, training.fit(), centring.scale, centring.mean_norm)
+                self._write(training, found)
         self.ranks.wait_together()
         self.done, self._training = True, None
 
-    def _write(self, training: Training, dictionary: Dictionary) -> None:
+    def _write_group(self, training: Training, activations: LayerActivations) -> None:
+        """For the followers first, so that they are there where this one is."""
+        lift, architecture = training.lift_names(), training.architecture
+        if self.config.layers == "written":
+            found, tensors = several_layers.written_results(architecture, lift, self._centrings)
+            later = several_layers.parts(activations, self._centrings, EXPLAINED)
+            x = activations.x[:EXPLAINED].float()
+            share = several_layers.explained(found.dictionary, tensors, x, later)
+            self._write(training, found, tensors=tensors, explained=share)
+            return
+        home = self._centrings[self.layer]
+        for run in (*self.followers, self):
+            own = several_layers.shared_result(architecture, lift, self._centrings[run.layer], home)
+            run._write(training, own)
+            if run is not self:
+                shutil.copyfile(self.unfinished.log, run.unfinished.log)
+                run.done = True
+
+    def _write(
+        self,
+        training: Training,
+        found: ForLayer,
+        *,
+        tensors: Mapping[str, Tensor] = MappingProxyType({}),
+        explained: Mapping[int, float] = MappingProxyType({}),
+    ) -> None:
+        """The checkpoint of one layer; `tensors` are those of a crosscoder's other layers, `explained` what
+        they explain there.
+        """
         architecture, plan = training.architecture, self.plan
         details: dict[str, Any] = {
             **provenance(
                 plan, self.unfinished.plan, model_id=self.model.id, set_name=set_of(plan, self.config)
             ),
             "anchors": architecture.anchor_kind,
-            "scale": architecture.centring.scale,
-            "mean_norm": architecture.centring.mean_norm,
+            "scale": found.scale,
+            "mean_norm": found.mean_norm,
             **({"target_scale": architecture.target_centring.scale} if plan.transcoder else {}),
+            **({"layers": {self.config.layers: list(self.group)}} if self.group else {}),
+            **({"explained": dict(explained)} if explained else {}),
             "tokens_distinct": self._distinct,
             "tokens_seen": training.tokens,
             "seconds": round(training.seconds, 1),
@@ -198,11 +279,13 @@ class DictionaryRun:
         with new_checkpoint(self.unfinished.folder / TRAINED) as folder:
             save_weights(
                 folder,
-                dictionary,
-                fit=training.fit(),
+                found.dictionary,
+                fit=found.fit,
                 model=self.model.path,
                 hook=hook_name(self.reads),
                 context=plan.length,
                 details=details,
                 hook_out=hook_name(self.writes) if plan.transcoder else "",
             )
+            if tensors:
+                several_layers.save_written(folder, dict(tensors))

@@ -108,6 +108,12 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
             f"{', '.join(config.name for config, _ in plan.runs)} do not read text in the same way "
             "(positions, length, epochs): train them in runs of their own."
         )
+    for config, layers in plan.runs:
+        if config.layers != "each" and (len(layers) < 2 or ranks.world > 1):
+            raise RecipeError(
+                f"{config.name} is one dictionary for several layers: give two or more with --layers, and no "
+                "torchrun."
+            )
     places = [destination(plan, model, config, layer) for config, layers in plan.runs for layer in layers]
     if len(set(places)) < len(places):
         raise RecipeError(

@@ -33,6 +33,8 @@ SUMMARIES = {
     "msae": "TopK whose prefixes of 1, 2, 4, … features reconstruct, the short ones with more weight",
     "p-annealing": "standard with the penalty's norm annealed from ℓ1 towards ℓ0",
     "e2e-downstream": "e2e with the later layers' residual streams in the loss",
+    "layer-group": "one TopK dictionary that the layers given share",
+    "crosscoder": "TopK that reads the first of the layers given and reconstructs them all",
     "paper-hard": "the VASAE paper's control: decoder rows frozen to the embedding",
 }
 PRESETS: tuple[Config, ...] = (
@@ -40,6 +42,8 @@ PRESETS: tuple[Config, ...] = (
     ConeConfig(),
     TopKConfig(name="plain"),
     TopKConfig(name="matched", dense_rank=16),
+    TopKConfig(name="layer-group", layers="shared"),
+    TopKConfig(name="crosscoder", layers="written"),
     PaperConfig(name="paper-plain"),
     PaperConfig(name="paper-soft", anchor_weight=1e-4),
     PaperConfig(name="paper-hard", frozen=True),

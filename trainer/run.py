@@ -4,7 +4,7 @@ The fillings of `trainer.activations.buffer` feed all dictionaries (`trainer.dic
 evaluated together on held-out passages. Nothing is written where a run already stands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lexiscope.text import fingerprint
 from trainer.activations.buffer import Filling, from_cache, from_model
 from trainer.activations.cache import Origin, place, refuse_foreign
 from trainer.activations.harvest import points
+from trainer.architectures import Config
 from trainer.dictionary_run import DictionaryRun
 from trainer.distributed import ALONE, Ranks
 from trainer.evaluation import Candidate, measure
@@ -44,7 +45,7 @@ def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = 
     plan = plan.as_read()
     check(model, plan, ranks)
     runs = ranks.share(
-        [DictionaryRun(model, plan, config, layer, ranks) for config, layers in plan.runs for layer in layers]
+        [run for config, layers in plan.runs for run in _runs(model, plan, config, layers, ranks)]
     )
     if ranks.writes:
         for run in runs:
@@ -72,6 +73,18 @@ def train(model: LanguageModel, plan: Plan, *, console: Console, ranks: Ranks = 
                 run.unfinished.leave()
         raise
     return [run.path for run in runs]
+
+
+def _runs(
+    model: LanguageModel, plan: Plan, config: Config, layers: Sequence[int], ranks: Ranks
+) -> list[DictionaryRun]:
+    """A run for each layer that a dictionary is written for."""
+    if config.layers == "each":
+        return [DictionaryRun(model, plan, config, layer, ranks) for layer in layers]
+    written = layers if config.layers == "shared" else layers[:1]
+    runs = [DictionaryRun(model, plan, config, layer, ranks, group=layers) for layer in written]
+    runs[0].followers = runs[1:]
+    return runs
 
 
 def _fillings(model: LanguageModel, plan: Plan) -> Iterator[Filling]:
@@ -128,7 +141,7 @@ def _train_all(
                 run.over(None, filling, progress)
         if needing and reading is not None:
             progress.reset(reading, total=filling.tokens)
-            needed = {point for run in needing for point in (run.reads, run.writes)}
+            needed = {point for run in needing for point in run.points}
             wanted = sorted(all_points if plan.cache else needed, key=hook_name)
             with filling.read(wanted, lambda n: progress.advance(reading, n)) as harvest:
                 progress.update(reading, completed=filling.tokens)

@@ -12,6 +12,7 @@ from lexiscope.text import passages
 from trainer.activations.harvest import harvest
 from trainer.activations.passages import LayerActivations, TrainingBatch
 from trainer.architectures import Architecture, Config, Start, Step, build
+from trainer.architectures.gsae import GradientTopKConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
 from trainer.objectives import TERMS
@@ -145,3 +146,35 @@ def test_single_positions_are_refused(bundled: LanguageModel, activations: Layer
     batch = every_passage(architecture, activations)._replace(passages=None)
     with pytest.raises(RecipeError, match="batch_of=passages"):
         run_patched(architecture, batch, architecture.forward(batch.x))
+
+
+def test_g_sae_selects_by_activation_times_the_gradient_of_each_passages_loss(
+    bundled: LanguageModel, activations: LayerActivations
+) -> None:
+    config = GradientTopKConfig(k=4, batch=2, beta=2.0, aux_k=0)
+    architecture, _ = built(config, bundled, activations)
+    batch, p = every_passage(architecture, activations), architecture.parameters
+    slopes = []
+    for number in range(len(activations.starts)):
+        tokens = activations.whole(torch.tensor([number])).tokens
+        rows = activations.positions(torch.tensor([number]))
+        x = activations.x[rows].float().requires_grad_()
+
+        def patch(residual: Tensor, x: Tensor = x) -> Tensor:
+            return torch.cat([residual[:, :1], x[None]], 1)
+
+        logits = bundled.differentiable_logits(tokens, {LAYER: patch})[0, :-1]
+        torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum").backward()
+        assert x.grad is not None
+        slopes.append(x.grad / architecture.centring.scale)
+    slope = torch.cat(slopes)
+    with torch.no_grad():
+        z = (batch.x @ p["encoder"].T + p["b_enc"]).relu()
+        usual = slope.norm(dim=-1, keepdim=True) * (2 / torch.pi / slope.shape[1]) ** 0.5
+        score = z * (1 + 2 * (slope @ p["decoder"].T).abs() / usual.clamp_min(1e-12))
+        expected = score.topk(4).indices.sort().values
+        found = architecture.gradients(batch, Step(1, 10)).code.indices.sort().values
+        plain = z.topk(4).indices.sort().values
+    assert (found == expected).float().mean() > 0.99
+    assert (plain == expected).float().mean() < 0.99, "the gradient changes the choice"
+    assert (architecture.code(batch.x).indices.sort().values == plain).float().mean() > 0.95

@@ -98,6 +98,10 @@ class Config:
     """A token look-up beside the code (docs/method.md#token-look-up): the mean state on each token, fixed or
     trained on; permuted is a control, whose rows belong to other tokens.
     """
+    layers: Literal["each", "shared", "written"] = "each"
+    """A dictionary for each layer; one that all layers given share; or one that reads the first of them and
+    writes all (`trainer.several_layers`).
+    """
     positions: Positions = "after-first"
     """Train on all positions of a passage but the first, or on all."""
     length: int = 0
@@ -124,6 +128,19 @@ class Config:
         if self.lookup != "none" and not self.centre:
             raise RecipeError("A token look-up needs centre=true: its rows are deviations from the mean.")
         term_weights(self.terms)
+        if self.layers != "each":
+            self._check_several()
+
+    def _check_several(self) -> None:
+        """What one dictionary for several layers cannot have: it would belong to one of them."""
+        for field, needed in (("lookup", "none"), ("batch_of", "tokens"), ("centre", True), ("patience", 0)):
+            if getattr(self, field) != needed:
+                raise RecipeError(f"layers={self.layers} needs {field}={str(needed).lower()}.")
+        if self.anchors in RESIDUAL_ANCHORS:
+            raise RecipeError(
+                f"anchors={self.anchors} are made from one layer: with layers={self.layers} take another "
+                "set, such as current."
+            )
 
     def _positive(self, *fields: str) -> None:
         for field in fields:
@@ -144,6 +161,8 @@ class Config:
 
     def check_transcoder(self) -> None:
         """Raises RecipeError where no transcoder can be trained so."""
+        if self.layers != "each":
+            raise RecipeError(f"{self.name} has layers={self.layers}, which a transcoder cannot have.")
         if self.lookup != "none":
             raise RecipeError(
                 f"{self.name} has a token look-up, which a transcoder cannot have: set lookup=none."
