@@ -43,6 +43,10 @@ class Arm(NamedTuple):
     """the recipe's name unless given"""
     lookup: bool = True
     """train it beside a token look-up too"""
+    around: int = 0
+    """the layers before and after that share the dictionary"""
+    after: int = 0
+    """the layers after that it reconstructs too"""
 
 
 ARMS = {
@@ -66,6 +70,18 @@ ARMS = {
     "standard": Arm("standard"),
     "p-annealing": Arm("p-annealing"),
     "featurechoice": Arm("featurechoice"),
+    "g-sae": Arm("g-sae"),
+    "mutualchoice": Arm("mutualchoice"),
+    "top-afa": Arm("top-afa", {"k": 256}),
+    "gba": Arm("gba"),
+    "sa-gsae": Arm("sa-gsae"),
+    "vsae": Arm("vsae"),
+    "aen": Arm("aen"),
+    "sparsemax": Arm("sparsemax"),
+    "sasa": Arm("sasa"),
+    "mfr": Arm("mfr"),
+    "layer-group": Arm("layer-group", lookup=False, around=1),
+    "crosscoder": Arm("crosscoder", lookup=False, after=1),
     "norm-match": Arm("plain", {"terms": "norm_match:1e-3"}, "TopK, AFA loss"),
 }
 BESIDE = "+lookup"
@@ -95,11 +111,13 @@ def plan_of(name: str, given: argparse.Namespace) -> trainer.Plan:
     arm, _, beside = name.partition("+")
     config = trainer.recipe(ARMS[arm].recipe)
     batch = BATCH // given.length if config.batch_of == "passages" else BATCH
+    around, after = ARMS[arm].around, ARMS[arm].around + ARMS[arm].after
+    layers = list(range(given.layer - around, given.layer + after + 1))
     wanted: dict[str, Any] = {"k": K, "batch": batch, "learning_rate": RATE} | dict(ARMS[arm].settings)
     config = replace(config, **{field: value for field, value in wanted.items() if hasattr(config, field)})
     return trainer.Plan(
         sources=given.text,
-        runs=[(replace(config, lookup="fixed" if beside else "none"), [given.layer])],
+        runs=[(replace(config, lookup="fixed" if beside else "none"), layers)],
         out=given.out,
         tokens=given.tokens,
         seen=given.seen,
