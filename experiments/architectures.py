@@ -27,7 +27,7 @@ DEMO, PAGE = ROOT / "data" / "demo", DOCS / "results.md"
 FILE = RESULTS / "trainer" / "architectures.json"
 LAYER, WIDTH, K, BATCH, RATE = 4, 2048, 32, 512, 1e-3
 TOKENS, SEEN, HELD_OUT = 125_000, 125_000, 20_000
-ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated")
+ARCHITECTURES = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "standard")
 BY_K = ("topk", "batchtopk", "matryoshka")
 """SAELens misses, or has no, target of the others: ours gets the number of active features it ended with."""
 SAELENS: dict[str, tuple[str, ...]] = {
@@ -44,6 +44,7 @@ SAELENS: dict[str, tuple[str, ...]] = {
         "jumprelu_ste_to_input=True",
     ),
     "gated": ("l1_coefficient=9",),
+    "standard": ("l1_coefficient=9", "l1_warm_up_steps=60"),
 }
 """Settings of SAELens that differ from its defaults, so that a run of 244 steps is fair to it: AuxK acts
 in it, the running threshold forgets the start, and the sparsity penalties end at few active features. Of

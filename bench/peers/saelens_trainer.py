@@ -19,6 +19,8 @@ from sae_lens import (
     JumpReLUTrainingSAEConfig,
     MatryoshkaBatchTopKTrainingSAE,
     MatryoshkaBatchTopKTrainingSAEConfig,
+    StandardTrainingSAE,
+    StandardTrainingSAEConfig,
     TopKTrainingSAE,
     TopKTrainingSAEConfig,
     __version__,
@@ -35,6 +37,7 @@ ARCHITECTURES: dict[str, tuple[Any, Any]] = {
     "jumprelu": (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig),
     "gated": (GatedTrainingSAE, GatedTrainingSAEConfig),
     "matryoshka": (MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig),
+    "standard": (StandardTrainingSAE, StandardTrainingSAEConfig),
 }
 
 
@@ -127,6 +130,8 @@ class Trainer:
             gain = found["r_mag"].exp()
             found["threshold"] = found["b_mag"] - gain * found["b_gate"]
             found["W_enc"], found["b_enc"] = found["W_enc"] * gain, found["b_mag"]
+        if isinstance(sae, StandardTrainingSAE):
+            found["threshold"] = torch.zeros_like(found["b_enc"])
         weights = {
             "W_enc": found["W_enc"] * scale,
             "b_enc": found["b_enc"],
