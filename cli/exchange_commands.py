@@ -126,13 +126,28 @@ def columns_out(
 def parquet_in(
     folder: Annotated[Path, typer.Argument(help="a folder that `export parquet` wrote")],
     replace: Replace = False,
+    keep_paths: Annotated[
+        bool,
+        typer.Option(
+            "--keep-paths",
+            help="keep where models and checkpoints lie, so that they can be steered (your own exports only)",
+        ),
+    ] = False,
 ) -> None:
-    """Add an exported index to this one, after every file is checked against the manifest."""
+    """Add an exported index to this one, after every file is checked against the manifest. Without
+    --keep-paths its dictionaries can be browsed, but not steered: a file from elsewhere does not choose
+    what this machine opens.
+    """
     from indexer.exchange import import_parquet
 
     with _bar("rows read") as bar:
         merged = import_parquet(
-            folder, settings=Settings(), replace=replace, started=bar.started, advance=bar.advance
+            folder,
+            settings=Settings(),
+            replace=replace,
+            keep_paths=keep_paths,
+            started=bar.started,
+            advance=bar.advance,
         )
     if merged.note:
         console.print(merged.note)

@@ -1,10 +1,11 @@
 """What a checkpoint's files say of its training: the command that makes it again, the lines of its log."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lexiscope.foreign_json import parse_json
 
 LOG = "train.jsonl"
 
@@ -22,7 +23,7 @@ def read_log(checkpoint: Path) -> list[dict[str, Any]]:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except ValueError:
         return None
     known = isinstance(line, dict) and all(isinstance(line.get(key), int) for key in ("step", "tokens"))

@@ -2,6 +2,7 @@
 be right, what was kept.
 """
 
+import errno
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -23,6 +24,15 @@ from store import BadCursor, NoIndex, NotFound, StoreError
 
 STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}
 """the first class that matches decides; other errors of the store mean that the index cannot be read now"""
+
+NOTHING_LEFT = {
+    errno.EMFILE: "the server has too many files open",
+    errno.ENFILE: "the server's machine has too many files open",
+    errno.ENOMEM: "the server has no memory left",
+    errno.ENOSPC: "the server's disk is full",
+    errno.EDQUOT: "the server's disk is full",
+}
+"""errors of the system that pass"""
 
 log = logging.getLogger("lexiscope.server")
 
@@ -136,6 +146,10 @@ def _matches(route: BaseRoute, asked: Scope) -> bool:
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
     own = getattr(request.state, "request_id", "")
+    if isinstance(error, OSError) and error.errno in NOTHING_LEFT:
+        log.error("%s", error)
+        detail = f"{NOTHING_LEFT[error.errno]}: try again later"
+        return error_response(request, 503, detail, headers={**PROTECTION, "retry-after": "10"})
     log.error("%s %s failed (request %s)", request.method, request.url.path, own, exc_info=error)
     return error_response(
         request,

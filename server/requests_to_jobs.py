@@ -79,7 +79,7 @@ class IndexedModel:
 
     def weights(self, sources: Iterable[str]) -> ModelWeights:
         """The language model that the dictionaries `sources` were indexed with. Raises HTTPException 422 if
-        they were indexed with different weights.
+        they were indexed with different weights, or imported without them.
         """
         places = [self.places[source] for source in sources]
         identities = {place.model_identity for place in places if place.model_identity}
@@ -89,7 +89,13 @@ class IndexedModel:
                 f"{', '.join(sorted({place.source for place in places}))} were indexed with different "
                 f"weights of {self.model}. Index each model again with an id of its own (--model-id).",
             )
-        paths = list(dict.fromkeys(place.model_path for place in places))
+        paths = list(dict.fromkeys(place.model_path for place in places if place.model_path))
+        if not paths:
+            raise HTTPException(
+                422,
+                f"{', '.join(place.source for place in places)} of {self.model} were imported without their "
+                "model. They can be browsed, but neither steered nor read with.",
+            )
         path = next((path for path in paths if Path(path).exists()), paths[0])
         return ModelWeights(path, next(iter(identities), ""))
 

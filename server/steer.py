@@ -2,7 +2,6 @@
 health.
 """
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 
+from lexiscope.foreign_json import parse_json
 from lexiscope.records.live import ResolvedFeature, SteerResolved, SteerResponse, SweepResponse, WorkerHealth
 from lexiscope.records.requests import OFF_MANIFOLD, TYPICAL, FeatureId, SteerRequest, SweepRequest
 from server.attach_names import named_measured
@@ -109,7 +109,7 @@ def most_tokens(model_path: str) -> int:
     where the model's files do not say.
     """
     try:
-        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((Path(model_path) / "config.json").read_bytes())
         lengths = [config[name] for name in CONTEXT_LENGTH if isinstance(config.get(name), int)]
     except (OSError, ValueError, TypeError, AttributeError):
         lengths = []

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lexiscope import files
-from store.errors import MAKE_ONE, SERVED_UNCHANGED, BuildLocked, NoIndex
+from store.errors import MAKE_ONE, SERVED_UNCHANGED, BuildLocked, UnreadablePointer
 
 BUILD_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 
@@ -37,8 +37,8 @@ def pointer(root: Path) -> Path:
 
 
 def current_build(root: Path) -> str | None:
-    """The id in `CURRENT`; None where there is no index yet. Raises NoIndex where the file cannot be read, or
-    holds anything else.
+    """The id in `CURRENT`; None where there is no index yet. Raises UnreadablePointer where the file cannot
+    be read, or holds anything else.
     """
     try:
         build = pointer(root).read_text(encoding="ascii").strip()
@@ -47,9 +47,9 @@ def current_build(root: Path) -> str | None:
     except UnicodeDecodeError:
         build = ""
     except OSError as error:  # a folder, no permission, no descriptor left
-        raise NoIndex(f"{pointer(root)} cannot be read: {error.strerror}") from error
+        raise UnreadablePointer(f"{pointer(root)} cannot be read: {error.strerror}") from error
     if not BUILD_ID.fullmatch(build):
-        raise NoIndex(f"{pointer(root)} does not name a build: {MAKE_ONE}")
+        raise UnreadablePointer(f"{pointer(root)} does not name a build: {MAKE_ONE}")
     return build
 
 

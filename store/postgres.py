@@ -4,6 +4,9 @@
 is to change that row.
 """
 
+import zlib
+from typing import Any
+
 import psycopg
 import sqlalchemy as sa
 
@@ -13,6 +16,8 @@ from store.errors import MAKE_ONE, NoIndex, StoreError, Unreachable, reason
 
 CONNECT_SECONDS = 5
 POINTER = "SELECT build FROM lexiscope.current"
+READERS = 0x6C657869
+"""the class of the locks of readers"""
 GONE = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn)
 
 
@@ -39,6 +44,13 @@ def url(settings: Settings) -> sa.URL:
 
 def schema_of(build: str) -> str:
     return "lexiscope_" + build.lower().replace("-", "_")
+
+
+def readers_lock(schema: str) -> tuple[int, int]:
+    """The key of the advisory lock that every connection of a build's readers shares, and that whoever
+    deletes its schema needs alone: what a reader has open stays until it has ended, as a file would.
+    """
+    return READERS, zlib.crc32(schema.encode()) - (1 << 31)
 
 
 def where(address: sa.URL) -> str:
@@ -98,9 +110,15 @@ class PostgresBackend:
         return build
 
     def open(self, build: str) -> sa.Engine:
-        return self._engine(
+        engine = self._engine(
             f"-c search_path={schema_of(build)}", connections=self._settings.reader_connections
         )
+
+        @sa.event.listens_for(engine, "connect")
+        def hold(connection: Any, _: object) -> None:
+            connection.execute("SELECT pg_try_advisory_lock_shared(%s, %s)", readers_lock(schema_of(build)))
+
+        return engine
 
     def name(self, build: str) -> str:
         return f"build {build} in {where(self._url)}"

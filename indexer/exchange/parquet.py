@@ -8,7 +8,6 @@
 Both directions go piece by piece, so that memory does not grow with the index.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from indexer.exchange.errors import ImportRefused
 from indexer.exchange.export_folder import export_folder
 from indexer.exchange.merge_into_index import PublishedImport, keep_others
+from lexiscope.foreign_json import parse_json
 from lexiscope.settings import Settings
 from store import SCHEMA_VERSION, TABLES, BuildSnapshot, BuildWriter, Store, arrow_schema, columns_document
 
@@ -37,6 +37,8 @@ ID_COLUMNS = {
     **dict.fromkeys(("passage_id", "passage"), "passage"),
 }
 """Columns that hold an id, and the table that it refers to."""
+PATH_COLUMNS = ("model_path", "checkpoint_path", "lens_path")
+"""Columns of files that the worker opens, of the machine that indexed."""
 JSON_COLUMNS = ("training", "metrics", "causal", "verdicts", "verdict_firings", "write_verdicts")
 
 Advance = Callable[[int], None]
@@ -127,11 +129,13 @@ def import_parquet(
     *,
     settings: Settings,
     replace: bool = False,
+    keep_paths: bool = False,
     started: Callable[[int], None] = lambda rows: None,
     advance: Advance = lambda rows: None,
 ) -> PublishedImport:
     """Publish an export as part of the index; other dictionaries of the served index are kept. Every file is
-    checked before any is loaded.
+    checked before any is loaded. Paths of models and checkpoints are dropped, so that whoever made the export
+    cannot choose what the worker opens; `keep_paths` is for an export of one's own.
 
     Raises ImportRefused: files that are not as the manifest describes them, another schema version, a
     dictionary that is in the index already (unless `replace`), another model under the id of one in the
@@ -155,6 +159,7 @@ def import_parquet(
             path = folder / f"{table}.parquet"
             for piece in _pieces(folder, table):
                 rows = _of_new_models(piece, kept.models) if table == "token" else piece
+                rows = rows if keep_paths else _without_paths(rows)
                 writer.add(table, _renumbered(path, rows, ids, shift))
                 advance(len(piece))
         return PublishedImport(writer.publish(), identities, kept.note)
@@ -170,6 +175,13 @@ def _of_new_models(tokens: pa.Table, kept_models: set[str]) -> pa.Table:
     return tokens.filter(pc.invert(pc.is_in(tokens.column("model"), value_set=kept)))
 
 
+def _without_paths(rows: pa.Table) -> pa.Table:
+    for place, field in enumerate(rows.schema):
+        if field.name in PATH_COLUMNS:
+            rows = rows.set_column(place, field, pa.array([""] * len(rows), field.type))
+    return rows
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an export all of whose files are there, complete, unchanged and of this program's
     schema. Raises ImportRefused.
@@ -178,7 +190,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise ImportRefused(f"{folder} is no export: {MANIFEST} does not lie in it.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_bytes())
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if isinstance(version, int) and version != SCHEMA_VERSION:
             raise ImportRefused(
@@ -186,12 +198,12 @@ def read_manifest(folder: Path) -> Manifest:
                 "index the dictionaries again, or import it with the version that wrote it."
             )
         manifest = Manifest.model_validate(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ImportRefused(f"{path} is not readable JSON: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "it"
         raise ImportRefused(f"{path} is no manifest of an export: {where}: {first['msg']}.") from error
+    except ValueError as error:
+        raise ImportRefused(f"{path} is not readable JSON: {error}.") from error
     if set(manifest.files) != {f"{table}.parquet" for table in TABLES}:
         odd = sorted(set(manifest.files) ^ {f"{table}.parquet" for table in TABLES})
         raise ImportRefused(f"{path} does not list one file a table: {', '.join(odd)}.")
@@ -259,8 +271,8 @@ def _identities(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
 
 def _check_json(path: Path, dictionary_id: int, column: str, text: str) -> None:
     try:
-        good = isinstance(json.loads(text), dict)
-    except json.JSONDecodeError:
+        good = isinstance(parse_json(text), dict)
+    except ValueError:
         good = False
     if not good:
         raise ImportRefused(f"{path}: {column} of dictionary {dictionary_id} is no JSON object.")

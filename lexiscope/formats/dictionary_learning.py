@@ -18,6 +18,7 @@ from lexiscope.formats.stored import (
     LEAST_NORM,
     Format,
     StoredDictionary,
+    block_of,
     check_widths,
     gated_dictionary,
     named,
@@ -57,7 +58,7 @@ def read(file: Path) -> StoredDictionary:
     state = read_plain_pickle(file)
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    settings = config.get("trainer") or {}
+    settings = block_of(folder / CONFIG, config, "trainer")
     kind = str(settings.get("dict_class") or _class_of(file, state))
     if kind == "AutoEncoderTopK" and "k" not in state and settings.get("k"):  # older files
         state |= {"k": torch.tensor(settings["k"])}

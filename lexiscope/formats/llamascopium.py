@@ -85,7 +85,7 @@ def read(file: Path) -> StoredDictionary:
         W_enc, W_dec = W_enc.T, W_dec.T.contiguous()
     hook, hook_out = str(settings.get("hook_point_in") or ""), str(settings.get("hook_point_out") or "")
     hook_out = "" if hook_out == hook else hook_out
-    scale = _scale(file, settings, norms, hook)
+    scale = _scale(file, settings, norms, hook, len(W_enc))
     b_dec = w.get("b_dec", torch.zeros(W_dec.shape[1]))
     dictionary = Dictionary(W_enc, w["b_enc"], W_dec, b_dec, Threshold(w["b_enc"]))
     if settings.get("apply_decoder_bias_to_pre_encoder"):
@@ -130,7 +130,9 @@ def _spelling(name: str) -> str:
     return next((own for own, others in SPELLINGS.items() if name in others), name)
 
 
-def _scale(file: Path, settings: dict[str, Any], norms: dict[str, Tensor], hook: str) -> float | None:
+def _scale(
+    file: Path, settings: dict[str, Any], norms: dict[str, Tensor], hook: str, d_model: int
+) -> float | None:
     """What activations were multiplied by; None where nothing was."""
     how = settings.get("norm_activation", "dataset-wise")
     if how in ("inference", "token-wise"):
@@ -150,7 +152,7 @@ def _scale(file: Path, settings: dict[str, Any], norms: dict[str, Tensor], hook:
             f'into the settings beside the weights: "{NORM}": {{"in": …}} (√d_model divided by the '
             "norm_scaling_factor of SAELens's pretrained_saes.yaml)."
         )
-    return float(settings["d_model"] ** 0.5 / norm)
+    return float(d_model**0.5 / norm)
 
 
 def _selection(

@@ -21,6 +21,7 @@ from lexiscope.formats.stored import (
     LEAST_NORM,
     Format,
     StoredDictionary,
+    block_of,
     check_widths,
     drop_unit_scaling,
     gated_dictionary,
@@ -81,7 +82,7 @@ def read(folder: Path) -> StoredDictionary:
     CheckpointError.
     """
     config = read_json(folder / CONFIG)
-    settings = _current_spelling(config)
+    settings = _current_spelling(folder / CONFIG, config)
     architecture = str(settings["architecture"])
     if architecture in REFUSED:
         raise CheckpointError(
@@ -201,7 +202,7 @@ def _spelling(selection: Selection) -> tuple[str, dict[str, Any]]:
     return kind, {key: getattr(selection, field) for key, field in fields.items()}
 
 
-def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
+def _current_spelling(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Settings as SAELens 6 spells them, with its defaults; `metadata` holds what earlier versions kept
     beside the rest.
     """
@@ -217,7 +218,7 @@ def _current_spelling(config: dict[str, Any]) -> dict[str, Any]:
         "activation_fn": "relu",
     }
     found = defaults | found
-    arguments: Any = found.get("activation_fn_kwargs") or {}
+    arguments = block_of(path, found, "activation_fn_kwargs")
     if found["activation_fn"] == "topk" and arguments.get("k") is not None:
         found |= {"architecture": "topk", "k": arguments["k"]}
     if isinstance(found.get("normalize_activations"), bool):

@@ -2,7 +2,6 @@
 in them.
 """
 
-import json
 import math
 import os
 import pickle
@@ -19,6 +18,7 @@ from torch import Tensor
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.files import size_text
+from lexiscope.foreign_json import parse_json
 from lexiscope.selection import Threshold
 
 LEAST_NORM = 1e-8
@@ -65,11 +65,8 @@ class Format(NamedTuple):
 def read_json(path: Path) -> dict[str, Any]:
     """Raises CheckpointError: no readable JSON, or something other than an object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # also thousands of digits, and a million brackets
+        value = parse_json(path.read_bytes())
+    except ValueError as error:
         raise CheckpointError(f"{path} is not readable JSON: {str(error).splitlines()[0]}.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
@@ -85,6 +82,16 @@ def metadata_of(config: dict[str, Any]) -> dict[str, Any]:
     """The `metadata` block of settings; empty where there is none, or something other than an object."""
     found = config.get("metadata")
     return found if isinstance(found, dict) else {}
+
+
+def block_of(path: Path, settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings under a name; empty where there are none. Raises CheckpointError where they are no
+    object.
+    """
+    found = settings.get(name) or {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: {name} is {str(found)[:80]!r}, where an object is expected.")
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

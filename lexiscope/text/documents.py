@@ -1,10 +1,10 @@
 """The documents of one source, streamed: texts of bounded size, and conversations."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from lexiscope.errors import TextError
+from lexiscope.foreign_json import parse_json
 from lexiscope.language_model.tokenizer import whole_text
 from lexiscope.text.fields import DOCUMENT_FIELDS, Conversation, document_in
 from lexiscope.text.files import format_suffix, opened
@@ -83,7 +83,7 @@ def _looks_like_json(path: Path) -> bool:
     if not line.startswith(b"{"):
         return False
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return False
     return isinstance(row, dict) and not row.keys().isdisjoint(DOCUMENT_FIELDS)

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lexiscope.errors import TextError
+from lexiscope.foreign_json import parse_json
 from lexiscope.text.fields import DOCUMENT_FIELDS
 from lexiscope.text.files import opened
 
@@ -36,11 +36,14 @@ def json_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield f"{path}, line {number}", json.loads(line.decode())
-            except json.JSONDecodeError as error:
+                yield f"{path}, line {number}", parse_json(line)
+            except UnicodeDecodeError:
+                raise
+            except ValueError as error:
                 if number == 1 and line.lstrip().startswith(b"{"):
                     break  # an object on several lines
-                raise TextError(f"{path}, line {number}: not valid JSON ({error.msg}).") from error
+                reason = getattr(error, "msg", error)
+                raise TextError(f"{path}, line {number}: not valid JSON ({reason}).") from error
         else:
             return
     with opened(path) as file:

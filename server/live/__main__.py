@@ -17,6 +17,7 @@ import uvicorn
 
 from lexiscope.settings import Settings, SettingsError
 from server import logs
+from server.connections import Protocol, limit_connections
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it
     from server.live.app import create_worker_app
 
+    limit_connections(settings)
     options: dict[str, Any] = {
+        "http": Protocol,
         "log_config": None,
         "access_log": False,
         "timeout_graceful_shutdown": math.ceil(settings.shutdown_seconds) + 2,

@@ -40,12 +40,10 @@ class IndexedFiles:
 
     def has_all(self, job: Job) -> bool:
         """Whether every file that a job would open is of the index. Raises StoreError."""
-        known = self._store.dictionaries()
-        checkpoints = {entry.checkpoint_path for entry in known}
-        models = {entry.model_path for entry in known}
-        asked = job.model_dump()
-        return models.issuperset(_every("model_path", asked)) and checkpoints.issuperset(
-            _every("checkpoint_path", asked)
+        known, asked = self._store.dictionaries(), job.model_dump()
+        return all(
+            {getattr(entry, name) for entry in known}.issuperset(filter(None, _every(name, asked)))
+            for name in ("model_path", "checkpoint_path", "lens_path")
         )
 
 

@@ -31,7 +31,7 @@ class DictionaryPath(Record):
 
     source: str
     layer: int
-    checkpoint_path: str
+    checkpoint_path: str = Field(min_length=1)
     identity: str = Field("", description="of the weights that were indexed; empty if it is not recorded")
     mean_norm: float | None = Field(
         None,
@@ -43,7 +43,7 @@ class LocatedFeature(Record):
     """A feature and the checkpoint of its dictionary. Layer and index are in `feature`."""
 
     feature: FeatureRef
-    checkpoint_path: str
+    checkpoint_path: str = Field(min_length=1)
     identity: str = Field("", description="as in DictionaryPath")
     mean_norm: float | None = Field(None, description="as in DictionaryPath")
     max_activation: float | None = Field(
@@ -107,7 +107,7 @@ class SteerJob(Sampling):
     """A SteerRequest with names and paths resolved."""
 
     model: str
-    model_path: str
+    model_path: str = Field(min_length=1)
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
@@ -124,7 +124,7 @@ class SweepJob(Sampling):
     """A SweepRequest with names and paths resolved."""
 
     model: str
-    model_path: str
+    model_path: str = Field(min_length=1)
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     interventions: list[Intervention]
     prompt: str
@@ -137,7 +137,7 @@ class ReadJob(Record):
     """A ReadRequest with names and paths resolved."""
 
     model: str
-    model_path: str
+    model_path: str = Field(min_length=1)
     model_identity: str = Field("", description="of the model that was indexed; empty if it is not recorded")
     texts: list[str]
     chat: bool = False

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from lexiscope.foreign_json import parse_json
 from store.errors import BadCursor
 
 Value = int | float
@@ -67,14 +68,14 @@ def encode(cursor: Cursor, *, build: str, mark: str) -> str:
 def decode(cursor: str, *, build: str, mark: str, kinds: Sequence[type[Value]]) -> Cursor:
     """The contents of `cursor`. Raises BadCursor where it is broken, of another build, or of another list."""
     try:
-        of_build, of_mark, values, place, back = json.loads(
+        of_build, of_mark, values, place, back = parse_json(
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         )
         if not all(_fits(value, kind) for value, kind in zip(values, kinds, strict=True)):
             raise ValueError
         if not _fits(place, int) or place < 0 or not isinstance(back, bool):
             raise ValueError
-    except (ValueError, TypeError, binascii.Error, RecursionError):
+    except (ValueError, TypeError, binascii.Error):
         raise BadCursor(
             "this cursor cannot be read: start again from the first page, without `cursor`"
         ) from None

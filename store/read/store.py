@@ -33,7 +33,7 @@ from lexiscope.settings import Settings
 from store import schema
 from store.backend import Backend
 from store.duckdb_folder import FolderBackend
-from store.errors import MAKE_ONE, NoIndex, NotFound, WrongVersion
+from store.errors import MAKE_ONE, NoIndex, NotFound, UnreadablePointer, WrongVersion
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
 from store.read.compare_page import ComparedDictionaries, comparable, compare_page
@@ -123,7 +123,7 @@ class Store:
         two looks at it, the next one.
         """
         while True:
-            current = self._backend.current()
+            current = self._current()
             try:
                 with self._lock:
                     build = self._opened(current)
@@ -132,6 +132,16 @@ class Store:
             except NoIndex:
                 if self._backend.current() == current:
                     raise
+
+    def _current(self) -> str:
+        try:
+            return self._backend.current()
+        except UnreadablePointer as error:
+            with self._lock:
+                if self._build is None:
+                    raise
+                log.error("build %s is still served: %s", self._build.id, error)
+                return self._build.id
 
     def _opened(self, build: str) -> OpenBuild:
         if self._build is None or build not in (self._build.id, self._refused):

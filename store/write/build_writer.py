@@ -12,7 +12,7 @@ their order.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
-from store.errors import StoreError, reason
+from store.errors import StoreError, UnreadablePointer, reason
 from store.read.vocabulary import storable
 from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
 from store.write import derived_tables
@@ -219,7 +219,9 @@ class BuildWriter:
                 self._sql(f"CREATE INDEX {table}_{columns[0]} ON {table} ({', '.join(columns)})")
             self._sql("CHECKPOINT")
             self._connection.close()
-            previous = build_files.current_build(self.root)
+            previous = None
+            with suppress(UnreadablePointer):  # it is replaced
+                previous = build_files.current_build(self.root)
             build_files.install(self.root, self.build)
             build_files.remove_builds(self.root, but={self.build, previous or self.build})
         return self.build

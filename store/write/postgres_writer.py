@@ -89,13 +89,16 @@ class PostgresWriter:
         }
 
     def _remove(self, *, but: set[str]) -> None:
-        """Drop every build's schema other than those named."""
+        """Drop every build's schema other than those named, and those that readers have open."""
         pattern = r"^lexiscope_\d{8}t\d{6}_[0-9a-f]{6}(_building)?$"
         for (name,) in self._rows(
             sql.SQL("SELECT nspname FROM pg_namespace WHERE nspname ~ {}").format(pattern)
         ):
-            if name not in but:
-                self._run(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(str(name))))
+            key = sql.SQL(", ").join(map(sql.Literal, postgres.readers_lock(str(name))))
+            if name in but or self._rows(sql.SQL("SELECT pg_try_advisory_lock({})").format(key)) != [(True,)]:
+                continue
+            self._run(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(str(name))))
+            self._rows(sql.SQL("SELECT pg_advisory_unlock({})").format(key))
 
     def previous_version(self) -> int | None:
         """The schema version of the served build; None where it is gone."""

@@ -76,12 +76,29 @@ def refused(folder: Path, served: Settings, says: str) -> None:
 
 def test_an_exported_index_comes_back_row_for_row(served: Settings, exported: Path, tmp_path: Path) -> None:
     fresh = Settings(index=tmp_path / "fresh")
-    merged = import_parquet(exported, settings=fresh)
+    merged = import_parquet(exported, settings=fresh, keep_paths=True)
     assert merged.note == "" and len(merged.identities) == len(synthetic.USUAL)
     before, after = everything(served), everything(fresh)
     for table in TABLES:
         assert after[table].equals(before[table]), table
         assert after[table].num_rows > 0
+
+
+def test_an_export_does_not_choose_what_the_worker_opens(exported: Path, tmp_path: Path) -> None:
+    def elsewhere(rows: pa.Table) -> pa.Table:
+        for name in ("model_path", "checkpoint_path", "lens_path"):
+            place = rows.schema.get_field_index(name)
+            rows = rows.set_column(place, rows.schema.field(name), pa.array(["someone/model"] * len(rows)))
+        return rows
+
+    rewrite(exported, "dictionary", elsewhere)
+    settings = Settings(index=tmp_path / "index")
+    import_parquet(exported, settings=settings)
+    store = Store(settings)
+    assert {(each.model_path, each.checkpoint_path, each.lens_path) for each in store.dictionaries()} == {
+        ("", "", "")
+    }
+    store.close()
 
 
 def test_the_export_is_what_the_manifest_says(exported: Path) -> None:

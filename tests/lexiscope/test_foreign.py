@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -538,3 +539,38 @@ def test_a_truncated_or_empty_folder_is_refused(tmp_path: Path) -> None:
     (run / "layers.10" / "cfg.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="list"):
         load_checkpoint(run)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the values of nested settings stand."""
+    for key in value if isinstance(value, dict) else ():
+        yield (*path, key)
+        yield from places(value[key], (*path, key))
+
+
+ABSENT = object()
+FIRST = [
+    next(name for name in EVERY if name.startswith(kind)) for kind in sorted({e.split("-")[0] for e in EVERY})
+]
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_settings_of_another_type_are_one_line(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(CASES / name, folder)
+    for file in folder.rglob("*.json"):
+        text = file.read_text()
+        for place in places(json.loads(text)):
+            for odd in (ABSENT, float("nan"), -1, "x", [1], {}):
+                settings = inside = json.loads(text)
+                for key in place[:-1]:
+                    inside = inside[key]
+                inside[place[-1]] = odd
+                if odd is ABSENT:
+                    del inside[place[-1]]
+                file.write_text(json.dumps(settings))
+                try:
+                    load_checkpoint(folder, anchors=False)
+                except CheckpointError as error:
+                    assert "\n" not in str(error)
+        file.write_text(text)

@@ -133,6 +133,14 @@ def test_a_dictionary_that_was_imported_without_weights_cannot_steer(client, mon
     )
 
 
+def test_a_dictionary_that_was_imported_without_its_model_cannot_steer(client, monkeypatch):
+    store = client.app.state.store
+    bare = [place._replace(model_path="") for place in store.dictionaries()]
+    monkeypatch.setattr(store, "dictionaries", lambda: bare)
+    answer = post(client, {"id": "tiny/0-random/3"})
+    assert answer.status_code == 422 and "imported without their model" in answer.json()["detail"]
+
+
 def test_control_tokens_in_a_prompt_stay_plain_text(client):
     got = events(post(client, ID, prompt="<|endoftext|>a"))
     assert "".join(token["shown"] for token in got[0]["prompt_tokens"]) == "<|endoftext|>a"

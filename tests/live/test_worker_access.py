@@ -47,6 +47,22 @@ def test_a_dictionary_outside_the_index_is_not_opened(on_tcp, tiny, tmp_path):
     assert answer.status_code == 403
 
 
+def test_a_lens_outside_the_index_is_not_opened(tmp_path, tiny):
+    index = tmp_path / "index"
+    synthetic.publish(index, [synthetic.Dictionary("tiny", 0, "random", 48)])
+    worker = TestClient(create_worker_app(Settings(index=index, worker_token="s3cret"), on_tcp=True))
+    job = tiny.job((0, 3, "add", 1.0)).model_dump()
+    from store import Store
+
+    [entry] = Store(Settings(index=index)).dictionaries()
+    job["model_path"], job["interventions"][0]["checkpoint_path"] = entry.model_path, entry.checkpoint_path
+    answers = []
+    for path in ("", "/etc/passwd"):
+        job["interventions"][0]["lens_path"] = path
+        answers.append(worker.post("/steer", json=job, headers=TOKEN).status_code)
+    assert answers == [503, 403]  # 503: what the index names is not there
+
+
 def test_what_a_killed_server_left_in_the_temporary_folder_is_removed(tmp_path, monkeypatch):
     from server.live.process import WorkerProcess
 

@@ -12,7 +12,7 @@ import uvicorn
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server import create_app
-from server.serve import Protocol
+from server.connections import Protocol
 from tests.smoke import free_port
 
 
@@ -58,3 +58,30 @@ def test_what_is_no_http_is_answered_as_a_problem(port: int, sent: bytes) -> Non
     assert record.status == 400 and "no HTTP" in record.detail
     head, _ = send(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
+
+
+def test_beyond_the_most_connections_one_is_told_so(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "most", 0)
+    head, body = send(port, b"")
+    assert head.startswith(b"HTTP/1.1 503 ") and b"too many connections" in body
+    monkeypatch.undo()
+    head, _ = send(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_reads_nothing_is_dropped(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "seconds", 0.5)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.connect(("127.0.0.1", port))
+    wanted = b"GET /static/vendor/plotly-basic.min.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection.sendall(wanted * 20)
+    time.sleep(2.5)
+    received = 0
+    connection.settimeout(10)
+    with pytest.raises(OSError):  # reset: the rest was thrown away
+        while part := connection.recv(65_536):
+            received += len(part)
+        raise ConnectionResetError
+    connection.close()
+    assert 0 < received < 20_000_000

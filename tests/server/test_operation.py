@@ -1,7 +1,9 @@
 """Health, readiness, metrics and log lines, as an operator's machines read them."""
 
+import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,16 @@ def test_a_request_is_a_line_without_its_query(browser: TestClient, caplog: pyte
     line = json.loads(JsonLines().format(record))
     assert (line["method"], line["path"], line["status"]) == ("GET", "/search", 200)
     assert line["milliseconds"] > 0 and "private" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+def test_what_passes_is_a_503_without_a_trace(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/srv/index/secret")
+
+    monkeypatch.setattr(type(browser.app.state.store), "home", fails)
+    with TestClient(browser.app, raise_server_exceptions=False) as client:
+        answer = client.get("/index.json")
+    assert answer.status_code == 503 and answer.headers["retry-after"] and "secret" not in answer.text

@@ -51,3 +51,16 @@ def test_a_damaged_build_is_not_served_and_the_last_good_one_is(tmp_path: Path) 
         assert answer.status_code == 200 and answer.json() == before and before["build"] == good
     better = synthetic.publish(tmp_path, SMALL)
     assert client.get("/m/0-vasae/3.json").json()["build"] == better
+
+
+def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> None:
+    build = synthetic.publish(tmp_path, SMALL)
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    before = client.get("/m/0-vasae/3.json").json()
+    (tmp_path / "CURRENT").write_bytes(b"\xff")
+    assert client.get("/m/0-vasae/3.json").json() == before
+    (tmp_path / "CURRENT").unlink()
+    (tmp_path / "CURRENT").mkdir()
+    assert client.get("/m/0-vasae/3.json").json() == before and before["build"] == build
+    (tmp_path / "CURRENT").rmdir()
+    assert client.get("/m/0-vasae/3.json").status_code == 503, "an index that was taken away is gone"

@@ -278,6 +278,13 @@ def test_a_damaged_folder_says_how_to_make_an_index(tmp_path: Path, damage: str)
         Store(Settings(index=tmp_path)).home()
 
 
+def test_a_garbled_pointer_is_replaced_by_the_next_build(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, SMALL)
+    (tmp_path / "CURRENT").write_bytes(b"\xff")
+    build = synthetic.publish(tmp_path, SMALL)
+    assert Store(Settings(index=tmp_path)).build_id() == build
+
+
 def test_a_published_folder_holds_the_build_its_name_and_the_lock(tmp_path: Path) -> None:
     build = synthetic.publish(tmp_path, SMALL)
     assert (tmp_path / "CURRENT").read_text() == build + "\n"

@@ -130,6 +130,12 @@ def test_a_tampered_pointer_and_a_dropped_build_say_how_to_make_an_index(
         assert "gone" in builder.keep_others(replacing=[]).note
 
 
+def schemas(server: Server, place: Settings) -> set[str]:
+    with server.connect(place.database_url.rpartition("/")[2]) as connection:
+        found = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'lexiscope%'")
+        return {str(row[0]) for row in found}
+
+
 def test_what_a_killed_builder_left_is_dropped_by_the_next(here: Settings, server: Server) -> None:
     build = synthetic.publish(here, SMALL)
     with server.connect(here.database_url.rpartition("/")[2]) as connection:
@@ -138,11 +144,21 @@ def test_what_a_killed_builder_left_is_dropped_by_the_next(here: Settings, serve
         connection.execute("CREATE SCHEMA lexiscope_notes")
         with BuildWriter(here):
             pass
-        left = {
-            row[0]
-            for row in connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'lexiscope%'")
-        }
-    assert left == {"lexiscope", "lexiscope_notes", schema_of(build)}
+    assert schemas(server, here) == {"lexiscope", "lexiscope_notes", schema_of(build)}
+
+
+def test_what_a_reader_has_open_stays_until_it_has_ended(here: Settings, server: Server) -> None:
+    first = synthetic.publish(here, SMALL)
+    store = Store(here)
+    with store.snapshot() as snapshot:
+        before = list(snapshot.rows("feature"))
+        for _ in range(3):
+            last = synthetic.publish(here, SMALL)
+        assert list(snapshot.rows("feature")) == before and snapshot.id == first
+    assert store.build_id() == last
+    synthetic.publish(here, SMALL)
+    assert schema_of(first) not in schemas(server, here)
+    store.close()
 
 
 def test_every_table_and_column_says_in_the_database_what_it_holds(here: Settings, server: Server) -> None:

@@ -5,7 +5,6 @@ and features may come in any order.
 """
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from indexer.exchange.neuronpedia.fields import (
     feature_index,
     required,
 )
+from lexiscope.foreign_json import parse_json
 
 BATCH = re.compile(r"batch-(\d+)\.(json|jsonl|jsonl\.gz)")
 HEADER = ("model_id", "layer", "sae_set", "sae_id_suffix")
@@ -104,9 +104,9 @@ def _header_field(path: Path, name: str) -> Any:
 
 def _read_skipped(dashboards: Dashboards, path: Path) -> None:
     try:
-        skipped = json.loads(path.read_text(encoding="utf-8"))["skipped_indexes"]
+        skipped = parse_json(path.read_bytes())["skipped_indexes"]
         dashboards.skipped = {int(index) for index in skipped}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ImportRefused(
             f"{path} is not readable: a JSON object with a list 'skipped_indexes' is expected."
         ) from error
@@ -205,11 +205,12 @@ def _json_lines(path: Path) -> Iterator[JsonObject]:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    row = json.loads(line)
+                    row = parse_json(line)
                     if not isinstance(row, dict):
                         raise ImportRefused(f"{path}, line {number}: not a JSON object.")
                     yield row
-    except json.JSONDecodeError as error:
-        raise ImportRefused(f"{path}, line {number}: no whole JSON object ({error.msg}).") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise ImportRefused(f"{path} is cut short or damaged after line {number}: {error}.") from error
+    except ValueError as error:
+        reason = getattr(error, "msg", error)
+        raise ImportRefused(f"{path}, line {number}: no whole JSON object ({reason}).") from error
