@@ -2,7 +2,17 @@
 # Start nginx with the certificate in /tls (fullchain.pem, privkey.pem), or with one made for this start.
 set -eu
 mkdir -p /tmp/tls
-if [ -r /tls/fullchain.pem ] && [ -r /tls/privkey.pem ]; then
+if ! ls /tls >/dev/null 2>&1; then
+    echo "/tls cannot be read by user $(id -u)" >&2
+    exit 1
+fi
+for file in /tls/fullchain.pem /tls/privkey.pem; do
+    if [ -e "$file" ] && ! [ -r "$file" ]; then
+        echo "$file cannot be read by user $(id -u)" >&2
+        exit 1
+    fi
+done
+if [ -e /tls/fullchain.pem ] && [ -e /tls/privkey.pem ]; then
     ln -sf /tls/fullchain.pem /tls/privkey.pem /tmp/tls/
 else
     echo "no certificate in /tls: one is made for ${SERVER_NAME:-localhost}, which browsers will warn of" >&2

@@ -1,30 +1,36 @@
 """Builds the images, and uses what `docker compose` starts as its users would: `make docker-test`.
 
-Each profile (but gpu) is brought up until it is healthy, pages are loaded and a model is steered; a container
-is restarted in the middle of a stream; everything is taken down and up again with its data kept. Nothing but
-Debian's packages and a package index of Python is needed.
+The first start happens without a network. Each profile (but gpu) is brought up until it is healthy, pages are
+loaded and a model is steered; a container is restarted in the middle of a stream; everything is taken down
+and up again with its data kept; the data is backed up and restored. Nothing but Debian's packages and a
+package index of Python is needed.
 """
 
 import argparse
 import http.server
 import json
 import os
+import shutil
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.docker.engine import BASE, compose, make_base, run, start_engine
+from tests.docker.visitor import ANY_CERTIFICATE, get, steer, use
 
 ROOT = Path(__file__).parents[2]
 PORT, HTTPS_PORT = "8190", "8191"
+WHEELS_PORT = 8193  # always the same, for the build's cache
 HERE = f"http://127.0.0.1:{PORT}"
 LAB = f"https://127.0.0.1:{HTTPS_PORT}"
 SETTINGS = {
@@ -45,7 +51,10 @@ SETTINGS = {
     "REDIRECT_PORT": "8192",
 }
 DATABASE = "postgresql+psycopg://lexiscope:only-for-this-test@postgres:5432/lexiscope"
-ANY_CERTIFICATE = ssl._create_unverified_context()
+DEMO = "/opt/lexiscope/lib/python3.11/site-packages/data/demo/model"
+TEXT = "/opt/lexiscope/lib/python3.11/site-packages/data/demo/corpus.txt.xz"
+PROGRESS = "http://127.0.0.1:8000/progress.json"
+PROJECT = SETTINGS["COMPOSE_PROJECT_NAME"]
 
 
 def main() -> None:
@@ -63,10 +72,12 @@ def main() -> None:
     print("\n".join(line for line in sizes.splitlines() if ":test" in line), flush=True)
     down(volumes=True)
     try:
-        build = timed("demo: up, pages, a steer", demo)
+        timed("first start without a network", first_start_without_a_network)
+        build = timed("up: healthy, locked down, pages, a steer", demo)
         timed("a container restarted in the middle of a stream", restart_in_a_stream)
         timed("down and up again, data kept", again, build)
-        timed("a one-off job", one_off)
+        timed("profile train: doctor, a dictionary, its index", one_off)
+        timed("backup and restore", backup_and_restore)
         timed("profile postgres", postgres)
         timed("profile lab", lab)
     except BaseException:
@@ -109,7 +120,7 @@ def wheels() -> Iterator[str]:
         yield ""
         return
     handler = partial(Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", WHEELS_PORT), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -119,19 +130,22 @@ def up(*services: str, profile: str = "", **environment: str) -> None:
     """Start services, and wait until all that have a health check are healthy."""
     profiles = ["--profile", profile] if profile else []
     run(*compose(), *profiles, "up", "-d", *services, **environment)
-    deadline = time.monotonic() + 1800
     for service in services:
-        while (state := health(service)) != "healthy":
-            assert state != "exited" and time.monotonic() < deadline, f"{service} is {state}"
-            time.sleep(2)
+        wait_healthy(container_of(service))
 
 
-def health(service: str) -> str:
-    container = f"{SETTINGS['COMPOSE_PROJECT_NAME']}_{service}_1"
-    if compose()[-1] == "compose":
-        container = container.replace("_", "-")
-    state = "{{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}"
-    return run("docker", "inspect", "--format", state, container)
+def wait_healthy(container: str) -> None:
+    deadline = time.monotonic() + 1800
+    health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}running{{end}}"
+    form = "{{if .State.Running}}" + health + "{{else}}ended{{end}}"
+    while (state := run("docker", "inspect", "--format", form, container)) not in ("healthy", "running"):
+        assert state != "ended" and time.monotonic() < deadline, f"{container} is {state}"
+        time.sleep(2)
+
+
+def container_of(service: str) -> str:
+    mark = "-" if compose()[-1] == "compose" else "_"
+    return mark.join((PROJECT, service, "1"))
 
 
 def down(*, volumes: bool = False) -> None:
@@ -139,36 +153,66 @@ def down(*, volumes: bool = False) -> None:
     run(*compose(), *profiles, "down", *(["-v"] if volumes else []))
 
 
-def get(address: str, *, data: Any = None) -> Any:
-    """A parsed JSON response, or the text of another."""
-    body = None if data is None else json.dumps(data).encode()
-    request = urllib.request.Request(address, body, {"content-type": "application/json"})
-    context = ANY_CERTIFICATE if address.startswith("https") else None
-    with urllib.request.urlopen(request, timeout=180, context=context) as answer:
-        text = answer.read().decode()
-    return json.loads(text) if answer.headers["content-type"].startswith("application/json") else text
+def first_start_without_a_network() -> None:
+    """The demo is made and used in a container that has no network at all, on the volume of the others."""
+    run(*compose(), "up", "--no-start", "lexiscope")
+    name = f"{PROJECT}-offline"
+    run("docker", "rm", "-f", name)
+    hardened = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    run("docker", "run", "-d", "--name", name, "--network", "none", *hardened,
+        "-v", f"{PROJECT}_data:/data", SETTINGS["IMAGE"])  # fmt: skip
+    try:
+        wait_healthy(name)
+        print(f"  a page after {age(name):.0f} s", end="; ", flush=True)
+        progress = (
+            "python3",
+            "-c",
+            "import urllib.request as u; print(u.urlopen(" + repr(PROGRESS) + ").read().decode())",
+        )
+        while (state := json.loads(run("docker", "exec", name, *progress))["state"]) == "running":
+            time.sleep(5)
+        assert state == "finished", state
+        print(f"all after {age(name):.0f} s", flush=True)
+        inside(name)
+    except BaseException:
+        print(run("sh", "-c", f"docker logs --tail 40 {name} 2>&1"), flush=True)
+        raise
+    finally:
+        run("docker", "rm", "-f", name)
 
 
-def use(root: str) -> str:
-    """Load pages and steer, and return the build that is served."""
-    for page in ("/", "/search?q=king", "/steer", "/docs", "/static/lexiscope.css", "/readyz"):
-        get(root + page)
-    home = get(f"{root}/index.json")
-    layer = home["models"][0]["layers"][0]
-    feature = f"{layer['model']}/{layer['source']}/1"
-    get(f"{root}/{feature}")
-    steered = get(f"{root}/api/v1/steer?stream=false", data=steer(feature, 8))
-    assert steered["done"]["steered_text"] != "", steered
-    return str(home["build"])
+def age(container: str) -> float:
+    """Seconds since a container was started."""
+    started = run("docker", "inspect", "--format", "{{.State.StartedAt}}", container)
+    return time.time() - datetime.fromisoformat(started[:19] + "+00:00").timestamp()
 
 
-def steer(feature: str, tokens: int) -> dict[str, Any]:
-    return {"prompt": "Once upon a time", "features": [{"id": feature, "mode": "add", "strength": 1}],
-            "max_tokens": tokens, "model": feature.partition("/")[0]}  # fmt: skip
+def inside(container: str) -> str:
+    """The build that a visitor inside a container is served."""
+    script = (Path(__file__).parent / "visitor.py").read_text()
+    command = ["docker", "exec", "-i", container, "python3", "-", "http://127.0.0.1:8000"]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def locked_down(*services: str) -> None:
+    """Every process runs without root, capabilities, or a root file system that it could write to."""
+    for service in services:
+        container = container_of(service)
+        status = run("docker", "exec", container, "cat", "/proc/1/status")
+        fields = dict(line.split(":", 1) for line in status.splitlines())
+        assert fields["Uid"].split()[0] != "0" and int(fields["CapEff"], 16) == 0, fields
+        assert int(fields["CapBnd"], 16) == 0 and fields["NoNewPrivs"].strip() == "1", fields
+        for place in ("/", "/usr/bin", "/opt", "/etc"):
+            command = ["docker", "exec", "-u", "0", container, "sh", "-c", f"echo x > {place}/written"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode and "Read-only file system" in done.stderr, (service, place, done.stderr)
 
 
 def demo() -> str:
     up("lexiscope")
+    locked_down("lexiscope")
     return use(HERE)
 
 
@@ -206,13 +250,47 @@ def again(build: str) -> None:
 def one_off() -> None:
     said = run(*compose(), "run", "--rm", "--no-deps", "train", "lexiscope", "doctor")
     print("  " + said.replace("\n", "\n  "))
+    job = [*compose(), "run", "--rm", "--no-deps", "train", "lexiscope"]
+    run(*job, "train", DEMO, "--model-id", "demo", "--text", TEXT, "--layers", "1", "--recipe", "plain",
+        "--tokens", "20000", "--seen", "20000", "--eval-tokens", "500", "--ce-tokens", "200",
+        "--out", "/data/runs/own")  # fmt: skip
+    run(*job, "index", "/data/runs/own/demo/1-plain", "--model-id", "demo", "--set-name", "own",
+        "--text", TEXT, "--tokens", "5000")  # fmt: skip
+    sources = [layer["source"] for layer in get(f"{HERE}/index.json")["models"][0]["layers"]]
+    assert "1-own" in sources and len(sources) > 1, sources
+
+
+def backup_and_restore() -> None:
+    """As docs/deploy.md has it: the volume to a file, the file to another volume, which is served."""
+    served = get(f"{HERE}/index.json")["build"]
+    down()
+    other = f"{PROJECT}_restored"
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        backup = ["docker", "run", "--rm", "-v", f"{PROJECT}_data:/data:ro", SETTINGS["IMAGE"]]
+        subprocess.run([*backup, "tar", "-C", "/data", "-c", "."], stdout=file, check=True)
+        file.seek(0)
+        restore = ["docker", "run", "--rm", "-i", "-v", f"{other}:/data", SETTINGS["IMAGE"]]
+        subprocess.run([*restore, "tar", "-C", "/data", "-x"], stdin=file, check=True)
+    name = f"{PROJECT}-restored"
+    run("docker", "run", "-d", "--name", name, "--network", "none", "-v", f"{other}:/data",
+        SETTINGS["IMAGE"], "lexiscope", "serve")  # fmt: skip
+    try:
+        wait_healthy(name)
+        assert inside(name) == served
+    finally:
+        run("docker", "rm", "-f", name)
+        run("docker", "volume", "rm", "-f", other)
 
 
 def postgres() -> None:
     down()
     up("postgres", profile="postgres")
     up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)
+    finished()
     first = use(HERE)
+    assert first != "" and DATABASE.split(":")[2].partition("@")[0] not in run(
+        *compose(), "logs", "lexiscope"
+    )
     down()
     up("postgres", profile="postgres")
     up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)
@@ -221,14 +299,58 @@ def postgres() -> None:
 
 def lab() -> None:
     down()
-    up("worker", "web", "proxy", profile="lab")
-    use(LAB)
-    for refused in ("/metrics",):
-        try:
-            get(LAB + refused)
-            raise AssertionError(refused)
-        except urllib.error.HTTPError as error:
-            assert error.code == 404
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        certificate(Path(folder))
+        up("worker", "web", "proxy", profile="lab", TLS_FOLDER=folder)
+        locked_down("worker", "web", "proxy")
+        shown = ssl.get_server_certificate(("127.0.0.1", int(HTTPS_PORT)))
+        assert shown.split() == (Path(folder) / "fullchain.pem").read_text().split()
+        use(LAB)
+        stream_over_the_proxy()
+        refused("/metrics", 404)
+        refused("/healthz", 421, host="other.example")
+        (Path(folder) / "privkey.pem").chmod(0o600)
+        (Path(folder) / "privkey.pem").rename(Path(folder) / "kept")  # a new inode, that nginx has not open
+        shutil.copy(Path(folder) / "kept", Path(folder) / "privkey.pem")
+        (Path(folder) / "privkey.pem").chmod(0o600)
+        run(*compose(), "--profile", "lab", "restart", "proxy", TLS_FOLDER=folder)
+        time.sleep(3)
+        assert "cannot be read by user 33" in run(*compose(), "logs", "proxy")
+
+
+def certificate(folder: Path) -> None:
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "2", "-subj", "/CN=lab.example", "-keyout", f"{folder}/privkey.pem",
+        "-out", f"{folder}/fullchain.pem")  # fmt: skip
+    (folder / "privkey.pem").chmod(0o644)
+
+
+def stream_over_the_proxy() -> None:
+    """Events of a steer arrive one by one, not all at the end."""
+    layer = get(f"{LAB}/index.json")["models"][0]["layers"][0]
+    data = json.dumps(steer(f"{layer['model']}/{layer['source']}/1", 64)).encode()
+    request = urllib.request.Request(f"{LAB}/api/v1/steer", data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=180, context=ANY_CERTIFICATE) as stream:
+        times = [time.monotonic() for line in stream if line.startswith(b"data:")]
+    assert len(times) > 10 and times[-1] - times[0] > 5 * (times[1] - times[0]) / len(times), times
+
+
+def refused(path: str, status: int, *, host: str = "") -> None:
+    request = urllib.request.Request(LAB + path, headers={"host": host} if host else {})
+    try:
+        urllib.request.urlopen(request, timeout=60, context=ANY_CERTIFICATE)
+    except urllib.error.HTTPError as error:
+        assert error.code == status, error.code
+        return
+    raise AssertionError(f"{path} was answered")
+
+
+def finished() -> None:
+    """Wait until all dictionaries of the demo are indexed."""
+    while (state := get(f"{HERE}/progress.json")["state"]) == "running":
+        time.sleep(5)
+    assert state == "finished", state
 
 
 if __name__ == "__main__":
