@@ -21,7 +21,8 @@ class Recipe(NamedTuple):
     summary: str
     """what sets it apart, in a line"""
     own_fields: list[str]
-    """the settings that not every architecture has"""
+    """the settings that not every architecture has, and those of the others in which it differs from `Config`
+    """
 
 
 SUMMARIES = {
@@ -66,12 +67,17 @@ def recipes() -> dict[str, Config]:
 def described() -> list[Recipe]:
     """Every recipe, the presets first."""
     summaries = {each.config_type: each.summary for each in ARCHITECTURES}
-    common = set(_settings(Config(name="")))
+    usual = Config(name="")
+    common = {field: getattr(usual, field) for field in _settings(usual)}
     return [
         Recipe(
             config,
             SUMMARIES.get(name, summaries[type(config)]),
-            [field for field in _settings(config) if field not in common],
+            [
+                field
+                for field in _settings(config)
+                if field not in common or getattr(config, field) != common[field]
+            ],
         )
         for name, config in recipes().items()
     ]
