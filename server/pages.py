@@ -17,6 +17,7 @@ from lexiscope.records import (
     SearchPage,
     TokenPage,
 )
+from server import kept_studies
 from server.dependencies import OpenBuild, OpenLabels, OpenStore
 from server.page_router import PageRouter
 from server.responses import PageContent, building, is_json_route, not_modified, respond
@@ -177,12 +178,19 @@ def feature(
     """One feature: its name, evidence, activations, contexts, effect on the output and related features. The
     filters say which list it is a part of, for the feature before it and the one after.
     """
-    state = "" if is_json_route(request) else labels.state()
+    folder, labelled = request.app.state.settings.studies, labels.state()
+    state = "" if is_json_route(request) else "/".join(filter(None, (labelled, kept_studies.state(folder))))
     if cached := not_modified(request, state=state):
         return cached
     record = store.feature(model, source, index, query.filters())
-    written = labels.of_feature(model, source, index, store.identities()) if state else []
-    return respond(request, PageContent(record, "feature.html", {"labels": written}, state))
+    context: dict[str, Any] = {"labels": [], "other_seeds": []}
+    if state:
+        identities = store.identities()
+        of = identities.get((model, source), "")
+        context["other_seeds"] = kept_studies.other_seeds(folder, model, source, index, of)
+        if labelled:
+            context["labels"] = labels.of_feature(model, source, index, identities)
+    return respond(request, PageContent(record, "feature.html", context, state))
 
 
 @router.get("/{model:model}/{source}/random", include_in_schema=False)

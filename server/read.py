@@ -16,6 +16,7 @@ from lexiscope.records.live import ReadResponse
 from lexiscope.records.requests import ReadRequest
 from server.dependencies import OpenStore, Worker
 from server.errors import error_responses, unknown_model
+from server.kept_studies import dark_matter
 from server.live import WorkerClient, WorkerRefused
 from server.page_router import PageRouter
 from server.read_examples import EXAMPLES
@@ -111,6 +112,7 @@ async def page(
         "token": query.token,
         "examples": EXAMPLES,
         "failure": failure.words,
+        "dark_matter": dark_matter(request.app.state.settings.studies, query.model),
     }
     response = respond(request, PageContent(record, "read.html", context=context))
     response.status_code = failure.status

@@ -8,7 +8,8 @@ from starlette.exceptions import HTTPException
 
 from lexiscope.records import StudyList, StudyRecord, StudySummary
 from lexiscope.settings import Settings
-from lexiscope.study_files import NoSuchStudy, StudyFileError, names, read_record
+from lexiscope.study_files import NoSuchStudy, StudyFileError, read_record
+from server.kept_studies import kept
 from server.page_router import PageRouter
 from server.responses import PageContent, respond
 from server.study_charts import draw
@@ -21,13 +22,11 @@ RecordName = Annotated[str, Path(description="the record's name: `/studies` list
 def studies(request: Request) -> Response:
     """The records of every study that was run, by study and model. Files that hold no record are left out."""
     settings: Settings = request.app.state.settings
-    found = []
-    for name in names(settings.studies):
-        try:
-            record = read_record(settings.studies, name)
-        except StudyFileError:
-            continue
-        found.append(StudySummary(**{field: getattr(record, field) for field in StudySummary.model_fields}))
+    fields = StudySummary.model_fields
+    found = [
+        StudySummary(**{field: getattr(record, field) for field in fields})
+        for record in kept(settings.studies)
+    ]
     found.sort(key=lambda entry: (entry.study, entry.model, entry.name))
     return respond(request, PageContent(StudyList(studies=found), "studies.html"))
 

@@ -6,7 +6,25 @@ A study is one module with a `STUDY`; its line here is all that the command line
 
 from typing import Any
 
-from studies import absorption, circuits, classify, dark_matter, known_token, layers, match, seeds, vectors
+from studies import (
+    absorption,
+    board,
+    circuits,
+    classify,
+    corpus,
+    dark_matter,
+    forecast,
+    known_token,
+    layers,
+    match,
+    optimise,
+    saebench,
+    seeds,
+    topics,
+    track,
+    unlearn,
+    vectors,
+)
 from studies.study import Arguments, Findings, Study, StudyError
 
 STUDIES: dict[str, Study[Any]] = {
@@ -21,6 +39,14 @@ STUDIES: dict[str, Study[Any]] = {
         vectors.STUDY,
         circuits.STUDY,
         absorption.STUDY,
+        corpus.STUDY,
+        track.STUDY,
+        topics.STUDY,
+        optimise.STUDY,
+        unlearn.STUDY,
+        forecast.STUDY,
+        saebench.STUDY,
+        board.STUDY,
     )
 }
 

@@ -21,6 +21,7 @@ from lexiscope.records.study import Cell
 from studies.attribution import PairState, edges, integrated_gradients, state_of, with_features
 from studies.inputs import encode, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, percent, ratio_over
+from studies.motifs import STRONG, motifs
 from studies.names import FeatureNames, names_on
 from studies.study import Arguments, Findings, Study, StudyError, argument
 from studies.tasks import Task, pairs_of
@@ -147,18 +148,23 @@ def find(arguments: CircuitArguments) -> Findings:
         columns=["dictionary", "feature", "attribution"],
         rows=rows,
     )
-    shown = {layer: top[layer][: arguments.drawn] for layer in layers}
-    between = {
+    whole = {
         (a, b): torch.stack(
             [
-                edges(model, (a, b), dictionaries, state, gradient[b], shown[b])
+                edges(model, (a, b), dictionaries, state, gradient[b], top[b])
                 for state, gradient in zip(finds, gradients, strict=True)
             ]
-        ).mean(0)[:, shown[a]]
+        ).mean(0)[:, top[a]]
         for a, b in pairwise(layers)
     }
+    tables = [table]
+    if whole:
+        tables.append(_motifs(list(whole.values()), arguments.seed))
+    n = arguments.drawn
+    shown = {layer: top[layer][:n] for layer in layers}
+    between = {pair: weights[:n, :n] for pair, weights in whole.items()}
     chart = _chart(layers, shown, scores, between, cells, checkpoints)
-    return Findings(model.id, answer, figures, [table], chart)
+    return Findings(model.id, answer, figures, tables, chart)
 
 
 def _check(checkpoints: Sequence[Checkpoint], layers: Sequence[int]) -> None:
@@ -213,6 +219,19 @@ def _verify(
     rolled = [torch.stack([both[0].roll(by), both[1]]) for by in range(1, len(claimed))]
     by_chance = sum(float(torch.corrcoef(each)[0, 1]) for each in rolled) / max(1, len(rolled))
     return float(torch.corrcoef(both)[0, 1]), by_chance
+
+
+def _motifs(weights: Sequence[Tensor], seed: int) -> StudyTable:
+    """Patterns of the strongest edges between all features of the circuit."""
+    rows: list[list[Cell]] = [
+        [each.name, each.count, each.control, each.z] for each in motifs(weights, seed=seed)
+    ]
+    return StudyTable(
+        title=f"Motifs of the strongest {STRONG:.0%} of edges; control: the same degrees (bi-fans), signs "
+        "permuted (coherent), middle features permuted (relays)",
+        columns=["motif", "count", "control", "z"],
+        rows=rows,
+    )
 
 
 def _cells(

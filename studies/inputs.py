@@ -113,8 +113,12 @@ def own_passages(
 
 
 @torch.inference_mode()
-def read_stream(model: LanguageModel, found: Sequence[np.ndarray], layers: Sequence[int]) -> Stream:
-    """The residual stream of passages after each of `layers`, in float32 on the CPU."""
+def read_stream(
+    model: LanguageModel, found: Sequence[np.ndarray], layers: Sequence[int], *, sinks: bool = False
+) -> Stream:
+    """The residual stream of passages after each of `layers`, in float32 on the CPU; with attention sinks
+    where `sinks`.
+    """
     tokens, passage = [], []
     x: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for batch in batches(found, tokens=ENCODED):
@@ -129,9 +133,13 @@ def read_stream(model: LanguageModel, found: Sequence[np.ndarray], layers: Seque
         torch.cat(passage)[order],
         {layer: torch.cat(parts)[order] for layer, parts in x.items()},
     )
+    return stream if sinks else stream.where(ordinary(stream))
+
+
+def ordinary(stream: Stream) -> Tensor:
+    """[n] bool: positions that are no attention sinks at any layer."""
     norms = [each.norm(dim=-1) for each in stream.x.values()]
-    kept = torch.stack([norm <= OUTLIER * norm.median() for norm in norms]).all(0)
-    return stream.where(kept)
+    return torch.stack([norm <= OUTLIER * norm.median() for norm in norms]).all(0)
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lexiscope.anchors import random_directions
 from lexiscope.metrics import weighted_share
-from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
+from lexiscope.records import ChartPoint, ChartSeries, Recurrence, StudyChart, StudyTable
 from studies.feature_matching import Run, live_run, match, overlap, recurrence, subspace, whitening
 from studies.inputs import Inputs, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent
@@ -177,6 +177,20 @@ def find(arguments: SeedArguments) -> Findings:
         figures,
         [_table(inputs, runs[0], stable[0], arguments.shown)],
         _chart(runs, stable),
+        recurrence_of(inputs, runs[0], stable[0]),
+    )
+
+
+def recurrence_of(inputs: Inputs, run: Run, stable: Tensor) -> Recurrence:
+    """The first dictionary's live features by the number of other seeds in which they recur; stable [m]
+    shares.
+    """
+    first, others = inputs.checkpoints[0], len(inputs.checkpoints) - 1
+    times = (stable * others).round().long()
+    return Recurrence(
+        dictionary=f"{inputs.model.id}/{source_of(first)}",
+        identity=first.dictionary.identity,
+        recur_in=[run.indices[times == n].tolist() for n in range(others + 1)],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.files import portable_command
-from lexiscope.records import StudyChart, StudyFigure, StudyRecord, StudyTable
+from lexiscope.records import Recurrence, StudyChart, StudyFigure, StudyRecord, StudyTable
 
 
 class StudyError(LexiscopeError):
@@ -52,6 +52,7 @@ class Findings(NamedTuple):
     figures: Sequence[StudyFigure]
     tables: Sequence[StudyTable] = ()
     chart: StudyChart | None = None
+    recurrence: Recurrence | None = None
 
 
 A = TypeVar("A", bound=Arguments)
@@ -87,6 +88,7 @@ class Study(Generic[A]):
             figures=list(found.figures),
             tables=list(found.tables),
             chart=found.chart,
+            recurrence=found.recurrence,
             arguments=_portable(asdict(arguments)),
             command=portable_command(command),
         )

@@ -3,9 +3,11 @@
 Every second passage of each text trains; the others judge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,12 +49,17 @@ def read_two(model: LanguageModel, arguments: TwoTextArguments, layers: list[int
             f"Telling two texts apart needs {FEWEST} passages of each; the shorter one gave {n} of "
             f"{arguments.length} tokens. Give more text, or a smaller --length."
         )
-    if {each.tobytes() for each in both[0][:n]} & {each.tobytes() for each in both[1][:n]}:
-        raise StudyError("The two texts share passages: there is nothing that tells those apart.")
+    check_different(both[0][:n], both[1][:n])
     found = both[0][:n] + both[1][:n]
     label = torch.cat([torch.ones(n), torch.zeros(n)])
     trains = torch.arange(2 * n) % n % 2 == 0
     return TwoTexts(read_stream(model, found, layers), label, trains)
+
+
+def check_different(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> None:
+    """Raises StudyError where two lists of passages have one in common."""
+    if {each.tobytes() for each in one} & {each.tobytes() for each in other}:
+        raise StudyError("The two texts share passages: there is nothing that tells those apart.")
 
 
 def pooled(code: SparseCode, passage: Tensor, n: int, d_sae: int) -> Tensor:

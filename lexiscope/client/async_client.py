@@ -32,6 +32,8 @@ from lexiscope.records import (
     ModelSummary,
     Neighbour,
     SearchPage,
+    StudyRecord,
+    StudySummary,
     TokenHit,
     TokenPage,
 )
@@ -139,6 +141,14 @@ class AsyncLexiscope:
 
     async def remove_label(self, label: Label) -> None:
         await self._send(calls.remove_label(label.feature, label.id))
+
+    async def studies(self) -> list[StudySummary]:
+        """The records of every study that was run, by study and model."""
+        return (await self._get(calls.STUDIES)).studies
+
+    async def study(self, name: str) -> StudyRecord:
+        """One record: answer, figures beside their control, tables, and the description of a chart."""
+        return await self._get(calls.study(name))
 
     async def worker(self) -> WorkerHealth:
         return await self._get(calls.WORKER)

@@ -29,6 +29,8 @@ from lexiscope.records import (
     ModelSummary,
     SearchPage,
     SimilarFeatures,
+    StudyList,
+    StudyRecord,
     TokenList,
     TokenPage,
 )
@@ -144,6 +146,7 @@ class EventLines:
 MODELS = Call(HomePage, "/models")
 DICTIONARIES = Call(DictionaryList, "/dictionaries")
 WORKER = Call(WorkerHealth, "/worker")
+STUDIES = Call(StudyList, "/studies")
 
 
 def model(model: str) -> Call[ModelSummary]:
@@ -217,6 +220,10 @@ def labels_of(feature_id: str) -> Call[LabelList]:
 
 def search_labels(query: str, given: Mapping[str, Any]) -> Call[LabelList]:
     return Call(LabelList, "/labels", {"q": query, **given})
+
+
+def study(name: str) -> Call[StudyRecord]:
+    return Call(StudyRecord, f"/studies/{quote(name, safe='')}")
 
 
 def remove_label(feature_id: str, label_id: int) -> Call[Any]:

@@ -32,6 +32,8 @@ from lexiscope.records import (
     ModelSummary,
     Neighbour,
     SearchPage,
+    StudyRecord,
+    StudySummary,
     TokenHit,
     TokenPage,
 )
@@ -157,6 +159,14 @@ class Lexiscope:
 
     def remove_label(self, label: Label) -> None:
         self._send(calls.remove_label(label.feature, label.id))
+
+    def studies(self) -> list[StudySummary]:
+        """The records of every study that was run, by study and model."""
+        return self._get(calls.STUDIES).studies
+
+    def study(self, name: str) -> StudyRecord:
+        """One record: answer, figures beside their control, tables, and the description of a chart."""
+        return self._get(calls.study(name))
 
     def worker(self) -> WorkerHealth:
         """The state of the model worker."""

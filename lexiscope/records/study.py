@@ -91,6 +91,16 @@ class StudyChart(Record):
     links: list[ChartLink] = Field([])
 
 
+class Recurrence(Record):
+    """In how many other seeds each live feature of a dictionary recurs."""
+
+    dictionary: str = Field(description="`model/source`")
+    identity: str = Field(description="of the dictionary's weights")
+    recur_in: list[list[int]] = Field(
+        description="the live features that recur in 0, 1, … of the other seeds, by their numbers"
+    )
+
+
 class StudyRecord(Record):
     """What one run of a study found."""
 
@@ -105,6 +115,9 @@ class StudyRecord(Record):
     figures: list[StudyFigure]
     tables: list[StudyTable] = Field([])
     chart: StudyChart | None = None
+    recurrence: Recurrence | None = Field(
+        None, description="of the study's first dictionary, where it compares seeds; feature pages show it"
+    )
     arguments: dict[str, Any] = Field(description="as given to the study, defaults included")
     command: str
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from lexiscope.client import Lexiscope, NotFound
 from lexiscope.records import (
     ChartLink,
     ChartNode,
     ChartPoint,
     ChartSeries,
     FeatureCell,
+    Recurrence,
     StudyChart,
     StudyFigure,
     StudyList,
@@ -21,6 +23,8 @@ from lexiscope.settings import Settings
 from lexiscope.study_files import write_record
 from server import create_app
 from server.study_charts import draw
+from store import Store
+from tests.in_process import InProcess
 
 
 def record(name: str, chart: StudyChart | None = None) -> StudyRecord:
@@ -99,6 +103,45 @@ def test_a_missing_or_broken_record_is_an_error_in_words(client: TestClient) -> 
     assert missing.status_code == 404 and "one-tiny, two-tiny" in missing.text
     assert client.get("/studies/broken").status_code == 503
     assert client.get("/studies/..%2Fbroken").status_code == 404
+
+
+def test_a_feature_page_says_in_how_many_seeds_it_recurs(index: Path, tmp_path: Path) -> None:
+    """Of these weights alone, where the feature was live, and at once when the study is run again."""
+    client = TestClient(create_app(Settings(index=index, studies=tmp_path)), headers={"accept": "text/html"})
+    page = client.get("/tiny/1-vasae/6")
+    assert "Stability" not in page.text
+    identity = Store(Settings(index=index)).identities()["tiny", "1-vasae"]
+
+    def keep(recur_in: list[list[int]], of: str = identity) -> None:
+        seeds = Recurrence(dictionary="tiny/1-vasae", identity=of, recur_in=recur_in)
+        write_record(tmp_path, record("seeds-tiny").model_copy(update={"recurrence": seeds}))
+
+    keep([[4], [6, 9], []])
+    again = client.get("/tiny/1-vasae/6", headers={"if-none-match": page.headers["etag"]})
+    assert again.status_code == 200 and "recurs in 1 of 2 other seeds" in again.text
+    assert 'href="/studies/seeds-tiny"' in again.text
+    keep([[4], [9], [6]])
+    assert "recurs in 2 of 2 other seeds" in client.get("/tiny/1-vasae/6").text
+    assert "Stability" not in client.get("/tiny/1-vasae/8").text
+    keep([[6], []], of="other weights")
+    assert "Stability" not in client.get("/tiny/1-vasae/6").text
+
+
+def test_the_reading_page_links_what_the_dictionaries_leave_out(index: Path, tmp_path: Path) -> None:
+    client = TestClient(create_app(Settings(index=index, studies=tmp_path)), headers={"accept": "text/html"})
+    assert "/studies/dark" not in client.get("/read?model=tiny").text
+    write_record(tmp_path, record("dark-tiny").model_copy(update={"study": "dark-matter"}))
+    write_record(tmp_path, record("dark-other").model_copy(update={"study": "dark-matter", "model": "other"}))
+    html = client.get("/read?model=tiny").text
+    assert 'href="/studies/dark-tiny"' in html and "dark-other" not in html
+
+
+def test_the_client_has_the_records(client: TestClient) -> None:
+    with Lexiscope("http://test", transport=InProcess(client.app)) as server:  # type: ignore[arg-type]
+        assert [each.name for each in server.studies()] == ["one-tiny", "two-tiny"]
+        assert server.study("one-tiny") == record("one-tiny", FLOW)
+        with pytest.raises(NotFound, match="three"):
+            server.study("three")
 
 
 def test_an_empty_folder_says_how_to_run_one(index: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Attributions add up to what they explain, and slopes are those of finite differences."""
 
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from lexiscope.language_model import LanguageModel
 from studies import STUDIES, StudyError, attribution
 from studies.attribution import edges, integrated_gradients, metric, state_of, with_features
 from studies.circuits import CircuitArguments
+from studies.motifs import bi_fans, motifs, relays, rewired, strong
 from studies.tasks import Pair
 
 
@@ -85,3 +88,44 @@ def test_a_task_that_the_model_cannot_be_asked_is_refused(runs: list[Path], text
         STUDIES["circuits"].run(CircuitArguments(**ask))
     with pytest.raises(StudyError, match="one dictionary a layer"):
         STUDIES["circuits"].run(CircuitArguments(**ask | {"dictionaries": (runs[1], runs[2])}))
+
+
+def test_bi_fans_are_counted_one_by_one() -> None:
+    edges = torch.randint(-1, 2, (5, 6))
+    count = coherent = 0
+    for a, b in combinations(range(5), 2):
+        for c, d in combinations(range(6), 2):
+            product = int(edges[a, c] * edges[a, d] * edges[b, c] * edges[b, d])
+            count += product != 0
+            coherent += product > 0
+    assert bi_fans(edges.float()) == (count, coherent)
+
+
+def test_rewiring_keeps_the_degrees_of_every_feature() -> None:
+    edges = strong(torch.randn(12, 10))
+    drawn = rewired(edges, np.random.default_rng(0))
+    assert not torch.equal(drawn, edges)
+    for along in (0, 1):
+        assert torch.equal(drawn.abs().sum(along), edges.abs().sum(along))
+    assert torch.equal(drawn.sum(1), edges.sum(1))
+
+
+def test_a_planted_block_is_a_motif_and_noise_is_none() -> None:
+    block = 0.1 * torch.randn(16, 16)
+    block[:6, :6] += 5
+    block[6:12, 6:12] -= 5
+    found = {each.name: each for each in motifs([block, block], seed=0)}
+    assert found["bi-fans"].z > 3 and found["coherent bi-fans"].count > found["coherent bi-fans"].control
+    noise = {each.name: each for each in motifs([torch.randn(16, 16)], seed=0)}
+    assert abs(noise["bi-fans"].z) < 3 and "relays" not in noise
+
+
+def test_relays_pass_through_the_middle() -> None:
+    before, after = torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([[0.0, -1.0], [1.0, 1.0]])
+    slow = sum(
+        float(abs(before[middle, early] * after[late, middle]))
+        for middle in range(2)
+        for early in range(2)
+        for late in range(2)
+    )
+    assert relays([before, after]) == slow
