@@ -2,7 +2,7 @@
 
 Features are chosen on sentences about business: those that are more active, on average, in endings that are
 aware of their date than in endings that look ahead. Their sum is added on sentences about history, from the
-first position on at which a gate opens: several features are active that are rare in a neutral text. What
+first position on at which a gate opens: features that write more there than in a neutral text do so. What
 counts is how much likelier the date-aware ending becomes against the one that looks ahead, and what the
 steering costs a neutral text, where the gate should stay closed. The source amplifies such features in large
 models that forecast; sentences and gate are ours.
@@ -47,32 +47,30 @@ def mean_activations(code: SparseCode, kept: Tensor, d_sae: int) -> Tensor:
 
 
 class Gate:
-    """Opens where enough of its features are active."""
+    """Opens where its features write more than a cut: Σ z ‖d‖ over those that are active."""
 
-    def __init__(self, dictionary: Dictionary, features: Tensor, least: int = 1) -> None:
-        self.dictionary, self.least = dictionary, least
-        self.member = torch.zeros(dictionary.d_sae, dtype=torch.bool)
-        self.member[features] = True
+    def __init__(self, dictionary: Dictionary, features: Tensor, cut: float = torch.inf) -> None:
+        self.dictionary, self.features, self.cut = dictionary, features, cut
+        self.weight = torch.zeros(dictionary.d_sae)
+        self.weight[features] = dictionary.W_dec[features].float().norm(dim=-1)
 
-    def counts(self, x: Tensor, at: Positions) -> Tensor:
-        """[n] how many of its features are active at each position."""
+    def score(self, x: Tensor, at: Positions) -> Tensor:
+        """[n] what its features write at each position."""
         code = self.dictionary.encode(x, at.tokens)
-        return (self.member[code.indices] & (code.values != 0)).sum(-1)
+        return (self.weight[code.indices] * code.values).sum(-1)
 
     def __call__(self, x: Tensor, at: Positions) -> Tensor:
-        return self.counts(x, at) >= self.least
+        return self.score(x, at) > self.cut
 
     def fitted(self, stream: Stream, layer: int) -> "Gate":
-        """The same gate with the least count that opens in at most OPENED of a neutral text's passages."""
-        most = self.largest(stream, layer)
-        least = next(n for n in range(1, len(self.member) + 2) if float((most >= n).float().mean()) <= OPENED)
-        return Gate(self.dictionary, self.member.nonzero().squeeze(1), least)
+        """The same gate with the cut above which OPENED of a neutral text's passages come."""
+        return Gate(self.dictionary, self.features, float(self.largest(stream, layer).quantile(1 - OPENED)))
 
     def largest(self, stream: Stream, layer: int) -> Tensor:
-        """[passages] the largest count in each passage of a text."""
-        counts = self.counts(stream.x[layer], Positions(stream.tokens, stream.passage))
-        most = torch.zeros(stream.n_passages, dtype=counts.dtype)
-        return most.scatter_reduce_(0, stream.passage, counts, "amax")
+        """[passages] the largest score in each passage of a text."""
+        scores = self.score(stream.x[layer], Positions(stream.tokens, stream.passage))
+        most = torch.zeros(stream.n_passages)
+        return most.scatter_reduce_(0, stream.passage, scores, "amax")
 
 
 def find(arguments: ForecastArguments) -> Findings:
@@ -104,8 +102,8 @@ def find(arguments: ForecastArguments) -> Findings:
     }
     gate = Gate(dictionary, dating.argsort(descending=True)[: arguments.features]).fitted(calm, layer)
     test = read_stream(model, [*judged.aware, *judged.ahead], [layer])
-    opens = mean_over((gate.largest(test, layer) >= gate.least).float())
-    if opens.value < OPENED:
+    opens = mean_over((gate.largest(test, layer) > gate.cut).float())
+    if opens.value <= OPENED:
         raise StudyError(
             f"The gate opens in {percent(opens.value)} of the sentences about history: no features of this "
             "dictionary tell dated wording from the text. Try another layer or a larger dictionary."
@@ -132,9 +130,7 @@ def find(arguments: ForecastArguments) -> Findings:
     before = mean_over(sides[1][""] - sides[0][""])
     after = losses(model, layer, neutral[1::2], changes)
     costs = {name: mean_over(after[name] - after[""]) for name in changes if name}
-    closed = mean_over(
-        (gate.largest(read_stream(model, neutral[1::2], [layer]), layer) >= gate.least).float()
-    )
+    closed = mean_over((gate.largest(read_stream(model, neutral[1::2], [layer]), layer) > gate.cut).float())
     figures = [
         figure(
             f"shift to the date-aware ending: {name}",
@@ -161,8 +157,7 @@ def find(arguments: ForecastArguments) -> Findings:
             "gate",
             "share",
             opens,
-            f"Sentences about history in which it opens ({gate.least} of {arguments.features} features); the "
-            "control is passages of the neutral text that did not fit it.",
+            "Sentences about history in which it opens; control: passages of the neutral text that did not fit it.",
             control=closed,
         ),
     ]

@@ -59,11 +59,22 @@ def strongest(effects: Tensor, m: int) -> Tensor:
     return order[effects[order] != 0]
 
 
+def even(label: Tensor, among: Tensor) -> Tensor:
+    """[n] bool: of `among` [n], as many of both labels [n], the more frequent thinned evenly."""
+    places = [(among & side).nonzero().squeeze(1) for side in (label > 0.5, label <= 0.5)]
+    m = min(map(len, places))
+    kept = torch.zeros_like(among)
+    for each in places:
+        kept[each[torch.arange(m) * len(each) // max(m, 1)]] = True
+    return kept
+
+
 def sparse_probing(pooled: Tensor, label: Tensor, trains: Tensor, k: int) -> Tensor:
     """[judged] 1.0 where a probe on the k features of largest mean difference tells the class."""
-    difference = pooled[trains & (label > 0.5)].mean(0) - pooled[trains & (label <= 0.5)].mean(0)
+    fits = even(label, trains)
+    difference = pooled[fits & (label > 0.5)].mean(0) - pooled[fits & (label <= 0.5)].mean(0)
     top = difference.abs().argsort(descending=True)[:k]
-    probe = fit_probe(pooled[trains][:, top], label[trains], penalty=1e-3)
+    probe = fit_probe(pooled[fits][:, top], label[fits], penalty=1e-3)
     return balanced(probe, pooled[~trains][:, top], label[~trains])
 
 
@@ -79,13 +90,14 @@ def tpp(texts: Texts, dictionary: Dictionary, source: Tensor, trains: Tensor, m:
     """
     states, pooled = texts.states, texts.pooled(dictionary.d_sae)
     labels = [(source == each).float() for each in range(int(source.max()) + 1)]
-    probes = [fit_probe(states[trains], label[trains]) for label in labels]
+    fits = [even(label, trains) for label in labels]
+    probes = [fit_probe(states[rows], label[rows]) for rows, label in zip(fits, labels, strict=True)]
     clean = [
         balanced(p, states[~trains], label[~trains]).mean() for p, label in zip(probes, labels, strict=True)
     ]
     found = []
     for own, label in enumerate(labels):
-        effects = attribution(probes[own], pooled[trains], label[trains], dictionary, both=False)
+        effects = attribution(probes[own], pooled[fits[own]], label[fits[own]], dictionary, both=False)
         changed = texts.without(dictionary, pooled, strongest(effects, m))[~trains]
         falls = torch.stack(
             [

@@ -11,6 +11,7 @@ from lexiscope.sparse_code import SparseCode
 from studies import STUDIES, StudyError, dated_wording
 from studies.dated_wording import dated
 from studies.forecast import ForecastArguments, Gate
+from studies.inputs import Stream
 from studies.interventions import Positions
 from studies.optimise import OptimiseArguments, ascend, projected
 from studies.topics import TopicArguments, name_scores, swapped, unit_scores
@@ -78,19 +79,26 @@ def test_ascent_finds_the_rows_that_a_goal_is_made_of() -> None:
     assert projected(torch.tensor([3.0, -4.0, 1.0]), None, 2, 10.0).tolist() == pytest.approx([6, -8, 0])
 
 
-def test_a_gate_counts_its_features(runs: list[Path], model: LanguageModel) -> None:
+def test_a_gate_opens_where_its_features_write_most(runs: list[Path], model: LanguageModel) -> None:
     dictionary = load_checkpoint(runs[2]).dictionary
-    x = model.read(torch.tensor([[model.bos, *model.tokenise("the cat sat on a mat")]]), [1])[1][
-        0, 1:
-    ].float()
+    tokens = torch.tensor([[model.bos, *model.tokenise("the cat sat on a mat and then one dog ran")]])
+    x = model.read(tokens, [1])[1][0, 1:].float()
     code = dictionary.encode(x)
     chosen = code.indices[0, :2]
-    at = Positions(torch.zeros(len(x), dtype=torch.long), torch.zeros(len(x), dtype=torch.long))
+    at = Positions(tokens[0, 1:], torch.zeros(len(x), dtype=torch.long))
     slow = [
-        sum(1 for value, index in zip(v.tolist(), i.tolist(), strict=True) if value != 0 and index in chosen)
+        sum(
+            value * float(dictionary.W_dec[index].norm())
+            for value, index in zip(v.tolist(), i.tolist(), strict=True)
+            if index in chosen
+        )
         for v, i in zip(code.values, code.indices, strict=True)
     ]
-    assert Gate(dictionary, chosen).counts(x, at).tolist() == slow
+    gate = Gate(dictionary, chosen)
+    assert gate.score(x, at).tolist() == pytest.approx(slow, abs=1e-3)
+    passages = Stream(tokens[0, 1:], torch.arange(len(x)), {1: x})
+    opened = float((gate.largest(passages, 1) > gate.fitted(passages, 1).cut).float().mean())
+    assert 0 < opened <= 0.11
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
             "history": ("By {year} the {subject}", ("rain", "night", "stone")),
         },
     )
-    endings = ((" then one",) * 3, (" over old",) * 3)
+    endings = ((" 77 zz 7",) * 3, (" 88 qq 8",) * 3)
     monkeypatch.setattr(dated_wording, "ENDINGS", {"business": endings, "history": endings})
 
 
