@@ -148,7 +148,7 @@ def find(arguments: CircuitArguments) -> Findings:
         columns=["dictionary", "feature", "attribution"],
         rows=rows,
     )
-    whole = {
+    graph = {
         (a, b): torch.stack(
             [
                 edges(model, (a, b), dictionaries, state, gradient[b], top[b])
@@ -158,11 +158,11 @@ def find(arguments: CircuitArguments) -> Findings:
         for a, b in pairwise(layers)
     }
     tables = [table]
-    if whole:
-        tables.append(_motifs(list(whole.values()), arguments.seed))
+    if graph:
+        tables.append(_motifs(list(graph.values()), arguments.seed))
     n = arguments.drawn
     shown = {layer: top[layer][:n] for layer in layers}
-    between = {pair: weights[:n, :n] for pair, weights in whole.items()}
+    between = {pair: weights[:n, :n] for pair, weights in graph.items()}
     chart = _chart(layers, shown, scores, between, cells, checkpoints)
     return Findings(model.id, answer, figures, tables, chart)
 
@@ -224,7 +224,7 @@ def _verify(
 def _motifs(weights: Sequence[Tensor], seed: int) -> StudyTable:
     """Patterns of the strongest edges between all features of the circuit."""
     rows: list[list[Cell]] = [
-        [each.name, each.count, each.control, each.z] for each in motifs(weights, seed=seed)
+        [each.name, each.times, each.control, each.z] for each in motifs(weights, seed=seed)
     ]
     return StudyTable(
         title=f"Motifs of the strongest {STRONG:.0%} of edges; control: the same degrees (bi-fans), signs "

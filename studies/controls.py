@@ -46,4 +46,5 @@ def random_dictionary(dictionary: Dictionary, x: Tensor, *, seed: int) -> Dictio
         dense_in=None,
         dense_out=None,
         lookup=None,
+        encoder=None,
     )

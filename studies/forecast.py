@@ -157,7 +157,7 @@ def find(arguments: ForecastArguments) -> Findings:
             "gate",
             "share",
             opens,
-            "Sentences about history in which it opens; control: passages of the neutral text that did not fit it.",
+            "Sentences about history in which it opens; control: neutral passages that did not fit it.",
             control=closed,
         ),
     ]

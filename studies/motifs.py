@@ -28,11 +28,11 @@ class Motif(NamedTuple):
     """A pattern with how often it occurs."""
 
     name: str
-    count: float
+    times: float
     control: float
     """mean over rewired or permuted graphs"""
     z: float
-    """(count − control) by the standard deviation of the control; 0 where it does not vary"""
+    """(times − control) by the standard deviation of the control; 0 where it does not vary"""
 
 
 def strong(weights: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def test_a_planted_block_is_a_motif_and_noise_is_none() -> None:
     block[:6, :6] += 5
     block[6:12, 6:12] -= 5
     found = {each.name: each for each in motifs([block, block], seed=0)}
-    assert found["bi-fans"].z > 3 and found["coherent bi-fans"].count > found["coherent bi-fans"].control
+    assert found["bi-fans"].z > 3 and found["coherent bi-fans"].times > found["coherent bi-fans"].control
     noise = {each.name: each for each in motifs([torch.randn(16, 16)], seed=0)}
     assert abs(noise["bi-fans"].z) < 3 and "relays" not in noise
 

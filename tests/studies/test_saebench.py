@@ -75,7 +75,7 @@ def test_ablating_a_classs_own_feature_lowers_its_probe_alone(identity: Dictiona
     x = 0.1 * torch.rand(N, D)
     x[torch.arange(N), source] += 3
     trains = torch.arange(N) % 2 == 0
-    assert float(tpp(texts_of(x), identity, source, trains, 1).mean()) > 0.3
+    assert float(tpp(texts_of(x), identity, source, trains, 1).mean()) > 0.2
     nothing = Dictionary(identity.W_enc, identity.b_enc, identity.W_dec * 0, identity.b_dec, TopK(D))
     assert float(tpp(texts_of(x), nothing, source, trains, 1).abs().max()) == 0
 
