@@ -21,7 +21,7 @@ from torch import Tensor
 
 from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
-from indexer.causal.ablation import StreamCache, ablate, spread_over_activations
+from indexer.causal.ablation import AblationRequest, ablate, spread_over_activations
 from indexer.causal.effects import CONTEXTS
 from indexer.causal.scores import STRENGTH, input_scores, output_scores
 from indexer.counts.firings import TextFirings, text_firings
@@ -141,9 +141,8 @@ def measure(
         [part for naming in named for part in (naming.names[:, None], controls[naming.names])], 1
     )
     begun = time.monotonic()
-    streams = StreamCache(model, [layer], texts)
     chosen = spread_over_activations(seen.fired, some, CONTEXTS)
-    ablated = ablate(streams, layer, run.dictionary, asked, chosen)
+    [ablated] = ablate(model, texts, [AblationRequest(layer, run.dictionary, asked, chosen)])
     speed = len(ablated.feature) / (time.monotonic() - begun)
     top, most = best_of_each_passage(seen.fired), ablated.top1_shares(len(some))
     for at, naming in enumerate(named):

@@ -183,13 +183,13 @@ def changes(ground: Ground, directions: Tensor, levels: Sequence[float], *, logi
     nothing = torch.zeros(len(directions), 1, dtype=torch.long)
     for level in levels:
         strength = ground.at_equal_kl(directions, nothing, kl=level).strength
-        for prefix in ground.prefixes:
-            for rows in torch.arange(len(directions)).split(64):
-                after = ground.log_probabilities(prefix, directions[rows], strength[rows])
+        for rows in torch.arange(len(directions)).split(64):
+            steered = ground.log_probabilities(directions[rows], strength[rows])
+            for default, after in zip(ground.defaults, steered, strict=True):
                 if logits:
-                    total[rows] += after - prefix.default
+                    total[rows] += after - default
                 else:
-                    total[rows] += (ranks(prefix.default[None]) - ranks(after)) / vocab
+                    total[rows] += (ranks(default[None]) - ranks(after)) / vocab
     return total / (len(levels) * len(ground.prefixes))
 
 

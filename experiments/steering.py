@@ -24,7 +24,7 @@ from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import FDR
 from lexiscope.files import portable_command
-from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.language_model import LanguageModel, ReadPassages, load_language_model
 from lexiscope.settings import Settings
 from lexiscope.text import passages
 from store import Store
@@ -58,6 +58,7 @@ class Prompt(NamedTuple):
     """[1, n, d] after the layer"""
     default: Tensor
     """[n, vocab] log probabilities"""
+    read: ReadPassages
 
 
 def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, length: int) -> list[Prompt]:
@@ -68,10 +69,9 @@ def prompts(model: LanguageModel, text: Sequence[str], layer: int, *, n: int, le
             taken.append(torch.from_numpy(passage.astype(np.int64))[None])
     found = []
     for tokens in taken[:: max(1, len(taken) // n)][:n]:
-        reading = model.read_with_logits(tokens, [layer])
-        found.append(
-            Prompt(tokens, reading.residuals[layer].clone(), reading.logits[0].float().log_softmax(-1))
-        )
+        read = model.read_passages(tokens, [layer])
+        default = model.unembed_residual(read.last[0]).float().log_softmax(-1)
+        found.append(Prompt(tokens, read.streams[layer].clone(), default, read))
     return found
 
 
@@ -96,10 +96,10 @@ class Ground(NamedTuple):
         """[m, positions, vocab] with `added` [m, d]: the last position's, or of all but the first."""
         n, m = prompt.tokens.shape[1], len(added)
         if not self.everywhere:
-            at = torch.full((m,), n - 1)
-            return self.model.logits_at(
-                prompt.tokens, self.layer, prompt.stream, at, prompt.stream[0, -1] + added
-            )[:, None]
+            at = torch.full((1, m), n - 1)
+            changed = prompt.stream[:, -1] + added
+            last = self.model.changed(prompt.read, self.layer, at, changed[None])
+            return self.model.unembed_residual(last[0])[:, None]
         changed = prompt.stream.repeat(m, 1, 1)
         changed[:, 1:] += added[:, None]
         return self.model.logits_from(prompt.tokens.repeat(m, 1), self.layer, changed)[:, 1:]

@@ -3,7 +3,6 @@ model, after the text was read, over a sample of each live feature's own firings
 Every figure has its value at chance, from frequency-matched control tokens and from other features.
 """
 
-import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from indexer.causal.ablation import StreamCache, ablate, spread_over_activations
+from indexer.causal.ablation import AblationRanks, AblationRequest, Passages, spread_over_activations
 from indexer.causal.scores import PROMPT, STRENGTH, input_scores, output_scores
 from indexer.causal.steering import Ground, neutral_prefixes
 from indexer.causal.writing import WriteRequest, parameters, steered_writes
 from indexer.counts.firings import TextFirings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import ablation_p, benjamini_hochberg, write_verdicts
+from lexiscope.language_model import LanguageModel
 from lexiscope.measures import WRITTEN
 
 CONTEXTS = 5
@@ -30,8 +30,8 @@ STEERED = 200
 class CausalRequest:
     """One dictionary and its firings."""
 
-    streams: StreamCache
-    """may be shared between the dictionaries of one text"""
+    model: LanguageModel
+    passages: Passages
     layer: int
     dictionary: Dictionary
     names: Tensor
@@ -61,6 +61,16 @@ class CausalRequest:
     limit: int | None = None
     """features tested at most, chosen at random; all live ones unless given"""
     seed: int = 0
+    fast: bool = True
+    """run the model in bf16 where that is faster"""
+
+    def ablation(self) -> AblationRequest:
+        """For `ablate`: the ranks of the name, of the written tokens and of the controls of both."""
+        writes = self.writes[:, :WRITTEN]
+        drawn = self.controls[writes].transpose(1, 2).flatten(1)  # a column a draw and written token
+        tokens = torch.cat([self.names[:, None], writes, self.controls[self.names], drawn], 1)
+        chosen = spread_over_activations(self.sample, self.tested(), self.contexts)
+        return AblationRequest(self.layer, self.dictionary, tokens, chosen, ranked=1 + WRITTEN)
 
     def tested(self) -> Tensor:
         """[d_sae] bool"""
@@ -127,23 +137,19 @@ class Written(NamedTuple):
     """measures of the dictionary"""
 
 
-def causal_effects(request: CausalRequest) -> CausalEffects:
-    begun = time.monotonic()
-    names, controls, streams = request.names, request.controls, request.streams
+def causal_effects(request: CausalRequest, ranks: AblationRanks) -> CausalEffects:
+    """`ranks` are those that `ablate` found for `request.ablation()`."""
+    model, names, controls = request.model, request.names, request.controls
     tested, writes, d_sae = request.tested(), request.writes[:, :WRITTEN], len(request.names)
-    chosen = spread_over_activations(request.sample, tested, request.contexts)
-    drawn = controls[writes].transpose(1, 2).flatten(1)  # a column for each draw and written token
-    candidates = torch.cat([names[:, None], writes, controls[names], drawn], 1)
     first, second = 1 + WRITTEN, 1 + WRITTEN + controls.shape[1]
-    ranks = ablate(streams, request.layer, request.dictionary, candidates, chosen, ranked=first)
     counts = ranks.counts(names[:, None], slice(0, 1), slice(first, second))
     of_writes = ranks.counts(writes, slice(1, first), slice(second, None))
     p = ablation_p(counts, request.occurrences[names])
     p_writes = ablation_p(of_writes, request.occurrences[writes].amax(1))
-    inputs = input_scores(request.top, streams.passages, names, controls, tested)
-    length = STRENGTH * request.mean_norm
+    inputs = input_scores(request.top, request.passages, names, controls, tested)
+    length, fast = STRENGTH * request.mean_norm, request.fast
     outputs = output_scores(
-        streams.model, request.layer, request.dictionary, names, controls, tested, length=length
+        model, request.layer, request.dictionary, names, controls, tested, length=length, fast=fast
     )
     known = counts.contexts > 0
     top1 = ranks.top1_shares(d_sae)
@@ -184,20 +190,19 @@ def causal_effects(request: CausalRequest) -> CausalEffects:
             "features": int(known.sum()),
             "limit": request.limit,
             "controls": controls.shape[1],
-            "positions": len(chosen.feature),
+            "positions": len(ranks.feature),
             "prompt": PROMPT,
             "strength": STRENGTH,
             "mean_norm": request.mean_norm,
             "steering": {**parameters(asked), "kl_reached": round(steered.reached, 3)},
-            "seconds": round(time.monotonic() - begun, 1),
         },
     )
 
 
 def _write_request(request: CausalRequest, tested: Tensor) -> WriteRequest:
     """Only features that are ablated are steered."""
-    prefixes = neutral_prefixes(request.streams.passages)
-    ground = Ground(request.streams.model, request.layer, prefixes, mean_norm=request.mean_norm)
+    prefixes = neutral_prefixes(request.passages)
+    ground = Ground(request.model, request.layer, prefixes, mean_norm=request.mean_norm, fast=request.fast)
     return WriteRequest(
         ground=ground,
         dictionary=request.dictionary,

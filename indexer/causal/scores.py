@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from indexer.causal.ablation import Passages, positions_a_pass, ranks_of
+from indexer.causal.ablation import Passages, ranks_of
+from indexer.causal.steering import Ground
 from indexer.counts.firings import TextFirings
 from indexer.counts.runs import rank_in_run
 from lexiscope.dictionary import Dictionary
@@ -23,6 +24,8 @@ PROMPT = "In my opinion,"
 STRENGTH = 1.0
 """What the output score adds to the prompt's last position, in mean residual norms of the layer."""
 TOP_CONTEXTS = 20
+AT_ONCE = 512
+"""Directions added in one pass."""
 
 
 class NameScores(NamedTuple):
@@ -64,29 +67,23 @@ def output_scores(
     tested: Tensor,
     *,
     length: float,
+    fast: bool = False,
 ) -> NameScores:
     """How much the score (1 − rank / |V|) · p of the name rises when `length` along the feature's direction
     is added at the last position of PROMPT. Arad et al. add ten times the strongest activation there.
 
     names [d_sae], controls [vocab, draws], tested [d_sae] bool.
     """
-    tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]], device=model.device)
-    before = model.read_with_logits(tokens, [layer])
-    stream = before.residuals[layer]
-    last = tokens.shape[1] - 1
-    scores = torch.full((2, len(names)), float("nan"))
-    for part in tested.nonzero().squeeze(1).split(positions_a_pass(model)):
-        added = stream[0, last] + length * F.normalize(dictionary.W_dec[part], dim=-1)
-        logits = model.logits_at(tokens, layer, stream, torch.full((len(part),), last), added)
-        candidates = torch.cat([names[part, None], controls[names[part]]], 1).to(logits.device)
-        unchanged = weighted_probability(before.logits[:, last], candidates.view(1, -1))
-        rise = weighted_probability(logits, candidates) - unchanged.view(candidates.shape)
+    prompt = np.array([model.bos, *model.tokenise(PROMPT)])
+    ground = Ground(model, layer, [prompt], mean_norm=length, fast=fast)
+    scores, before = torch.full((2, len(names)), float("nan")), ground.defaults[0]
+    below = torch.searchsorted(before.sort().values, before, right=True)
+    unchanged = before.exp() * (below / len(before))
+    for part in tested.nonzero().squeeze(1).split(AT_ONCE):
+        directions = F.normalize(dictionary.W_dec[part], dim=-1).to(model.device)
+        [after] = ground.log_probabilities(directions, torch.ones(len(part), device=model.device))
+        tokens = torch.cat([names[part, None], controls[names[part]]], 1).to(model.device)
+        own = after.gather(1, tokens)
+        rise = own.exp() * (1 - ranks_of(own, after) / after.shape[1]) - unchanged[tokens]
         scores[0, part], scores[1, part] = rise[:, 0].cpu(), rise[:, 1:].mean(1).cpu()
     return NameScores(scores[0], scores[1])
-
-
-def weighted_probability(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[n, m] (1 − rank / |V|) · p of tokens [n, m] under logits [n, vocab]."""
-    own = logits.gather(1, tokens)
-    p = (own - logits.logsumexp(-1, keepdim=True)).exp()
-    return p * (1 - ranks_of(own, logits) / logits.shape[-1])

@@ -2,12 +2,13 @@
 where the next-token distribution moves by the same KL divergence.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lexiscope.language_model import LanguageModel
 
@@ -21,15 +22,6 @@ STEPS = 4
 """Strengths tried, the last one kept."""
 AT_ONCE = 128
 """Directions of one pass: attention grows with their square."""
-
-
-class Prefix(NamedTuple):
-    tokens: Tensor
-    """[1, n]"""
-    stream: Tensor
-    """[1, n, d_model] after the layer"""
-    default: Tensor
-    """[vocab] log probabilities of the next token"""
 
 
 class Steered(NamedTuple):
@@ -47,25 +39,49 @@ class Ground:
     """Where directions are added: prefixes, after the block `layer`."""
 
     def __init__(
-        self, model: LanguageModel, layer: int, prefixes: Iterable[np.ndarray], *, mean_norm: float
+        self,
+        model: LanguageModel,
+        layer: int,
+        prefixes: Iterable[np.ndarray],
+        *,
+        mean_norm: float,
+        fast: bool = False,
     ) -> None:
-        """`prefixes` are token ids of PREFIX_LENGTH; mean_norm of the residual stream there."""
-        self.model, self.layer, self.mean_norm = model, layer, mean_norm
-        self.prefixes = [self._read(ids) for ids in prefixes]
+        """`prefixes` are token ids of PREFIX_LENGTH, or shorter; mean_norm of the residual stream there.
+        `fast` runs the model in bf16 where that is faster.
+        """
+        self.model, self.layer, self.mean_norm, self.fast = model, layer, mean_norm, fast
+        self.prefixes = [torch.from_numpy(np.asarray(ids).astype(np.int64)) for ids in prefixes]
+        if self.prefixes:
+            self._read_prefixes()
 
     @torch.inference_mode()
-    def _read(self, ids: np.ndarray) -> Prefix:
-        tokens = torch.from_numpy(ids.astype(np.int64))[None].to(self.model.device)
-        read = self.model.read_with_logits(tokens, [self.layer])
-        return Prefix(tokens, read.residuals[self.layer].clone(), read.logits[0, -1].float().log_softmax(-1))
+    def _read_prefixes(self) -> None:
+        tokens = pad_sequence(self.prefixes, batch_first=True, padding_value=self.model.bos)
+        self._read = self.model.read_passages(tokens.to(self.model.device), [self.layer], fast=self.fast)
+        rows = torch.arange(len(tokens), device=self.model.device)
+        self._ends = torch.tensor([len(ids) - 1 for ids in self.prefixes], device=self.model.device)
+        self._streams, self._last = (
+            self._read.streams[self.layer][rows, self._ends],
+            self._read.last[rows, self._ends],
+        )
+        self._logits = self.model.unembed_residual(self._last).float()
+        self.defaults = self._logits.log_softmax(-1)
+        """[prefixes, vocab] log probabilities of the next token"""
 
     @torch.inference_mode()
-    def log_probabilities(self, prefix: Prefix, directions: Tensor, strength: Tensor) -> Tensor:
-        """[m, vocab] with unit directions [m, d_model] added at strengths [m] in mean residual norms."""
-        added = prefix.stream[0, -1] + strength[:, None] * self.mean_norm * directions
-        at = torch.full((len(directions),), prefix.tokens.shape[1] - 1)
-        logits = self.model.logits_at(prefix.tokens, self.layer, prefix.stream, at, added)
-        return logits.float().log_softmax(-1)
+    def log_probabilities(self, directions: Tensor, strength: Tensor) -> Iterator[Tensor]:
+        """[m, vocab] for each prefix, with unit directions [m, d_model] added at strengths [m] in mean
+        residual norms.
+        """
+        m = len(directions)
+        added = self._streams[:, None] + strength[:, None] * self.mean_norm * directions
+        last = self.model.changed(
+            self._read, self.layer, self._ends[:, None].expand(-1, m), added, fast=self.fast
+        )
+        for after, before, logits in zip(last, self._last, self._logits, strict=True):
+            changes = self.model.logit_changes(before[None], after, fast=self.fast)
+            yield changes.add_(logits).log_softmax(-1)
 
     def at_equal_kl(self, directions: Tensor, watched: Tensor, *, kl: float = KL) -> Steered:
         """Unit directions [m, d_model], each at its own strength of equal KL; watched [m, q] token ids."""
@@ -88,12 +104,11 @@ class Ground:
     def _effect(self, directions: Tensor, strength: Tensor, watched: Tensor | None) -> Steered:
         total, rises = torch.zeros(len(directions)), []
         directions, strength = directions.to(self.model.device), strength.to(self.model.device)
-        for prefix in self.prefixes:
-            after = self.log_probabilities(prefix, directions, strength)
+        for default, after in zip(self.defaults, self.log_probabilities(directions, strength), strict=True):
             if watched is not None:
                 tokens = watched.to(after.device)
-                rises.append((after.gather(1, tokens).exp() - prefix.default[tokens].exp()).cpu())
-            total += torch.linalg.vecdot(after.exp(), after - prefix.default).cpu()
+                rises.append((after.gather(1, tokens).exp() - default[tokens].exp()).cpu())
+            total += torch.linalg.vecdot(after.exp(), after - default).cpu()
         rise = torch.stack(rises) if rises else torch.zeros(len(self.prefixes), len(directions), 0)
         return Steered(strength.cpu(), total / len(self.prefixes), rise)
 

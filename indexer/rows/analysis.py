@@ -1,17 +1,17 @@
 """Everything that is known of one dictionary of a job, from which its rows are written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from indexer.causal.ablation import StreamCache
+from indexer.causal.ablation import AblationRanks, ablate
 from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.counts.state import DictionaryCounts, PassState
 from indexer.dictionaries import IdentifiedCheckpoint, NamedFeatures
 from indexer.geometry import Geometry, geometry, random_cosine, write_list
-from indexer.rows.reconstruction import reconstruction
+from indexer.rows.reconstruction import StreamCache, reconstruction
 from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
@@ -26,6 +26,9 @@ from lexiscope.evidence import (
 from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import LIVE_RATE
 from lexiscope.tokens import Vocabulary
+
+WEIGHT_BYTES = 2 << 30
+"""Of the dictionaries whose features are ablated in one reading of the passages."""
 
 
 class CountedModel(NamedTuple):
@@ -47,6 +50,11 @@ class CountedModel(NamedTuple):
         count = self.state.dictionaries[at].statistics.count
         return torch.from_numpy(count >= max(1.0, LIVE_RATE * self.state.n_tokens))
 
+    def mean_norm(self, at: int) -> float:
+        """Of the residual stream at the dictionary's layer."""
+        layer = self.state.shape.distinct_layers.index(self.members[at].layer)
+        return float(self.state.norms.value()[layer]) / max(self.state.n_tokens, 1)
+
 
 class CausalAmounts(NamedTuple):
     """How much the causal pass of a dictionary does."""
@@ -57,6 +65,16 @@ class CausalAmounts(NamedTuple):
     """live features that are steered"""
     words: Tensor
     """token ids of the content words that the dictionary is asked to write"""
+
+
+class Prepared(NamedTuple):
+    """What is made of all dictionaries of a model before the rows of any: they share the passages in which
+    their features are ablated.
+    """
+
+    writes: NearestTokens | None
+    """[d_sae, LOGITS] as in `AnalysedDictionary`"""
+    ablated: AblationRanks | None
 
 
 class AnalysedDictionary(NamedTuple):
@@ -89,12 +107,72 @@ class AnalysedDictionary(NamedTuple):
     """how well it reconstructs the text that was read"""
 
 
+def prepare(counted: CountedModel, lenses: Mapping[int, Tensor], causal: CausalAmounts) -> list[Prepared]:
+    """Of each dictionary. `lenses` are the Jacobian lenses by layer, where they were fitted."""
+    prepared: list[Prepared] = []
+    for members in _that_fit(counted.members):
+        writes, requests = [], []
+        for at in members:
+            lens, dictionary = lenses.get(counted.members[at].layer), counted.members[at].load_dictionary()
+            writes.append(None if lens is None else write_list(counted.model, dictionary.directions, lens))
+            if causal.contexts:
+                request = _causal_request(counted, at, dictionary, lens, writes[-1], causal)
+                requests.append(request.ablation())
+        ranks = ablate(counted.model, counted.state.passages, requests) if requests else [None] * len(members)
+        prepared += map(Prepared, writes, ranks)
+    return prepared
+
+
+def _that_fit(members: Sequence[IdentifiedCheckpoint]) -> Iterator[list[int]]:
+    """Indices of dictionaries whose weights are in memory together."""
+    together: list[int] = []
+    size = 0
+    for at, member in enumerate(members):
+        size += 2 * 4 * member.d_sae * member.checkpoint.dictionary.d_in
+        if together and size > WEIGHT_BYTES:
+            yield together
+            together, size = [], 2 * 4 * member.d_sae * member.checkpoint.dictionary.d_in
+        together.append(at)
+    if together:
+        yield together
+
+
+def _causal_request(
+    counted: CountedModel,
+    at: int,
+    dictionary: Dictionary,
+    lens: Tensor | None,
+    writes: NearestTokens | None,
+    causal: CausalAmounts,
+) -> CausalRequest:
+    named, counts = counted.named[at], counted.state.dictionaries[at]
+    return CausalRequest(
+        model=counted.model,
+        passages=counted.state.passages,
+        layer=counted.members[at].layer,
+        dictionary=dictionary,
+        names=named.first,
+        controls=torch.from_numpy(counted.tables.controls),
+        sample=counts.sample.firings,
+        top=counts.top.firings,
+        occurrences=torch.from_numpy(counted.state.occurrences),
+        live=counted.live(at),
+        mean_norm=counted.mean_norm(at),
+        writes=(named.logits.positive if writes is None else writes).tokens,
+        lens=lens,
+        words=causal.words,
+        steered=causal.steered,
+        contexts=causal.contexts,
+    )
+
+
 def analyse(
     counted: CountedModel,
     at: int,
     streams: StreamCache,
     lens: Tensor | None,
     sampled: SampledText,
+    prepared: Prepared,
     *,
     dictionary_id: int,
     causal: CausalAmounts,
@@ -102,31 +180,10 @@ def analyse(
     """The dictionary at index `at`. `lens` is the Jacobian lens of its layer, if there is one."""
     state, member, named = counted.state, counted.members[at], counted.named[at]
     counts, dictionary, fit = state.dictionaries[at], member.load_dictionary(), counted.anchors(at)
-    live, occurrences = counted.live(at), state.occurrences
-    norm_sum = state.norms.value()[state.shape.distinct_layers.index(member.layer)]
-    mean_norm = float(norm_sum) / max(state.n_tokens, 1)
-    directions = dictionary.directions
-    writes = None if lens is None else write_list(counted.model, directions, lens)
-    effects = None
-    if causal.contexts:
-        request = CausalRequest(
-            streams=streams,
-            layer=member.layer,
-            dictionary=dictionary,
-            names=named.first,
-            controls=torch.from_numpy(counted.tables.controls),
-            sample=counts.sample.firings,
-            top=counts.top.firings,
-            occurrences=torch.from_numpy(occurrences),
-            live=live,
-            mean_norm=mean_norm,
-            writes=(named.logits.positive if writes is None else writes).tokens,
-            lens=lens,
-            words=causal.words,
-            steered=causal.steered,
-            contexts=causal.contexts,
-        )
-        effects = causal_effects(request)
+    live, directions, writes, effects = counted.live(at), dictionary.directions, prepared.writes, None
+    if prepared.ablated is not None:
+        request = _causal_request(counted, at, dictionary, lens, writes, causal)
+        effects = causal_effects(request, prepared.ablated)
     evidence = EvidenceCounts.of(
         named.first, counted.tables, counts.names, counts.firings.judged, state.judged_occurrences
     )
@@ -145,6 +202,6 @@ def analyse(
         writes=writes,
         causal=effects,
         random_cosine=random_cosine(torch.from_numpy(state.covariances[member.layer]), fit),
-        mean_norm=mean_norm,
+        mean_norm=counted.mean_norm(at),
         fve_text=reconstruction(dictionary, member.layer, streams),
     )

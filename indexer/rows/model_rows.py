@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from indexer.causal.ablation import StreamCache
 from indexer.causal.writing import WORDS, content_words
-from indexer.rows.analysis import CausalAmounts, CountedModel, analyse
+from indexer.rows.analysis import CausalAmounts, CountedModel, analyse, prepare
 from indexer.rows.columns import rows
 from indexer.rows.context_rows import PassageTexts, context_table, passage_table
 from indexer.rows.dictionary_rows import dictionary_row, summary_row, written_table
 from indexer.rows.feature_rows import feature_table
+from indexer.rows.reconstruction import StreamCache
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
 from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens
@@ -56,6 +56,10 @@ def add_model(
         common=COMMONEST,
     )
     streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
+    causal = CausalAmounts(contexts, steered, content)
+    if contexts:
+        say("ablating features")
+    prepared = prepare(counted, lenses, causal)
     for at, member in enumerate(counted.members):
         say(f"writing the rows of {member.source}")
         lens = lenses.get(member.layer)
@@ -65,8 +69,9 @@ def add_model(
             streams,
             lens,
             sampled,
+            prepared[at],
             dictionary_id=first_dictionary + at,
-            causal=CausalAmounts(contexts, steered, content),
+            causal=causal,
         )
         say(f"{member.source} explains {analysed.fve_text:.2f} of the variance of this text (FVE)")
         if warning := reconstruction_warning(analysed.fve_text):

@@ -1,6 +1,7 @@
 """A loaded language model: token ids in, residual streams and logits out."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple
@@ -22,13 +23,24 @@ from lexiscope.language_model.patching import (
     unembed_from,
 )
 from lexiscope.language_model.readout import measure_readout
-from lexiscope.language_model.resume import ResumedPasses
+from lexiscope.language_model.resume import ReadPassages, ResumedPasses
 from lexiscope.language_model.tokenizer import ModelTokenizer
 from lexiscope.largest import Columns
 from lexiscope.precision import fast_dtype
 from lexiscope.tokens import Vocabulary
 
-__all__ = ["GeneratedTokens", "LanguageModel", "LogitsAndCache", "StreamsAndLogits", "hook_name"]
+__all__ = [
+    "GeneratedTokens",
+    "LanguageModel",
+    "LogitsAndCache",
+    "ReadPassages",
+    "StreamsAndLogits",
+    "hook_name",
+]
+
+
+LARGEST = 16
+"""Changes of logits of one position that are computed exactly, where the others are not."""
 
 
 class StreamsAndLogits(NamedTuple, Generic[P]):
@@ -180,11 +192,13 @@ class LanguageModel:
         AMD, with activations at a mean cosine of 0.9999 to those in float32.
         """
         self.check_layers([block_of(point) for point in layers])
-        bf16 = fast and fast_dtype(self.device) is torch.bfloat16
-        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
-        with captured(self._bridge, layers) as streams, precision:
+        with captured(self._bridge, layers) as streams, self._precision(fast):
             self._bridge(tokens, return_type=None, stop_at_layer=max(map(block_of, layers)) + 1)
         return streams
+
+    def _precision(self, fast: bool) -> AbstractContextManager[Any]:
+        bf16 = fast and fast_dtype(self.device) is torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     @torch.inference_mode()
     def read_with_logits(self, tokens: Tensor, layers: Sequence[P]) -> StreamsAndLogits[P]:
@@ -242,16 +256,24 @@ class LanguageModel:
         return self._resumed.logits(tokens, layer, residual)
 
     @torch.inference_mode()
-    def logits_at(
-        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
-    ) -> Tensor:
-        """Logits [m, vocab] at each of `positions` [m] of one passage, tokens [1, n], when the residual
-        stream after block `layer` is residuals [m, d_model] at that position alone; `stream` [1, n, d_model]
-        is the unchanged one (`read`). A few hundred positions a call are best.
+    def read_passages(self, tokens: Tensor, layers: Sequence[int], *, fast: bool = False) -> ReadPassages:
+        """One pass over passages, tokens [batch, n], that `changed` goes on from: it keeps the streams of
+        `layers`, keys and values. `fast` as in `read`.
         """
-        if layer == self.n_layers - 1:
-            return self.unembed_residual(residuals)
-        return self._resumed.logits_at(tokens, layer, stream, positions, residuals)
+        self.check_layers(layers)
+        with self._precision(fast):
+            return self._resumed.read(tokens, layers)
+
+    @torch.inference_mode()
+    def changed(
+        self, read: ReadPassages, layer: int, positions: Tensor, residuals: Tensor, *, fast: bool = False
+    ) -> Tensor:
+        """[batch, m, d_model] the residual stream after the last block at each of `positions` [batch, m],
+        when the one after block `layer` is residuals [batch, m, d_model] at that position alone. A thousand
+        positions a call are best. `fast` as in `read`.
+        """
+        with self._precision(fast):
+            return self._resumed.changed(read, layer, positions, residuals)
 
     # --- directions ---
 
@@ -261,6 +283,30 @@ class LanguageModel:
         logit lens).
         """
         return self._readout.logits(residual)
+
+    @torch.inference_mode()
+    def logit_changes(
+        self, before: Tensor, after: Tensor, *, fast: bool = False, exact: Tensor | None = None
+    ) -> Tensor:
+        """[n, vocab] in float32: how much greater the logits of streams `after` [n, d_model] are than those
+        of `before` [n or 1, d_model], both after the last block.
+
+        `fast` multiplies their difference in bf16 where that is faster, which leaves each change eight binary
+        digits and many tokens the same one. Those of tokens `exact` [n, q], and the LARGEST of a row, are
+        then computed again in float32.
+        """
+        if not (fast and fast_dtype(self.device) is torch.bfloat16):
+            return self._readout.changes(before, after)
+        changes = self._readout.changes(before, after, self._unembedding_in_bf16)
+        if exact is not None:
+            again = torch.cat([exact, changes.topk(min(LARGEST, changes.shape[1]), dim=1).indices], 1)
+            exactly = self._readout.logits_of(after, again) - self._readout.logits_of(before, again)
+            changes.scatter_(1, again, exactly)
+        return changes
+
+    @cached_property
+    def _unembedding_in_bf16(self) -> Tensor:
+        return self._readout.unembed.W_U.to(torch.bfloat16)
 
     @torch.inference_mode()
     def read_out(self, directions: Tensor) -> Tensor:

@@ -47,17 +47,40 @@ class Readout(NamedTuple):
 
     def logits(self, residual: Tensor) -> Tensor:
         """Logits [..., vocab] of residual streams [..., d_model]."""
+        logits = self._scaled(self.unembed(self._normed(residual)))
+        return logits.reshape(*residual.shape[:-1], logits.shape[-1])
+
+    def logits_of(self, residual: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [n, q] of residual streams [n or 1, d_model] for tokens [n, q] alone."""
+        rows = self.unembed.W_U.T[tokens]
+        logits = (rows @ self._normed(residual)[0, :, :, None])[..., 0]
+        bias = getattr(self.unembed, "b_U", None)
+        return self._scaled(logits if bias is None else logits + bias[tokens]).float()
+
+    def changes(self, before: Tensor, after: Tensor, unembedding: Tensor | None = None) -> Tensor:
+        """[n, vocab] in float32: logits of residual streams `after` [n, d_model] minus those of `before`
+        [n or 1, d_model]. Where no soft cap bends them, the unembedding of the difference; `unembedding` is
+        W_U in the precision of that product.
+        """
+        if self.cap is not None:
+            return self.logits(after).float() - self.logits(before).float()
+        W_U = self.unembed.W_U if unembedding is None else unembedding
+        difference = (self._normed(after) - self._normed(before))[0]
+        changes = (difference.to(W_U.dtype) @ W_U).float()
+        return changes if self.scale == 1 else changes * self.scale
+
+    def _normed(self, residual: Tensor) -> Tensor:
+        """[1, n, width] what the unembedding multiplies, of residual streams [..., d_model]; those of three
+        dimensions keep them.
+        """
         x = residual if residual.ndim == 3 else residual.reshape(1, -1, residual.shape[-1])
         if self.norm is not None:
             x = self.norm.module(x)
-        if self.projection is not None:
-            x = self.projection(x)
-        logits = self.unembed(x)
-        if self.scale != 1:
-            logits = logits * self.scale
-        if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        return logits.reshape(*residual.shape[:-1], logits.shape[-1])
+        return x if self.projection is None else self.projection(x)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        logits = logits if self.scale == 1 else logits * self.scale
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     def effect(self, directions: Tensor) -> Tensor:
         """[n, vocab] what directions [n, d_model] add to the logits where the norm divides by 1 and no logit

@@ -1,20 +1,46 @@
-"""Logits of a changed residual stream without running the blocks before it.
+"""Passes of the model from a changed residual stream on, without the blocks before it.
 
 Not every architecture allows this: each short cut is checked once against the plain forward pass, and the
 plain pass is used where they differ.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from lexiscope.language_model.patching import captured, patched, unembed_from
 
 ROWS_AT_ONCE = 4096
 """Tokens in one pass where each changed position costs the passage before it."""
 TOLERANCE = 1e-4
+
+
+class ReadPassages(NamedTuple):
+    """What the unchanged model computed of some passages, for passes that change single positions of them."""
+
+    tokens: Tensor
+    """[batch, n] shorter passages are padded on the right"""
+    streams: dict[int, Tensor]
+    """{layer: [batch, n, d_model]}"""
+    last: Tensor
+    """[batch, n, d_model] after the last block"""
+    cache: "PrefixCache"
+
+
+class PrefixCache(DynamicCache):  # type: ignore[misc]
+    """Keys and values of passages. Once `complete`, it forgets the positions that a pass appends."""
+
+    complete = False
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any) -> Any:
+        if not self.complete:
+            return super().update(keys, values, layer, *args, **kwargs)
+        kept = self.layers[layer]
+        return torch.cat([kept.keys, keys], -2), torch.cat([kept.values, values], -2)
 
 
 class ResumedPasses:
@@ -28,7 +54,7 @@ class ResumedPasses:
         self._bos = bos
         self._device = device
         self._vocab_size = vocab_size
-        self._n_layers: int = bridge.cfg.n_layers
+        self._last: int = bridge.cfg.n_layers - 1
         self._context_length: int = bridge.cfg.n_ctx
         self._append_allowed: dict[tuple[int, int], bool] = {}
 
@@ -41,19 +67,26 @@ class ResumedPasses:
         with patched(self._bridge, {layer: lambda _: residual}):
             return self._bridge(tokens, return_type="logits")
 
-    def logits_at(
-        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
-    ) -> Tensor:
-        """[m, vocab] logits at each of `positions` [m] of one passage `tokens` [1, n], when the residual
-        stream after block `layer` is `residuals` [m, d_model] at that position and `stream` [1, n, d_model]
-        at the others.
+    def read(self, tokens: Tensor, layers: Sequence[int]) -> ReadPassages:
+        """One pass over passages, tokens [batch, n]; the streams of `layers` are kept."""
+        cache = PrefixCache()
+        with captured(self._bridge, [*layers, self._last]) as streams, self._without_logits(tokens):
+            self._bridge(tokens, return_type=None, past_key_values=cache)
+        cache.complete = True
+        return ReadPassages(tokens, {layer: streams[layer] for layer in layers}, streams[self._last], cache)
 
-        All changed positions are appended to the passage; each attends to the positions before its own and to
-        itself. One then costs about one token's pass through the remaining blocks.
+    def changed(self, read: ReadPassages, layer: int, positions: Tensor, residuals: Tensor) -> Tensor:
+        """[batch, m, d_model] the stream after the last block at each of `positions` [batch, m] when the
+        stream after block `layer` is `residuals` [batch, m, d_model] at that position alone.
+
+        All changed positions are appended to the passages; each attends to the positions before its own and
+        to itself. One then costs about one token's pass through the remaining blocks.
         """
-        if self.appends(tokens.shape[1], len(positions)):
-            return self._appended(tokens, layer, stream, positions, residuals)
-        return self._one_by_one(tokens, layer, stream, positions, residuals)
+        if layer == self._last or not positions.numel():
+            return residuals
+        if self.appends(read.tokens.shape[1], positions.shape[1]):
+            return self._appended(read, layer, positions, residuals)
+        return self._one_by_one(read, layer, positions, residuals)
 
     @cached_property
     def skips_blocks(self) -> bool:
@@ -61,7 +94,7 @@ class ResumedPasses:
         tensor, or share state with later ones.
         """
         tokens = torch.full((2, 3), self._bos, device=self._device)
-        layer = self._n_layers // 2
+        layer = (self._last + 1) // 2
         residual = torch.randn(2, 3, self._bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
         residual = residual.to(self._device, self._bridge.W_E.dtype)
         with patched(self._bridge, {layer: lambda _: residual}):
@@ -73,7 +106,7 @@ class ResumedPasses:
         return torch.allclose(skipped, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
     def appends(self, n: int, m: int) -> bool:
-        """Whether `m` positions can be appended to a passage of `n` tokens. Checked once for each power of
+        """Whether `m` positions can be appended to passages of `n` tokens. Checked once for each power of
         two of both: an architecture may attend only to the last so many positions.
         """
         n = min(1 << (n - 1).bit_length(), self._context_length)
@@ -83,23 +116,27 @@ class ResumedPasses:
         return self._append_allowed[n, m]
 
     def _append_agrees(self, n: int, m: int) -> bool:
+        """In float32: what is checked is the arithmetic and not its precision."""
         draw = torch.Generator().manual_seed(0)
         tokens = torch.randint(self._vocab_size, (1, n), generator=draw).to(self._device)
-        layer = self._n_layers // 2 - 1
-        with captured(self._bridge, [layer]) as streams:
-            self._bridge(tokens, return_type=None, stop_at_layer=layer + 1)
-        stream = streams[layer]
-        positions = torch.tensor([n // 3, n // 2, n - 1], device=self._device)
-        residuals = stream[0, positions] * 0.5
-        expected = self._one_by_one(tokens, layer, stream, positions, residuals)
+        layer = (self._last + 1) // 2 - 1
+        positions = torch.tensor([[n // 3, n // 2, n - 1]], device=self._device)
         repeated = torch.arange(max(m, 3), device=self._device) % 3
-        try:
-            appended = self._appended(tokens, layer, stream, positions[repeated], residuals[repeated])
-        except Exception:  # as in `skips_blocks`
-            return False
-        return torch.allclose(appended, expected[repeated], rtol=TOLERANCE, atol=TOLERANCE)
+        with torch.autocast(self._device.type, enabled=False):
+            try:
+                read = self.read(tokens, [layer])
+                residuals = read.streams[layer][:, positions[0]] * 0.5
+                appended = self._appended(read, layer, positions[:, repeated], residuals[:, repeated])
+            except Exception:  # as in `skips_blocks`
+                return False
+            expected = self._one_by_one(read, layer, positions, residuals)
+        size = float(expected.abs().amax())
+        return torch.allclose(appended, expected[:, repeated], rtol=TOLERANCE, atol=TOLERANCE * max(1, size))
 
-    def _skipping_blocks(self, tokens: Tensor, layer: int, residual: Tensor, **options: Tensor) -> Tensor:
+    def _without_logits(self, tokens: Tensor) -> Any:
+        return unembed_from(self._bridge, tokens.shape[1])
+
+    def _skipping_blocks(self, tokens: Tensor, layer: int, residual: Tensor, **options: Any) -> Tensor:
         """transformer-lens's `start_at_layer` still computes the blocks before; here each returns `residual`
         at once.
         """
@@ -112,33 +149,36 @@ class ResumedPasses:
             for block in skipped:
                 vars(block).pop("forward", None)
 
-    def _appended(
-        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
-    ) -> Tensor:
-        n, m, device = tokens.shape[1], len(positions), tokens.device
-        index = torch.arange(n + m, device=device)
-        position = torch.cat([index[:n], positions.to(device)])
-        attends = (index[None, :n] < position[:, None]) & (index[None, :n] < n)
-        attends = torch.cat([attends, torch.zeros(n + m, m, dtype=torch.bool, device=device)], 1)
-        attends.fill_diagonal_(True)
-        mask = torch.zeros(attends.shape, device=device)
+    def _appended(self, read: ReadPassages, layer: int, positions: Tensor, residuals: Tensor) -> Tensor:
+        batch, n, m = *read.tokens.shape, positions.shape[1]
+        before = torch.arange(n, device=self._device) < positions[..., None]
+        itself = torch.eye(m, dtype=torch.bool, device=self._device).expand(batch, m, m)
+        attends = torch.cat([before, itself], -1)
+        mask = torch.zeros(attends.shape, device=self._device)
         mask.masked_fill_(~attends, torch.finfo(torch.float32).min)
-        extended = torch.cat([tokens, tokens.new_full((1, m), self._bos)], 1)
-        options = {"attention_mask": mask[None, None], "position_ids": position[None]}
-        with unembed_from(self._bridge, n):
-            residual = torch.cat([stream, residuals[None]], 1)
-            return self._skipping_blocks(extended, layer, residual, **options)[0]
+        tokens = torch.full_like(positions, self._bos)
+        with captured(self._bridge, [self._last]) as streams, self._without_logits(tokens):
+            self._skipping_blocks(
+                tokens,
+                layer,
+                residuals,
+                attention_mask=mask[:, None],
+                position_ids=positions,
+                past_key_values=read.cache,
+            )
+        return streams[self._last]
 
-    def _one_by_one(
-        self, tokens: Tensor, layer: int, stream: Tensor, positions: Tensor, residuals: Tensor
-    ) -> Tensor:
-        logits = residuals.new_empty(len(positions), self._vocab_size)
-        for position in positions.unique().tolist():
-            rows = (positions == position).nonzero().squeeze(1)
-            for part in rows.split(max(1, ROWS_AT_ONCE // (position + 1))):
-                changed = stream[:, : position + 1].repeat(len(part), 1, 1)
-                changed[:, position] = residuals[part]
-                prefix = tokens[:, : position + 1].repeat(len(part), 1)
-                with unembed_from(self._bridge, position):
-                    logits[part] = self.logits(prefix, layer, changed)[:, 0]
-        return logits
+    def _one_by_one(self, read: ReadPassages, layer: int, positions: Tensor, residuals: Tensor) -> Tensor:
+        found = torch.empty_like(residuals)
+        for row, tokens in enumerate(read.tokens):
+            stream = read.streams[layer][row]
+            for position in positions[row].unique().tolist():
+                places = (positions[row] == position).nonzero().squeeze(1)
+                for part in places.split(max(1, ROWS_AT_ONCE // (position + 1))):
+                    changed = stream[: position + 1].repeat(len(part), 1, 1)
+                    changed[:, position] = residuals[row, part]
+                    prefix = tokens[: position + 1].repeat(len(part), 1)
+                    with captured(self._bridge, [self._last]) as streams, self._without_logits(prefix):
+                        self.logits(prefix, layer, changed)
+                    found[row, part] = streams[self._last][:, position]
+        return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from indexer.causal.ablation import StreamCache, spread_over_activations
+from indexer.causal.ablation import AblationRequest, ablate, spread_over_activations
 from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.causal.scores import PROMPT, STRENGTH
 from indexer.counts.firings import TextFirings
@@ -73,10 +73,12 @@ def effects(
         "live": torch.ones(FEATURES, dtype=torch.bool),
         "writes": torch.arange(3 * FEATURES).view(FEATURES, 3) % model.vocab_size,
         "steered": 0,
+        "fast": False,
         **given,
     }
     request = CausalRequest(
-        streams=StreamCache(model, [LAYER], passages),
+        model=model,
+        passages=passages,
         layer=LAYER,
         dictionary=dictionary,
         controls=matched_controls(counts),
@@ -86,7 +88,8 @@ def effects(
         mean_norm=2.0,
         **given,
     )
-    return causal_effects(request)
+    [ranks] = ablate(model, passages, [request.ablation()], fast=request.fast)
+    return causal_effects(request, ranks)
 
 
 def falls(
@@ -147,6 +150,41 @@ def test_a_feature_named_by_what_its_ablation_lowers_most_is_found_and_other_nam
     assert (true.q_ablation[known] <= FDR).float().mean() > 0.3
     turned = effects(model, dictionary, passages, found, names=names.roll(7), contexts=5)
     assert (turned.q_ablation[known] <= FDR).float().mean() <= FDR
+
+
+def test_dictionaries_of_several_layers_are_ablated_in_one_reading_as_each_by_itself(
+    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
+) -> None:
+    chosen = spread_over_activations(found, torch.ones(FEATURES, dtype=torch.bool), 2)
+    some = TextFirings(*(column[::3] for column in chosen))
+    tokens = torch.arange(2 * FEATURES).view(FEATURES, 2) % model.vocab_size
+    requests = [
+        AblationRequest(LAYER, dictionary, tokens, chosen),
+        AblationRequest(LAYER + 1, dictionary, tokens, some, ranked=1),
+    ]
+    together = ablate(model, passages, requests, fast=False)
+    for request, ranks in zip(requests, together, strict=True):
+        [alone] = ablate(model, passages, [request], fast=False)
+        assert (ranks.ranks - alone.ranks).abs().max() <= 1 and torch.equal(ranks.feature, alone.feature)
+        assert torch.equal(ranks.falling, alone.falling)
+
+
+def test_in_bf16_the_same_tokens_fall_most(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = spread_over_activations(found, torch.ones(FEATURES, dtype=torch.bool), 3)
+    tokens = torch.arange(8 * FEATURES).view(FEATURES, 8) % model.vocab_size
+    request = AblationRequest(LAYER, dictionary, tokens, chosen)
+    [exactly] = ablate(model, passages, [request], fast=False)
+    monkeypatch.setattr("lexiscope.language_model.model.fast_dtype", lambda device: torch.bfloat16)
+    [roughly] = ablate(model, passages, [request])
+    assert not torch.equal(roughly.ranks, exactly.ranks)
+    assert (roughly.ranks - exactly.ranks).abs().float().median() < 0.01 * model.vocab_size
+    assert (torch.minimum(roughly.falling, exactly.falling)).sum() > 0.9 * exactly.falling.sum()
 
 
 def test_firings_are_taken_from_all_levels_of_activation() -> None:

@@ -56,7 +56,7 @@ def test_every_direction_has_the_same_kl_and_its_rise_is_that_of_the_patched_mod
     kl = KL / 10  # a random model of this size comes no further
     steered = ground.at_equal_kl(dictionary.directions, watched, kl=kl)
     assert (steered.kl - kl).abs().max() < 0.1 * kl
-    model, prefix = ground.model, ground.prefixes[1]
+    model, prefix = ground.model, ground.prefixes[1][None]
     for feature in (0, 17, 59):
         length = steered.strength[feature] * ground.mean_norm
 
@@ -65,8 +65,8 @@ def test_every_direction_has_the_same_kl_and_its_rise_is_that_of_the_patched_mod
             stream[0, -1] += length * dictionary.directions[feature]
             return stream
 
-        before = model.logits(prefix.tokens)[0, -1].softmax(-1)
-        after = model.logits(prefix.tokens, {LAYER: add})[0, -1].softmax(-1)
+        before = model.logits(prefix)[0, -1].softmax(-1)
+        after = model.logits(prefix, {LAYER: add})[0, -1].softmax(-1)
         expected = (after - before)[feature].item()
         assert steered.rise[1, feature, 0].item() == pytest.approx(expected, abs=1e-5)
 
@@ -135,3 +135,15 @@ def test_content_words_are_letters_often_enough_and_not_among_the_commonest() ->
     assert [raws[token] for token in drawn.tolist()] == [b" houses", b" bridge"]
     one = content_words(raws, words, shown_tokens(words, occurrences), occurrences, n=1, least=10, common=1)
     assert len(one) == 1
+
+
+def test_prefixes_of_different_lengths_are_read_as_they_are_alone(
+    model: LanguageModel, dictionary: Dictionary
+) -> None:
+    draw = np.random.default_rng(1)
+    prefixes = [np.concatenate([[model.bos], draw.integers(1, model.vocab_size, n)]) for n in (15, 4)]
+    strength, directions = torch.full((FEATURES,), 0.5), dictionary.directions
+    together = list(Ground(model, LAYER, prefixes, mean_norm=2.0).log_probabilities(directions, strength))
+    for ids, found in zip(prefixes, together, strict=True):
+        [alone] = Ground(model, LAYER, [ids], mean_norm=2.0).log_probabilities(directions, strength)
+        assert torch.allclose(found, alone, atol=1e-4)

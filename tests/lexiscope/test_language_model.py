@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, GitConfig
@@ -62,35 +63,39 @@ def test_going_on_from_a_layer_gives_the_logits_of_a_patch_there(tmp_path: Path,
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_changing_one_position_gives_the_logits_of_a_patch_there_alone(
+def test_changing_one_position_gives_the_stream_of_a_patch_there_alone(
     tmp_path: Path, kind: str, layer: int
 ) -> None:
     model = load_language_model(str(tiny.make_model(tmp_path / kind, kind=kind)))
-    tokens = torch.randint(model.vocab_size, (1, 30))
-    stream = model.read(tokens, [layer])[layer]
-    positions = torch.tensor([3, 29, 3, 0, 17])
-    residuals = stream[0, positions] + torch.randn(5, model.d_model)
+    tokens = torch.randint(model.vocab_size, (2, 30))
+    read = model.read_passages(tokens, [layer])
+    assert torch.allclose(model.unembed_residual(read.last), model.logits(tokens), atol=1e-4)
+    positions = torch.tensor([[3, 29, 3, 0, 17], [1, 2, 28, 5, 5]])
+    residuals = read.streams[layer].gather(1, positions[..., None].expand(-1, -1, model.d_model))
+    residuals = residuals + torch.randn(residuals.shape)
     assert model._resumed.appends(30, 5)  # or the fast way is not tested here
-    found = model.logits_at(tokens, layer, stream, positions, residuals)
-    for row, (position, residual) in enumerate(zip(positions.tolist(), residuals, strict=True)):
-        patched = stream.clone()
-        patched[0, position] = residual
-        expected = model.logits(tokens, {layer: lambda _, x=patched: x})[0, position]
-        assert torch.allclose(found[row], expected, atol=1e-4)
-    slowly = model._resumed._one_by_one(tokens, layer, stream, positions, residuals)
-    assert torch.allclose(found, slowly, atol=1e-4)
+    for _ in range(2):  # what one call appends is forgotten before the next
+        found = model.unembed_residual(model.changed(read, layer, positions, residuals))
+        for row, at in np.ndindex(2, 5):
+            patched, position = read.streams[layer].clone(), positions[row, at]
+            patched[row, position] = residuals[row, at]
+            expected = model.logits(tokens, {layer: lambda _, x=patched: x})[row, position]
+            assert torch.allclose(found[row, at], expected, atol=1e-4)
+    if layer == 0:
+        slowly = model._resumed._one_by_one(read, layer, positions, residuals)
+        assert torch.allclose(model.unembed_residual(slowly), found, atol=1e-4)
 
 
 def test_a_model_that_looks_back_only_so_far_changes_positions_one_by_one(tmp_path: Path) -> None:
     model = load_language_model(str(tiny.make_model(tmp_path / "neo", kind="gpt-neo")))
     tokens = torch.randint(model.vocab_size, (1, 40))
-    stream = model.read(tokens, [0])[0]
-    positions, residuals = torch.tensor([5, 38]), torch.randn(2, model.d_model)
+    read = model.read_passages(tokens, [0])
+    positions, residuals = torch.tensor([[5, 38]]), torch.randn(1, 2, model.d_model)
     assert not model._resumed.appends(40, 2)
-    found = model.logits_at(tokens, 0, stream, positions, residuals)
-    for row, position in enumerate(positions.tolist()):
-        patched = stream.clone()
-        patched[0, position] = residuals[row]
+    found = model.unembed_residual(model.changed(read, 0, positions, residuals))[0]
+    for row, position in enumerate(positions[0].tolist()):
+        patched = read.streams[0].clone()
+        patched[0, position] = residuals[0, row]
         assert torch.allclose(
             found[row], model.logits(tokens, {0: lambda _, x=patched: x})[0, position], atol=1e-4
         )
