@@ -144,6 +144,10 @@ class Settings(BaseSettings):
     reader_timeout: int = Field(
         30, ge=1, description="seconds after which PostgreSQL gives up a reader's query"
     )
+    answers_memory: ByteSize = Field(
+        ByteSize(64 << 20),
+        description="memory of each web process for answers that it gave before, compressed; 0 keeps none",
+    )
     reader_memory: Annotated[str, AfterValidator(_memory)] = Field(
         "1GB", description="DuckDB memory a reader may use"
     )

@@ -36,11 +36,12 @@ from server import (
     steer,
     studies,
 )
+from server.answers import Answers
 from server.closing import close_after_signals
 from server.page_router import PageRouter
 from server.request_checks import check_request
 from server.responses import Templates
-from store import ApiKeys, Labels, Store
+from store import ApiKeys, KeptLists, Labels, Store
 
 ROUTERS = (
     api_reference.router,
@@ -82,7 +83,7 @@ def create_app(
         app.state.closing.set()
         if app.state.worker is not None:
             app.state.worker.close()
-        for kept in (opened, app.state.keys, app.state.labels):
+        for kept in (opened, app.state.keys, app.state.labels, app.state.lists):
             kept.close()
 
     app = FastAPI(
@@ -100,8 +101,10 @@ def create_app(
     app.state.settings = settings
     app.state.store = opened
     app.state.templates = Templates(navigation=[link for router in routers for link in router.navigation])
+    app.state.answers = Answers(settings.answers_memory)
     app.state.keys = ApiKeys(settings)
     app.state.labels = Labels(settings)
+    app.state.lists = KeptLists(settings)
     app.state.worker = None  # started by the first request that needs it
     app.state.closing = threading.Event()  # set when the time of requests in progress is up
     errors.install(app)

@@ -175,6 +175,7 @@ def _record(
             )
         ],
         next=compared.next,
+        previous=compared.previous,
         read=read,
         notes=notes,
     )

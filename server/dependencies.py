@@ -3,18 +3,19 @@
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
 
 from server.live import WorkerClient, spawn_worker
-from store import Labels, NotFound, Store
+from store import KeptLists, Labels, NotFound, Store
 
 
-def open_store(request: Request) -> Store:
+async def open_store(request: Request) -> Store:
     """The application's index."""
     store: Store = request.app.state.store
     return store
 
 
-def open_build(
+async def open_build(
     request: Request,
     build: Annotated[
         str,
@@ -26,19 +27,25 @@ def open_build(
     ] = "",
 ) -> Store:
     """The application's index, if it serves the build that the address names."""
-    store = open_store(request)
-    if build and build != store.build_id():
-        raise NotFound(f"build {build!r} is not served; the build that is served is {store.build_id()}")
+    store = await open_store(request)
+    if build and build != (served := await run_in_threadpool(store.build_id)):
+        raise NotFound(f"build {build!r} is not served; the build that is served is {served}")
     return store
 
 
-def open_labels(request: Request) -> Labels:
+async def open_labels(request: Request) -> Labels:
     """People's labels of features."""
     labels: Labels = request.app.state.labels
     return labels
 
 
-def key_name(request: Request) -> str:
+async def open_lists(request: Request) -> KeptLists:
+    """Lists of features that the server keeps."""
+    lists: KeptLists = request.app.state.lists
+    return lists
+
+
+async def key_name(request: Request) -> str:
     """The name of the key that a request came with; empty where keys are off."""
     return str(getattr(request.state, "key_name", ""))
 
@@ -57,6 +64,7 @@ def open_worker(request: Request) -> WorkerClient:
 
 OpenStore = Annotated[Store, Depends(open_store)]
 OpenBuild = Annotated[Store, Depends(open_build)]
+OpenLists = Annotated[KeptLists, Depends(open_lists)]
 OpenLabels = Annotated[Labels, Depends(open_labels)]
 KeyName = Annotated[str, Depends(key_name)]
 Worker = Annotated[WorkerClient, Depends(open_worker)]

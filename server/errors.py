@@ -20,9 +20,9 @@ from lexiscope.records import ErrorRecord
 from server.live import WorkerDown, WorkerRefused
 from server.live.problems import PROBLEM, describe, problem
 from server.responses import PROTECTION, Templates, building, is_json_route
-from store import BadCursor, NoIndex, NotFound, StoreError
+from store import BadCursor, Conflict, NoIndex, NotFound, StoreError
 
-STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, StoreError: 503}
+STATUS: dict[type[StoreError], int] = {NotFound: 404, BadCursor: 400, Conflict: 409, StoreError: 503}
 """the first class that matches decides; other errors of the store mean that the index cannot be read now"""
 
 NOTHING_LEFT = {

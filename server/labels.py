@@ -1,11 +1,11 @@
-"""People's own labels of features over REST: written, listed, searched, exported, removed."""
+"""People's own labels of features: written, listed, searched (`/labels` too), exported, removed."""
 
 import csv
 import io
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
@@ -14,7 +14,7 @@ from server.dependencies import KeyName, OpenLabels, OpenStore
 from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.pages import FeatureIndex, ModelId, SourceName
-from server.responses import json_response
+from server.responses import PageContent, json_response, respond
 from store import Store
 
 OF_FEATURE = f"{API}/features/{{model}}/{{source}}/{{index:number}}/labels"
@@ -69,8 +69,9 @@ def remove(
     labels.remove(model, source, index, label_id, author=key or None)
 
 
-@router.get(f"{API}/labels", response_model=LabelList, responses=error_responses(401, 429, 503))
+@router.page("/labels", LabelList, api="/labels", errors=(401, 429, 503))
 def search(
+    request: Request,
     store: OpenStore,
     labels: OpenLabels,
     q: Annotated[str, Query(max_length=200, description="a text in the label, the note or the author")] = "",
@@ -91,7 +92,10 @@ def search(
         limit=limit + 1,
     )
     more = found[limit - 1].id if len(found) > limit else None
-    return json_response(LabelList(labels=found[:limit], next=more))
+    given = {"q": q, "model": model, "source": source, "author": author, "limit": limit}
+    kept = {name: value for name, value in given.items() if value}
+    context = {"query": q, "kept": kept, "before": before}
+    return respond(request, PageContent(LabelList(labels=found[:limit], next=more), "labels.html", context))
 
 
 EXPORTS: dict[int | str, dict[str, object]] = {

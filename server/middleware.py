@@ -15,13 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
+from server.answers import GZIP_LEVEL, SMALLEST
 from server.live.problems import problem
 from server.responses import PROTECTION
 
 MAX_BODY = 1 << 20
 """bytes; two texts of 20,000 characters and 32 interventions are less, however JSON writes them"""
-GZIP_LEVEL = 5
-"""a tenth larger than the smallest (9), in a third of the time"""
 TOO_LARGE = f"the body is too large: at most {MAX_BODY:,} bytes are read"
 TOO_SLOW = "the body did not come whole in time (LEXISCOPE_REQUEST_SECONDS)"
 
@@ -34,7 +33,7 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(BodyLimit, seconds=settings.request_seconds)
     app.add_middleware(OwnHosts, hosts=settings.host_names)
     app.add_middleware(Protection)
-    app.add_middleware(GZipMiddleware, minimum_size=500, compresslevel=GZIP_LEVEL)
+    app.add_middleware(GZipMiddleware, minimum_size=SMALLEST, compresslevel=GZIP_LEVEL)
     app.add_middleware(HeadAsGet)
 
 

@@ -13,6 +13,7 @@ from lexiscope.records import (
     FeaturePage,
     Filters,
     HomePage,
+    Label,
     Record,
     SearchPage,
     TokenPage,
@@ -22,6 +23,9 @@ from server.dependencies import OpenBuild, OpenLabels, OpenStore
 from server.page_router import PageRouter
 from server.responses import PageContent, building, is_json_route, not_modified, respond
 from store import NoIndex
+
+LABELS = 5
+"""labels that a search shows; `/labels` has all of them"""
 
 router = PageRouter()
 
@@ -115,12 +119,27 @@ def home(request: Request, store: OpenBuild) -> Response:
 
 
 @router.page("/search", SearchPage, api="/search")
-def search(request: Request, store: OpenBuild, query: Annotated[SearchQuery, Query()]) -> Response:
-    """Tokens that match, and the features named by them. No match is an empty page, not an error."""
-    if cached := not_modified(request):
+def search(
+    request: Request, store: OpenBuild, labels: OpenLabels, query: Annotated[SearchQuery, Query()]
+) -> Response:
+    """Tokens that match, and the features named by them. No match is an empty page, not an error. The page
+    also has the latest labels that hold the text (`/api/v1/labels`).
+    """
+    state = "" if is_json_route(request) else labels.state()
+    if cached := not_modified(request, state=state):
         return cached
     record = store.search(query.q, query.filters(), tokens_from=query.tokens_from)
-    return respond(request, PageContent(record, "search.html"))
+    written: list[Label] = []
+    if state and query.q.strip() and not query.cursor and not query.tokens_from:
+        written = labels.search(
+            store.identities(),
+            query=query.q.strip(),
+            model=query.model,
+            source=query.source,
+            limit=LABELS + 1,
+        )
+    context = {"labels": written[:LABELS], "more_labels": len(written) > LABELS}
+    return respond(request, PageContent(record, "search.html", context, state))
 
 
 @router.page("/tokens/{model}/{token_id:number}", TokenPage, api="/models/{model}/tokens/{token_id:number}")

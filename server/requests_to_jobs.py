@@ -32,7 +32,7 @@ from server.live import (
     SteerJob,
     SweepJob,
 )
-from server.resolve_token import Purpose, feature_for
+from server.resolve_token import Purpose, feature_for, judged
 from store import IndexedDictionary, NotFound, Store
 
 ROW_MODES = ("add", "orthogonal")
@@ -109,7 +109,7 @@ class IndexedModel:
     def resolve(self, choice: FeatureChoice, purpose: Purpose) -> ResolvedFeature:
         """The feature of a choice."""
         if choice.id is not None:
-            return ResolvedFeature(feature=self.feature(choice.id))
+            return judged(self.store, self.feature(choice.id))
         assert choice.token is not None
         return feature_for(self.store, self.model, choice.token, layer=choice.layer, purpose=purpose)
 
@@ -192,6 +192,7 @@ def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
         interventions=interventions,
         prompt=request.prompt,
         chat=request.chat,
+        k=request.k,
         top_logprobs=request.top_logprobs,
         controls=_controls(model, interventions, request.seed) if request.controls else None,
         moved=_dictionary_for_changes(model, interventions),
@@ -211,6 +212,7 @@ def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
         interventions=interventions,
         prompt=request.prompt,
         chat=request.chat,
+        k=request.k,
         strengths=request.strengths,
         controls=_controls(model, interventions, request.seed) if request.controls else None,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from lexiscope.records import FeatureRef, RaisedBy
+from lexiscope.records import FeatureRef, RaisedBy, WriteVerdict
 from lexiscope.records.live import ResolvedFeature
 from store import IndexedDictionary, NotFound, ResolvedName, Store
 
@@ -11,6 +11,14 @@ Purpose = Literal["add", "change", "fire"]
 """What the feature is for: its direction is added (a row of a look-up can be); its activation is changed, or
 is what a swap writes; it must fire on the token.
 """
+TESTED: dict[WriteVerdict, str] = {
+    "both": "steering and ablation confirmed the list",
+    "steering": "steering confirmed the list",
+    "ablation": "ablation confirmed the list, steering did not",
+    "none": "neither steering nor ablation confirmed the list",
+    "untested": "the index did not test it",
+    "dead": "the feature is dead",
+}
 
 
 def feature_for(
@@ -50,6 +58,22 @@ def writing(store: Store, resolved: ResolvedName, *, rows: bool) -> ResolvedFeat
         return None
     sure = "No write list holds the token: it is only the anchor nearest to this feature's direction."
     return _resolved(resolved, live[0], others, "nearest anchor", sure)
+
+
+def judged(store: Store, ref: FeatureRef) -> ResolvedFeature:
+    """A feature given by its id, and the token that its effect is judged on: what steering it raised most
+    above its controls; else the first of its write list; else its nearest anchor.
+    """
+    if ref.row:
+        return ResolvedFeature(feature=ref, token=ref.name, sure="It is this token's own direction.")
+    if raised := store.raised_by(ref):
+        sure = _measured(raised.measured)
+        return ResolvedFeature(feature=ref, token=raised.token, sure=sure, measured=raised.measured)
+    if ref.writes:
+        sure = f"The first token of its write list; {TESTED[ref.write_verdict]}."
+        return ResolvedFeature(feature=ref, token=ref.writes[0], sure=sure)
+    sure = "The anchor nearest to its direction: the index has no write list of it."
+    return ResolvedFeature(feature=ref, token=ref.name, sure=sure)
 
 
 def firing(resolved: ResolvedName) -> ResolvedFeature | None:

@@ -1,7 +1,7 @@
 """A page's record as a response: HTML through its template, or JSON if the route ends in `.json`.
 
 Both have an ETag made of the index build, the address and the templates. A browser that sends it back gets
-304 until one of them changes.
+304 until one of them changes; others get what was answered before, while it is kept (`server/answers.py`).
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 from jinja2 import Environment, FileSystemLoader
 from jinja2.ext import Extension
 from pydantic import BaseModel
@@ -21,10 +21,12 @@ from lexiscope.measures import DICTIONARY, FEATURE, RUN, placed
 from lexiscope.progress import read_progress
 from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, WRITE_VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
+from server.answers import Answers, takes_gzip
 from store import Store
 
 FRONTEND = Path(__file__).parent.parent / "frontend"
 EMPTY: Mapping[str, Any] = {}
+HTML = "text/html; charset=utf-8"
 PROTECTION = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -102,13 +104,21 @@ def respond(request: Request, content: PageContent) -> Response:
         json_url="" if record is None else json_url(request),
         **content.context,
     )
-    return HTMLResponse(html, headers=_headers(request, record, state=content.state))
+    return _response(request, html, HTML, _headers(request, record, state=content.state))
 
 
 def indexed_json(request: Request, record: BaseModel, *, build: str | None = None) -> Response:
     """A record of the index as JSON; `build` is given for a record that does not have it."""
     headers = _headers(request, record, build)
-    return Response(record.model_dump_json(), media_type="application/json", headers=headers)
+    return _response(request, record.model_dump_json(), "application/json", headers)
+
+
+def _response(request: Request, body: str, media_type: str, headers: dict[str, str]) -> Response:
+    """The answer, which is kept where the handler looked for a kept one (`not_modified`)."""
+    if getattr(request.state, "looked_up", False) and "etag" in headers:
+        answers: Answers = request.app.state.answers
+        return answers.respond(request, body, media_type, headers)
+    return Response(body, media_type=media_type, headers=headers)
 
 
 def json_response(record: BaseModel) -> Response:
@@ -119,14 +129,20 @@ def json_response(record: BaseModel) -> Response:
 
 
 def not_modified(request: Request, *, state: str = "") -> Response | None:
-    """304 if the browser already has this page of this build, else None; `state` as in PageContent."""
-    known = request.headers.get("if-none-match")
+    """What needs no work: 304 if the browser already has this page of this build, or the page as it was
+    answered before; else None. `state` as in PageContent.
+    """
     store: Store = request.app.state.store
-    if known is None:
-        return None
-    tag = etag(request, store.build_id(), state)
+    answers: Answers = request.app.state.answers
+    build = store.build_id()
+    tag = etag(request, build, state)
+    known = request.headers.get("if-none-match", "")
     if tag in {entry.strip().removeprefix("W/") for entry in known.split(",")}:
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-cache"})
+    request.state.looked_up = True
+    if kept := answers.get(tag):
+        headers = headers_of_build(request, build, state)
+        return kept.response(headers, packed=takes_gzip(request.headers))
     return None
 
 

@@ -80,7 +80,10 @@ def page(
     known = [entry.model for entry in models]
     failure = unknown_model(model, known) if model and known and model not in known else ""
     layers = {
-        entry.model: [{"layer": layer.layer, "source": layer.source} for layer in entry.layers]
+        entry.model: [
+            {"layer": layer.layer, "source": layer.source, "k": layer.k if layer.every_k else 0}
+            for layer in entry.layers
+        ]
         for entry in models
     }
     context = {

@@ -2,8 +2,27 @@
 `lexiscope.records`.
 """
 
-from store.errors import BadCursor, BuildLocked, NoIndex, NotFound, StoreError, Unreachable, WrongVersion
-from store.kept import ApiKeys, Granted, KeyExists, KeyInfo, KeyRefused, Labels, LimitReached
+from store.errors import (
+    BadCursor,
+    BuildLocked,
+    Conflict,
+    NoIndex,
+    NotFound,
+    StoreError,
+    Unreachable,
+    WrongVersion,
+)
+from store.kept import (
+    ApiKeys,
+    Granted,
+    KeptFeatures,
+    KeptLists,
+    KeyExists,
+    KeyInfo,
+    KeyRefused,
+    Labels,
+    LimitReached,
+)
 from store.read.compare_page import ComparedDictionaries
 from store.read.export import TABLES, BuildSnapshot, arrow_schema, columns_document
 from store.read.open_build import DictionaryEntry
@@ -22,10 +41,13 @@ __all__ = [
     "BuildSnapshot",
     "BuildWriter",
     "ComparedDictionaries",
+    "Conflict",
     "DictionaryEntry",
     "Granted",
     "IndexedDictionary",
     "KeptDictionaries",
+    "KeptFeatures",
+    "KeptLists",
     "KeyExists",
     "KeyInfo",
     "KeyRefused",

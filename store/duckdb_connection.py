@@ -16,6 +16,7 @@ import duckdb_engine
 import sqlalchemy as sa
 import sqlalchemy.dialects
 from duckdb_engine import Dialect, DuckDBEngineWarning
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
 WRITER_MEMORY = "2GB"
@@ -42,6 +43,13 @@ def writer(path: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+class ListArray(postgresql.ARRAY[Any]):
+    """DuckDB gives lists: nothing has to be made of them, item by item."""
+
+    def result_processor(self, dialect: Any, coltype: Any) -> Any:
+        return None
+
+
 class ReaderDialect(Dialect):
     """duckdb-engine for a file that never changes: statements are compiled once, and none opens a
     transaction.
@@ -51,6 +59,7 @@ class ReaderDialect(Dialect):
     """
 
     supports_statement_cache = True
+    colspecs = {**Dialect.colspecs, sa.ARRAY: ListArray, postgresql.ARRAY: ListArray}  # noqa: RUF012
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         """Planning a statement of seventy columns takes longer than running it, so such a statement is

@@ -65,6 +65,13 @@ class BadCursor(StoreError):
         super().__init__(message, public=message)
 
 
+class Conflict(StoreError):
+    """What is to be replaced is not what is there."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, public=message)
+
+
 def reason(error: BaseException) -> str:
     """The first line of what a database or its driver reported, without SQLAlchemy's wrapping."""
     inner = getattr(error, "orig", None) or error

@@ -1,6 +1,7 @@
 // Lists of features, kept in this browser. One list is open: features are saved to it.
 //
-// {open: name, lists: {name: [{id, note}]}}; a stored text that cannot be read is kept under KEY + ".damaged".
+// {open: name, lists: {name: [{id, note}]}, versions: {name: number}}; a version is of the same list on the server,
+// where it is kept there as well. A stored text that cannot be read is kept under KEY + ".damaged".
 
 const KEY = "lexiscope.lists";
 const FIRST = "My list";
@@ -49,8 +50,9 @@ export function toggle(id) {
   return place < 0 ? `Saved ${id} to “${all.open}” (${list.length}).` : `Took ${id} out of “${all.open}”.`;
 }
 
-/** Adds features, a new note replacing an old one, to a list that is made where it is missing. */
-export function merge(name, features) {
+/** Adds features, a new note replacing an old one, to a list that is made where it is missing; `version` is that of
+ * the list on the server, where they come from there. */
+export function merge(name, features, version = 0) {
   const all = load();
   const list = (all.lists[name] ??= []);
   for (const { id, note } of features) {
@@ -59,6 +61,7 @@ export function merge(name, features) {
     else list.push({ id, note: note ?? "" });
   }
   all.open = name;
+  if (version) all.versions = { ...all.versions, [name]: version };
   store(all);
 }
 

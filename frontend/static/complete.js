@@ -64,7 +64,7 @@ class Completion {
   tokenOption(hit, several) {
     const option = this.option(`/tokens/${hit.model}/${hit.token.id}`, hit.token.shown);
     const features = `${hit.n_features.toLocaleString("en")} ${hit.n_features === 1 ? "feature" : "features"}`;
-    const carried = hit.n_features || hit.best.length;
+    const carried = hit.n_features || hit.spelling || hit.best.length;
     const named = hit.n_features ? features : carried ? "features of its word" : "nothing is named after it";
     option.append(
       make("bdi", { className: "chip", textContent: hit.token.shown }),

@@ -26,7 +26,7 @@ function row(all, entry) {
   const feature = known[entry.id];
   const words = feature?.relation
     ? `${feature.relation} ${feature.words[0].shown}`
-    : (feature?.name.shown ?? "not in this index");
+    : (feature ? `anchor ${feature.name.shown}` : "not in this index");
   const note = make("input", { value: entry.note, maxLength: 500, placeholder: "a note" });
   note.setAttribute("aria-label", `Note on ${entry.id}`);
   note.addEventListener("change", () => {
@@ -90,6 +90,9 @@ function save(name, text, type) {
   URL.revokeObjectURL(url);
 }
 
+const refusal = async (answer) =>
+  (await answer.json().catch(() => ({ detail: answer.statusText }))).detail;
+
 const nameGiven = () => at("name").value.trim().slice(0, 80);
 
 at("which").addEventListener("change", () => change((all) => (all.open = at("which").value)));
@@ -115,6 +118,7 @@ at("rename").addEventListener("click", () =>
     }
     all.lists[name] = all.lists[all.open];
     delete all.lists[all.open];
+    delete all.versions?.[all.open];
     all.open = name;
     at("name").value = "";
     return name;
@@ -125,6 +129,7 @@ at("delete").addEventListener("click", () =>
     const { open, lists } = all;
     if (!confirm(`Delete the list “${open}” with ${lists[open].length} features?`)) return null;
     delete lists[open];
+    delete all.versions?.[open];
     if (!Object.keys(lists).length) lists["My list"] = [];
     [all.open] = Object.keys(lists);
     say(`Deleted “${open}”.`);
@@ -158,9 +163,31 @@ at("file").addEventListener("change", async () => {
   at("file").value = "";
 });
 at("keep")?.addEventListener("click", () => {
-  const { name, features } = JSON.parse(at("shared-data").textContent);
-  merge(name, features);
+  const { name, features, version } = JSON.parse(at("shared-data").textContent);
+  merge(name, features, version);
   say(`Kept “${name}” in this browser.`);
   show();
+});
+at("forget")?.addEventListener("click", async () => {
+  const answer = await fetch(at("forget").dataset.list, { method: "DELETE" });
+  if (answer.ok) location.assign("/lists");
+  else say(await refusal(answer));
+});
+at("send")?.addEventListener("click", async () => {
+  const all = load();
+  const name = all.open;
+  const answer = await fetch("/api/v1/lists/kept", {
+    method: "PUT",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ name, features: all.lists[name], version: all.versions?.[name] ?? 0 }),
+  });
+  if (!answer.ok) {
+    say(await refusal(answer));
+    return;
+  }
+  const kept = await answer.json();
+  merge(name, [], kept.version);
+  const link = make("a", { href: `/lists/${kept.id}`, textContent: `/lists/${kept.id}` });
+  at("said").replaceChildren(`Kept “${name}” on the server, as `, link, ".");
 });
 show();

@@ -11,6 +11,14 @@ form?.elements.model.addEventListener("change", () => {
   for (const box of form.querySelectorAll("[name=source]")) box.checked = false; // they belong to another model
 });
 
+const k = form?.querySelector("[name=k][type=range]");
+k?.addEventListener("input", () => {
+  k.nextElementSibling.value = k.value === "0" ? "as trained" : k.value;
+});
+k?.addEventListener("change", () => {
+  if (new URLSearchParams(location.search).get("text")) form.requestSubmit(); // the text that is read already
+});
+
 async function show(link, push) {
   setStatus("Reading …");
   const response = await fetch(link.href);

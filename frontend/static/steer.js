@@ -18,7 +18,7 @@ const MODES = {
 };
 const DEFAULTS = {
   ...{ chat: false, max_tokens: 48, temperature: 0.8, seed: 0, top_k: 0, top_p: 1, frequency_penalty: 0 },
-  ...{ stop: [], controls: true },
+  ...{ stop: [], controls: true, k: null },
 };
 let running = null;
 
@@ -28,6 +28,16 @@ const marked = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "↵").rep
 function layersOf(model) {
   const layers = JSON.parse(at("layers").textContent)[model] ?? [];
   return [...new Set(layers.map((l) => l.layer))].sort((a, b) => a - b);
+}
+
+/** The slider of k, for a model with dictionaries that serve every k, or where a k is given. */
+function fillK(wanted = 0) {
+  const { model, k } = form.elements;
+  const layers = JSON.parse(at("layers").textContent)[model.value] ?? [];
+  k.max = Math.max(wanted, ...layers.map((l) => l.k));
+  k.value = wanted;
+  k.nextElementSibling.value = wanted || "as trained";
+  at("every-k").hidden = k.max === "0";
 }
 
 function fillLayers(select) {
@@ -119,6 +129,7 @@ function request() {
     frequency_penalty: Number(frequency_penalty.value),
     stop: stop_text.value ? [typed(stop_text.value)] : [],
     controls: form.elements.controls.checked,
+    k: Number(form.elements.k.value) || null,
   };
 }
 
@@ -141,12 +152,13 @@ function fill(item, given) {
 
 /** Fills in the form from the request in the address. */
 function restore(state) {
-  const { features, stop, ...rest } = { ...DEFAULTS, ...state };
+  const { features, stop, k, ...rest } = { ...DEFAULTS, ...state };
   for (const [name, value] of Object.entries(rest)) {
     const field = form.elements[name];
     if (field?.type === "checkbox") field.checked = value;
     else if (field) field.value = value;
   }
+  fillK(k ?? 0);
   form.elements.stop_text.value = marked(stop[0] ?? "");
   at("interventions").replaceChildren(
     ...features.map(() => at("intervention").content.firstElementChild.cloneNode(true)),
@@ -195,7 +207,7 @@ function clearResults(prompt) {
 const handlers = {
   resolved(event) {
     setStatus(
-      `Generating with ${event.features.map((f) => `${f.name.shown} (layer ${f.layer})`).join(", ")} …`,
+      `Generating with ${event.features.map((f) => `${f.source} · ${f.index}`).join(", ")} …`,
     );
     showResolved(event.meant ?? []);
     showNotes(event.notes ?? []);
@@ -327,6 +339,7 @@ if (form) {
     if (!FEATURE_ID.test(target.value)) target.value = marked(target.value);
   for (const item of at("interventions").children) setMode(item);
   const state = JSON.parse(at("state").textContent);
+  fillK();
   if (state) restore(state);
   refreshAll();
   replay();
@@ -344,7 +357,11 @@ if (form) {
     if (item && event.target.matches(".mode")) setMode(item);
     if (item) refresh(item);
   });
-  form.elements.model.addEventListener("change", () => form.querySelectorAll(".layer").forEach(fillLayers));
+  form.elements.model.addEventListener("change", () => {
+    form.querySelectorAll(".layer").forEach(fillLayers);
+    fillK();
+  });
+  form.elements.k.addEventListener("input", () => fillK(Number(form.elements.k.value)));
   form.addEventListener("click", (event) => {
     if (!event.target.matches(".remove")) return;
     event.target.closest(".intervention").remove();

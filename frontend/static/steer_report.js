@@ -34,11 +34,11 @@ const DIRECTIONS = {
   jacobian: "its direction by the Jacobian lens",
 };
 
-/** For each token, the selected feature, how sure that is, and what else there is. */
+/** The token that each feature is judged on, how sure that is, and what else there is for a token. */
 export function showResolved(resolved) {
   const items = resolved
     .filter((one) => one.token)
-    .map(({ feature, token, sure, stronger, others }) => {
+    .map(({ feature, by, token, sure, stronger, others }) => {
       const more = others
         .slice(0, 6)
         .flatMap((other) => [" ", make("a", { href: `/${other.id}`, textContent: place(other) })]);
@@ -50,13 +50,15 @@ export function showResolved(resolved) {
           textContent: `${DIRECTIONS[one.kind]}, layer ${one.layer} (${share(one.rise)})`,
         }),
       ]);
+      const link = make("a", { href: `/${feature.id}`, textContent: place(feature) });
+      if (by === "id") return make("li", {}, link, " is judged on ", chip(feature, token), `. ${sure}`);
       return make(
         "li",
         {},
         "For ",
         chip(feature, token),
         " ",
-        make("a", { href: `/${feature.id}`, textContent: place(feature) }),
+        link,
         ` was selected. ${sure}`,
         above.length ? " Stronger by the same measure, and can be added instead:" : "",
         ...above,

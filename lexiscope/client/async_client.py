@@ -1,6 +1,6 @@
 """The asynchronous client."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ from lexiscope.records import (
     TokenHit,
     TokenPage,
 )
+from lexiscope.records.collection import KeptListPage, KeptListSummary, ListRequest
 from lexiscope.records.live import ReadResponse, SteerEvent, SteerResponse, WorkerHealth
 
 
@@ -149,6 +150,25 @@ class AsyncLexiscope:
     async def study(self, name: str) -> StudyRecord:
         """One record: answer, figures beside their control, tables, and the description of a chart."""
         return await self._get(calls.study(name))
+
+    async def keep_list(
+        self,
+        name: str,
+        features: Mapping[str, str] | Iterable[FeatureNamed],
+        *,
+        version: int = 0,
+    ) -> KeptListSummary:
+        request = ListRequest(name=name, features=calls.noted(features), version=version)
+        return await self._get(calls.keep_list(request))
+
+    async def kept_lists(self, *, owner: str | None = None) -> list[KeptListSummary]:
+        return (await self._get(calls.kept_lists(owner))).lists
+
+    async def kept_list(self, list_id: int) -> KeptListPage:
+        return await self._get(calls.kept_list(list_id))
+
+    async def remove_list(self, list_id: int) -> None:
+        await self._send(calls.remove_list(list_id))
 
     async def worker(self) -> WorkerHealth:
         return await self._get(calls.WORKER)

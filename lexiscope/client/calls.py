@@ -34,6 +34,13 @@ from lexiscope.records import (
     TokenList,
     TokenPage,
 )
+from lexiscope.records.collection import (
+    KeptListOverview,
+    KeptListPage,
+    KeptListSummary,
+    ListRequest,
+    NotedFeature,
+)
 from lexiscope.records.live import (
     ReadResponse,
     SteerError,
@@ -228,6 +235,29 @@ def study(name: str) -> Call[StudyRecord]:
 
 def remove_label(feature_id: str, label_id: int) -> Call[Any]:
     return Call(Label, f"/features/{quote(feature_id)}/labels/{label_id}", method="DELETE")
+
+
+def keep_list(request: ListRequest) -> Call[KeptListSummary]:
+    return Call(KeptListSummary, "/lists/kept", {}, request.model_dump(), "PUT")
+
+
+def kept_lists(owner: str | None) -> Call[KeptListOverview]:
+    return Call(KeptListOverview, "/lists/kept", {"owner": owner})
+
+
+def kept_list(list_id: int) -> Call[KeptListPage]:
+    return Call(KeptListPage, f"/lists/kept/{list_id}")
+
+
+def remove_list(list_id: int) -> Call[Any]:
+    return Call(KeptListSummary, f"/lists/kept/{list_id}", method="DELETE")
+
+
+def noted(features: Mapping[str, str] | Iterable[FeatureNamed]) -> list[NotedFeature]:
+    """Features of a list, with their notes where they are given."""
+    if isinstance(features, Mapping):
+        return [NotedFeature(id=feature, note=note) for feature, note in features.items()]
+    return [NotedFeature(id=id_of(feature)) for feature in features]
 
 
 def id_of(choice: FeatureNamed) -> str:

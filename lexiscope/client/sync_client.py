@@ -1,7 +1,7 @@
 """The synchronous client."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ from lexiscope.records import (
     TokenHit,
     TokenPage,
 )
+from lexiscope.records.collection import KeptListPage, KeptListSummary, ListRequest
 from lexiscope.records.live import ReadResponse, SteerEvent, SteerResponse, WorkerHealth
 
 
@@ -167,6 +168,28 @@ class Lexiscope:
     def study(self, name: str) -> StudyRecord:
         """One record: answer, figures beside their control, tables, and the description of a chart."""
         return self._get(calls.study(name))
+
+    def keep_list(
+        self,
+        name: str,
+        features: Mapping[str, str] | Iterable[FeatureNamed],
+        *,
+        version: int = 0,
+    ) -> KeptListSummary:
+        """Keep a list of features, or {id: note}, on a server with keys, in place of a version."""
+        request = ListRequest(name=name, features=calls.noted(features), version=version)
+        return self._get(calls.keep_list(request))
+
+    def kept_lists(self, *, owner: str | None = None) -> list[KeptListSummary]:
+        """The lists that the server keeps, the last changed first."""
+        return self._get(calls.kept_lists(owner)).lists
+
+    def kept_list(self, list_id: int) -> KeptListPage:
+        """A kept list with its features and notes."""
+        return self._get(calls.kept_list(list_id))
+
+    def remove_list(self, list_id: int) -> None:
+        self._send(calls.remove_list(list_id))
 
     def worker(self) -> WorkerHealth:
         """The state of the model worker."""

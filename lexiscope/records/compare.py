@@ -54,5 +54,6 @@ class ComparePage(Record):
     filters: Filters = Field(description="of the left dictionary's features")
     matches: list[FeatureMatch]
     next: str | None = Field(None, description="opaque cursor of the next page; null on the last")
+    previous: str | None = Field(None, description="cursor of the page before; null on the first")
     read: ReadResponse | None = Field(None, description="`text` read with both; null without a text")
     notes: list[str] = Field([], description="what could not be compared, and why")

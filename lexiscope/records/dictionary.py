@@ -6,6 +6,9 @@ from lexiscope.measures import DICTIONARY
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.records.record import Record, measured
 
+EVERY_K = ("hierarchical", "msae")
+"""recipes whose dictionaries are trained for every k"""
+
 
 class LayerSummary(Record):
     """One dictionary in one line: what the layer plots and tables need."""
@@ -73,6 +76,11 @@ class LayerSummary(Record):
     def bypass(self) -> float | None:
         known = [share for share in (self.dense_share, self.lookup_share) if share is not None]
         return sum(known) if known else None
+
+    @computed_field(description="it was trained to be read with any number of features a token up to k")  # type: ignore[prop-decorator]
+    @property
+    def every_k(self) -> bool:
+        return self.k > 0 and self.recipe in EVERY_K
 
     @computed_field(description="why its figures may be worthless; empty where nothing suggests it")  # type: ignore[prop-decorator]
     @property

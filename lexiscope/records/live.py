@@ -35,8 +35,13 @@ class ResolvedFeature(Record):
         "or the feature to swap "
         "needs: a feature that fires on it",
     )
-    token: Token | None = Field(None, description="the token that it was selected for")
-    sure: str = Field("", description="how sure the selection is, as a sentence")
+    token: Token | None = Field(
+        None,
+        description="the token that it was selected for; of an id, the one that its effect is judged on: "
+        "what steering it raised most above its controls, else the first of its write list, else its nearest "
+        "anchor",
+    )
+    sure: str = Field("", description="how sure the selection is, or the token of an id, as a sentence")
     measured: RaisedBy | None = Field(
         None, description="how far it raises the token, where that was measured"
     )

@@ -39,6 +39,9 @@ class TokenHit(Record):
     token: Token
     count: int = Field(description="occurrences in the indexed corpus")
     n_features: int
+    spelling: Token | None = Field(
+        None, description="where it names nothing: the commonest token of its word that names features"
+    )
     best: list[FeatureRef] = Field(
         [], description="the best feature of its word in each relation, where its name holds beyond chance"
     )
@@ -148,8 +151,10 @@ class SearchPage(Record):
     tokens_from: int = Field(0, description="tokens that match and come before the first of this page")
     tokens: list[TokenHit]
     n_features: int = Field(description="features that these tokens name and that pass the filters")
+    features_from: int = Field(0, description="features of the list before the first of this page")
     features: list[FeatureRow]
-    next: str | None = Field(None, description="opaque cursor of the next page")
+    next: str | None = Field(None, description="opaque cursor of the next page; null on the last")
+    previous: str | None = Field(None, description="cursor of the page before; null on the first")
 
 
 class TokenRow(Record):

@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from lexiscope.measures import Measure
 
 RESERVED_MODEL_IDS = frozenset(
-    "about api compare docs healthz lists metrics progress random read readyz search static steer studies "
-    "tokens".split()
+    "about api compare docs healthz labels lists metrics progress random read readyz search static steer "
+    "studies tokens".split()
 )
 """first parts of the addresses of pages and services, which no model may have as its id"""
 

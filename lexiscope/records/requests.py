@@ -167,6 +167,18 @@ class Sampling(Request):
     seed: int = Field(0, ge=-(2**63), lt=2**63)
 
 
+StrongestK = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=100_000,
+        description="encode with the k strongest features of a token, where a dictionary has more; null: "
+        "as it was trained. Only dictionaries that select a fixed number (trained by `hierarchical` for "
+        "every k)",
+    ),
+]
+
+
 class SteerRequest(Sampling):
     """A prompt to continue twice: unsteered, and with interventions."""
 
@@ -182,6 +194,7 @@ class SteerRequest(Sampling):
     prompt: Text
     chat: bool = Field(False, description=CHAT)
     features: list[SteerFeature] = Field(min_length=1, max_length=32)
+    k: StrongestK = None
     top_logprobs: int = Field(
         5, ge=0, le=20, description="number of alternatives returned with each generated token"
     )
@@ -207,6 +220,7 @@ class SweepRequest(Sampling):
     prompt: Text
     chat: bool = Field(False, description=CHAT)
     features: list[SteerFeature] = Field(min_length=1, max_length=32)
+    k: StrongestK = None
     strengths: list[Strength] = Field(
         [-1.0, -0.5, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5],
         min_length=1,
@@ -263,13 +277,7 @@ class ReadRequest(Request):
     top: int = Field(
         20, ge=1, le=100, description="features listed for the whole text and for each side of a contrast"
     )
-    k: int | None = Field(
-        None,
-        ge=1,
-        le=100_000,
-        description="read with the k strongest features of a token, where a dictionary has more; null: as it "
-        "was trained. Only dictionaries that select a fixed number (trained by `hierarchical` for every k)",
-    )
+    k: StrongestK = None
     positions: list[Annotated[int, Field(ge=0, lt=1_000_000)]] | None = Field(
         None,
         max_length=1024,

@@ -52,17 +52,14 @@ class LocatedFeature(Record):
     lens_path: str = Field(
         "", description="where the layer's Jacobian lens is kept; required by a direction that it gives"
     )
-    token: Token | None = Field(None, description="the token that it was selected for")
+    token: Token | None = Field(
+        None, description="the token that its effect is judged on; null: its nearest anchor"
+    )
 
     @property
     def watched(self) -> Token:
-        """The token whose probability the feature should change: the one it was selected for; else the first
-        that it writes, where steering confirmed that; else its nearest anchor.
-        """
-        if self.token is not None:
-            return self.token
-        confirmed = self.feature.write_verdict in ("both", "steering")
-        return self.feature.writes[0] if confirmed and self.feature.writes else self.feature.name
+        """The token whose probability the feature should change."""
+        return self.token or self.feature.name
 
 
 class Intervention(LocatedFeature):
@@ -113,6 +110,7 @@ class SteerJob(Sampling):
     prompt: str
     chat: bool = False
     spelled_bos: bool = Field(False, description=SPELLED_BOS)
+    k: int | None = None
     top_logprobs: int = 5
     controls: ControlSources | None = None
     moved: DictionaryPath | None = Field(
@@ -129,6 +127,7 @@ class SweepJob(Sampling):
     interventions: list[Intervention]
     prompt: str
     chat: bool = False
+    k: int | None = None
     strengths: list[float]
     controls: ControlSources | None = None
 

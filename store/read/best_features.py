@@ -45,6 +45,7 @@ def with_best(build: OpenBuild, found: Sequence[tuple[str, VocabularyEntry]]) ->
             token=entry.token,
             count=entry.occurrences,
             n_features=entry.n_features,
+            spelling=build.vocabulary(model).naming(entry),
             best=best.get((model, entry.token.id), []),
         )
         for model, entry in found

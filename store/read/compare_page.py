@@ -30,6 +30,7 @@ class ComparedDictionaries(NamedTuple):
     filters: Filters
     features: list[FeatureRef]
     next: str | None
+    previous: str | None
     named: list[list[FeatureRef]]
     """for each of `features`, the right dictionary's with the same relation to the same first word"""
     sample: list[int]
@@ -50,6 +51,7 @@ def compare_page(
         filters=filters,
         features=[*listed.features],
         next=listed.next,
+        previous=listed.previous,
         named=_same_names(build, second, listed.features),
         sample=build.cached(("comparison sample", first.dictionary_id), lambda: _sample(build, first)),
     )

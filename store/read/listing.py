@@ -79,17 +79,26 @@ def list_features(
     the names came from; a cursor is valid for that query only. Raises NotFound, BadCursor.
     """
     entries = filtered_dictionaries(build, filters)
-    keys, mark, limit = sorting(filters), list_mark(filters, query), filters.limit
+    keys, mark = sorting(filters), list_mark(filters, query)
     at = (
         cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=[key.kind for key in keys])
         if filters.cursor
         else None
     )
-    back = at is not None and at.back
-    order = [key.reversed() for key in keys] if back else keys
+    order = [key.reversed() for key in keys] if at is not None and at.back else keys
     beyond = None if at is None else at.values
-    rows = rows_of(build, entries, filters, order, beyond=beyond, names=names, limit=limit + 1)
-    more, shown = len(rows) > limit, rows[:limit]
+    rows = rows_of(build, entries, filters, order, beyond=beyond, names=names, limit=filters.limit + 1)
+    return one_page(build, rows, at, filters, mark)
+
+
+def one_page(
+    build: OpenBuild, rows: Sequence["ListedFeature"], at: Cursor | None, filters: Filters, mark: str
+) -> FeatureList:
+    """A page of rows that were read from `at` on, or back from it: the limit of the filters, and one more
+    where the list goes on.
+    """
+    limit, back = filters.limit, at is not None and at.back
+    more, shown = len(rows) > limit, list(rows[:limit])
     if back:
         shown.reverse()
     start = 0 if at is None else max(at.place - len(shown), 0) if back else at.place

@@ -10,15 +10,16 @@ features, all exact matches are one tier: `she` typed without its space is mostl
 
 import heapq
 import re
-from collections.abc import Iterator
-from itertools import groupby, islice
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice, takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
-from lexiscope.records import FeatureRow, Filters, SearchPage, Token
+from lexiscope.records import Filters, SearchPage, Token
 from store.errors import NotFound
 from store.read import cursors
 from store.read.best_features import with_best
-from store.read.cursors import Cursor, SortKey, Value
+from store.read.cursors import SortKey
 from store.read.listing import (
     BY_RELATION,
     LISTING,
@@ -31,6 +32,7 @@ from store.read.listing import (
     filtered_dictionaries,
     list_features,
     list_mark,
+    one_page,
     rows_of,
 )
 from store.read.open_build import OpenBuild
@@ -87,7 +89,9 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
             "tokens": with_best(build, [(match.model, match.entry) for match in shown]),
             "n_features": n_features,
             "features": listed.features,
+            "features_from": listed.start,
             "next": listed.next,
+            "previous": listed.previous,
         }
     )
 
@@ -134,20 +138,23 @@ BEST_FIRST = (
 
 def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     """Features in the order of the tokens that name them, a few tokens at a time until the page is full."""
-    mark = list_mark(filters, query)
-    beyond: list[Value] | None = None
+    mark, at = list_mark(filters, query), None
     if filters.cursor:
         kinds = [int, *(key.kind for key in BEST_FIRST)]
-        beyond = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds).values
+        at = cursors.decode(filters.cursor, build=build.id, mark=mark, kinds=kinds)
     entries = filtered_dictionaries(build, filters)
     wanted, found = filters.limit + 1, list[ListedFeature]()
-    for tier, names, earlier in _portions(build, query, filters, beyond, room=NAMES * wanted):
-        after = beyond[1:] if beyond is not None and tier == beyond[0] else None
+    back = at is not None and at.back
+    portions = _before if back else _from
+    order = [key.reversed() for key in BEST_FIRST] if back else BEST_FIRST
+    where = None if at is None else (int(at.values[0]), int(at.values[1]))
+    for tier, names, earlier in portions(_groups(build, query, filters), where, NAMES * wanted):
+        after = at.values[1:] if at is not None and tier == at.values[0] else None
         rows = rows_of(
             build,
             entries,
             filters,
-            BEST_FIRST,
+            order,
             beyond=after,
             names=names,
             limit=wanted - len(found),
@@ -156,28 +163,45 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
         found += [ListedFeature(row.feature, [tier, *row.key]) for row in rows]
         if len(found) == wanted:
             break
-    shown = found[: filters.limit]
-    more = cursors.encode(Cursor(shown[-1].key), build=build.id, mark=mark) if len(found) == wanted else None
-    return FeatureList([FeatureRow(**dict(row.feature)) for row in shown], more)
+    return one_page(build, found, at, filters, mark)
 
 
-def _portions(
-    build: OpenBuild, query: str, filters: Filters, beyond: list[Value] | None, *, room: int
-) -> Iterator[tuple[int, NameFilter, NameFilter]]:
-    """(tier, names, earlier names) of each statement: tokens that name something, from the cursor on, of one
-    tier each; tokens of one place are never divided.
-    """
-    start = (-1, -1) if beyond is None else (int(beyond[0]), int(beyond[1]))
+class _Group(NamedTuple):
+    """The matches of one place of a tier, of all models, that name something; they are never divided."""
+
+    tier: int
+    place: int
+    matches: list[TokenMatch]
+
+    def add_to(self, names: NameFilter) -> None:
+        for match in self.matches:
+            names.add(match.model, match.entry)
+
+
+Portions = Iterator[tuple[int, NameFilter, NameFilter]]
+"""(tier, names, earlier names) of each statement"""
+
+
+def _groups(build: OpenBuild, query: str, filters: Filters) -> Iterator[_Group]:
     matching = matches(build, query, filters.model, filters.match)
     naming = (match for match in matching if match.entry.n_features)
-    earlier = NameFilter()
     for tier, of_tier in groupby(naming, key=lambda match: MATCHES.index(MATCHES[match.tier])):
-        names, ordered = NameFilter(), iter(of_tier)
-        if MATCHES[tier] == "exact":
-            ordered = iter(sorted(ordered, key=lambda match: match.place))
-        for place, of_place in groupby(ordered, key=lambda match: match.place):
-            for match in of_place:
-                (names if (tier, place) >= start else earlier).add(match.model, match.entry)
+        exact = MATCHES[tier] == "exact"
+        for place, of_place in groupby(_by_place(of_tier) if exact else of_tier, key=attrgetter("place")):
+            yield _Group(tier, place, list(of_place))
+
+
+def _by_place(found: Iterable[TokenMatch]) -> list[TokenMatch]:
+    return sorted(found, key=attrgetter("place"))
+
+
+def _from(groups: Iterable[_Group], start: tuple[int, int] | None, room: int) -> Portions:
+    """The groups from `start` (tier, place) on, in portions of one tier each."""
+    earlier = NameFilter()
+    for tier, of_tier in groupby(groups, key=lambda group: group.tier):
+        names = NameFilter()
+        for group in of_tier:
+            group.add_to(earlier if start is not None and (tier, group.place) < start else names)
             if names.n_features >= room:
                 yield tier, names, earlier
                 earlier.join(names)
@@ -185,6 +209,20 @@ def _portions(
         if names.tokens:
             yield tier, names, earlier
             earlier.join(names)
+
+
+def _before(groups: Iterable[_Group], end: tuple[int, int] | None, room: int) -> Portions:
+    """The groups up to `end` (tier, place), the last first."""
+    known = list(takewhile(lambda group: end is None or (group.tier, group.place) <= end, groups))
+    while known:
+        tier, names = known[-1].tier, NameFilter()
+        while known and known[-1].tier == tier and names.n_features < room:
+            known.pop().add_to(names)
+        earlier = NameFilter()
+        for group in known:
+            group.add_to(earlier)
+        yield tier, names, earlier
+        room *= GROWTH
 
 
 def find_token(build: OpenBuild, model: str, wanted: str | int) -> Token:

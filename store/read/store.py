@@ -49,7 +49,7 @@ from store.read.search import find_token, search
 from store.read.token_page import features_named, features_of_word, token_page
 from store.read.token_rows import direction_refs, refs_of_token, similar_rows, similar_tokens
 from store.read.whole_list import ListedNumbers, whole_list
-from store.read.written import WrittenBy, written_by
+from store.read.written import Raised, WrittenBy, raised_by, written_by
 
 MAX_CARRIERS = 20
 log = logging.getLogger("lexiscope.store")
@@ -257,6 +257,11 @@ class Store:
         """References for at most 64 `model/source/index` ids, in their order."""
         with self._reading() as build:
             return feature_refs(build, ids)
+
+    def raised_by(self, ref: FeatureRef) -> Raised | None:
+        """The token that steering a feature raised most, above its controls; None where none was."""
+        with self._reading() as build:
+            return raised_by(build, ref)
 
     def similar_rows(self, row: FeatureRef, *, factor: float, limit: int) -> list[FeatureRef]:
         """At most `limit` other directions of the same kind, of tokens that occur as often (a look-up's: that

@@ -101,6 +101,13 @@ class SearchVocabulary:
         word = self.entries[self.place_of[token_id]].word
         return [self.entries[place].token.id for place in self._by_word[word]]
 
+    def naming(self, entry: VocabularyEntry) -> Token | None:
+        """The commonest token of an entry's word that names features; None where the entry itself does."""
+        if entry.n_features:
+            return None
+        forms = (self.entries[place] for place in self._by_word[entry.word])
+        return next((form.token for form in forms if form.n_features), None)
+
     def _same_words(self, places: Iterator[int]) -> Iterator[int]:
         """Places of all tokens of the words of some tokens, ascending."""
         words = {self.entries[place].word for place in places}

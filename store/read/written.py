@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from lexiscope.records import FeatureRef, RaisedBy
+from lexiscope.records import FeatureRef, RaisedBy, Token
 from store import schema
 from store.read.feature_page import REFS
-from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, integer_parameter
+from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild, Row, integer_parameter
 from store.read.token_rows import direction_refs
 
 MAX_LISTED = 20
@@ -32,6 +32,26 @@ LISTED = (
 )
 
 
+RAISED = (
+    sa.select(schema.written)
+    .where(
+        WRITTEN.dictionary_id == integer_parameter("dictionary"),
+        WRITTEN.index == integer_parameter("feature"),
+        WRITTEN.kind == "feature",
+        WRITTEN.above,
+    )
+    .order_by(WRITTEN.rise.desc(), WRITTEN.token_id)
+    .limit(1)
+)
+
+
+class Raised(NamedTuple):
+    """The token that a feature raised most of those it was steered for, and above its controls."""
+
+    token: Token
+    measured: RaisedBy
+
+
 class WrittenBy(NamedTuple):
     """What raises one token, in some dictionaries of a model."""
 
@@ -39,6 +59,27 @@ class WrittenBy(NamedTuple):
     """by intervention, the largest rise first"""
     listed: list[FeatureRef]
     """features that were not measured and whose write list holds the token, the strongest first"""
+
+
+def raised_by(build: OpenBuild, ref: FeatureRef) -> Raised | None:
+    """None where the feature was not steered, or raised nothing above its controls."""
+    entry = build.dictionary(ref.model, ref.source)
+    for row in build.rows(RAISED, dictionary=entry.dictionary_id, feature=ref.index):
+        return Raised(build.vocabulary(ref.model).get(row.token_id), _measured(entry, ref, row))
+    return None
+
+
+def _measured(entry: DictionaryEntry, ref: FeatureRef, row: Row) -> RaisedBy:
+    return RaisedBy(
+        kind=row.kind,
+        source=entry.source,
+        layer=entry.layer,
+        feature=ref,
+        rise=row.rise,
+        control=row.control,
+        strength=row.strength,
+        above=row.above,
+    )
 
 
 def written_by(build: OpenBuild, entries: Sequence[DictionaryEntry], token_id: int) -> WrittenBy:
@@ -53,18 +94,7 @@ def written_by(build: OpenBuild, entries: Sequence[DictionaryEntry], token_id: i
             ref = refs[row.dictionary_id, row[3]]
         else:
             [ref] = direction_refs(build, entry, [token_id], row.kind)
-        measured.append(
-            RaisedBy(
-                kind=row.kind,
-                source=entry.source,
-                layer=entry.layer,
-                feature=ref,
-                rise=row.rise,
-                control=row.control,
-                strength=row.strength,
-                above=row.above,
-            )
-        )
+        measured.append(_measured(entry, ref, row))
     measured.sort(key=lambda one: (-one.rise, one.layer, one.source, one.kind))
     known = {one.feature.id for one in measured}
     listed = [build.ref(row) for row in build.rows(LISTED, token=token_id) if row.dictionary_id in own]

@@ -6,6 +6,7 @@ All tests here are skipped, with the reason, where playwright or the browser is 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,18 +39,11 @@ def chromium() -> Iterator["Browser"]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of the running server."""
-    root = tmp_path_factory.mktemp("index")
-    synthetic.publish(root)
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """Base URL of a server in a thread of its own."""
     server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(Settings(index=root)),
-            host="127.0.0.1",
-            port=0,
-            log_level="warning",
-        )
+        uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="warning")
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -61,6 +55,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"http://{host}:{port}"
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of the server over the synthetic index."""
+    root = tmp_path_factory.mktemp("index")
+    synthetic.publish(root)
+    with running(Settings(index=root)) as address:
+        yield address
 
 
 @pytest.fixture

@@ -2,7 +2,13 @@
 
 import json
 
+import httpx
 import pytest
+
+from lexiscope.settings import Settings
+from store import ApiKeys
+from tests.browser.conftest import running
+from tests.store import synthetic
 
 ID, OTHER = "tiny/1-vasae/6", "tiny/1-vasae/5"
 
@@ -145,3 +151,27 @@ def test_lists_are_made_renamed_and_deleted(page):
     page.get_by_role("button", name="Delete").click()
     page.get_by_text("Deleted “towns”.").wait_for()
     assert json.loads(page.evaluate("localStorage['lexiscope.lists']"))["open"] == "My list"
+
+
+def test_a_list_of_a_key_is_kept_by_the_server_and_found_in_another_browser(chromium, tmp_path):
+    synthetic.publish(tmp_path)
+    settings = Settings(index=tmp_path)
+    keys = ApiKeys(settings)
+    password = {"username": "ann", "password": keys.add("ann")}
+    keys.close()
+    with running(settings) as address:
+        for number in range(2):
+            context = chromium.new_context(base_url=address, http_credentials=password)
+            page = context.new_page()
+            if number:
+                page.goto("/lists/1")
+                page.get_by_role("button", name="Keep it in this browser").click()
+            page.goto(f"/{(ID, OTHER)[number]}")
+            page.keyboard.press("s")
+            page.get_by_role("status").get_by_text("Saved").wait_for()
+            saved(page)
+            page.get_by_role("button", name="Keep it on the server").click()
+            page.get_by_role("status").get_by_text("on the server, as /lists/1").wait_for()
+            context.close()
+        kept = httpx.get(f"{address}/api/v1/lists/kept/1", headers={"x-api-key": password["password"]}).json()
+    assert kept["kept"]["version"] == 2 and [entry["id"] for entry in kept["entries"]] == [ID, OTHER]

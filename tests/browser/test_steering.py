@@ -196,7 +196,7 @@ def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, 
     body = stream(
         SteerResolved(
             features=[FEATURE],
-            meant=[ResolvedFeature(feature=FEATURE, token=NAME, others=others)],
+            meant=[ResolvedFeature(feature=FEATURE, by="write list", token=NAME, others=others)],
             prompt_tokens=[NAME],
         ),
         step(" a", " Paris"),

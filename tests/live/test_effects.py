@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from lexiscope.records.live import SteerStep, SweepControl, SweepCurve, SweepEffect, SweepPoint
+from lexiscope.records.live import SteerEffect, SteerStep, SweepControl, SweepCurve, SweepEffect, SweepPoint
 from server.live.generation import Batches
 from server.live.interventions import make_plan, patches_of
 from server.live.jobs import steer
 from server.live.jobs.effects import NamedTokens, named_tokens
 from server.live.jobs.sweep import judged, sweep, sweet_spot
-from server.live.messages import ControlSources, RawSteerMeasured, SweepJob
+from server.live.messages import ControlSources, RawSteerMeasured, SteerJob, SweepJob
 from tests.live.jobs import SILENT, events_of
 
 PROMPT = "Once upon a time"
@@ -58,6 +58,26 @@ def test_the_whole_run_is_measured_teacher_forced(tiny, model, model_cache):
     assert named.probability_steered == pytest.approx(after[:, name].exp().mean().item(), rel=1e-3)
     ranks = (after > after[:, [name]]).sum(-1).float().median().item()
     assert named.rank_steered == ranks and named.beats_controls is None and not got.controls
+
+
+@pytest.mark.parametrize("run_of", [steer, sweep])
+def test_k_leaves_features_that_are_not_among_the_strongest_alone(tiny, model, model_cache, run_of):
+    dictionary = model_cache.dictionary(tiny.checkpoints[0]).dictionary
+    x = model.read(torch.tensor([[model.bos, *model.tokenise(PROMPT)]]), [0])[0][0, 1:]
+    code = dictionary.encode(x)
+    fires = {int(index) for row in code.indices for index in row}
+    weak = min(fires - {int(row[0]) for row in code.indices})
+
+    def shift(k):
+        job = tiny.job((0, weak, "scale", 5.0), max_tokens=1, k=k)
+        if run_of is steer:
+            return one(run(job, model_cache), SteerEffect).kl_first
+        fields = {name: getattr(job, name) for name in SweepJob.model_fields if name in SteerJob.model_fields}
+        batches = Batches()
+        swept = list(events_of(sweep(SweepJob(**fields, strengths=[5.0]), model_cache, batches), batches))
+        return one(swept, SweepCurve).points[0].kl_first
+
+    assert shift(1) < 1e-9 < shift(None) == pytest.approx(shift(1000))
 
 
 def test_changes_of_other_features_are_measured_on_the_default_text_in_both_models(tiny, model, model_cache):
@@ -147,13 +167,11 @@ def test_each_mode_has_the_direction_in_which_names_should_change(tiny):
     assert named_tokens(interventions) == NamedTokens(refs, [ref.name for ref in refs], [1, -1, -1, -1, 0, 1])
 
 
-def test_the_token_asked_for_is_followed_and_else_the_one_that_steering_confirmed(tiny):
+def test_the_token_of_the_job_is_followed_and_else_the_nearest_anchor(tiny):
     one = tiny.does(0, 1, "add", 0.5)
     asked = tiny.ref(0, 9).name
     assert named_tokens([one.model_copy(update={"token": asked})]).tokens == [asked]
-    for verdict, followed in (("both", asked), ("untested", one.feature.name)):
-        known = one.feature.model_copy(update={"writes": [asked], "write_verdict": verdict})
-        assert named_tokens([one.model_copy(update={"feature": known})]).tokens == [followed]
+    assert named_tokens([one]).tokens == [one.feature.name]
 
 
 # --- sweeps ---

@@ -1,6 +1,16 @@
 """A shared list is its address: the features in order, notes, and those that the index lacks."""
 
+from pathlib import Path
+
 from fastapi.testclient import TestClient
+
+from lexiscope.records.collection import KeptListSummary
+from lexiscope.settings import Settings
+from server import create_app
+from store import ApiKeys
+from tests.store import synthetic
+
+KEPT = "/api/v1/lists/kept"
 
 
 def test_a_list_keeps_its_order_notes_and_unknown_features(browser: TestClient) -> None:
@@ -20,3 +30,42 @@ def test_a_name_and_a_note_are_text(browser: TestClient) -> None:
     query = {"name": "</script><b>", "feature": ["tiny/1-vasae/6"], "note": ["tiny/1-vasae/6 <img src=x>"]}
     html = browser.get("/lists", params=query).text
     assert "<img" not in html and "</script><b>" not in html
+
+
+def test_a_keys_list_is_kept_by_the_server_and_read_by_every_key(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path)
+    settings = Settings(index=tmp_path)
+    keys = ApiKeys(settings)
+    own, other = keys.add("ann"), keys.add("bob")
+    with TestClient(create_app(settings), headers={"x-api-key": own}) as ann:
+        features = [{"id": "tiny/1-vasae/6", "note": "a <b>"}, {"id": "tiny/9-gone/3"}]
+        sent = {"name": " cities ", "features": features}
+        made = ann.put(KEPT, json=sent).raise_for_status()
+        kept = KeptListSummary(**made.json())
+        assert (kept.owner, kept.name, kept.n_features, kept.version) == ("ann", "cities", 2, 1)
+        assert made.headers["cache-control"] == "no-store"
+        assert ann.put(KEPT, json=sent).status_code == 409
+        assert ann.put(KEPT, json={**sent, "version": 1}).json()["version"] == 2
+        bob = TestClient(ann.app, headers={"x-api-key": other})
+        assert bob.get(KEPT).json() == ann.get(KEPT, params={"owner": "ann"}).json()
+        assert bob.get(KEPT, params={"owner": "bob"}).json() == {"lists": []}
+        page = bob.get(f"/lists/{kept.id}")
+        assert "Kept on the server by <bdi>ann</bdi>" in page.text and "not in this index" in page.text
+        assert "a &lt;b&gt;" in page.text and 'id="forget"' not in page.text
+        assert 'id="forget"' in ann.get(f"/lists/{kept.id}").text
+        record = bob.get(f"{KEPT}/{kept.id}").json()
+        assert record == bob.get(f"/lists/{kept.id}.json").json()
+        assert [entry["id"] for entry in record["entries"]] == [one["id"] for one in features]
+        assert record["entries"][0]["feature"]["id"] == "tiny/1-vasae/6"
+        assert "/lists/1" in bob.get("/lists").text and 'id="send"' in bob.get("/lists").text
+        assert bob.delete(f"{KEPT}/{kept.id}").status_code == 404
+        assert ann.delete(f"{KEPT}/{kept.id}").status_code == 204
+        assert ann.get(f"/lists/{kept.id}.json").status_code == 404
+    keys.close()
+
+
+def test_without_keys_the_browser_keeps_lists(browser: TestClient) -> None:
+    refused = browser.put(KEPT, json={"name": "a", "features": []})
+    assert refused.status_code == 403 and "your browser keeps" in refused.json()["detail"]
+    assert browser.delete(f"{KEPT}/1").status_code == 403 and browser.get(KEPT).json() == {"lists": []}
+    assert 'id="send"' not in browser.get("/lists").text

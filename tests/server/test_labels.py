@@ -111,3 +111,26 @@ def test_where_keys_are_on_labels_are_signed_by_the_key_and_removed_by_it_alone(
         address = f"{FEATURE}/labels/{made.json()['id']}"
         assert client.delete(address, headers=bob).status_code == 404
         assert client.delete(address, headers=ann).status_code == 204
+
+
+def test_a_search_and_the_page_of_labels_show_what_people_wrote(client: TestClient) -> None:
+    for number in range(7):
+        add(client, f"paris <b>{number}</b>", f"/api/v1/features/tiny/1-vasae/{number}", note="\u202eodd")
+    add(client, "rivers", author="Zoë")
+    before = client.get("/search?q=Paris", headers={"accept": "text/html"})
+    shown = [f"paris &lt;b&gt;{number}&lt;/b&gt;" for number in range(7)]
+    assert [text in before.text for text in shown] == [False, False, *[True] * 5]
+    assert "<b>6</b>" not in before.text and 'href="/labels?q=Paris"' in before.text
+    assert "Labels that people wrote" not in client.get("/search?q=Paris&tokens_from=1").text
+    assert "Labels that people wrote" not in client.get("/search?q=Paris&source=1-plain").text
+    known = {"if-none-match": before.headers["etag"]}
+    assert client.get("/search?q=Paris", headers=known).status_code == 304
+    assert (
+        client.delete(f"/api/v1/features/tiny/1-vasae/6/labels/{listed(client).labels[1].id}").status_code
+        == 204
+    )
+    assert shown[6] not in client.get("/search?q=Paris", headers=known).text
+    page = client.get("/labels?q=PARIS&limit=4")
+    assert [text in page.text for text in shown] == [False, False, *[True] * 4, False]
+    assert "q=PARIS&amp;limit=4&amp;before=" in page.text and "rivers" not in page.text
+    assert "Zoë" in client.get("/labels").text and "No label holds this." in client.get("/labels?q=zzz").text

@@ -139,6 +139,15 @@ def test_labels_and_keys(index: Path, tmp_path: Path) -> None:
         assert list(server.search_labels("c", limit=1)) == [second, first]
         server.remove_label(first)
         assert server.labels(ID) == [second]
+        kept = server.keep_list("mine", {ID: "a note"})
+        assert server.kept_lists(owner="ann") == server.kept_lists() == [kept] and kept.owner == "ann"
+        assert [(one.id, one.note) for one in server.kept_list(kept.id).entries] == [(ID, "a note")]
+        with pytest.raises(client.RequestFailed, match="at version 1 on the server"):
+            server.keep_list("mine", [])
+        again = server.keep_list("mine", [server.feature(ID)], version=kept.version)
+        assert (again.id, again.version) == (kept.id, 2)
+        server.remove_list(kept.id)
+        assert server.kept_lists() == []
 
 
 def answering(*answers: httpx.Response | Exception) -> Lexiscope:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from server.middleware import MAX_BODY
 from tests.live.jobs import finish
 
 VALUES = {"model": "tiny", "source": "1-vasae", "index": "6", "token_id": "0"}
-VALUES |= {"label_id": "1", "name": "seeds"}
+VALUES |= {"label_id": "1", "list_id": "1", "name": "seeds"}
 PAGES = ["/", "/search", "/read", "/steer", "/docs", "/tokens/tiny/0", "/tiny/1-vasae", "/tiny/1-vasae/6"]
 STATIC = ["/static/page.js", "/openapi.json"]
 
@@ -43,19 +44,24 @@ def test_every_route_refuses_what_it_does_not_have(browser: TestClient) -> None:
         as_json = {"accept": "application/json"}
         refused(browser.request(method, address, params={"nme": 1}, headers=as_json), 422, "'nme'")
         assert {"422", "500"} <= described, address
-        if method == "POST":
+        if method in ("POST", "PUT"):
             assert {"400", "413", "415"} <= described, address
-            refused(browser.post(address, content=b"{}"), 415, "the request has none")
-            refused(browser.post(address, content=b"{}", headers={"content-type": "text/plain"}), 415)
+            send = partial(browser.request, method, address)
+            refused(send(content=b"{}"), 415, "the request has none")
+            refused(send(content=b"{}", headers={"content-type": "text/plain"}), 415)
             json = {"content-type": "application/json; charset=utf-8"}
-            refused(browser.post(address, content=b" " * MAX_BODY + b"{}", headers=json), 413, "1,048,576")
-            refused(browser.post(address, content=b"{", headers=json), 422, "not JSON")
-            refused(browser.post(address, content=b"\xff", headers=json), 400, "cannot be read")
-            refused(browser.post(address, content=b'{"seed":' + b"9" * 5000 + b"}", headers=json), 400)
-            refused(browser.post(address, content=b"[" * 100_000, headers=json), 400)
-            refused(browser.post(address, content=b"3", headers=json), 422)
+            refused(
+                send(content=b" " * MAX_BODY + b"{}", headers=json),
+                413,
+                "1,048,576",
+            )
+            refused(send(content=b"{", headers=json), 422, "not JSON")
+            refused(send(content=b"\xff", headers=json), 400, "cannot be read")
+            refused(send(content=b'{"seed":' + b"9" * 5000 + b"}", headers=json), 400)
+            refused(send(content=b"[" * 100_000, headers=json), 400)
+            refused(send(content=b"3", headers=json), 422)
             shown = "'\\ud800'" if address.startswith(("/api/v1/steer", "/api/v1/read")) else ""
-            refused(browser.post(address, content=b'{"model":"\\ud800"}', headers=json), 422, shown)
+            refused(send(content=b'{"model":"\\ud800"}', headers=json), 422, shown)
 
 
 def test_head_is_get_without_a_body(browser: TestClient) -> None:

@@ -1,5 +1,7 @@
 """Requests to steer by a row of a token look-up: found by id, compared with similar rows, and added only."""
 
+from operator import itemgetter
+
 import pytest
 from starlette.exceptions import HTTPException
 
@@ -140,9 +142,25 @@ def test_the_lens_gives_no_direction_where_it_was_not_fitted(store: Store) -> No
         store.feature_refs([f"{synthetic.UNTESTED}/{source}/jacobian-3"])
 
 
-def test_an_id_is_followed_by_the_token_that_steering_confirmed(store: Store) -> None:
-    features = [row for row in rows_of(store, "feature", "1-plain") if row["live"]]
-    for confirmed in (True, False):
-        row = next(row for row in features if (row["write_verdict"] in ("both", "steering")) is confirmed)
-        [one] = steer_job(store, request(id=f"tiny/1-plain/{row['index']}")).job.interventions
-        assert one.watched.id == (row["write_tokens"][0] if confirmed else row["name_token"])
+def test_an_id_is_judged_on_what_it_raised_or_writes_and_on_its_anchor_last(store: Store) -> None:
+    above = [row for row in rows_of(store, "written", "1-plain") if row["kind"] == "feature" and row["above"]]
+    raised = {
+        row["index"]: max(
+            (other for other in above if other["index"] == row["index"]), key=itemgetter("rise")
+        )
+        for row in above
+    }
+    seen = set()
+    for row in rows_of(store, "feature", "1-plain"):
+        job = steer_job(store, request(id=f"tiny/1-plain/{row['index']}"))
+        [one], [found] = job.job.interventions, job.features
+        if row["index"] in raised:
+            kind, token = "above every control", raised[row["index"]]["token_id"]
+        elif row["write_tokens"]:
+            kind, token = "first token of its write list", row["write_tokens"][0]
+        else:
+            kind, token = "no write list", row["name_token"]
+        assert found.by == "id" and found.token == one.watched and one.watched.id == token
+        assert kind in found.sure, found.sure
+        seen.add(kind)
+    assert {"above every control", "first token of its write list"} <= seen

@@ -1,12 +1,13 @@
-"""Labels and keys stay when the index is made again, on both databases."""
+"""Labels, lists and keys stay when the index is made again, on both databases."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from lexiscope.records import LabelRequest
+from lexiscope.records.collection import ListRequest
 from lexiscope.settings import Settings
-from store import ApiKeys, KeyExists, KeyRefused, Labels, LimitReached, NotFound
+from store import ApiKeys, Conflict, KeptLists, KeyExists, KeyRefused, Labels, LimitReached, NotFound
 from tests.store import synthetic
 
 NOW = {("tiny", "1-vasae"): "a"}
@@ -108,3 +109,50 @@ def test_a_key_has_its_requests_a_minute_and_a_day_in_all_processes(place: Setti
     assert one.grant(key).remaining == 1
     one.close()
     other.close()
+
+
+def asked(name: str, *ids: str, version: int = 0) -> ListRequest:
+    return ListRequest.model_validate(
+        {"name": name, "version": version, "features": [{"id": one, "note": f"note of {one}"} for one in ids]}
+    )
+
+
+def test_a_list_is_replaced_only_by_who_knows_its_version(place: Settings) -> None:
+    lists = KeptLists(place)
+    assert lists.every() == []
+    with pytest.raises(NotFound, match="keeps no list 1"):
+        lists.get(1)
+    with pytest.raises(NotFound, match="keeps no list 1 of ann"):
+        lists.remove(1, owner="ann")
+    first = lists.put(asked("cities", "a/0-b/1"), owner="ann")
+    other = lists.put(asked("cities", "a/0-b/7"), owner="bob")
+    assert (first.version, first.n_features, other.version) == (1, 1, 1) and first.id != other.id
+    for version in (0, 2):
+        with pytest.raises(Conflict, match="at version 1 on the server"):
+            lists.put(asked("cities", version=version), owner="ann")
+    with pytest.raises(Conflict, match="is not there on the server"):
+        lists.put(asked("rivers", version=1), owner="ann")
+    second = lists.put(asked("cities", "a/0-b/2", "a/0-b/1", version=1), owner="ann")
+    assert (second.id, second.version) == (first.id, 2)
+    synthetic.publish(place)
+    again = KeptLists(place)
+    assert [one.note for one in again.get(first.id).features] == ["note of a/0-b/2", "note of a/0-b/1"]
+    assert again.get(other.id).features[0].id == "a/0-b/7"
+    assert again.every(owner="ann") == [second] and {one.id for one in again.every()} == {first.id, other.id}
+    with pytest.raises(NotFound, match="of bob"):
+        again.remove(first.id, owner="bob")
+    again.remove(first.id, owner="ann")
+    assert [one.id for one in lists.every()] == [other.id]
+    for opened in (lists, again):
+        opened.close()
+
+
+def test_an_owner_has_a_bounded_number_of_lists(place: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.kept.lists.MOST", 2)
+    lists = KeptLists(place)
+    for name in ("a", "b"):
+        lists.put(asked(name), owner="ann")
+    with pytest.raises(Conflict, match="ann has 2 lists"):
+        lists.put(asked("c"), owner="ann")
+    assert lists.put(asked("a", version=1), owner="ann").version == 2
+    lists.close()

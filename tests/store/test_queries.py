@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lexiscope.evidence import words_of
 from lexiscope.records import FeatureRef, Filters
 from store import BadCursor, ListedNumbers, NotFound, Store
 from tests.store import synthetic
@@ -128,6 +129,21 @@ def test_a_token_comes_with_the_best_feature_of_its_word_in_each_relation(store:
 def test_a_token_that_names_nothing_is_found_and_says_so(store: Store) -> None:
     hit = store.search("7", Filters(model="tiny")).tokens[0]
     assert hit.token.shown == "7" and hit.n_features == 0
+
+
+def test_a_spelling_that_names_nothing_tells_the_one_of_its_word_that_does(store: Store) -> None:
+    words, seen = words_of(synthetic.spellings()), set()
+    for token, word in enumerate(words.tolist()):
+        [hit] = store.search(f"#{token}", Filters(model="tiny")).tokens
+        forms = [
+            store.search(f"#{form}", Filters(model="tiny")).tokens[0] for form in (words == word).nonzero()[0]
+        ]
+        naming = [form for form in forms if form.n_features]
+        best = max(naming, key=lambda form: (form.count, -form.token.id), default=None)
+        expected = None if hit.n_features or best is None else best.token
+        assert hit.spelling == expected
+        seen.add((bool(hit.n_features), expected is None))
+    assert seen == {(True, True), (False, True), (False, False)}
 
 
 @pytest.mark.parametrize(
@@ -421,6 +437,34 @@ def test_a_list_is_sorted_and_filtered_by_any_number(store: Store) -> None:
     measured = [value for value in skewness if value is not None]
     assert measured == sorted(measured, reverse=True)
     assert None not in skewness[: len(measured)], "what was not measured is last"
+
+
+@pytest.mark.parametrize(
+    ("query", "narrow"),
+    [
+        ("word", {}),
+        ("paris", {"limit": 2}),
+        ("a", {"verdict": "weak", "limit": 3}),
+        ("word", {"sort": "cosine"}),
+    ],
+)
+def test_a_search_goes_back_through_the_pages_that_it_went_forth(
+    store: Store, query: str, narrow: dict[str, object]
+) -> None:
+    filters = Filters.model_validate({"limit": 7, **narrow})
+    forth = [store.search(query, filters)]
+    while forth[-1].next:
+        forth.append(store.search(query, filters.model_copy(update={"cursor": forth[-1].next})))
+    assert len(forth) > 2 and forth[0].previous is None
+    starts = [sum(len(page.features) for page in forth[:number]) for number in range(len(forth))]
+    assert [page.features_from for page in forth] == starts
+    page = forth[-1]
+    for expected in reversed(forth[:-1]):
+        assert page.previous is not None
+        page = store.search(query, filters.model_copy(update={"cursor": page.previous}))
+        assert (page.features, page.features_from) == (expected.features, expected.features_from)
+    assert page.previous is None
+    assert store.search(query, filters.model_copy(update={"cursor": page.next})).features == forth[1].features
 
 
 def test_pages_go_forth_and_back_and_say_where_they_are(store: Store) -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lexiscope.errors import ModelError
+from lexiscope.errors import CheckpointError, ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import Batches, JobRows, JobSteps, Pause
-from server.live.interventions import LoadedDictionary, SteerPlan
+from server.live.interventions import LoadDictionary, LoadedDictionary, SteerPlan
 from server.live.messages import (
     DictionaryPath,
     Intervention,
@@ -83,6 +85,25 @@ def checkpoints_of(interventions: Sequence[Intervention]) -> list[str]:
         feature for one in interventions for feature in (one, one.to, one.when)
     ]
     return list(dict.fromkeys(feature.checkpoint_path for feature in features if feature is not None))
+
+
+def at_most(load: LoadDictionary, k: int | None) -> LoadDictionary:
+    """Dictionaries with the k strongest features of a token. Raises ModelError where one has no fixed number
+    of them.
+    """
+    if k is None:
+        return load
+
+    def loaded(path: str) -> LoadedDictionary:
+        found = load(path)
+        try:
+            fewer = replace(found.dictionary, selection=found.dictionary.selection.at_most(k))
+        except CheckpointError as error:
+            name = Path(path).name
+            raise ModelError(f"{name} cannot be read at k {k}: {error}. Leave k out.") from error
+        return found._replace(dictionary=fewer)
+
+    return loaded
 
 
 def tokenise(model: LanguageModel, text: str, *, chat: bool, spelled_bos: bool = False) -> list[int]:

@@ -3,17 +3,16 @@ read.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
-from lexiscope.errors import CheckpointError, ModelError
+from lexiscope.errors import ModelError
 from lexiscope.language_model import LanguageModel
 from server.live.generation.batches import JobSteps, Pause
 from server.live.interventions import ENCODE_POSITIONS, Cancelled, load_feature
-from server.live.jobs.prepare import load_model, tokenise, tokenise_notes
+from server.live.jobs.prepare import at_most, load_model, tokenise, tokenise_notes
 from server.live.messages import DictionaryPath, RawReadDone, RawReadLayer, RawReadTokens, ReadJob
 from server.live.model_cache import ModelCache
 
@@ -27,11 +26,12 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
     checkpoints += [located.checkpoint_path for located in followed]
     model, vocabulary = yield from load_model(cache, job, checkpoints)
     texts = [_tokenise(model, text, job) for text in job.texts]
-    features = [load_feature(one, cache.dictionary, model) for one in followed]
+    load = at_most(cache.dictionary, job.k)
+    features = [load_feature(one, load, model) for one in followed]
     layers = sorted({source.layer for source in job.sources} | {one.feature.layer for one in followed})
     model.check_layers(layers)
     for source in job.sources:
-        dictionary = _dictionary(source, cache, job.k)
+        dictionary = load(source.checkpoint_path).dictionary
         dictionary.check_vocabulary(model.vocab_size, what=source.checkpoint_path)
         if dictionary.d_in != model.d_model:
             raise ModelError(
@@ -53,7 +53,7 @@ def read(job: ReadJob, cache: ModelCache, *, cancelled: Callable[[], bool] = lam
             if cancelled():
                 raise Cancelled
             x = streams[source.layer][0, 1:].float()
-            yield _encode(number, source, _dictionary(source, cache, job.k), x, on)
+            yield _encode(number, source, load(source.checkpoint_path).dictionary, x, on)
             yield Pause.TURN
         for located, feature in zip(followed, features, strict=True):
             x = streams[located.feature.layer][0, 1:].float()
@@ -69,19 +69,6 @@ def _tokenise(model: LanguageModel, text: str, job: ReadJob) -> list[int]:
             "Shorten the text."
         )
     return tokens
-
-
-def _dictionary(source: DictionaryPath, cache: ModelCache, k: int | None) -> Dictionary:
-    """The source's dictionary, with the k strongest features of a token. Raises ModelError where it has no
-    fixed number of them.
-    """
-    dictionary = cache.dictionary(source.checkpoint_path).dictionary
-    if k is None:
-        return dictionary
-    try:
-        return replace(dictionary, selection=dictionary.selection.at_most(k))
-    except CheckpointError as error:
-        raise ModelError(f"{source.source} cannot be read at k {k}: {error}. Leave k out.") from error
 
 
 def _encode(

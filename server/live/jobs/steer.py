@@ -15,6 +15,7 @@ from server.live.generation import Batches, GeneratedRow, JobSteps, Pause, Sampl
 from server.live.interventions import Cancelled, make_plan
 from server.live.jobs.effects import FinishedRun, first_token_effect, measure_run
 from server.live.jobs.prepare import (
+    at_most,
     check_interventions,
     checkpoints_of,
     finite,
@@ -37,7 +38,7 @@ def steer(
     """
     model, vocabulary = yield from load_model(cache, job, _checkpoints(job))
     prompt = tokenise_prompt(model, job)
-    plan = make_plan(job.interventions, cache.dictionary, model, prompt=len(prompt))
+    plan = make_plan(job.interventions, at_most(cache.dictionary, job.k), model, prompt=len(prompt))
     check_interventions(job.interventions, model, len(prompt) + job.max_tokens)
     if cancelled():
         raise Cancelled

@@ -13,6 +13,7 @@ from server.live.interventions import Cancelled, SteerPlan, make_plan
 from server.live.jobs.controls import ControlDirections, ControlSet, make_controls
 from server.live.jobs.effects import NamedTokens, named_tokens
 from server.live.jobs.prepare import (
+    at_most,
     check_interventions,
     checkpoints_of,
     finite,
@@ -47,7 +48,8 @@ def sweep(
         [one.model_copy(update={"strength": strength}) for one in job.interventions]
         for strength in job.strengths
     ]
-    plans = [make_plan(each, cache.dictionary, model, prompt=len(prompt)) for each in at_strengths]
+    load = at_most(cache.dictionary, job.k)
+    plans = [make_plan(each, load, model, prompt=len(prompt)) for each in at_strengths]
     check_interventions(job.interventions, model, len(prompt) + job.max_tokens)
     if cancelled():
         raise Cancelled
