@@ -1,8 +1,10 @@
-"""`python -m bench.serve_load [--index FOLDER] [--seconds 600] [--workers 1] [--datasette]`: reads at load.
+"""`python -m bench.serve_load [--index FOLDER] [--seconds 600] [--datasette]`: reads at load.
 
 `lexiscope serve` runs in a process of its own; this one keeps 16 connections busy with 70 % feature records,
-20 % searches and 10 % completions of tokens, drawn at random, over loopback. Targets on two cores, at 603,084
-features: 300 requests a second, p99 150 ms, no error, and memory that does not grow.
+20 % searches and 10 % completions of tokens, of 2,000 live features drawn at random, over loopback. Targets
+on two cores, at 603,084 features and one web process: 300 requests a second, p99 150 ms, no error, and memory
+that does not grow. The other rows are `--short` seconds: with no answer kept (LEXISCOPE_ANSWERS_MEMORY=0), so
+that each is computed, and with `--workers` web processes.
 
 With `--datasette`, the same feature records lie in SQLite as JSON behind Datasette, in an environment of its
 own, and both answer feature records alone.
@@ -206,33 +208,48 @@ def beside_datasette(server: Server, ids: list[str], seconds: float, table: Tabl
     return f"Feature records beside Datasette: {times(own, other)} its requests a second."
 
 
+@contextmanager
+def lexiscope(index: Path, name: str, *, workers: int = 1, memory: str = "") -> Iterator[Server]:
+    port = free_port()
+    environment = os.environ | {"LEXISCOPE_INDEX": str(index), "LEXISCOPE_DATABASE_URL": ""}
+    if memory:
+        environment["LEXISCOPE_ANSWERS_MEMORY"] = memory
+    command = [str(Path(sys.executable).with_name("lexiscope")), "serve", "--port", str(port)]
+    command += ["--workers", str(workers)]
+    with running(command, port, "/api/v1/models", environment) as process:
+        yield Server(name, port, process)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--index", type=Path, default=Settings().index)
-    parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=600, help="of the first row")
+    parser.add_argument("--short", type=float, default=60, help="seconds of each other row")
+    parser.add_argument("--workers", type=int, default=2, help="web processes of the last mixed row")
     parser.add_argument("--datasette", action="store_true", help="also beside Datasette")
     write_option(parser)
     given = parser.parse_args()
     report = Report("serve_load")
-    table = report.table(f"{CONNECTIONS} connections, {given.seconds:g} s", COLUMNS)
-    port = free_port()
-    environment = os.environ | {"LEXISCOPE_INDEX": str(given.index)}
-    command = [str(Path(sys.executable).with_name("lexiscope")), "serve", "--port", str(port)]
-    command += ["--workers", str(given.workers)]
-    with running(command, port, "/api/v1/models", environment) as process:
-        draw, ids = mixed(port)
-        home = httpx.get(f"http://127.0.0.1:{port}/api/v1/models", timeout=60).json()
-        n_features = sum(model["n_features"] for model in home["models"])
-        name = f"lexiscope, {given.workers} process{'es' if given.workers > 1 else ''}"
-        server = Server(name, port, process)
-        _, row = server.measure("mixed", draw, given.seconds)
+    table = report.table(f"{CONNECTIONS} connections, {given.seconds:g} and {given.short:g} s", COLUMNS)
+
+    def add(row: list[str]) -> None:
         table.rows.append(row)
+        print(*row, sep="  ", file=sys.stderr, flush=True)
+
+    with lexiscope(given.index, "lexiscope, 1 process") as server:
+        draw, ids = mixed(server.port)
+        home = httpx.get(f"http://127.0.0.1:{server.port}/api/v1/models", timeout=60).json()
+        n_features = sum(model["n_features"] for model in home["models"])
+        add(server.measure("mixed", draw, given.seconds)[1])
         report.notes.append(f"An index of {n_features:,} features; no compression was asked for.")
         if given.datasette:
-            report.notes.append(beside_datasette(server, ids[:200], given.seconds, table))
+            report.notes.append(beside_datasette(server, ids[:200], given.short, table))
+    with lexiscope(given.index, "lexiscope, 1 process, no answer kept", memory="0") as server:
+        add(server.measure("mixed", draw, given.short)[1])
+    with lexiscope(given.index, f"lexiscope, {given.workers} processes", workers=given.workers) as server:
+        add(server.measure("mixed", draw, given.short)[1])
     report.finish(write=given.write)
 
 

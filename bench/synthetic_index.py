@@ -255,6 +255,8 @@ def dictionary_row(shape: Shape, layer: int) -> pa.Table:
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "anchor_kind": "current",
             "model_path": "/none",
+            "model_identity": "",
+            "dictionary_identity": "",
             "lens_path": "",
             "checkpoint_path": "/none",
         },

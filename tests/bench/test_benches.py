@@ -9,6 +9,10 @@ import pytest
 
 from bench import report
 from bench.report import Report, load, times, write_page
+from bench.store_reads import Requests
+from bench.synthetic_index import Shape, write
+from lexiscope.settings import Settings
+from store import Store
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {
@@ -73,3 +77,16 @@ def test_the_benchmarks_page_is_made_from_the_kept_reports(tmp_path: Path) -> No
 
 def test_a_ratio_is_shown_with_its_sign() -> None:
     assert times(3, 2) == "1.50×" and times(3, 0) == "–"
+
+
+def test_the_synthetic_index_has_the_columns_of_this_version_and_can_be_read(tmp_path: Path) -> None:
+    shape = Shape("few", 2, 400, 1)
+    settings = Settings(index=tmp_path, database_url="")
+    write(settings, shape)
+    store = Store(settings)
+    reads = Requests(store, shape)
+    for send in (reads.feature_record, reads.name_search, reads.list_page, reads.token_page):
+        send()
+    [model] = store.home().models
+    assert model.n_features == 800 and store.feature("synthetic", "1-vasae", 300).feature.d_sae == 400
+    store.close()
