@@ -43,6 +43,10 @@ class SparsemaxConfig(TopKConfig):
         if self.terms or self.aligned:
             raise RecipeError(f"{self.name} derives its rows from concepts: it has no terms and no aligned.")
 
+    def check_transcoder(self) -> None:
+        super().check_transcoder()
+        raise RecipeError(f"{self.name} has concepts in one space: it cannot be a transcoder.")
+
 
 class SparsemaxAttention(TopKArchitecture):
     name = "sparsemax"
@@ -58,8 +62,6 @@ class SparsemaxAttention(TopKArchitecture):
         """
         super().initialise(start)
         concepts, reads = self.parameters.pop("decoder"), self.parameters.pop("encoder")
-        if self.transcoder:
-            raise RecipeError(f"{self.config.name} has concepts in one space: it cannot be a transcoder.")
         self.parameters["concepts"] = concepts
         eye = torch.eye(start.d_in, device=self.device)
         self.parameters["keys"], self.parameters["values"] = eye * self.encoder_norm, eye.clone()
