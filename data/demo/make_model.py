@@ -7,8 +7,8 @@
 byte-level BPE tokenizer on it, then a small GPT-2, and writes a Hugging Face folder (fp16) with a model card.
 The schedule runs on the clock, so that `--minutes` is the whole cost whatever the machine; `--resume` starts
 from the weights in `--out`. With `--checkpoints N --keep DIR` it also writes N models along the way, each
-with its held-out figures. `sample` writes text drawn from that model at temperature 1: what the demo's
-dictionaries are trained and indexed on.
+with its held-out figures. `sample` writes text drawn from that model: what the demo's dictionaries
+are trained and indexed on.
 """
 
 import argparse
@@ -327,9 +327,7 @@ about "language models" should not rest on it.
 
 @torch.no_grad()
 def sample(args: argparse.Namespace) -> None:
-    """Documents of 64 to 250 tokens drawn at temperature 1 from the model, one a paragraph, separated by END
-    lines.
-    """
+    """Documents of 64 to 250 tokens drawn from the model, one a paragraph, separated by END lines."""
     torch.manual_seed(args.seed)
     lengths = random.Random(args.seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
@@ -339,8 +337,8 @@ def sample(args: argparse.Namespace) -> None:
         length = lengths.randrange(64, 251)
         prompt = torch.full((256, 1), tokenizer.bos_token_id)
         rows = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=0,
-            max_new_tokens=length,
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=True, top_k=0,
+            temperature=args.temperature, max_new_tokens=length,
             suppress_tokens=[tokenizer.bos_token_id], pad_token_id=tokenizer.bos_token_id,
         )  # fmt: skip
         documents += [tokenizer.decode(row[1:]).strip() for row in rows]
@@ -372,6 +370,12 @@ def main() -> None:
     training.set_defaults(run=train)
     sampling = commands.add_parser("sample")
     sampling.add_argument("--documents", type=int, default=2400)
+    sampling.add_argument(
+        "--temperature",
+        type=float,
+        default=0.85,
+        help="1 draws from the model's own distribution, whose rare tokens make broken words",
+    )
     sampling.set_defaults(run=sample)
     args = parser.parse_args()
     args.run(args)
