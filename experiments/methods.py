@@ -1,9 +1,9 @@
 """`python -m experiments.methods OUT MODEL --text FILE… --layer L`: every training method at equal tokens, k
 and width, alone and beside a token look-up. Figures are kept under results, the table is in docs/methods.md.
 
-Every arm trains on the same activations (kept in OUT/cache), is evaluated on the same held-out passages, and
-has its features' names judged on the same text. An arm whose figures are there is not run again; `--only ARM`
-runs some; `--tables` only writes the page.
+Every arm trains on the same activations (kept in OUT/cache), and is evaluated on the same held-out passages,
+its features' names among the rest. An arm whose figures are there is not run again; `--only ARM` runs some;
+`--tables` only writes the page.
 """
 
 import argparse
@@ -11,27 +11,28 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from torch import Tensor
 
 import trainer
 from bench.report import machine
 from experiments.figures import rounded
 from experiments.page import DOCS, RESULTS, fill, table
-from experiments.relation_names import measure
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.text import passages
 
 FOLDER, PAGE = RESULTS / "methods", DOCS / "methods.md"
-FIGURES = ("fve", "delta_ce", "dead_share", "l0", "lookup_share", "d_sae", "tokens", "ce_tokens")
+FIGURES = (
+    *("fve", "delta_ce", "dead_share", "l0", "lookup_share", "specific_live", "holds_live"),
+    *("d_sae", "tokens", "ce_tokens"),
+)
 K, BATCH, RATE = 32, 1024, 1e-3
+TOGETHER = 6
+"""Arms that share a pass of the model."""
 
 
 class Arm(NamedTuple):
@@ -50,7 +51,7 @@ class Arm(NamedTuple):
 
 
 ARMS = {
-    "topk": Arm("plain", label="`plain` (TopK)"),
+    "plain": Arm("plain", label="`plain` (TopK)"),
     "batchtopk": Arm("batchtopk"),
     "matryoshka": Arm("matryoshka"),
     "jumprelu": Arm("jumprelu"),
@@ -88,36 +89,28 @@ BESIDE = "+lookup"
 NAMES = [name for arm, one in ARMS.items() for name in (arm, arm + BESIDE)[: 1 + one.lookup]]
 
 
-class ReadOnce:
-    """The language model; what it reads of one text for one arm, it remembers for the next."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def read(self, tokens: Tensor, layers: list[int]) -> dict[int, Tensor]:
-        key = sha256(tokens.numpy().tobytes() + repr((tokens.shape, layers)).encode()).digest()
-        if key not in READ:
-            READ[key] = self._model.read(tokens, layers)
-        return READ[key]
-
-
-READ: dict[bytes, dict[int, Tensor]] = {}
-
-
-def plan_of(name: str, given: argparse.Namespace) -> trainer.Plan:
+def run_of(name: str, given: argparse.Namespace) -> tuple[trainer.Config, list[int]]:
+    """What an arm trains, and at which layers."""
     arm, _, beside = name.partition("+")
     config = trainer.recipe(ARMS[arm].recipe)
     batch = BATCH // given.length if config.batch_of == "passages" else BATCH
     around, after = ARMS[arm].around, ARMS[arm].around + ARMS[arm].after
-    layers = list(range(given.layer - around, given.layer + after + 1))
     wanted: dict[str, Any] = {"k": K, "batch": batch, "learning_rate": RATE} | dict(ARMS[arm].settings)
+    wanted |= {"name": folder_of(name)} | ({"lookup": "fixed"} if beside else {"lookup": "none"})
     config = replace(config, **{field: value for field, value in wanted.items() if hasattr(config, field)})
-    return trainer.Plan(
+    return config, list(range(given.layer - around, given.layer + after + 1))
+
+
+def folder_of(name: str) -> str:
+    """The set's name of an arm's dictionaries."""
+    return name.replace("+", "-")
+
+
+def train(model: LanguageModel, names: list[str], given: argparse.Namespace) -> None:
+    """Train some arms in one pass of the model, and evaluate them in another."""
+    plan = trainer.Plan(
         sources=given.text,
-        runs=[(replace(config, lookup="fixed" if beside else "none"), layers)],
+        runs=[run_of(name, given) for name in names],
         out=given.out,
         tokens=given.tokens,
         seen=given.seen,
@@ -127,37 +120,33 @@ def plan_of(name: str, given: argparse.Namespace) -> trainer.Plan:
         length=given.length,
         held_out=given.held_out or (),
         cache=given.out / "cache",
-        set_name=name.replace("+", "-"),
         resume=True,
     )
+    trainer.train(model, plan, console=Console())
 
 
-def figures(model: LanguageModel, name: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Train an arm where it is not trained yet; what the table shows of it."""
-    plan = plan_of(name, given)
-    folder = given.out / model.id / f"{given.layer}-{plan.set_name}"
-    if not (folder / "metrics.json").is_file():
-        trainer.train(model, plan, console=Console())
+def figures(folder: Path) -> dict[str, Any]:
+    """What the table shows of a trained arm."""
     found = load_checkpoint(folder)
-    texts = list(passages(model, given.text, tokens=given.name_tokens))
-    named = next(measure(cast(LanguageModel, ReadOnce(model)), found, texts))
-    return {figure: found.metrics[figure] for figure in FIGURES} | {
-        "seen": found.details["tokens_seen"],
-        "distinct": found.details["tokens_distinct"],
-        "cpu_seconds": found.details["cpu_seconds"],
-        "verdicts": named["of_live"],
-        "name_tokens": named["tokens"],
-    }
+    details = found.details
+    kept = {figure: found.metrics[figure] for figure in FIGURES}
+    kept |= {"seen": details["tokens_seen"], "distinct": details["tokens_distinct"]}
+    return kept | {"cpu_seconds": details["cpu_seconds"], "explained": details.get("explained", {})}
 
 
 def run(given: argparse.Namespace) -> None:
-    """Run the arms that have no figures yet."""
+    """Run the arms that have no figures yet, some at a time."""
     model = load_language_model(given.model, model_id=given.model_id)
     path = FOLDER / f"{model.id}-{given.layer}.json"
-    for name in given.only or NAMES:
-        if name in arms_in(path):
-            continue
-        arms = {name: figures(model, name, given)} | arms_in(path)
+    place = given.out / model.id
+    todo = [name for name in given.only or NAMES if name not in arms_in(path)]
+    for begin in range(0, len(todo), TOGETHER):
+        names = todo[begin : begin + TOGETHER]
+        folders = {name: place / f"{given.layer}-{folder_of(name)}" for name in names}
+        missing = [name for name, folder in folders.items() if not (folder / "metrics.json").is_file()]
+        if missing:
+            train(model, missing, given)
+        arms = arms_in(path) | {name: figures(folder) for name, folder in folders.items()}
         given_once = [part for part in sys.argv[1:] if part != "--only" and part not in NAMES]
         kept = {
             "command": portable_command(["python", "-m", "experiments.methods", *given_once]),
@@ -185,10 +174,10 @@ def tables() -> list[str]:
         lines += [
             f"**{kept['model']}, layer {kept['layer']}**: {some['d_sae']:,} features; {some['seen']:,} "
             f"tokens seen, {some['distinct']:,} distinct; {some['tokens']:,} held out, ΔCE on "
-            f"{some['ce_tokens']:,}; names judged on {some['name_tokens']:,}. `{kept['command']}`",
+            f"{some['ce_tokens']:,}. `{kept['command']}`",
             "",
         ]
-        header = ["method", "L0", "FVE", "ΔCE", "dead", "specific", "partial", "tokens/CPU s"]
+        header = ["method", "L0", "FVE", "ΔCE", "dead", "specific", "holds", "tokens/CPU s"]
         lines += table(header, [row_of(name, row) for name, row in kept["arms"].items()])
         lines.append("")
     return lines[:-1]
@@ -203,7 +192,8 @@ def row_of(name: str, row: dict[str, Any]) -> list[str]:
         f"{row['fve']:.3f}",
         f"{row['delta_ce']:.4f}",
         f"{row['dead_share']:.1%}",
-        *(f"{row['verdicts'][verdict]:.1%}" for verdict in ("specific", "partial")),
+        f"{row['specific_live']:.1%}",
+        f"{row['holds_live']:.1%}",
         f"{row['seen'] / row['cpu_seconds']:,.0f}",
     ]
 
@@ -224,7 +214,6 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=256_000)
     parser.add_argument("--eval-tokens", type=int, default=20_000)
     parser.add_argument("--ce-tokens", type=int, default=10_000)
-    parser.add_argument("--name-tokens", type=int, default=60_000)
     parser.add_argument("--only", action="append", choices=NAMES)
     parser.add_argument("--tables", action="store_true", help="train nothing")
     given = parser.parse_args()
