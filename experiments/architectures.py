@@ -44,7 +44,7 @@ SAELENS: dict[str, tuple[str, ...]] = {
         "jumprelu_ste_to_input=True",
     ),
     "gated": ("l1_coefficient=9",),
-    "standard": ("l1_coefficient=9", "l1_warm_up_steps=60"),
+    "standard": ("l1_coefficient=14", "l1_warm_up_steps=60"),
 }
 """Settings of SAELens that differ from its defaults, so that a run of 244 steps is fair to it: AuxK acts
 in it, the running threshold forgets the start, and the sparsity penalties end at few active features. Of
