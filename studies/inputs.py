@@ -56,6 +56,12 @@ def load_inputs(arguments: Arguments, *, at_least: int = 1, same_layer: bool = F
     return Inputs(model, checkpoints)
 
 
+def check_fixed_rows(dictionary: Dictionary) -> None:
+    """Raises StudyError for a dictionary whose features do not write the same at every position."""
+    if dictionary.normalise != "none":
+        raise StudyError("A dictionary that normalises its input does not write the same everywhere.")
+
+
 def _model_of(checkpoints: Sequence[Checkpoint], arguments: Arguments) -> LanguageModel:
     recorded = {_weights_of(checkpoint): checkpoint.model for checkpoint in checkpoints}
     if arguments.model is None and (len(recorded) > 1 or "" in recorded.values()):

@@ -21,7 +21,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyFigure, StudyTable
 from lexiscope.records.study import Cell
 from studies.controls import random_dictionary
-from studies.inputs import Inputs, Stream, encode, load_inputs, read_passages, read_stream
+from studies.inputs import Inputs, Stream, check_fixed_rows, encode, load_inputs, read_passages, read_stream
 from studies.intervals import Interval, figure, mean_over, percent, ratio_over
 from studies.interventions import Positions, losses, unchanged
 from studies.probe_ablation import Texts, scr, sparse_probing, tpp
@@ -54,8 +54,7 @@ def find(arguments: BenchArguments) -> Findings:
     if len(inputs.checkpoints) > 1:
         raise StudyError("This study looks at one dictionary; run it once for each.")
     model, dictionary, layer = inputs.model, inputs.checkpoints[0].dictionary, inputs.layers[0]
-    if dictionary.normalise != "none":
-        raise StudyError("A dictionary that normalises its input does not write the same everywhere.")
+    check_fixed_rows(dictionary)
     if len(arguments.text) < 3:
         raise StudyError("The classes are files: perturbing one probe and not the others needs three --text.")
     files = [

@@ -102,7 +102,7 @@ def find(arguments: TopicArguments) -> Findings:
     changes: dict[str, Change] = {"": unchanged}
     for name, vector in vectors.items():
         for strength in STRENGTHS:
-            changes[f"{name} {strength}"] = added(strength * size * vector)
+            changes[_key(name, strength)] = added(strength * size * vector)
     swaps = not (
         dictionary.selection.iterative or dictionary.selection.signed or dictionary.normalise != "none"
     )
@@ -122,10 +122,10 @@ def find(arguments: TopicArguments) -> Findings:
         figure(
             f"preference for the topic, {name}",
             "nats",
-            gain[f"{name} {1.0}"],
+            gain[_key(name)],
             f"How much more the cross-entropy of the other text rises than that of the text about the topic, "
             f"with {arguments.strength:g} median norms added.",
-            control=gain[f"{RANDOM} {1.0}"],
+            control=gain[_key(RANDOM)],
         )
         for name in (NAMES, TEXTS)
     ]
@@ -133,9 +133,9 @@ def find(arguments: TopicArguments) -> Findings:
         figure(
             "cost on the other text",
             "nats",
-            cost[f"{NAMES} {1.0}"],
+            cost[_key(NAMES)],
             "Rise of its cross-entropy with the features by name added.",
-            control=cost[f"{RANDOM} {1.0}"],
+            control=cost[_key(RANDOM)],
         )
     )
     if swaps:
@@ -148,12 +148,12 @@ def find(arguments: TopicArguments) -> Findings:
                 control=gain[f"{SWAP} {RANDOM}"],
             )
         )
-    own, control = gain[f"{NAMES} {1.0}"], gain[f"{RANDOM} {1.0}"]
+    own, control = gain[_key(NAMES)], gain[_key(RANDOM)]
     answer = (
         f"The {arguments.features} features whose names are nearest to the topic's words, added at "
         f"{arguments.strength:g} median norms, make the text about the topic {own.value:.3f} nats a token "
         f"likelier against the other ({own.low:.3f} to {own.high:.3f}; scores permuted: {control.value:.3f}; "
-        f"the difference of the two texts' mean states: {gain[f'{TEXTS} {1.0}'].value:.3f})."
+        f"the difference of the two texts' mean states: {gain[_key(TEXTS)].value:.3f})."
     )
     cells = FeatureNames(model, checkpoint, names)(live[top[NAMES]].tolist())
     rows: list[list[Cell]] = [
@@ -168,6 +168,11 @@ def find(arguments: TopicArguments) -> Findings:
         _samples(model, layer, vectors[NAMES] * size, judged[1][:4], seed=arguments.seed),
     ]
     return Findings(model.id, answer, figures, tables, _chart(gain, arguments.strength))
+
+
+def _key(name: str, strength: float = 1.0) -> str:
+    """What a vector at a multiple of the strength is called among the changes."""
+    return f"{name} × {strength}"
 
 
 def topic_tokens(model: LanguageModel, topic: str) -> Tensor:
@@ -213,7 +218,7 @@ def _samples(
 def _chart(gain: Mapping[str, Interval], of: float) -> StudyChart:
     series = []
     for name in (NAMES, TEXTS, RANDOM):
-        found = [(strength * of, gain[f"{name} {strength}"]) for strength in STRENGTHS]
+        found = [(strength * of, gain[_key(name, strength)]) for strength in STRENGTHS]
         points = [ChartPoint(x=at, y=each.value, low=each.low, high=each.high) for at, each in found]
         series.append(ChartSeries(name=name, points=points, control=name == RANDOM))
     return StudyChart(

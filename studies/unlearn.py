@@ -17,7 +17,7 @@ from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from lexiscope.sparse_code import SparseCode
 from studies.controls import drawn_alike
-from studies.inputs import encode, load_inputs, own_passages, read_stream
+from studies.inputs import check_fixed_rows, encode, load_inputs, own_passages, read_stream
 from studies.intervals import Interval, figure, mean_over
 from studies.interventions import Change, clamped, losses, unchanged
 from studies.names import FeatureNames, names_on
@@ -66,6 +66,7 @@ def find(arguments: UnlearnArguments) -> Findings:
         raise StudyError("This study looks at one dictionary; run it once for each.")
     model, checkpoint = inputs.model, inputs.checkpoints[0]
     layer, dictionary = checkpoint.layer, checkpoint.dictionary
+    check_fixed_rows(dictionary)
     both = [own_passages(model, arguments, text) for text in (arguments.text, arguments.against)]
     if min(map(len, both)) < FEWEST:
         raise StudyError(

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lexiscope.checkpoint import load_checkpoint
 from studies import STUDIES, StudyError
 from studies.feature_matching import Run, match, overlap, recurrence, subspace
 from studies.seeds import SeedArguments
@@ -76,3 +77,9 @@ def test_a_study_of_two_seeds_gives_every_figure_beside_its_control(
     assert recurs.control is not None and 0 <= recurs.control < recurs.value <= 1
     assert record.name == "seeds-tiny" and len(record.tables[0].rows) == 5
     assert record.chart is not None and len(record.chart.series[0].points) == 10
+    seeds = record.recurrence
+    assert seeds is not None and seeds.dictionary == "tiny/1-plain-s1"
+    assert seeds.identity == load_checkpoint(places[0]).dictionary.identity
+    never, once = seeds.recur_in
+    assert not set(never) & set(once) and len(set(never + once)) == len(never + once)
+    assert sum(row[1] for row in record.tables[0].rows) <= len(once)

@@ -1,5 +1,6 @@
 """Topics, unlearning, optimisation and forecasts: each choice against a slow one, and all end to end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lexiscope.sparse_code import SparseCode
 from studies import STUDIES, StudyError, dated_wording
 from studies.dated_wording import dated
 from studies.forecast import ForecastArguments, Gate
-from studies.inputs import Stream
+from studies.inputs import Stream, check_fixed_rows
 from studies.interventions import Positions
 from studies.optimise import OptimiseArguments, ascend, projected
 from studies.topics import TopicArguments, name_scores, swapped, unit_scores
@@ -148,6 +149,13 @@ def test_optimisation_raises_what_it_is_asked_to(ask: dict) -> None:
     figures = {figure.label: figure for figure in STUDIES["optimise"].run(arguments).figures}
     few = figures["rise of the log probability, few features"]
     assert few.value > 0 and few.control is not None and few.value > few.control
+
+
+def test_rows_that_are_scaled_by_the_input_are_refused(runs: list[Path]) -> None:
+    dictionary = load_checkpoint(runs[2]).dictionary
+    check_fixed_rows(dictionary)
+    with pytest.raises(StudyError, match="normalises its input"):
+        check_fixed_rows(replace(dictionary, normalise="layer_norm"))
 
 
 def test_inputs_that_cannot_answer_are_refused(ask: dict, other_text: Path, text_file: Path) -> None:
