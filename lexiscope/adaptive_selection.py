@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lexiscope.errors import CheckpointError
 from lexiscope.selection import Feedback, Selected, Selection, alone
 from lexiscope.sparse_code import SparseCode, abs_top_k, top_k
 
@@ -161,6 +162,12 @@ class Blocks(Selection):
         code = self.encode(pre_activations)
         chosen = torch.zeros_like(pre_activations, dtype=torch.bool).scatter_(1, code.indices, True)
         return Selected(code, _runners_up(pre_activations, chosen, runners_up, largest=abs_top_k))
+
+    def at_most(self, k: int) -> "Blocks":
+        """Fewer blocks. Raises CheckpointError where k is less than one."""
+        if k < self.size:
+            raise CheckpointError(f"it selects whole blocks of {self.size} features")
+        return Blocks(min(self.k, k // self.size * self.size), self.size)
 
     def of_feature(self, index: int) -> "Blocks":
         return Blocks(1, 1)

@@ -124,3 +124,12 @@ def test_the_activation_of_one_feature_is_that_in_the_whole_code(selection: Sele
     for index in (3, 15):
         found = DictionaryFeature(d, index, d.of_feature(index)).activation(x, torch.zeros(40).long())
         assert torch.allclose(found, whole[:, index], atol=1e-4)
+
+
+def test_a_smaller_k_takes_fewer_of_the_strongest() -> None:
+    assert NormMatch(12).at_most(5) == NormMatch(5) and Blocks(8, 4).at_most(7) == Blocks(4, 4)
+    with pytest.raises(CheckpointError, match="whole blocks of 4"):
+        Blocks(8, 4).at_most(3)
+    for selection in (Sparsemax(0.4), TwoSided(torch.ones(20))):
+        with pytest.raises(CheckpointError, match="does not select the strongest"):
+            selection.at_most(2)
