@@ -68,9 +68,10 @@ def peak() -> float:
 def bare(model: LanguageModel, encoders: list[NamedEncoder], block: Block) -> None:
     layers = sorted({s.layer for s in encoders})
     for batch in batches(block.passages, tokens=BATCH_TOKENS):
-        residuals = model.read(batch.tokens, layers)
+        residuals = model.read(batch.tokens, layers, fast=True)
         for each in encoders:
-            each.dictionary.encode(residuals[each.layer][batch.mask], batch.tokens[batch.mask])
+            x = residuals[each.layer][batch.mask].float()
+            each.dictionary.select(x, batch.tokens[batch.mask], runners_up=0)
 
 
 class Turns:

@@ -31,7 +31,6 @@ from lexiscope.checkpoint import AnchorFit, Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
-from lexiscope.precision import fast_dtype
 
 
 class IdentifiedCheckpoint(NamedTuple):
@@ -166,15 +165,15 @@ def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: Nam
         dictionary,
         W_enc=on_device(dictionary.W_enc),
         b_enc=on_device(dictionary.b_enc),
+        b_dec=on_device(dictionary.b_dec),
         selection=dictionary.selection.map(on_device),
         lookup=None if dictionary.lookup is None else on_device(dictionary.lookup),
         W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
-        b_dec=torch.empty(0),
         dense_in=None,
         dense_out=None,
     )
-    if fast_dtype(model.device) is torch.bfloat16 and not dictionary.selection.iterative:
-        encoder = replace(encoder, b_dec=on_device(dictionary.b_dec)).rounded()
+    encoder = encoder.fast()
+    if encoder.encoder is not None:
         encoder = replace(encoder, W_enc=torch.empty(1, 1).expand(dictionary.W_enc.shape))
     logit_tokens = named.logits.positive.tokens[:, 0]
     return NamedEncoder(

@@ -8,7 +8,7 @@ the right-hand side, and `L[token]` is added to the reconstruction. Dictionaries
 normalise each x first; whatever else they do is folded into the weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,13 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.errors import CheckpointError
-from lexiscope.selection import Selected, Selection
+from lexiscope.precision import fast_dtype
+from lexiscope.rounded import RoundedEncoder, Scratch
+from lexiscope.selection import AbsTopK, Selected, Selection, TopK
 from lexiscope.sparse_code import SparseCode, gather_sum
 
 PART = 4096
 """rows that are hashed at once"""
 ROUNDED_AT_ONCE = 512
-"""rows whose products in bf16 are held at once"""
+"""Tokens whose pre-activations in bf16 are held at once."""
 LAYER_NORM_EPSILON = 1e-5
 """Added to the deviation before encoding and not undone after decoding, as SAELens does."""
 
@@ -60,24 +62,13 @@ class _Feedback:
         return x.norm(dim=-1) / dictionary.W_dec.norm(dim=-1).mean()
 
 
-@dataclass(frozen=True)
-class RoundedEncoder:
-    """(x − centre) · rowsᵀ + bias in bf16, summed in float32."""
+class Rounded(NamedTuple):
+    """An encoder in bf16 of x − centre."""
 
-    rows: Tensor
-    """[d_sae, d_in] bf16"""
-    bias: Tensor
-    """[d_sae]"""
+    weights: RoundedEncoder
     centre: Tensor
-    """[d_in] near the mean of x: rounding then costs little where x is far from 0"""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[n, d_sae] for x [n, d_in]."""
-        x = (x - self.centre).bfloat16()
-        found = torch.empty(len(x), len(self.rows), device=x.device)
-        for part, out in zip(x.split(ROUNDED_AT_ONCE), found.split(ROUNDED_AT_ONCE), strict=True):
-            torch.add(part @ self.rows.T, self.bias, out=out)
-        return found
+    """[d_in]"""
+    scratch: Scratch
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Dictionary:
     needs `tokens` [n] too, the token that each x stands on.
     """
 
-    encoder: "RoundedEncoder | None" = None
+    encoder: "Rounded | None" = None
     """what computes pre-activations in place of W_enc and b_enc, where it is given (`rounded`)"""
 
     def __post_init__(self) -> None:
@@ -178,24 +169,34 @@ class Dictionary:
 
     def pre_activations(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_sae] before the selection, for x [n, d_in]."""
+        x = self._read(x, tokens)
+        if self.encoder is not None:
+            return self.encoder.weights.pre_activations(x - self.encoder.centre).float()
+        return F.linear(x, self.W_enc.T, self.b_enc)
+
+    def _read(self, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """[n, d_in] what the encoder's rows are multiplied with."""
         x = self.beyond_token(x, tokens)
         if self.normalise != "none":
             x = (x - self._shift(x)) / (
                 self._scale(x) + (LAYER_NORM_EPSILON if self.normalise == "layer_norm" else 0.0)
             )
-        if self.encoder is not None:
-            return self.encoder(x)
-        return F.linear(x, self.W_enc.T, self.b_enc)
+        return x
+
+    def fast(self) -> "Dictionary":
+        """`rounded` where bf16 is fast and the selection reads pre-activations once."""
+        rounds = fast_dtype(self.W_enc.device) is torch.bfloat16 and not self.selection.iterative
+        return self.rounded() if rounds else self
 
     def rounded(self) -> "Dictionary":
-        """The same dictionary, whose pre-activations are products in bf16."""
+        """The same dictionary, whose pre-activations are products in bf16, of x less b_dec, which is near its
+        mean: rounding then costs little where x is far from 0.
+        """
         centre = torch.zeros_like(self.W_enc[:, 0])
         if self.lookup is None and self.normalise == "none" and len(self.b_dec) == len(centre):
             centre = self.b_dec
-        encoder = RoundedEncoder(
-            self.W_enc.T.bfloat16().contiguous(), self.b_enc + centre @ self.W_enc, centre
-        )
-        return replace(self, encoder=encoder)
+        weights = RoundedEncoder(self.W_enc.T, self.b_enc + centre @ self.W_enc)
+        return replace(self, encoder=Rounded(weights, centre, Scratch(ROUNDED_AT_ONCE)))
 
     def feedback(self, code: SparseCode) -> Tensor:
         """[n, d_sae] what the pre-activations lose when the code's sparse part is taken off x."""
@@ -207,8 +208,15 @@ class Dictionary:
 
     def select(self, x: Tensor, tokens: Tensor | None = None, *, runners_up: int) -> Selected:
         """As `encode`, with the `runners_up` highest pre-activations that were not selected."""
-        feedback = _Feedback(self, x, tokens)
-        return self.selection.select(self.pre_activations(x, tokens), runners_up, feedback)
+        if self.encoder is None or not isinstance(self.selection, TopK | AbsTopK) or not len(x):
+            feedback = _Feedback(self, x, tokens)
+            return self.selection.select(self.pre_activations(x, tokens), runners_up, feedback)
+        weights, centre, scratch = self.encoder
+        buffer, parts = scratch.of(self.d_sae, torch.bfloat16, x.device), []
+        for part in (self._read(x, tokens) - centre).split(scratch.tokens):
+            pre = weights.pre_activations(part, out=buffer[: len(part)])
+            parts += [self.selection.select(pre, runners_up)]
+        return Selected(*(_joined(codes) for codes in zip(*parts, strict=True)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, the selection's last."""
@@ -343,3 +351,9 @@ class Dictionary:
             dense_in=ones[:, None] / self.d_in,
             dense_out=ones[None],
         )
+
+
+def _joined(codes: Sequence[SparseCode]) -> SparseCode:
+    """One code, in float32, of codes of equal width."""
+    values, indices = (torch.cat(columns) for columns in zip(*codes, strict=True))
+    return SparseCode(values.float(), indices)

@@ -176,7 +176,14 @@ class _Sums:
         return output
 
     def add_patched(
-        self, model: LanguageModel, text: "_Text", x_hat: Tensor, residual: Tensor, default: "_Default"
+        self,
+        model: LanguageModel,
+        text: "_Text",
+        x_hat: Tensor,
+        residual: Tensor,
+        default: "_Default",
+        *,
+        fast: bool,
     ) -> None:
         """Run the model on from x̂ and compare with what it does by default; `residual` is what x̂ replaces."""
         patched = residual.clone()
@@ -184,7 +191,7 @@ class _Sums:
         self.agree += int(
             (model.unembed_residual(x_hat).argmax(-1) == default.lens[self.candidate.writes]).sum()
         )
-        logits = model.logits_from(text.tokens, self.candidate.writes, patched)[text.scored]
+        logits = model.logits_from(text.tokens, self.candidate.writes, patched, fast=fast)[text.scored]
         ce = metrics.cross_entropy(logits, text.following[text.scored])
         self.ce += ce.sum(dtype=torch.float64).item()
         self.kl += metrics.kl(default.logits, logits).sum(dtype=torch.float64).item()
@@ -239,6 +246,8 @@ class _Baseline:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.n = 0
         self.ce = 0.0
+        self.fast = not any(candidate.transcoder for candidate in candidates)
+        """one precision holds for all that is compared; an MLP is patched in the model's own"""
         self.fills: list[tuple[Point, Tensor]] = []
         """(layer, [d_out] what every position is replaced by), each once"""
         self.ablated: list[float] = []
@@ -269,7 +278,7 @@ class _Baseline:
         self.ce += ce.sum(dtype=torch.float64).item()
         for index, (layer, fill) in enumerate(self.fills):
             patched = torch.where(text.mask[..., None], fill, residuals[layer])
-            ablated = model.logits_from(text.tokens, layer, patched)[text.scored]
+            ablated = model.logits_from(text.tokens, layer, patched, fast=self.fast)[text.scored]
             self.ablated[index] += metrics.cross_entropy(ablated, following).sum(dtype=torch.float64).item()
         lens = {
             layer: model.unembed_residual(residuals[layer][text.mask]).argmax(-1)
@@ -323,15 +332,16 @@ def measure(
     size = max(256, min(2048, BATCH_LOGITS // model.vocab_size))
     for text in _texts(passages[:n_scored], size, model.device):
         relations.add(text.flat, text.halves, words)
-        residuals, logits = model.read_with_logits(text.tokens, layers)
+        residuals, logits = model.read_with_logits(text.tokens, layers, fast=baseline.fast)
         default = baseline.add(model, text, residuals, logits)
         for s in sums:
-            s.add_patched(model, text, s.add_code(residuals, text), residuals[s.candidate.writes], default)
+            x_hat, replaced = s.add_code(residuals, text), residuals[s.candidate.writes]
+            s.add_patched(model, text, x_hat, replaced, default, fast=baseline.fast)
         advance(int(text.mask.sum()))
     scored_tokens = sums[0].reconstruction.n
     for text in _texts(passages[n_scored:], size, model.device, first=n_scored):
         relations.add(text.flat, text.halves, words)
-        residuals = model.read(text.tokens, layers)
+        residuals = model.read(text.tokens, layers, fast=baseline.fast)
         for s in sums:
             s.add_code(residuals, text)
         advance(int(text.mask.sum()))
@@ -393,7 +403,7 @@ def _on_device(candidate: Candidate, device: torch.device) -> Candidate:
     moved: dict[str, Any] = {
         name: value.to(device) for name, value in candidate.fit._asdict().items() if isinstance(value, Tensor)
     }
-    dictionary = candidate.dictionary.map(lambda tensor: tensor.to(device))
+    dictionary = candidate.dictionary.map(lambda tensor: tensor.to(device)).fast()
     return candidate._replace(dictionary=dictionary, fit=candidate.fit._replace(**moved))
 
 

@@ -12,6 +12,7 @@ writes 1.7 GB (F 50,257) or 4.2 GB (F 128,256) and reads 34 MB. At 2d/4 = 384 or
 stays bound by arithmetic (an H200 balances at 206).
 """
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import into_cones
-from lexiscope.sparse_code import FiringOrder, SparseCode, abs_top_k, gather_sum, top_k
+from lexiscope.rounded import Scratch
+from lexiscope.sparse_code import SparseCode, abs_top_k, gather_sum, top_k
 
 try:
     import triton
@@ -33,8 +35,11 @@ equal length.
 """
 SCRATCH = 2**29
 """Most bytes of pre-activations held at once; longer batches go through in parts."""
-DENSE_FROM = 100
-"""On a CPU, a product with one row gathered from memory takes as long as one with this many in a matrix."""
+HELD = 512
+"""Rows that a CPU works on at once, which stay in its cache."""
+with warnings.catch_warnings():  # PyTorch says once a process that the CSR layout is in beta
+    warnings.simplefilter("ignore", UserWarning)
+    torch.sparse_csr_tensor(torch.zeros(1).long(), torch.zeros(0).long(), torch.zeros(0), (0, 0))
 
 
 class Tile(NamedTuple):
@@ -66,7 +71,8 @@ def encode_top_k(
     b_enc: Tensor,
     k: int,
     *,
-    buffer: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    scratch: Scratch | None = None,
     signed: bool = False,
 ) -> SparseCode:
     """ReLU, then the k largest of y [n, d] · encoder [F, d]ᵀ + b_enc [F], exactly; of equal ones the kernel
@@ -77,24 +83,27 @@ def encode_top_k(
     would hold a value at least as large, its greatest, so k values would come before it. Ties fall the same
     way in both stages, as the order is (value, lower index first).
 
-    y and encoder are float32 or bfloat16, b_enc float32, values float32. The kernel accumulates in float32;
-    the plain path rounds the product to y's dtype, and works in `buffer` [rows, F] where one is given, that
-    many tokens at a time (fresh pages cost a CPU more than the top k).
+    y and encoder are multiplied in `dtype`, float32 or bfloat16 (y's unless given); b_enc and the values are
+    float32. Sums are float32; the plain path rounds them to `dtype`, and works in `scratch`, as many tokens
+    at a time as that is for (fresh pages cost a CPU more than the top k).
     """
+    dtype = y.dtype if dtype is None else dtype
     if has_kernels(y):
-        y, encoder = y.contiguous(), encoder.contiguous()
+        y, encoder = y.to(dtype).contiguous(), encoder.to(dtype).contiguous()
         above = _encode_top_k(y, encoder, b_enc, k)
         return _of_both_signs(above, _encode_top_k(-y, encoder, -b_enc, k), k) if signed else above
-    if buffer is None:
-        buffer = torch.empty(len(y), len(encoder), device=y.device)
+    scratch = Scratch(len(y)) if scratch is None else scratch
+    rounded = scratch.rounded(encoder, b_enc) if dtype is torch.bfloat16 else None
+    pre = scratch.of(len(encoder), torch.float32 if rounded is None else dtype, y.device)
     parts = []
-    for part in y.split(len(buffer)):
-        pre = buffer[: len(part)]
-        if y.dtype == torch.float32:
-            torch.addmm(b_enc, part, encoder.T, out=pre)
+    for part in y.split(scratch.tokens):
+        out = pre[: len(part)]
+        if rounded is None:
+            torch.addmm(b_enc, part.float(), encoder.float().T, out=out)
         else:
-            torch.add(part @ encoder.T, b_enc, out=pre)
-        parts.append(abs_top_k(pre, k) if signed else top_k(pre, k))
+            rounded.pre_activations(part, out=out)
+        code = abs_top_k(out, k) if signed else top_k(out, k)
+        parts.append(SparseCode(code.values.float(), code.indices))
     return SparseCode(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -119,22 +128,37 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
     return out
 
 
-def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor) -> Tensor:
-    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is not 0, else 0, for rows [F, d]."""
+def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor, order: "Firings | None" = None) -> Tensor:
+    """[n, k] ∂loss/∂values: ⟨slope, rows[i]⟩ where the value is not 0, else 0, for rows [F, d]; `order` is
+    the code turned round (`firings`), where it is there already.
+    """
     (n, k), d = code.indices.shape, rows.shape[1]
-    if not has_kernels(rows):  # in chunks that stay in cache
-        chunks = zip(code.indices.split(128), slope.split(128), strict=True)
-        if DENSE_FROM * k > len(rows):
-            parts = [(part @ rows.T).gather(1, indices) for indices, part in chunks]
-        else:
-            parts = [torch.bmm(rows[indices], part[..., None]).squeeze(-1) for indices, part in chunks]
-        return torch.cat(parts) * (code.values != 0)
+    if not has_kernels(rows):
+        return _code_gradient_plain(code, rows, slope, firings(code, len(rows)) if order is None else order)
     out = torch.empty(n, k, device=rows.device)
     grid = (n, triton.cdiv(k, 8))
     _code_gradient[grid](
         code.values, code.indices, rows.contiguous(), slope.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256
     )
     return out
+
+
+def _code_gradient_plain(code: SparseCode, rows: Tensor, slope: Tensor, order: "Firings") -> Tensor:
+    """Products of firings in order of feature: each row is read once, and slopes stay in cache."""
+    used = int(order.bounds[-1])
+    pattern = torch.sparse_csr_tensor(
+        order.bounds,
+        order.tokens[:used].long(),
+        slope.new_zeros(used),
+        (len(rows), len(slope)),
+        check_invariants=False,
+    )
+    found = torch.sparse.sampled_addmm(pattern, rows, slope.T, beta=0.0).values()
+    return (
+        slope.new_zeros(code.values.numel())
+        .index_copy_(0, order.entries[:used].long(), found)
+        .view_as(code.values)
+    )
 
 
 # --- the rows ---
@@ -200,17 +224,28 @@ def row_gradients(
 def _row_gradients_plain(
     order: Firings, weights: Tensor, x: Tensor, out: Tensor, total: Tensor | None, tangent_to: Tensor | None
 ) -> None:
-    """Touches only rows that fired."""
-    features = order.fired.nonzero().squeeze(1)
+    """In chunks that stay in cache."""
     used = int(order.bounds[-1])
-    by_feature = FiringOrder(features, order.bounds[features], order.tokens[:used], order.entries[:used])
-    sums = by_feature.sum(weights, x)
-    if tangent_to is not None:
-        unit = tangent_to[features]
-        sums -= (sums * unit).sum(-1, keepdim=True) * unit
-    out.zero_().index_copy_(0, features, sums)
+    weight = weights.reshape(-1)[order.entries[:used]].to(x.dtype)
+    ends = order.bounds[HELD::HELD].tolist()
+    begin = 0
+    for first, end in zip(range(0, len(out), HELD), [*ends, used] if len(out) % HELD else ends, strict=True):
+        rows = slice(first, first + HELD)
+        sums = F.embedding_bag(
+            order.tokens[begin:end],
+            x,
+            order.bounds[rows][: len(out) - first] - begin,
+            per_sample_weights=weight[begin:end],
+            mode="sum",
+        )
+        if tangent_to is not None:
+            unit = tangent_to[rows]
+            sums -= (sums * unit).sum(-1, keepdim=True) * unit
+        out[rows] = sums
+        begin = end
     if total is not None:
-        total.zero_().index_copy_(0, features, by_feature.sum(weights, torch.ones_like(x[:, :1])).squeeze(1))
+        upto = F.pad(weight.double().cumsum(0), (1, 0))[order.bounds]
+        total.copy_(upto.diff())
 
 
 def hold_rows(
@@ -230,8 +265,9 @@ def hold_rows(
             held_by = anchors.contiguous(), assigned
             _hold[len(rows),](rows, *held_by, cosine, sine, d, ANCHORED=True, BLOCK_D=width)
         return
-    for features in torch.arange(len(rows), device=rows.device).split(4096):  # chunks that stay in cache
-        part = rows[features[0] : features[-1] + 1]
+    for first in range(0, len(rows), HELD):
+        features = slice(first, first + HELD)
+        part = rows[features]
         held = F.normalize(part, dim=-1)
         if anchors is not None and assigned is not None:
             token = assigned[features]

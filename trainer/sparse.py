@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lexiscope.rounded import Scratch
 from lexiscope.sparse_code import SparseCode, gather_sum
 from trainer import kernels
 
@@ -57,15 +58,15 @@ def above(
     b_enc: Tensor,
     lowest: Tensor,
     *,
-    buffer: Tensor | None = None,
+    scratch: Scratch | None = None,
     signed: bool = False,
 ) -> SparseCode:
     """Every pre-activation of x [n, d] that is above its feature's `lowest` [d_sae], which is not negative,
-    or whose magnitude is, where the code is `signed`; in the order of features, padded with value 0. `buffer`
-    [rows, d_sae] bounds the tokens held at once.
+    or whose magnitude is, where the code is `signed`; in the order of features, padded with value 0. `scratch`
+    bounds the tokens held at once.
     """
-    if buffer is None:
-        buffer = torch.empty(len(x), len(encoder), device=x.device)
+    scratch = Scratch(len(x)) if scratch is None else scratch
+    buffer = scratch.of(len(encoder), torch.float32, x.device)
     values, token, feature = [], [], []
     for start in range(0, len(x), len(buffer)):
         part = x[start : start + len(buffer)]

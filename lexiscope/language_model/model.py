@@ -196,14 +196,25 @@ class LanguageModel:
             self._bridge(tokens, return_type=None, stop_at_layer=max(map(block_of, layers)) + 1)
         return streams
 
+    def _rounds(self, fast: bool) -> bool:
+        return fast and fast_dtype(self.device) is torch.bfloat16
+
     def _precision(self, fast: bool) -> AbstractContextManager[Any]:
-        bf16 = fast and fast_dtype(self.device) is torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds(fast))
 
     @torch.inference_mode()
-    def read_with_logits(self, tokens: Tensor, layers: Sequence[P]) -> StreamsAndLogits[P]:
-        """As `read`, in a pass that goes on to the logits."""
+    def read_with_logits(
+        self, tokens: Tensor, layers: Sequence[P], *, fast: bool = False
+    ) -> StreamsAndLogits[P]:
+        """As `read`, in a pass that goes on to the logits. Only the blocks are `fast`: eight bits are too few
+        for logits.
+        """
         self.check_layers([block_of(point) for point in layers])
+        if self._rounds(fast):
+            last: Any = self.n_layers - 1
+            residuals = self.read(tokens, list(dict.fromkeys([*layers, last])), fast=True)
+            logits = self.unembed_residual(residuals[last].float())
+            return StreamsAndLogits({layer: residuals[layer] for layer in layers}, logits)
         with captured(self._bridge, layers) as streams:
             logits = self._bridge(tokens, return_type="logits")
         return StreamsAndLogits(streams, logits)
@@ -246,14 +257,20 @@ class LanguageModel:
             return LogitsAndCache(*self._bridge(tokens, return_type="logits_and_cache", **options))
 
     @torch.inference_mode()
-    def logits_from(self, tokens: Tensor, layer: Point, residual: Tensor) -> Tensor:
+    def logits_from(self, tokens: Tensor, layer: Point, residual: Tensor, *, fast: bool = False) -> Tensor:
         """Logits [batch, positions, vocab] with the residual stream after block `layer`, or another point,
         replaced by `residual` [batch, positions, d_model]: what a patch gives, without the blocks up to
-        `layer` where the architecture allows it.
+        `layer` where the architecture allows it. `fast` as in `read_with_logits`.
         """
         if isinstance(layer, MlpPoint):
             return self.logits(tokens, {layer: lambda _: residual})
-        return self._resumed.logits(tokens, layer, residual)
+        if not self._rounds(fast):
+            return self._resumed.logits(tokens, layer, residual)
+        if layer == self.n_layers - 1:
+            return self.unembed_residual(residual.float())
+        with self._precision(fast):
+            last = self._resumed.last_residual(tokens, layer, residual)
+        return self.unembed_residual(last.float())
 
     @torch.inference_mode()
     def read_passages(self, tokens: Tensor, layers: Sequence[int], *, fast: bool = False) -> ReadPassages:

@@ -75,6 +75,12 @@ class ResumedPasses:
         cache.complete = True
         return ReadPassages(tokens, {layer: streams[layer] for layer in layers}, streams[self._last], cache)
 
+    def last_residual(self, tokens: Tensor, layer: int, residual: Tensor) -> Tensor:
+        """[batch, positions, d_model] after the last block, with the stream after block `layer` replaced."""
+        with captured(self._bridge, [self._last]) as streams, self._without_logits(tokens):
+            self.logits(tokens, layer, residual)
+        return streams[self._last]
+
     def changed(self, read: ReadPassages, layer: int, positions: Tensor, residuals: Tensor) -> Tensor:
         """[batch, m, d_model] the stream after the last block at each of `positions` [batch, m] when the
         stream after block `layer` is `residuals` [batch, m, d_model] at that position alone.
@@ -97,12 +103,13 @@ class ResumedPasses:
         layer = (self._last + 1) // 2
         residual = torch.randn(2, 3, self._bridge.cfg.d_model, generator=torch.Generator().manual_seed(0))
         residual = residual.to(self._device, self._bridge.W_E.dtype)
-        with patched(self._bridge, {layer: lambda _: residual}):
-            expected = self._bridge(tokens, return_type="logits")
-        try:
-            skipped = self._skipping_blocks(tokens, layer, residual)
-        except Exception:  # the architecture's own code, given a tensor it does not expect
-            return False
+        with torch.autocast(self._device.type, enabled=False):
+            with patched(self._bridge, {layer: lambda _: residual}):
+                expected = self._bridge(tokens, return_type="logits")
+            try:
+                skipped = self._skipping_blocks(tokens, layer, residual)
+            except Exception:  # the architecture's own code, given a tensor it does not expect
+                return False
         return torch.allclose(skipped, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
     def appends(self, n: int, m: int) -> bool:
@@ -144,7 +151,7 @@ class ResumedPasses:
         try:
             for block in skipped:
                 vars(block)["forward"] = lambda *args, **kwargs: residual
-            return self._bridge(tokens, return_type="logits", **options)
+            return self._bridge(tokens, **({"return_type": "logits"} | options))
         finally:
             for block in skipped:
                 vars(block).pop("forward", None)

@@ -154,6 +154,15 @@ def test_a_rounded_dictionary_has_the_code_of_the_exact_one(far: bool) -> None:
     x = exact.b_dec + torch.randn(2000, 64, generator=torch.Generator().manual_seed(2))
     expected, found = exact.pre_activations(x), exact.rounded().pre_activations(x)
     assert float((found - expected).square().mean().sqrt()) < 0.01 * float(expected.std())
-    firing, rounded = (dense_code(d.encode(x), 500) > 0 for d in (exact, exact.rounded()))
-    assert float((firing & rounded).sum() / firing.sum()) > 0.98
+    codes = [d.select(x, runners_up=3) for d in (exact, exact.rounded())]
+    for one, other in zip(*codes, strict=True):  # the code, and the runners-up
+        firing, rounded = dense_code(one, 500), dense_code(other, 500)
+        assert float(((firing > 0) & (rounded > 0)).sum() / (firing > 0).sum()) > 0.93
+        both = (firing > 0) & (rounded > 0)
+        assert torch.allclose(firing[both], rounded[both], rtol=0.02, atol=0.05)
+    threshold = replace(exact, selection=Threshold(torch.full((500,), 2.0)))
+    firing, rounded = (
+        dense_code(d.select(x, runners_up=2).code, 500) for d in (threshold, threshold.rounded())
+    )
+    assert float(((firing > 0) == (rounded > 0)).float().mean()) > 0.99
     assert exact.rounded().identity == exact.identity

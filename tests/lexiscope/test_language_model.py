@@ -245,3 +245,14 @@ def test_fast_reading_is_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         mean = x[0, 1:].mean(0)
         cosines = torch.cosine_similarity(fast[layer][0, 1:] - mean, x[0, 1:] - mean, dim=-1)
         assert cosines.mean() > 0.999
+    (_, logits), (rounded, near) = (
+        bundled.read_with_logits(tokens, [1], fast=rounds) for rounds in (False, True)
+    )
+    assert torch.equal(rounded[1], fast[1]) and list(rounded) == [1]
+    assert torch.cosine_similarity(near, logits, dim=-1).min() > 0.999
+    assert not torch.equal(near, near.bfloat16().float()), "logits have more than eight bits"
+    for layer in (1, bundled.n_layers - 1):
+        replaced = bundled.read(tokens, [layer])[layer] * 1.1
+        expected = bundled.logits_from(tokens, layer, replaced)
+        found = bundled.logits_from(tokens, layer, replaced, fast=True)
+        assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.999

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lexiscope.rounded import Scratch
 from lexiscope.sparse_code import SparseCode
 from trainer import kernels
 
@@ -172,23 +173,49 @@ def test_a_long_batch_passes_in_parts_of_several_tiles(monkeypatch: pytest.Monke
 @on_devices
 def test_the_plain_path_works_in_the_buffer_it_is_given(device: str) -> None:
     y, encoder, bias = whole((2, 8), 0, device), whole((40, 8), 1, device), whole((40,), 2, device)
-    buffer = torch.full((3, 40), float("nan"), device=device)
-    assert_best(
-        kernels.encode_top_k(y, encoder, bias, 3, buffer=buffer), y @ encoder.T + bias, lowest_first=False
-    )
+    scratch = Scratch(1)  # fewer tokens than there are
+    interpreted = kernels.has_kernels(y) and device == "cpu"  # NumPy has no bf16
+    for dtype in (torch.float32,) if interpreted else (torch.float32, torch.bfloat16):  # exact in both
+        code = kernels.encode_top_k(y, encoder, bias, 3, dtype=dtype, scratch=scratch)
+        assert_best(code, y @ encoder.T + bias, lowest_first=kernels.has_kernels(y))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NumPy has no bf16")
+def test_the_bias_is_added_before_the_sum_is_rounded() -> None:
+    y, encoder = torch.tensor([[1.0, -1.0]]), torch.tensor([[256.0, 0.0], [0.0, 1.0]])
+    bias = torch.tensor([-255.001, 0.0])  # 0.999 by itself, 1 where both are rounded first
+    code = kernels.encode_top_k(y, encoder, bias, 1, dtype=torch.bfloat16)
+    assert code.values.item() == pytest.approx(0.999, abs=2**-9)
 
 
 # --- the gradients ---
 
 
-@pytest.mark.parametrize("dense_from", [0, 100])
-def test_the_codes_gradient_is_the_same_from_gathered_rows_and_from_a_matrix_product(
-    dense_from: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("held", [7, 30, 512])
+def test_gradients_do_not_depend_on_how_many_rows_are_held_at_once(
+    held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "DENSE_FROM", dense_from)
+    monkeypatch.setattr(kernels, "HELD", held)
     code, rows, x = some_code(200, 90, 5, 0, "cpu"), normal((90, 12), 1, "cpu"), normal((200, 12), 2, "cpu")
-    expected = (x @ rows.T).gather(1, code.indices) * (code.values > 0)
-    assert torch.allclose(kernels.code_gradient(code, rows, x), expected, atol=1e-5)
+    expected = dense(code, code.values, 90).T @ x
+    out, total = torch.full((90, 12), 9.0), torch.full((90,), 9.0)
+    kernels.row_gradients(kernels.firings(code, 90), code.values, x, out, total=total)
+    assert torch.allclose(out, expected, atol=1e-4)
+    assert torch.allclose(total, dense(code, code.values, 90).sum(0), atol=1e-4)
+    rows /= rows.norm(dim=-1, keepdim=True)
+    kernels.row_gradients(kernels.firings(code, 90), code.values, x, out, tangent_to=rows)
+    assert torch.allclose(out, expected - (expected * rows).sum(-1, keepdim=True) * rows, atol=1e-4)
+    longer = 3 * rows
+    kernels.hold_rows(longer)
+    assert torch.allclose(longer, rows, atol=1e-6)
+
+
+def test_a_code_without_firings_has_no_gradients() -> None:
+    code = SparseCode(torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.long))
+    rows, x, out = normal((9, 6), 0, "cpu"), normal((4, 6), 1, "cpu"), torch.full((9, 6), 9.0)
+    assert kernels.code_gradient(code, rows, x).eq(0).all()
+    kernels.row_gradients(kernels.firings(code, 9), code.values, x, out)
+    assert out.eq(0).all()
 
 
 @on_devices

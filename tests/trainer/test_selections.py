@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lexiscope.rounded import Scratch
 from tests.trainer.test_architectures import D_SAE, STEP, built, dense, sample, small, some_batch
 from trainer import sparse
 from trainer.architectures import Architecture
@@ -30,8 +31,8 @@ def test_above_finds_every_pre_activation_above_its_level() -> None:
     lowest = torch.rand(20, generator=draw)
     pre = x @ encoder.T + bias
     expected = torch.where(pre > lowest, pre, 0)
-    for buffer in (None, torch.empty(7, 20)):
-        code = sparse.above(x, encoder, bias, lowest, buffer=buffer)
+    for scratch in (None, Scratch(7)):
+        code = sparse.above(x, encoder, bias, lowest, scratch=scratch)
         found = torch.zeros(50, 20).scatter_add(1, code.indices, code.values)
         assert torch.allclose(found, expected, atol=1e-5)
 

@@ -54,11 +54,12 @@ class BatchTopK(TopKArchitecture):
         """Exact: the candidates are the largest of each token, and there are more of them until no token has
         its last one selected.
         """
-        p, dtype = self.parameters, self.matmul_dtype
-        encoder, wanted = p["encoder"].to(dtype), CANDIDATES * self.config.k
+        p, wanted = self.parameters, CANDIDATES * self.config.k
         while True:
             wanted = min(wanted, self.d_sae)
-            code = kernels.encode_top_k(x.to(dtype), encoder, p["b_enc"], wanted, buffer=self._scratch)
+            code = kernels.encode_top_k(
+                x, p["encoder"], p["b_enc"], wanted, dtype=self.matmul_dtype, scratch=self._scratch
+            )
             everywhere = self.ranks.gathered(code.values)
             kept = min(self.config.k * len(everywhere), everywhere.numel())
             smallest = everywhere.reshape(-1).topk(kept, sorted=False).values.min()

@@ -57,14 +57,16 @@ class Bagging(TopKArchitecture):
 
     def _code(self, x: Tensor, member: int) -> SparseCode:
         """The member's code of x [n, d_in], with a graph; indices are of the whole dictionary."""
-        p, dtype, width = self.parameters, self.matmul_dtype, self.d_sae // self.config.members
+        p, width = self.parameters, self.d_sae // self.config.members
         rows = slice(member * width, (member + 1) * width)
         with torch.no_grad():
             found = kernels.encode_top_k(
-                x.to(dtype),
-                p["encoder"][rows].to(dtype),
+                x,
+                p["encoder"][rows],
                 p["b_enc"][rows],
                 self.config.k // self.config.members,
+                dtype=self.matmul_dtype,
+                scratch=self._scratch,
             )
             selected = SparseCode(found.values, found.indices + rows.start)
         return sparse.encode(x, p["encoder"], p["b_enc"], selected)

@@ -44,7 +44,7 @@ class Gated(Penalised):
         p = self.parameters
         with torch.no_grad():
             closed = torch.zeros_like(p["b_enc"])
-            selected = sparse.above(x, p["encoder"], p["b_enc"], closed, buffer=self._scratch)
+            selected = sparse.above(x, p["encoder"], p["b_enc"], closed, scratch=self._scratch)
         gate, opened = sparse.encode(x, p["encoder"], p["b_enc"], selected), selected.values > 0
         linear = gate.values - sparse.gathered(p["b_enc"], gate.indices)
         scale = sparse.gathered(p["scale"].exp(), gate.indices)

@@ -74,7 +74,7 @@ class GBA(TopKArchitecture):
 
     def select(self, x: Tensor) -> SparseCode:
         p, threshold = self.parameters, self.buffers["threshold"]
-        code = sparse.above(x, p["encoder"], p["b_enc"], threshold, buffer=self._scratch)
+        code = sparse.above(x, p["encoder"], p["b_enc"], threshold, scratch=self._scratch)
         fires = code.values != 0
         features = code.indices[fires]
         self._fired = torch.bincount(features, minlength=self.d_sae) / len(x)

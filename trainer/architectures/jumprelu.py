@@ -70,7 +70,7 @@ class JumpReLU(TopKArchitecture):
         p, bandwidth = self.parameters, self.bandwidth
         with torch.no_grad():
             lowest = (self.threshold() - bandwidth / 2).clamp_min(0)
-            selected = sparse.above(x, p["encoder"], p["b_enc"], lowest, buffer=self._scratch)
+            selected = sparse.above(x, p["encoder"], p["b_enc"], lowest, scratch=self._scratch)
         near = selected.values > 0
         pre = sparse.encode(x, p["encoder"], p["b_enc"], selected)
         self._pre, self._near = pre.values, near

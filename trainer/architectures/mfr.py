@@ -71,7 +71,7 @@ class MFR(TopKArchitecture):
         encoder, bias, decoder = (p[f"{name}_{peer}"] for name in ("encoder", "b_enc", "decoder"))
         with torch.no_grad():
             selected = kernels.encode_top_k(
-                x.to(dtype), encoder.to(dtype), bias, self.config.k, buffer=self._scratch
+                x, encoder, bias, self.config.k, dtype=dtype, scratch=self._scratch
             )
         code = sparse.encode(x, encoder, bias, selected)
         return sparse.decode(code, decoder, unit_rows=True) + p[f"b_dec_{peer}"]

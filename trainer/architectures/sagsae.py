@@ -48,7 +48,7 @@ class SignedGated(Penalised):
         p = self.parameters
         zero = torch.zeros_like(p["b_enc"])
         with torch.no_grad():
-            selected = sparse.above(x, p["encoder"], zero, -p["b_enc"], buffer=self._scratch, signed=True)
+            selected = sparse.above(x, p["encoder"], zero, -p["b_enc"], scratch=self._scratch, signed=True)
         linear = sparse.encode(x, p["encoder"], zero, selected)
         opened = selected.values != 0
         excess = (linear.values.abs() + sparse.gathered(p["b_enc"], linear.indices)) * opened

@@ -46,7 +46,7 @@ class Standard(Penalised):
 
     def select(self, x: Tensor) -> SparseCode:
         p = self.parameters
-        return sparse.above(x, p["encoder"], p["b_enc"], torch.zeros_like(p["b_enc"]), buffer=self._scratch)
+        return sparse.above(x, p["encoder"], p["b_enc"], torch.zeros_like(p["b_enc"]), scratch=self._scratch)
 
     def norm_at(self, step: Step) -> float:
         """p."""

@@ -49,9 +49,7 @@ class TopAFA(TopKArchitecture):
     def select(self, x: Tensor) -> SparseCode:
         p, dtype = self.parameters, self.matmul_dtype
         most = min(self.config.k, self.d_sae)
-        wide = kernels.encode_top_k(
-            x.to(dtype), p["encoder"].to(dtype), p["b_enc"], most, buffer=self._scratch
-        )
+        wide = kernels.encode_top_k(x, p["encoder"], p["b_enc"], most, dtype=dtype, scratch=self._scratch)
         return norm_matched(wide, (x - p["b_dec"]).norm(dim=-1))
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
