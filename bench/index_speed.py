@@ -113,7 +113,8 @@ class Turns:
                 self._pass.drain()
             self.n_tokens += block.n_tokens
         with self.indexing.running():
-            self._pass.take_state().settle()
+            self.state = self._pass.take_state()
+            self.state.settle()
         return self
 
     @property

@@ -66,6 +66,28 @@ def training(recipe: str, d: int, width: int, *, batch: int = 2048) -> float:
     return in_turns(lambda: x @ weights, lambda: fit.step(rows[next(order) % len(rows)]))
 
 
+def recipes(base: str, whole: str, d: int, width: int, *, batch: int = 2048) -> float:
+    """A step of one recipe ÷ a step of another."""
+    sample = synthetic(4 * batch, d, width)
+    rows = torch.arange(len(sample.x)).split(batch)
+
+    def stepping(recipe: str) -> Callable[[], None]:
+        fit = Trainer(
+            sample.x,
+            tokens=sample.tokens,
+            d_sae=width,
+            k=32,
+            batch=batch,
+            steps=1000,
+            recipe=recipe,
+            embedding=sample.embedding,
+        )
+        order: Iterator[int] = iter(range(10**6))
+        return lambda: fit.step(rows[next(order) % len(rows)])
+
+    return in_turns(stepping(base), stepping(whole))
+
+
 def harvesting(model: LanguageModel, text: list[np.ndarray]) -> float:
     """Reading activations to a file ÷ the model's blocks up to that layer."""
 
@@ -111,6 +133,9 @@ def measure(folder: Path, console: Console) -> Figures:
     keep("training step, plain, d 256, F 8,192 ÷ encoder product", training("plain", 256, 8192))
     keep("training step, plain, d 576, F 16,384 ÷ encoder product", training("plain", 576, 16_384))
     keep("training step, cone, d 256, F 8,192 ÷ encoder product", training("cone", 256, 8192))
+    look_up, cones = recipes("matched", "vasae", 256, 8192), recipes("matched", "cone", 256, 8192)
+    keep("training step with a token look-up ÷ without", look_up)
+    keep("training step with cones ÷ without", cones)
     model = load_language_model(str(DEMO), model_id="demo")
     keep("harvest ÷ forward pass", harvesting(model, list(passages(model, [TEXT], tokens=20_000))))
     settings = Settings(index=folder / "index", runs=folder / "runs", lenses=folder / "lenses")

@@ -155,12 +155,13 @@ def name_dictionary(model: LanguageModel, member: IdentifiedCheckpoint, fit: Anc
 
 
 def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: NamedFeatures) -> NamedEncoder:
-    """The encoder alone, on the model's device."""
+    """What encodes, on the model's device: without decoder rows, unless the selection reads them."""
     dictionary = member.load_dictionary()
 
     def on_device(tensor: Tensor) -> Tensor:
         return tensor.clone().to(model.device)
 
+    nothing = torch.empty(1, 1).expand(dictionary.W_dec.shape)
     encoder = replace(
         dictionary,
         W_enc=on_device(dictionary.W_enc),
@@ -168,11 +169,10 @@ def named_encoder(model: LanguageModel, member: IdentifiedCheckpoint, named: Nam
         b_dec=on_device(dictionary.b_dec),
         selection=dictionary.selection.map(on_device),
         lookup=None if dictionary.lookup is None else on_device(dictionary.lookup),
-        W_dec=torch.empty(1, 1).expand(dictionary.W_dec.shape),
+        W_dec=nothing if dictionary.selects_from_encoder else on_device(dictionary.W_dec),
         dense_in=None,
         dense_out=None,
-    )
-    encoder = encoder.fast()
+    ).fast()
     if encoder.encoder is not None:
         encoder = replace(encoder, W_enc=torch.empty(1, 1).expand(dictionary.W_enc.shape))
     logit_tokens = named.logits.positive.tokens[:, 0]

@@ -21,7 +21,7 @@ from torch import Tensor
 from lexiscope.errors import CheckpointError
 from lexiscope.precision import fast_dtype
 from lexiscope.rounded import RoundedEncoder, Scratch
-from lexiscope.selection import AbsTopK, Selected, Selection, TopK
+from lexiscope.selection import AbsTopK, Selected, Selection, Threshold, TopK
 from lexiscope.sparse_code import SparseCode, gather_sum
 
 PART = 4096
@@ -69,6 +69,10 @@ class Rounded(NamedTuple):
     centre: Tensor
     """[d_in]"""
     scratch: Scratch
+
+    def copied(self) -> "Rounded":
+        """The same in memory of its own."""
+        return Rounded(self.weights.copied(), self.centre.clone(), Scratch(self.scratch.tokens))
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,14 @@ class Dictionary:
         return x
 
     def fast(self) -> "Dictionary":
-        """`rounded` where bf16 is fast and the selection reads pre-activations once."""
-        rounds = fast_dtype(self.W_enc.device) is torch.bfloat16 and not self.selection.iterative
+        """`rounded` where bf16 is fast and the selection reads nothing but pre-activations."""
+        rounds = fast_dtype(self.W_enc.device) is torch.bfloat16 and self.selects_from_encoder
         return self.rounded() if rounds else self
+
+    @property
+    def selects_from_encoder(self) -> bool:
+        """The selection reads pre-activations alone, and decoder rows have no part in it."""
+        return isinstance(self.selection, TopK | AbsTopK | Threshold)
 
     def rounded(self) -> "Dictionary":
         """The same dictionary, whose pre-activations are products in bf16, of x less b_dec, which is near its

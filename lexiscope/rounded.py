@@ -18,6 +18,12 @@ class RoundedEncoder:
         """of the rows"""
         return len(self._weights), self._weights.shape[1] - 2
 
+    def copied(self) -> "RoundedEncoder":
+        """The same in memory of its own."""
+        copy = RoundedEncoder.__new__(RoundedEncoder)
+        copy._weights = self._weights.clone()
+        return copy
+
     def set(self, rows: Tensor, bias: Tensor) -> None:
         """Other weights of the same shapes, in the same memory."""
         high = bias.bfloat16()

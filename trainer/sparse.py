@@ -62,8 +62,8 @@ def above(
     signed: bool = False,
 ) -> SparseCode:
     """Every pre-activation of x [n, d] that is above its feature's `lowest` [d_sae], which is not negative,
-    or whose magnitude is, where the code is `signed`; in the order of features, padded with value 0. `scratch`
-    bounds the tokens held at once.
+    or whose magnitude is, where the code is `signed`; in the order of features, padded with value 0.
+    `scratch` bounds the tokens held at once.
     """
     scratch = Scratch(len(x)) if scratch is None else scratch
     buffer = scratch.of(len(encoder), torch.float32, x.device)

@@ -72,6 +72,7 @@ def _aligned(dictionary: Dictionary) -> Dictionary:
         dictionary,
         W_enc=dictionary.W_enc.clone(),
         b_enc=dictionary.b_enc.clone(),
+        encoder=None if dictionary.encoder is None else dictionary.encoder.copied(),
         selection=dictionary.selection.map(torch.clone),
     )
 
