@@ -36,6 +36,8 @@ WIDTHS, KS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (8, 16, 32, 64)
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Of the tokens, at the widths of SHORTER and k 32."""
 SHORTER, BATCH, RATE = (2048, 8192, 32768), 1024, 1e-3
+LEAST = 10
+"""Runs of all tokens that the law is fitted to, at least: it has six parameters."""
 MILLIONS = 16 << 20
 """Features of the largest dictionary of that paper."""
 
@@ -148,59 +150,73 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def tables() -> list[str]:
-    """A table and a plot a model and layer, and the law."""
+    """A table a model and layer, and where there are runs enough for it, the law and a plot."""
     lines: list[str] = []
     for path in sorted(FOLDER.glob("*.json")):
         kept = json.loads(path.read_text())
         made = sorted(kept["runs"].values(), key=lambda run: (run["seen"], run["k"], run["width"]))
         whole = [run for run in made if run["seen"] == kept["seen"]]
-        n, k, error = (np.array([get(run) for run in whole], float) for get in GETTERS)
-        law_of = fit(n, k, error)
-        missed = float(np.abs(np.log(law(law_of, n, k)) - np.log(error)).mean())
-        plot(path.stem, made, law_of, kept)
-        shorter = [run for run in made if run["k"] == 32 and run["width"] in SHORTER]
-        by_tokens = {
-            width: power(*(np.array(column) for column in zip(*pairs, strict=True)))
-            for width in SHORTER
-            if len(pairs := [(r["seen"], 1 - r["fve"]) for r in shorter if r["width"] == width]) > 2
-        }
-        names = ("α", "β_k", "β_n", "γ", "ζ", "η")
-        values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, law_of, strict=True))
-        tokens = "; ".join(f"{width:,} features: {b:.3f}" for width, (_, b) in by_tokens.items())
-        paper = on_paper(kept["d_model"])
-        predicted = float(law(law_of, np.array([MILLIONS]), np.array([32]))[0])
-        lines += [
-            f"**{kept['model']}, layer {kept['layer']}**, {kept['seen']:,} tokens seen of "
-            f"{kept['tokens']:,}: {values}; the law misses the error by {missed:.1%} on average. "
-            f"Exponent of the tokens seen, k 32: {tokens}. A dictionary of 16 million features would have "
-            f"{paper['weights'] / 1e9:.1f} billion weights here, {paper['gigabytes']:,.0f} GB with Adam's "
-            f"moments and gradients, and {paper['operations_a_token'] / 1e9:.0f} billion operations a token "
-            "to encode and decode densely; the law, far outside what it was fitted on, gives "
-            f"{predicted:.3f}. `{kept['command']}`",
-            "",
-            f"![error against width](plots/scaling-{path.stem}.svg)",
-            "",
-        ]
-        header = ["features", "k", "tokens seen", "FVE", "ΔCE", "dead", "error by the law"]
+        law_of = None
+        words = f"**{kept['model']}, layer {kept['layer']}**, {kept['seen']:,} tokens seen"
+        words += f" of {kept['tokens']:,}"
+        if len(whole) >= LEAST:
+            n, k, error = (np.array([get(run) for run in whole], float) for get in GETTERS)
+            law_of = fit(n, k, error)
+            missed = float(np.abs(np.log(law(law_of, n, k)) - np.log(error)).mean())
+            plot(path.stem, made, law_of, kept)
+            names = ("α", "β_k", "β_n", "γ", "ζ", "η")
+            values = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, law_of, strict=True))
+            predicted = float(law(law_of, np.array([MILLIONS]), np.array([32]))[0])
+            words += (
+                f": {values}; the law misses the error by {missed:.1%} on average, and gives {predicted:.3f} "
+                "for 16 million features, far outside what it was fitted on"
+            )
+        lines += [f"{words}. {_by_tokens(made)}{_on_paper(kept['d_model'])} `{kept['command']}`", ""]
+        if law_of is not None:
+            lines += [f"![error against width and tokens](plots/scaling-{path.stem}.svg)", ""]
+        header = ["features", "k", "tokens seen", "FVE", "ΔCE", "dead"]
+        header += [] if law_of is None else ["error by the law"]
         lines += table(header, [_row(run, law_of, kept["seen"]) for run in made])
         lines.append("")
     return lines[:-1]
 
 
+def _by_tokens(made: list[dict[str, Any]]) -> str:
+    """The exponent of the tokens seen, at each width that was trained on several numbers of them."""
+    found = []
+    for width in SHORTER:
+        own = [run for run in made if run["k"] == 32 and run["width"] == width]
+        if len({run["seen"] for run in own}) > 2:
+            seen, error = np.array([(run["seen"], 1 - run["fve"]) for run in own], float).T
+            found.append(f"{width:,} features: {power(seen, error)[1]:.3f}")
+    return f"Exponent of the tokens seen, k 32: {'; '.join(found)}. " if found else ""
+
+
+def _on_paper(d_model: int) -> str:
+    paper = on_paper(d_model)
+    return (
+        f"A dictionary of 16 million features would have {paper['weights'] / 1e9:.1f} billion weights here, "
+        f"{paper['gigabytes']:,.0f} GB with gradients and Adam's moments, and take "
+        f"{paper['operations_a_token'] / 1e9:.0f} billion operations a token."
+    )
+
+
 GETTERS = (lambda run: run["width"], lambda run: run["k"], lambda run: 1 - run["fve"])
 
 
-def _row(run: dict[str, Any], law_of: np.ndarray, seen: int) -> list[str]:
-    by_law = float(law(law_of, np.array([run["width"]]), np.array([run["k"]]))[0])
-    return [
+def _row(run: dict[str, Any], law_of: np.ndarray | None, seen: int) -> list[str]:
+    row = [
         f"{run['width']:,}",
         str(run["k"]),
         f"{run['seen']:,}",
         f"{run['fve']:.3f}",
         f"{run['delta_ce']:.4f}",
         f"{run['dead_share']:.1%}",
-        f"{by_law:.3f}" if run["seen"] == seen else "",
     ]
+    if law_of is None:
+        return row
+    by_law = float(law(law_of, np.array([run["width"]]), np.array([run["k"]]))[0])
+    return [*row, f"{by_law:.3f}" if run["seen"] == seen else ""]
 
 
 def plot(name: str, made: list[dict[str, Any]], law_of: np.ndarray, kept: dict[str, Any]) -> None:
