@@ -1,6 +1,7 @@
 """What studies read: checkpoints of one model, the model, and the residual stream of a text."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,13 @@ def _model_of(checkpoints: Sequence[Checkpoint], arguments: Arguments) -> Langua
         raise StudyError(f"The dictionaries record {what}: name the one to use with --model.")
     path = arguments.model or next(iter(recorded.values()))
     known = checkpoints[0].details.get("model_id") if arguments.model is None else None
-    return load_language_model(path, model_id=arguments.model_id or known)
+    return _loaded(path, arguments.model_id or known)
+
+
+@lru_cache(2)
+def _loaded(path: str, model_id: str | None) -> LanguageModel:
+    """A model, kept for the next study of the same process."""
+    return load_language_model(path, model_id=model_id)
 
 
 def _weights_of(checkpoint: Checkpoint) -> str:
