@@ -155,7 +155,7 @@ def _core(inputs: Inputs, judged: Sequence[np.ndarray], stream: Stream) -> list[
     active = mean_over((code.values != 0).sum(1).float(), stream.passage)
     explained = Interval(1 - left.value, 1 - left.high, 1 - left.low)
     return [
-        figure("L0", "features", active, "Active features a token.", control=None),
+        figure("L0", "number", active, "Active features a token."),
         figure("variance explained", "share", explained, "Of the stream, on this text."),
         figure(
             "CE loss score",
