@@ -25,7 +25,7 @@ async def healthz() -> JSONResponse:
 @router.get("/readyz", responses=error_responses(503, 504))
 async def readyz(request: Request, store: OpenStore) -> JSONResponse:
     """The index can be read, in its folder or database, and the model worker responds. A worker of the
-    server's own that no request has needed yet is ready.
+    server's own that no request has needed yet, or that is starting, is ready.
     """
     build = await run_in_threadpool(store.build_id)
     worker = "not started"
@@ -33,6 +33,8 @@ async def readyz(request: Request, store: OpenStore) -> JSONResponse:
     if client is not None:
         await client.health()
         worker = "ready"
+    elif request.app.state.worker is not None:
+        worker = "starting"
     return JSONResponse({"ok": True, "build": build, "worker": worker}, headers=NO_STORE)
 
 
@@ -44,8 +46,10 @@ async def prometheus(request: Request) -> Response:
 
 
 def _worker(request: Request) -> WorkerClient | None:
-    """The client of a worker that is there or should be; None where the first request will start one."""
+    """The client of a worker that is there or should be; None where the first request will start one, or has
+    just done so.
+    """
     state = request.app.state
     if state.settings.worker_url:
         return WorkerClient(state.settings.worker_url, token=state.settings.worker_token)
-    return WorkerClient(state.worker) if state.worker is not None else None
+    return WorkerClient(state.worker) if state.worker is not None and not state.worker.starting else None

@@ -16,6 +16,9 @@ class Backend(Protocol):
         Raises NoIndex.
         """
 
+    def before(self, build: str) -> list[str]:
+        """Other builds that can be opened, the last published first."""
+
     def name(self, build: str) -> str:
         """The build, as messages call it."""
 

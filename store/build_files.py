@@ -71,6 +71,12 @@ def remove_leftovers(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def builds_before(root: Path, build: str) -> list[str]:
+    """Ids of other published builds that are there, the last written first."""
+    found = [path for path in root.glob("*.duckdb") if BUILD_ID.fullmatch(path.stem) and path.stem != build]
+    return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+
+
 def remove_builds(root: Path, *, but: set[str]) -> None:
     """Delete published builds other than those named. A reader that still has one open keeps its file until
     it closes it.

@@ -4,7 +4,16 @@ import sqlalchemy as sa
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
-from store.errors import MAKE_ONE, NoIndex, StoreError, reason
+from store.errors import MAKE_ONE, Damaged, NoIndex, StoreError, reason
+
+DAMAGE = (
+    "corrupt",
+    "not a valid duckdb",
+    "could not read enough bytes",
+    "serialization error",
+    "internal error",
+)
+"""words of DuckDB's errors that do not pass"""
 
 
 class FolderBackend:
@@ -33,5 +42,10 @@ class FolderBackend:
     def name(self, build: str) -> str:
         return str(build_files.build_path(self._root, build))
 
+    def before(self, build: str) -> list[str]:
+        return build_files.builds_before(self._root, build)
+
     def failure(self, error: Exception, build: str) -> StoreError:
-        return NoIndex(f"{self.name(build)} cannot be read ({reason(error)}): {MAKE_ONE}")
+        said = str(error).lower()
+        kind = Damaged if any(words in said for words in DAMAGE) else NoIndex
+        return kind(f"{self.name(build)} cannot be read ({reason(error)}): {MAKE_ONE}")

@@ -29,6 +29,10 @@ class NoIndex(StoreError):
     PUBLIC = f"there is no index that can be read: {MAKE_ONE}"
 
 
+class Damaged(NoIndex):
+    """The file of a build is not as it was written."""
+
+
 class UnreadablePointer(NoIndex):
     """CURRENT is there, but it cannot be read or names no build: what was served is served still."""
 

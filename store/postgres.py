@@ -120,6 +120,9 @@ class PostgresBackend:
 
         return engine
 
+    def before(self, build: str) -> list[str]:
+        return []  # the server answers for its files
+
     def name(self, build: str) -> str:
         return f"build {build} in {where(self._url)}"
 

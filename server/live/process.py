@@ -23,7 +23,8 @@ from lexiscope.errors import LexiscopeError
 from lexiscope.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent.parent
-START_SECONDS = 90.0
+START_SECONDS = 150.0
+"""a busy machine takes long to import torch; less than LEXISCOPE_RESPONSE_SECONDS, which is another error"""
 PREFIX_OF_FOLDER = "lexiscope-worker-"
 """of the socket's folder; its owner's process id follows"""
 
@@ -62,6 +63,11 @@ class WorkerProcess:
         """The id of the running process, None if there is none."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def starting(self) -> bool:
+        """Whether a process runs that has not responded yet."""
+        return self.pid is not None and not self._healthy
 
     def start(self) -> None:
         """Start the process if it is not running. Returns at once; the worker responds some seconds later."""

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -33,7 +33,7 @@ from lexiscope.settings import Settings
 from store import schema
 from store.backend import Backend
 from store.duckdb_folder import FolderBackend
-from store.errors import MAKE_ONE, NoIndex, NotFound, UnreadablePointer, WrongVersion
+from store.errors import MAKE_ONE, Damaged, NoIndex, NotFound, UnreadablePointer, WrongVersion
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
 from store.read.compare_page import ComparedDictionaries, comparable, compare_page
@@ -112,6 +112,9 @@ class Store:
         build = self._enter()
         try:
             yield build
+        except Damaged:
+            self._refuse(build)
+            raise
         finally:
             with self._lock:
                 build.users -= 1
@@ -146,16 +149,41 @@ class Store:
     def _opened(self, build: str) -> OpenBuild:
         if self._build is None or build not in (self._build.id, self._refused):
             try:
-                fresh = OpenBuild(self._backend, build)
+                fresh = self._open(build)
             except (NoIndex, WrongVersion) as error:
                 if self._build is None:
                     raise
                 log.error("build %s cannot be served, %s is still: %s", build, self._build.id, error)
-                self._refused = build
+                if isinstance(error, Damaged | WrongVersion):  # others may pass
+                    self._refused = build
                 return self._build
             self._retire()
             self._build = fresh
         return self._build
+
+    def _open(self, build: str) -> OpenBuild:
+        """The build, or the one before where it is damaged and nothing else is open. Raises NoIndex,
+        WrongVersion.
+        """
+        try:
+            if build == self._refused:
+                raise Damaged(f"{self._backend.name(build)} is damaged: {MAKE_ONE}")
+            return OpenBuild(self._backend, build)
+        except Damaged as damaged:
+            for other in self._backend.before(build) if self._build is None else ():
+                with suppress(NoIndex, WrongVersion):
+                    found = OpenBuild(self._backend, other)
+                    log.error("build %s is served: %s", other, damaged)
+                    self._refused = build
+                    return found
+            raise
+
+    def _refuse(self, build: OpenBuild) -> None:
+        """A page met a damaged part: the next is read from the build before, where there is one."""
+        with self._lock:
+            if build is self._build and self._backend.before(build.id):
+                self._refused = build.id
+                self._retire()
 
     def _retire(self) -> None:
         if self._build is not None:

@@ -60,7 +60,12 @@ PROJECT = SETTINGS["COMPOSE_PROJECT_NAME"]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.docker", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave containers and volumes at the end")
-    keep = parser.parse_args().keep
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a folder of `index` and `runs` with the paths of a container, to be served as it is",
+    )
+    given = parser.parse_args()
     if why := start_engine():
         print(f"skipped: {why}")
         return
@@ -72,19 +77,23 @@ def main() -> None:
     print("\n".join(line for line in sizes.splitlines() if ":test" in line), flush=True)
     down(volumes=True)
     try:
-        timed("first start without a network", first_start_without_a_network)
+        if given.data is None:
+            timed("first start without a network", first_start_without_a_network)
+        else:
+            timed("data that was there", fill, given.data)
+            os.environ["COMPOSE_FILE"] = f"{ROOT}/docker-compose.yml:{Path(__file__).parent}/serve.yml"
         build = timed("up: healthy, locked down, pages, a steer", demo)
         timed("a container restarted in the middle of a stream", restart_in_a_stream)
         timed("down and up again, data kept", again, build)
         timed("profile train: doctor, a dictionary, its index", one_off)
         timed("backup and restore", backup_and_restore)
-        timed("profile postgres", postgres)
+        timed("profile postgres", postgres, given.data is None)
         timed("profile lab", lab)
     except BaseException:
         print(run(*compose(), "logs", "--tail", "40"), flush=True)
         raise
     finally:
-        if not keep:
+        if not given.keep:
             down(volumes=True)
     print("docker-test: all passed")
 
@@ -181,6 +190,16 @@ def first_start_without_a_network() -> None:
         run("docker", "rm", "-f", name)
 
 
+def fill(data: Path) -> None:
+    """The volume with what a folder holds."""
+    run(*compose(), "up", "--no-start", "lexiscope")
+    with tempfile.TemporaryFile() as packed:
+        subprocess.run(["tar", "-C", str(data), "-c", "."], stdout=packed, check=True)
+        packed.seek(0)
+        restore = ["docker", "run", "--rm", "-i", "-v", f"{PROJECT}_data:/data", SETTINGS["IMAGE"]]
+        subprocess.run([*restore, "tar", "-C", "/data", "-x", "--no-same-owner"], stdin=packed, check=True)
+
+
 def age(container: str) -> float:
     """Seconds since a container was started."""
     started = run("docker", "inspect", "--format", "{{.State.StartedAt}}", container)
@@ -213,13 +232,17 @@ def locked_down(*services: str) -> None:
 def demo() -> str:
     up("lexiscope")
     locked_down("lexiscope")
-    return use(HERE)
+    build = use(HERE)
+    lines = run("sh", "-c", f"docker logs {container_of('lexiscope')} 2>&1").splitlines()
+    requests = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any(line.get("path") == "/api/v1/steer" for line in requests), lines[-3:]
+    return build
 
 
 def restart_in_a_stream() -> None:
     home = get(f"{HERE}/index.json")
     layer = home["models"][0]["layers"][0]
-    data = json.dumps(steer(f"{layer['model']}/{layer['source']}/1", 256)).encode()
+    data = json.dumps(steer(f"{layer['model']}/{layer['source']}/1", 100)).encode()
     request = urllib.request.Request(f"{HERE}/api/v1/steer", data, {"content-type": "application/json"})
     lines: list[str] = []
     with urllib.request.urlopen(request, timeout=180) as stream:
@@ -282,15 +305,21 @@ def backup_and_restore() -> None:
         run("docker", "volume", "rm", "-f", other)
 
 
-def postgres() -> None:
+def postgres(demo: bool) -> None:
+    """The tables are made by the first start of the demo, or by an import."""
     down()
     up("postgres", profile="postgres")
-    up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)
-    finished()
+    if demo:
+        up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)
+        finished()
+    else:
+        job = [*compose(), "run", "--rm", "--no-deps"]
+        run(*job, "train", "lexiscope", "export", "parquet", "/data/exported")
+        run(*job, "-e", f"LEXISCOPE_DATABASE_URL={DATABASE}", "train",
+            "lexiscope", "import", "parquet", "/data/exported", "--keep-paths")  # fmt: skip
+        up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)
     first = use(HERE)
-    assert first != "" and DATABASE.split(":")[2].partition("@")[0] not in run(
-        *compose(), "logs", "lexiscope"
-    )
+    assert DATABASE.split(":")[2].partition("@")[0] not in run(*compose(), "logs", "lexiscope")
     down()
     up("postgres", profile="postgres")
     up("lexiscope", LEXISCOPE_DATABASE_URL=DATABASE)

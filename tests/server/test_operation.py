@@ -57,3 +57,15 @@ def test_what_passes_is_a_503_without_a_trace(
     with TestClient(browser.app, raise_server_exceptions=False) as client:
         answer = client.get("/index.json")
     assert answer.status_code == 503 and answer.headers["retry-after"] and "secret" not in answer.text
+
+
+def test_a_server_whose_worker_is_starting_is_ready(tmp_path: Path) -> None:
+    class Starting:
+        starting = True
+
+    synthetic.publish(tmp_path, [synthetic.Dictionary("m", 0)])
+    app = create_app(Settings(index=tmp_path))
+    app.state.worker = Starting()
+    client = TestClient(app)
+    assert client.get("/readyz").json()["worker"] == "starting"
+    assert client.get("/metrics").status_code == 200

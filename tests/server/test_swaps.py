@@ -53,6 +53,25 @@ def test_a_damaged_build_is_not_served_and_the_last_good_one_is(tmp_path: Path) 
     assert client.get("/m/0-vasae/3.json").json()["build"] == better
 
 
+def test_a_byte_that_changed_costs_one_page_and_then_the_last_good_build_is_served(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, SMALL)
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    good = client.get("/m/0-vasae/3.json").json()
+    file = tmp_path / f"{synthetic.publish(tmp_path, SMALL)}.duckdb"
+    content = file.read_bytes()
+    for place in range(0, len(content) - 4096, 64 * 1024):  # not the first 12 kB, which opening reads
+        content = content[: place + 20_000] + b"\x5a" + content[place + 20_001 :]
+    file.unlink()
+    file.write_bytes(content)
+    statuses = [client.get(page).status_code for page in (*PAGES, "/m/0-vasae/3.json")]
+    assert statuses[-1] == 200 and statuses.count(503) <= 1
+    assert client.get("/m/0-vasae/3.json").json() == good
+    with TestClient(create_app(Settings(index=tmp_path))) as fresh:
+        for _ in range(2):
+            fresh.get("/m/0-vasae/3.json")
+        assert fresh.get("/m/0-vasae/3.json").json() == good
+
+
 def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> None:
     build = synthetic.publish(tmp_path, SMALL)
     client = TestClient(create_app(Settings(index=tmp_path)))
