@@ -110,18 +110,23 @@ def size_text(n_bytes: int) -> str:
     return f"{n_bytes} bytes"
 
 
-def portable_command(arguments: Sequence[str]) -> str:
-    """A command line to keep with what it made, without paths of this machine: an absolute path, also as
-    `--option=PATH`, becomes relative to the working folder where it lies under it, and its last name
-    elsewhere.
+def portable_path(path: str) -> str:
+    """A path without folders of this machine: an absolute one becomes relative to the working folder where it
+    lies under it, and its last name elsewhere.
     """
-    folder = Path.cwd()
+    given, folder = Path(path), Path.cwd()
+    if not given.is_absolute():
+        return path
+    return str(given.relative_to(folder)) if given.is_relative_to(folder) else given.name
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """A command line to keep with what it made, each of its paths, also as `--option=PATH`, a
+    `portable_path`.
+    """
 
     def portable(argument: str) -> str:
         option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-        path = Path(value)
-        if not path.is_absolute():
-            return argument
-        return f"{option}{equals}{path.relative_to(folder) if path.is_relative_to(folder) else path.name}"
+        return f"{option}{equals}{portable_path(value)}"
 
     return shlex.join(map(portable, arguments))

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from lexiscope import training_files
+from lexiscope import files, training_files
 from lexiscope.measures import RUN, TRAINING
 from lexiscope.records import Filters
 from lexiscope.records.made import HeldOutMetric, MadePage, TrainingCurve
@@ -38,7 +38,7 @@ def made(request: Request, store: OpenStore, model: ModelId, source: SourceName)
         training=page.training,
         curves=curves(lines),
         metrics=held_out(page.metrics),
-        command=training_files.command(page.training, place.model_path),
+        command=training_files.command(page.training, files.portable_path(place.model_path) or "MODEL"),
     )
     return respond(request, PageContent(record, "made.html"))
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lexiscope.files import Locked, lack_of_space, lock, new_folder, portable_command, replace_file
+from lexiscope.files import (
+    Locked,
+    lack_of_space,
+    lock,
+    new_folder,
+    portable_command,
+    portable_path,
+    replace_file,
+)
 
 
 def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -86,3 +94,12 @@ def test_a_command_is_kept_without_the_paths_of_the_machine(
     given += ["--text", "/mnt/corpus/a b.txt.xz", "data/c.txt", "--lambda=1e-4", "--layers", "0,3"]
     kept = "lexiscope train gpt2 --out=data/runs --cache . --text 'a b.txt.xz' data/c.txt --lambda=1e-4"
     assert portable_command(given) == f"{kept} --layers 0,3"
+
+
+def test_a_portable_path_has_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert portable_path(str(tmp_path / "models" / "m")) == "models/m"
+    assert portable_path("/srv/lab/models/m") == "m"
+    assert portable_path("someone/m") == "someone/m" and portable_path("") == ""
