@@ -227,7 +227,7 @@ def main() -> None:
     sys.exit(0 if held else 1)
 
 
-def wait(address: str, seconds: float = 180) -> None:
+def wait(address: str, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
