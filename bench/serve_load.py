@@ -37,7 +37,7 @@ CONNECTIONS = 16
 WARM_SECONDS = 3.0
 COLUMNS = [
     *("server", "reads", "requests/s", "p50 ms", "p95", "p99", "errors", "kB each"),
-    *("MB first", "MB last"),
+    *("server's CPU ms each", "MB first", "MB last"),
 ]
 SAMPLE = 2000
 """features and tokens that requests are drawn from"""
@@ -104,15 +104,26 @@ async def run(port: int, draw: Draw, seconds: float, *, measured: bool) -> Load:
     return load
 
 
-def memory(pid: int) -> float:
-    """Resident MB of a process and its children, the model worker aside."""
+class Use(NamedTuple):
+    """What a process and its children, the model worker aside, take and have taken."""
+
+    megabytes: float
+    """resident"""
+    cpu_seconds: float
+
+
+def use(pid: int) -> Use:
     place = Path(f"/proc/{pid}")
     if b"server.live" in (place / "cmdline").read_bytes():
-        return 0.0
+        return Use(0.0, 0.0)
     lines = (place / "status").read_text().splitlines()
     own = next((float(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0.0)
-    children = (place / "task" / str(pid) / "children").read_text().split()
-    return own / 1000 + sum(memory(int(child)) for child in children)
+    ticks = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+    children = [use(int(child)) for child in (place / "task" / str(pid) / "children").read_text().split()]
+    return Use(
+        own / 1000 + sum(child.megabytes for child in children),
+        sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(child.cpu_seconds for child in children),
+    )
 
 
 class Server(NamedTuple):
@@ -125,12 +136,14 @@ class Server(NamedTuple):
     def measure(self, reads: str, draw: Draw, seconds: float) -> tuple[float, list[str]]:
         """(requests a second, a row of the report)"""
         asyncio.run(run(self.port, draw, WARM_SECONDS, measured=False))
-        before = memory(self.process.pid)
+        before = use(self.process.pid)
         load = asyncio.run(run(self.port, draw, seconds, measured=True))
-        after, n = memory(self.process.pid), len(load.milliseconds)
+        after, n = use(self.process.pid), len(load.milliseconds)
         quantiles = (f"{load.quantile(share):.1f}" for share in (0.5, 0.95, 0.99))
         size = f"{load.counts['bytes'] / n / 1000:.1f}"
-        shown = [*quantiles, str(load.counts["errors"]), size, f"{before:.0f}", f"{after:.0f}"]
+        cpu = f"{1000 * (after.cpu_seconds - before.cpu_seconds) / n:.1f}"
+        memory = [f"{one.megabytes:.0f}" for one in (before, after)]
+        shown = [*quantiles, str(load.counts["errors"]), size, cpu, *memory]
         return load.rate, [self.name, reads, f"{load.rate:.0f}", *shown]
 
 

@@ -32,7 +32,7 @@ def draw(chart: StudyChart) -> Markup:
     parts = [*body, *(f'<g transform="translate(0 {height})">{item}</g>' for item in legend)]
     total = height + (28 if legend else 4)
     return Markup(
-        f'<svg class="study-chart" width="{width}" height="{total:.0f}" role="img" '
+        f'<svg class="study-chart" width="{width}" height="{total:.0f}" role="group" '
         f'aria-label="{escape(chart.title)}">{"".join(parts)}</svg>'
     )
 

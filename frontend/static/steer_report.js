@@ -16,14 +16,20 @@ const times = (mode, strength) =>
     : `${mode === "add" ? "" : `${mode} `}${strength > 0 ? "+" : ""}${strength.toFixed(2)}×`;
 const cell = (content, numeric = false) => make("td", { className: numeric ? "num" : "" }, content);
 
-/** A link to a feature that shows a token: its nearest anchor, or the token that it is to change. */
-export function chip(feature, token = feature.name) {
+/** A link to a feature that shows a token: the one that it is to change. */
+export function chip(feature, token) {
   return make("a", {
     className: "chip",
     href: `/${feature.id}`,
     textContent: token.shown,
     title: `${feature.id} · token ${token.id} · ${feature.verdict}`,
   });
+}
+
+/** What a feature is called: its relation and first word; where none could be chosen, its nearest anchor. */
+function called(feature) {
+  const [token] = feature.relation ? feature.words : [feature.name];
+  return [make("small", { textContent: feature.relation ?? "anchor" }), " ", chip(feature, token)];
 }
 
 const place = (feature) => `${feature.source} · ${feature.index}`;
@@ -158,7 +164,7 @@ function showChanges(id, list) {
         {},
         make("span", { className: "num", textContent: `${m.default.toFixed(2)} → ${m.steered.toFixed(2)}` }),
         " ",
-        chip(m),
+        ...called(m),
         " ",
         make("span", {
           className: `badge is-${m.verdict}`,
@@ -204,7 +210,7 @@ export function showMeasured(event) {
       ),
       ...event.controls.map((c) =>
         row(
-          [`control: ${KINDS[c.kind]}`, ...c.features.flatMap((f) => [" ", chip(f)])],
+          [`control: ${KINDS[c.kind]}`, ...c.features.flatMap((f) => [" ", ...called(f)])],
           c.named.map((n) => n.probability),
           c.kl,
         ),

@@ -12,7 +12,7 @@ Written = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, 
 class LabelRequest(Request):
     """A label to add."""
 
-    model_config = example(label="royal titles", note="king, queen, prince", author="Ann")
+    model_config = example(label="royal titles", note="king, queen, prince")
 
     label: Written = Field(
         description="what the feature is, in a few words", json_schema_extra={"pattern": r"\S"}

@@ -30,7 +30,7 @@ LIVE = [
 
 def violations(page, path, *, state="load"):
     """Of both colour schemes."""
-    page.goto(path, wait_until=state)
+    page.goto(path, wait_until=state, timeout=240_000)  # the first reading starts a model worker
     page.evaluate(AXE)
     found = []
     for scheme in ("light", "dark"):

@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 
+import httpx
 import pytest
 
 from lexiscope.records import ErrorRecord, FeatureRef, ScoredToken, Token
@@ -26,6 +27,9 @@ from lexiscope.records.live import (
     SweepPoint,
     SweepResponse,
 )
+from lexiscope.settings import Settings
+from tests.browser.conftest import running
+from tests.store import synthetic
 
 pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
 
@@ -220,7 +224,7 @@ def test_the_run_is_called_an_effect_only_if_it_beats_its_controls(page, beats, 
     rows = [row.inner_text() for row in page.locator("#controls tbody tr").all()]
     assert "0.100 %" in rows[0] and "21.0 %" in rows[1] and "raw embedding" in rows[2] and "19.0 %" in rows[2]
     assert "plain: none here" in page.locator("#run-words").inner_text()
-    assert "0.25 → 3.50" in page.locator("#rose").inner_text()
+    assert "0.25 → 3.50 anchor ␣Paris" in " ".join(page.locator("#rose").inner_text().split())
     assert "1-vasae · 7" in page.locator("#meant").inner_text()
     heat = page.locator("#steered-text span:not(.prompt)")
     assert [span.get_attribute("class") for span in heat.all()] == ["heat h5", "heat h20"]
@@ -419,3 +423,28 @@ def test_the_link_of_a_finished_steer_shows_what_was_generated(page, chromium, s
     damaged.goto(page.url.split("#")[0] + "#result=AAAA")
     damaged.get_by_role("alert").get_by_text("cannot be read").wait_for()
     visitor.close()
+
+
+def test_dictionaries_of_every_k_have_a_slider_for_it_on_both_pages(chromium, tmp_path):
+    usual = synthetic.Dictionary("tiny", 1)
+    synthetic.publish(tmp_path, [synthetic.Dictionary("tiny", 0, "hierarchical"), usual])
+    with running(Settings(index=tmp_path)) as address:
+        most = httpx.get(f"{address}/api/v1/models/tiny").json()["layers"][0]["k"]
+        page = chromium.new_context(base_url=address).new_page()
+        page.set_default_timeout(60_000)
+        page.goto("/read")
+        page.get_by_text("More options").click()
+        for open_page in ("/read", "/steer?feature=tiny/0-hierarchical/6"):
+            if open_page != "/read":
+                page.goto(open_page)
+            slider = page.locator("[name=k]")
+            assert slider.get_attribute("max") == str(most) and slider.get_attribute("type") == "range"
+            output = page.locator("[name=k] + output")
+            assert output.inner_text() == "as trained"
+            slider.press("ArrowRight")
+            slider.press("ArrowRight")
+            assert output.inner_text() == "2"
+        page.wait_for_url("**%22k%22%3A2**")
+        page.reload()
+        assert page.locator("[name=k]").input_value() == "2"
+        page.context.close()
