@@ -102,7 +102,7 @@ def stay_in_cones(
     Otherwise an optimiser with momentum spends its steps and its second moments on a move that the projection
     undoes. `anchors` [vocab, d] are unit; row i belongs to anchors[assigned[i]].
     """
-    for part in torch.arange(len(gradient), device=gradient.device).split(4096):  # chunks that stay in cache
+    for part in torch.arange(len(gradient), device=gradient.device).split(512):  # chunks that stay in cache
         at = slice(int(part[0]), int(part[-1]) + 1)
         unit, anchor, g = directions[at], anchors[assigned[at]], gradient[at]
         along = (unit * anchor).sum(-1, keepdim=True)
