@@ -97,10 +97,11 @@ def find(arguments: UnlearnArguments) -> Findings:
             rises[name][side] = [mean_over(after[f"{name} {scale}"] - after[""]) for scale in SCALES]
     figures, best = [], SCALES.index(SCALE)
     for at in (0, best):
+        how = f"scale −{SCALES[at]:g}" if SCALES[at] else "ablated"
         for side, label in (("forget", "the text to forget"), ("retain", "the other text")):
             figures.append(
                 figure(
-                    f"rise on {label}, scale −{SCALES[at]:g}",
+                    f"rise on {label}, {how}",
                     "nats",
                     rises["chosen"][side][at],
                     f"Of the cross-entropy, where {len(chosen)} features take −{SCALES[at]:g} times their "
@@ -114,8 +115,8 @@ def find(arguments: UnlearnArguments) -> Findings:
         f"{len(chosen)} features at −{SCALES[best]:g} times their activation raise the cross-entropy of the "
         f"text to forget by {top['forget'].value:.3f} ({top['forget'].low:.3f} to {top['forget'].high:.3f}) "
         f"and of the other by {top['retain'].value:.3f} (random features that fire as often: "
-        f"{by_chance['forget'].value:.3f} and {by_chance['retain'].value:.3f}). Ablating them raises it by "
-        f"{rises['chosen']['forget'][0].value:.3f}."
+        f"{by_chance['forget'].value:.3f} and {by_chance['retain'].value:.3f}). Ablating them changes it by "
+        f"{rises['chosen']['forget'][0].value:.3f}.".replace("-", "−")
     )
     stream, code = streams[0], codes[0]
     names = names_on(code, stream.tokens, d_sae=dictionary.d_sae, vocab_size=model.vocab_size)
@@ -142,8 +143,9 @@ def _chart(rises: dict[str, dict[str, list[Interval]]]) -> StudyChart:
     series = [
         ChartSeries(name="text to forget", points=points(rises["chosen"]["forget"])),
         ChartSeries(name="other text", points=points(rises["chosen"]["retain"])),
-        ChartSeries(
-            name="text to forget, random features", points=points(rises["random"]["forget"]), control=True
+        *(
+            ChartSeries(name=f"{name}, random features", points=points(rises["random"][side]), control=True)
+            for side, name in (("forget", "text to forget"), ("retain", "other text"))
         ),
     ]
     return StudyChart(
