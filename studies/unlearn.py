@@ -111,12 +111,13 @@ def find(arguments: UnlearnArguments) -> Findings:
             )
     top = {side: rises["chosen"][side][best] for side in ("forget", "retain")}
     by_chance = {side: rises["random"][side][best] for side in ("forget", "retain")}
+    ablated = f"{rises['chosen']['forget'][0].value:.3f}".replace("-", "−")
     answer = (
         f"{len(chosen)} features at −{SCALES[best]:g} times their activation raise the cross-entropy of the "
         f"text to forget by {top['forget'].value:.3f} ({top['forget'].low:.3f} to {top['forget'].high:.3f}) "
         f"and of the other by {top['retain'].value:.3f} (random features that fire as often: "
         f"{by_chance['forget'].value:.3f} and {by_chance['retain'].value:.3f}). Ablating them changes it by "
-        f"{rises['chosen']['forget'][0].value:.3f}.".replace("-", "−")
+        f"{ablated}."
     )
     stream, code = streams[0], codes[0]
     names = names_on(code, stream.tokens, d_sae=dictionary.d_sae, vocab_size=model.vocab_size)
