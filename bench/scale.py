@@ -21,6 +21,7 @@ import indexer
 from bench.index_speed import Turns, peak
 from bench.report import Report, write_option
 from indexer.dictionaries import identify, name_dictionary
+from indexer.job import BYTES_A_FEATURE
 from indexer.text_pass.text_pass import BATCH_TOKENS
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -169,12 +170,20 @@ def main() -> None:
         model.n_layers, features, model.d_model, model.vocab_size, block_weights(model), 1_000_000,
     )  # fmt: skip
     llama = Job("Llama-3.1-8B, 32 × 131,072", 32, 131_072, 4096, 128_256, LLAMA_BLOCK, 1_000_000)
-    columns = ["1,000,000 tokens", "CPU h, reading", "CPU h, once", "h, 1 worker of 2 cores", "8", "64", "GB"]
+    columns = [
+        "1,000,000 tokens",
+        "CPU h, reading",
+        "CPU h, once",
+        "h, 1 worker of 2 cores",
+        "8",
+        "64",
+        "counts GB (≤)",
+    ]
     table = report.table("On paper", columns)
     for job in (own, llama):
         reading, once = job.hours(costs)
         hours = [f"{reading / 2 / workers + once / 2:,.1f}" for workers in (1, 8, 64)]
-        memory = f"{costs.state * job.layers * job.features / 1e9:.1f}"
+        memory = f"{BYTES_A_FEATURE * job.layers * job.features / 1e9:.1f}"
         table.rows.append([job.label, f"{reading:,.1f}", f"{once:,.2f}", *hours, memory])
     if given.cluster:
         cluster(model, given.runs, given.text, given.tokens, report)
