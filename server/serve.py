@@ -28,6 +28,8 @@ from server.live import spawn_worker
 from server.metrics import FOLDER
 
 CHECK_SECONDS = 1.0
+PROCESS_SECONDS = 120
+"""without a sign of life until a process is replaced: imports may take more than uvicorn's 5"""
 
 
 _applications: list[FastAPI] = []
@@ -62,6 +64,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         workers=settings.web_processes,
+        timeout_worker_healthcheck=PROCESS_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + CUT_SECONDS,
     )
     if settings.web_processes > 1:
