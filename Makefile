@@ -93,12 +93,13 @@ test-long: .venv/installed-test
 soak: .venv/installed
 	$(BIN)/python -m bench.soak $(ARGS)
 
-# Known vulnerabilities of the pinned packages (asks a service), and a bill of materials, in an environment of its own.
+# Known vulnerabilities of the pinned packages, and a bill of materials, in an environment of its own. Fails where the
+# service that knows of vulnerabilities does not answer for a package.
 audit:
 	test -d .venv/audit || $(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install -q pip-audit cyclonedx-bom
 	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o .venv/audit/bill-of-materials.json
-	.venv/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:
 	rm -rf .venv data/runs data/index data/models
