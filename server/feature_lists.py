@@ -65,7 +65,9 @@ def keep(lists: OpenLists, key: KeyName, body: ListRequest) -> Response:
     return json_response(lists.put(body, owner=_owner(key)))
 
 
-@router.delete(f"{KEPT}/{{list_id}}", status_code=204, responses=error_responses(401, 403, 404, 429, 503))
+@router.delete(
+    f"{KEPT}/{{list_id:number}}", status_code=204, responses=error_responses(401, 403, 404, 429, 503)
+)
 def remove(lists: OpenLists, key: KeyName, list_id: ListId) -> None:
     """Remove one of the key's own lists."""
     lists.remove(list_id, owner=_owner(key))

@@ -69,3 +69,8 @@ def test_without_keys_the_browser_keeps_lists(browser: TestClient) -> None:
     assert refused.status_code == 403 and "your browser keeps" in refused.json()["detail"]
     assert browser.delete(f"{KEPT}/1").status_code == 403 and browser.get(KEPT).json() == {"lists": []}
     assert 'id="send"' not in browser.get("/lists").text
+
+
+def test_what_is_no_number_of_a_list_is_not_there_for_any_method(browser: TestClient) -> None:
+    for method in ("GET", "DELETE", "PUT"):
+        assert browser.request(method, f"{KEPT}/-1.5e-308").status_code == 404, method
