@@ -6,7 +6,8 @@
     python -m bench.index_speed --shape llama --dictionaries 4       memory on synthetic firings, k 32
 
 Turns of one block each make a busy machine slow both sides; CPU seconds stand beside wall seconds. What is
-done once per dictionary (names, logit effects, families) is timed apart; the ablation pass is left out.
+done once per dictionary (names, logit effects, families) is timed apart, and so is ablating every live
+feature in CONTEXTS contexts.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from bench.report import Report, times, write_option
 from indexer.counts.state import PassState, StateShape
 from indexer.counts.text_chunk import TextChunk
 from indexer.dictionaries import identify, name_dictionary, named_encoder
+from indexer.rows.analysis import CausalAmounts, CountedModel, prepare
 from indexer.text_pass.blocks import Block, blocks
 from indexer.text_pass.text_pass import (
     BATCH_TOKENS,
@@ -45,6 +47,9 @@ from lexiscope.settings import Settings
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import batches
 from lexiscope.vocabulary_tables import family_table, word_table
+
+CONTEXTS = 2
+"""in which each live feature is ablated"""
 
 
 class Clock:
@@ -87,7 +92,7 @@ class Turns:
             partial(blocks, texts.passages(model, text, length=length, tokens=tokens)),
         )
         with self.once.running():
-            encoders, counts = [], []
+            encoders, counts, self._members, self._named = [], [], [], []
             for run in runs:
                 checkpoint = load_checkpoint(run)
                 assert checkpoint.fit is not None
@@ -95,7 +100,9 @@ class Turns:
                 named = name_dictionary(model, member, checkpoint.fit)
                 encoders.append(named_encoder(model, member, named))
                 counts.append(named.token_counts)
-            tables = NameTables(
+                self._members.append(member)
+                self._named.append(named)
+            self._tables = tables = NameTables(
                 family_table(model),
                 matched_controls(torch.stack(counts).mean(0)),
                 word_table(model),
@@ -117,6 +124,23 @@ class Turns:
             self.state.settle()
         return self
 
+    def ablate(self, contexts: int) -> Clock:
+        """Ablate every live feature in so many contexts, after `run`."""
+        model, clock = self._model, Clock()
+        fits = [load_checkpoint(member.checkpoint.path).fit for member in self._members]
+        counted = CountedModel(
+            model,
+            self._members,
+            self._named,
+            fits.__getitem__,
+            model.vocabulary,
+            self._tables,
+            self.state,
+        )
+        with clock.running():
+            prepare(counted, {}, CausalAmounts(contexts, 0, torch.zeros(0, dtype=torch.long)))
+        return clock
+
     @property
     def ratio(self) -> float:
         """of CPU time"""
@@ -132,6 +156,10 @@ def speed(args: argparse.Namespace, report: Report) -> None:
     for label, clock in (("forward pass and encoding", alone), ("indexing", indexing)):
         table.rows.append([label, f"{clock.wall:.1f}", f"{clock.cpu:.1f}", f"{n / clock.wall:,.0f}"])
     table.rows.append(["ratio (≤ 1.3)", times(indexing.wall, alone.wall), times(indexing.cpu, alone.cpu), ""])
+    ablating = turns.ablate(CONTEXTS)
+    beside = times(ablating.wall, indexing.wall), times(ablating.cpu, indexing.cpu)
+    table.rows.append([f"ablation, {CONTEXTS} contexts", f"{ablating.wall:.1f}", f"{ablating.cpu:.1f}", ""])
+    table.rows.append(["ablation beside indexing (≤ 1)", *beside, ""])
     table.rows.append(["once per dictionary", f"{turns.once.wall:.1f}", f"{turns.once.cpu:.1f}", ""])
     report.notes.append(f"Peak memory {peak():.2f} GB.")
 

@@ -48,7 +48,7 @@ def build_demo(settings: Settings, console: Console) -> None:
         ("vasae", 4),
         rest,
         [TEXT],
-        Amounts(150_000, 200_000, 5_000, 100_000, 2, 200, 8, 40_000),
+        Amounts(150_000, 200_000, 5_000, 100_000, 2, 200, 64, 40_000),
         settings=settings,
         console=console,
     )

@@ -245,8 +245,8 @@ def index(
         int,
         typer.Option(
             min=0,
-            help="passages that the Jacobian lens is fitted on, which says what features write (slow in "
-            "large models; kept for the next time); 0 skips it",
+            help="passages that the Jacobian lens is fitted on, each for an eighth of its rows; it says what "
+            "features write (slow in large models; kept for the next time); 0 skips it",
         ),
     ] = 0,
     field: Field = None,

@@ -98,7 +98,7 @@ def build_smollm2(texts: list[str], settings: Settings, console: Console) -> Non
             write_text(load(), own)
         texts = [str(own)]
     rest = [("vasae", layer) for layer in OTHERS]
-    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 50, 2, FIRST_LOOK_TOKENS)
+    amounts = Amounts(TOKENS, 2 * TOKENS, EVAL_TOKENS, INDEX_TOKENS, 1, 50, 16, FIRST_LOOK_TOKENS)
     build(load, MODEL_ID, ("vasae", FIRST), rest, texts, amounts, settings=settings, console=console)
 
 

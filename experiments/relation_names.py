@@ -63,7 +63,7 @@ def see(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], words: n
     sums = TokenSums(model.vocab_size, model.d_model)
     firings, square, n = np.zeros(dictionary.d_sae, np.int64), torch.zeros(model.d_model, model.d_model), 0
     for batch in batches(texts, tokens=4096):
-        x = model.read(batch.tokens, [layer])[layer][batch.mask]
+        x = model.read(batch.tokens, [layer], fast=True)[layer][batch.mask].float()
         text = FlatText(batch.rows, filters=False)
         halves, fired = halves_of(text), flat_firings([dictionary.encode(x, batch.tokens[batch.mask])])
         codes = place_codes(np.array(batch.passages)[text.row], text.position)
@@ -90,13 +90,18 @@ def on_tokens(tokens: Tensor, words: np.ndarray) -> RelationNames:
     return names
 
 
-def namings(run: Checkpoint, seen: Seen, words: np.ndarray) -> Iterator[tuple[str, RelationNames]]:
+def namings(
+    run: Checkpoint, seen: Seen, words: np.ndarray, *, anchors: bool
+) -> Iterator[tuple[str, RelationNames]]:
+    """With the words of anchors, or without."""
     own = seen.text.chosen(seen.sample)
     yield "own names", own
     tested = np.flatnonzero(seen.live & seen.text.judged(seen.sample, own).tested)
     dealt = np.arange(len(own.relation))
     dealt[tested] = np.random.default_rng(0).permutation(tested)
     yield "own names, permuted", own.take(dealt)
+    if not anchors:
+        return
     directions = run.dictionary.directions
     assert run.fit is not None
     yield (
@@ -104,15 +109,16 @@ def namings(run: Checkpoint, seen: Seen, words: np.ndarray) -> Iterator[tuple[st
         on_tokens(nearest_tokens(directions, run.fit.anchors, 1).tokens[:, 0], words),
     )
     for control in CONTROLS:
-        anchors = ANCHOR_SETS[control](seen.material)
-        tokens = nearest_tokens(directions, anchors, 1).tokens[:, 0]
+        tokens = nearest_tokens(directions, ANCHOR_SETS[control](seen.material), 1).tokens[:, 0]
         yield f"on the nearest {control} anchor", on_tokens(tokens, words)
 
 
-def measure(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> Iterator[dict[str, Any]]:
+def measure(
+    model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], *, anchors: bool = True
+) -> Iterator[dict[str, Any]]:
     words = word_table(model)
     seen = see(model, run, texts, words)
-    for title, names in namings(run, seen, words):
+    for title, names in namings(run, seen, words, anchors=anchors):
         judged = seen.text.judged(seen.sample, names)
         said, tested = verdicts(seen.live, judged), seen.live & judged.tested
         held = tested & np.isin(said, JUDGED[:2])
@@ -161,6 +167,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--text", nargs="+", default=[])
     parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--own", action="store_true", help="without names by anchors")
     parser.add_argument("--page", action="store_true", help="write the table from results/ and stop")
     given = parser.parse_args()
     if given.page:
@@ -171,7 +178,7 @@ def main() -> None:
         name = str(run.config["metadata"]["model_name"])
         model = load_language_model(name, model_id=run.details.get("model_id"))
         texts = list(passages(model, given.text, tokens=given.tokens))
-        for row in measure(model, run, texts):
+        for row in measure(model, run, texts, anchors=not given.own):
             print(json.dumps(row), flush=True)
             keep_row(KEPT, kept, row)
     return write_page()

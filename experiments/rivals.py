@@ -26,7 +26,7 @@ from experiments.page import DOCS, RESULTS, fill, table
 from indexer.causal.steering import KL, Ground, neutral_prefixes
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import CHOOSING, FlatText, halves_of, words_of
+from lexiscope.evidence import CHOOSING, FlatText, halves_of
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import passages
 from lexiscope.tokens import folded
@@ -120,24 +120,22 @@ def padded(tokens: Sequence[int]) -> list[int]:
 
 
 def read_lists(
-    found: Firings, occurrences: np.ndarray, words: np.ndarray, spelled: Sequence[str], n: int
+    found: Firings, occurrences: np.ndarray, spelled: Sequence[str], n: int
 ) -> dict[str, list[list[int]]]:
-    """Lists from the firings of the choosing half: by word with a token a spelling (ours), by token (highest
-    lift), by activation.
+    """Lists from the firings of the choosing half: spellings by their share of the firings, those that the
+    feature fires on no more often than they occur left out (ours); tokens by lift; tokens by activation.
     """
     rate = occurrences / max(occurrences.sum(), 1)
-    word_rate = np.bincount(words, rate, len(words))
+    spelling = np.unique(np.array(spelled), return_inverse=True)[1]
+    spelling_rate = np.bincount(spelling, rate)
     lists: dict[str, list[list[int]]] = {READ: [], "highest lift": [], "strongest activation": []}
     for feature in range(n):
         own = found.feature == feature
         tokens, values = found.token[own], found.value[own]
-        order = {word: at for at, word in enumerate(_by_score(words[tokens], word_rate))}
-        each, counts = np.unique(tokens, return_counts=True)
-        by_word = sorted(
-            zip(each.tolist(), counts.tolist(), strict=True), key=lambda t: (order[words[t[0]]], -t[1])
-        )
-        once = {spelled[token]: token for token, _ in reversed(by_word)}
-        lists[READ].append(padded([token for token, _ in by_word if once[spelled[token]] == token]))
+        each, first, counts = np.unique(spelling[tokens], return_index=True, return_counts=True)
+        more = counts > spelling_rate[each] * len(tokens)
+        order = np.argsort(-counts[more], kind="stable")
+        lists[READ].append(padded(tokens[first[more][order]].tolist()))
         lists["highest lift"].append(padded(_by_score(tokens, rate)))
         lists["strongest activation"].append(padded(tokens[np.argsort(-values, kind="stable")].tolist()))
     return lists
@@ -161,7 +159,6 @@ def direction_lists(
     unit = F.normalize(embedding, dim=1)
     pulled = model.pulled_back(prompts, ground.layer, F.normalize(encoder, dim=1).clone())
     found = {
-        WRITTEN: model.read_out(F.normalize(carried, dim=1)),
         "Query Lens, value": model.unembed_residual(carried),
         "logit lens, value": model.read_out(own),
         "Query Lens, key": pulled @ unit.T,
@@ -169,9 +166,10 @@ def direction_lists(
     }
     if run.fit is not None:
         found["nearest anchors"] = own @ F.normalize(run.fit.anchors, dim=1).T
-    steered = Ground(model, ground.layer, neutral_prefixes(ground.choosing), mean_norm=mean_norm)
+    steered = Ground(model, ground.layer, neutral_prefixes(ground.choosing), mean_norm=mean_norm, fast=True)
     found["TokenChange"] = changes(steered, own, (KL,), logits=True)
-    return {name: scores.topk(N, dim=1).indices.tolist() for name, scores in found.items()}
+    lists = {name: scores.topk(N, dim=1).indices.tolist() for name, scores in found.items()}
+    return {WRITTEN: model.written(carried, N).indices.tolist(), **lists}
 
 
 def changes(ground: Ground, directions: Tensor, levels: Sequence[float], *, logits: bool = False) -> Tensor:
@@ -207,7 +205,7 @@ def measure(
         sys.exit(f"{run.path}: no feature fires in {CONTEXTS} passages of either half; give more --tokens.")
     n = len(sample)
     prompts = [torch.from_numpy(p[:128].astype(np.int64)) for p in ground.choosing if len(p) > 17]
-    lens = model.jacobians(prompts[:lens_prompts], [ground.layer])
+    lens = model.jacobians(prompts[:lens_prompts], [ground.layer], fast=True)
     jacobian = lens.get(ground.layer, torch.eye(model.d_model))
     chosen, judged = firings(ground, ground.choosing, sample), firings(ground, ground.judging, sample)
     occurrences = np.bincount(np.concatenate([p[1:] for p in ground.choosing]), minlength=model.vocab_size)
@@ -220,9 +218,9 @@ def measure(
     mean_norm = x.norm(dim=-1).mean().item()
     rows = torch.from_numpy(sample)
     spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
-    lists = read_lists(chosen, occurrences, words_of(model.vocabulary.raw), spelled, n)
+    lists = read_lists(chosen, occurrences, spelled, n)
     lists |= direction_lists(ground, run, rows, jacobian, prompts[:key_prompts], mean_norm)
-    held_out = Ground(model, ground.layer, ground.prefixes[:prefixes], mean_norm=mean_norm)
+    held_out = Ground(model, ground.layer, ground.prefixes[:prefixes], mean_norm=mean_norm, fast=True)
     oracle = changes(held_out, ground.dictionary.directions[rows], LEVELS).topk(N, dim=1).indices.tolist()
     best = strongest(judged)
     for name in (name for name in LISTS if name in lists):

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.anchors import (
@@ -112,11 +111,10 @@ def logit_effect(model: LanguageModel, directions: Tensor, names: Tensor) -> Log
 
 @torch.inference_mode()
 def write_list(model: LanguageModel, directions: Tensor, lens: Tensor) -> NearestTokens:
-    """[n, LOGITS] the tokens whose logits directions [n, d_in] of unit norm raise most, carried to the last
-    layer by its Jacobian lens [d_in, d_in] and scaled to unit norm there.
+    """[n, LOGITS] the tokens that directions [n, d_in] read out as, carried to the last layer by its Jacobian
+    lens [d_in, d_in] (`LanguageModel.written`).
     """
-    carried = F.normalize(directions @ lens.T, dim=-1).to(model.device)
-    found = model.logit_columns().largest(carried, LOGITS)
+    found = model.written(directions @ lens.T, LOGITS)
     return NearestTokens(found.indices.cpu(), found.values.cpu())
 
 

@@ -44,7 +44,7 @@ def jacobian_lenses(
         usable = (
             torch.as_tensor(passage[:LENGTH]).long() for passage in passages if len(passage) > SKIPPED + 1
         )
-        kept |= model.jacobians(list(islice(usable, prompts)), below, advance=advance)
+        kept |= model.jacobians(list(islice(usable, prompts)), below, fast=True, advance=advance)
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {str(layer): jacobian for layer, jacobian in kept.items()})
     last = {model.n_layers - 1: torch.eye(model.d_model)}

@@ -4,6 +4,9 @@ last one, on average over a text (Gurnee et al. 2026, transformer-circuits.pub/2
     J_l = mean over prompts and positions t of Σ_{t' ≥ t} ∂h_last[t'] / ∂h_l[t]
 
 A direction d of layer l then writes what J_l d reads out as; the logit lens is J_l = 1.
+
+A backward pass gives one row of J on each prompt of a batch. Its rows are dealt out to the prompts: at the
+same cost, the errors of a row on few prompts are independent of those of the others, and cancel in J_l d.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lexiscope.errors import ModelError, TextError
 from lexiscope.language_model.patching import captured
@@ -21,7 +25,7 @@ from lexiscope.language_model.patching import captured
 SKIPPED = 16
 """First positions of a prompt that are left out, as its authors do; so is the last position."""
 ROWS = 8
-"""Rows of J computed in one backward pass; each is a copy of the prompt in the batch."""
+"""Rows of J computed in one backward pass, each on another prompt of the batch."""
 
 
 def fit_jacobians(
@@ -33,8 +37,9 @@ def fit_jacobians(
 ) -> dict[int, Tensor]:
     """{layer: J [d_model, d_model] in float32} of layers below the last, which is 1 and is left out.
 
-    `prompts` are token ids [n], BOS included; those of SKIPPED + 1 tokens or fewer are left out. `advance` is
-    told of each prompt done. Raises TextError where no prompt is long enough.
+    `prompts` are token ids [n], BOS included; those of SKIPPED + 1 tokens or fewer are left out. A row is the mean
+    over one prompt of each batch of ROWS. `advance` is told how many prompts are done. Raises TextError where no
+    prompt is long enough.
     """
     last = bridge.cfg.n_layers - 1
     wanted = sorted({layer for layer in layers if layer < last})
@@ -44,12 +49,14 @@ def fit_jacobians(
             f"The Jacobian lens needs passages of more than {SKIPPED + 1} tokens: the text has none."
         )
     totals = {layer: torch.zeros(bridge.cfg.d_model, bridge.cfg.d_model) for layer in wanted}
+    n_batches = -(-len(usable) // ROWS)
+    batches = [usable[at::n_batches] for at in range(n_batches)]
     if wanted:
         with _constant_weights(bridge):
-            for prompt in usable:
-                for layer, jacobian in _of_prompt(bridge, prompt, wanted).items():
-                    totals[layer] += jacobian / len(usable)
-                advance(1)
+            for turn, batch in enumerate(batches):
+                for layer, jacobian in _of_prompts(bridge, batch, wanted, turn).items():
+                    totals[layer] += jacobian / len(batches)
+                advance(len(batch))
     return totals
 
 
@@ -100,23 +107,28 @@ def pulled_back(bridge: Any, prompts: Sequence[Tensor], layer: int, directions: 
     return found
 
 
-def _of_prompt(bridge: Any, prompt: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+def _of_prompts(
+    bridge: Any, prompts: Sequence[Tensor], layers: Sequence[int], turn: int
+) -> dict[int, Tensor]:
+    """Row i on prompt i + turn, counted round."""
     width, last = bridge.cfg.d_model, bridge.cfg.n_layers - 1
-    rows = min(ROWS, width)
-    tokens = prompt.to(bridge.W_E.device).expand(rows, -1)
+    batch = [prompts[at % len(prompts)] for at in range(min(ROWS, width))]
+    tokens = pad_sequence(batch, batch_first=True).to(bridge.W_E.device)
     with torch.enable_grad(), _roots(bridge, layers[0]), captured(bridge, [*layers, last]) as streams:
         bridge(tokens, return_type=None)
     target = streams[last]
     sources = [streams[layer] for layer in layers]
     found = {layer: torch.zeros(width, width) for layer in layers}
-    for first in range(0, width, rows):
-        n = min(rows, width - first)
-        slope = torch.zeros_like(target)
-        for row in range(n):
-            slope[row, SKIPPED:-1, first + row] = 1
-        gradients = torch.autograd.grad(target, sources, slope, retain_graph=first + rows < width)
+    for first in range(0, width, len(batch)):
+        rows = range(first, min(first + len(batch), width))
+        slope, places = torch.zeros_like(target), [(row + turn) % len(batch) for row in rows]
+        for row, place in zip(rows, places, strict=True):
+            slope[place, SKIPPED : len(batch[place]) - 1, row] = 1
+        gradients = torch.autograd.grad(target, sources, slope, retain_graph=rows.stop < width)
         for layer, gradient in zip(layers, gradients, strict=True):
-            found[layer][first : first + n] = gradient[:n, SKIPPED:-1].float().mean(1).cpu()
+            for row, place in zip(rows, places, strict=True):
+                mean = gradient[place, SKIPPED : len(batch[place]) - 1].float().mean(0)
+                found[layer][row] = mean.cpu()
     return found
 
 

@@ -25,7 +25,7 @@ from lexiscope.language_model.patching import (
 from lexiscope.language_model.readout import measure_readout
 from lexiscope.language_model.resume import ReadPassages, ResumedPasses
 from lexiscope.language_model.tokenizer import ModelTokenizer
-from lexiscope.largest import Columns
+from lexiscope.largest import Columns, Largest
 from lexiscope.precision import fast_dtype
 from lexiscope.tokens import Vocabulary
 
@@ -338,14 +338,16 @@ class LanguageModel:
         prompts: Sequence[Tensor],
         layers: Sequence[int],
         *,
+        fast: bool = False,
         advance: Callable[[int], None] = lambda n: None,
     ) -> dict[int, Tensor]:
         """The Jacobian lens of some layers (`lexiscope.language_model.jacobian`): what directions write is
-        `read_out(directions @ J.T)`. Raises ModelError for a layer the model lacks, TextError for prompts
-        that are all too short.
+        `written(directions @ J.T, k)`. `fast` as in `read`. Raises ModelError for a layer the model lacks,
+        TextError for prompts that are all too short.
         """
         self.check_layers(layers)
-        return fit_jacobians(self._bridge, prompts, layers, advance=advance)
+        with self._precision(fast):
+            return fit_jacobians(self._bridge, prompts, layers, advance=advance)
 
     def pulled_back(self, prompts: Sequence[Tensor], layer: int, directions: Tensor) -> Tensor:
         """[n, d_model] directions [n, d_model] read at a layer, as directions of the token embeddings
@@ -366,6 +368,21 @@ class LanguageModel:
         """
         rows = self._readout.rows()
         return Columns(rows - rows.mean(0))
+
+    @torch.inference_mode()
+    def written(self, carried: Tensor, k: int) -> Largest:
+        """The k tokens whose logits are highest where a direction, carried [n, d_model] to the last layer,
+        is all of the stream: through the final norm as it is, with its bias. Their logits are centred over
+        the vocabulary, and scaled to a direction of norm 1 (after the norm's own centring).
+        """
+        rows, norm = self._readout.rows(), self._readout.norm
+        columns, offset = rows - rows.mean(0), torch.zeros(self.vocab_size, device=self.device)
+        if norm is not None:
+            offset = self._readout.offset() / self.d_model**0.5
+            carried = carried - carried.mean(-1, keepdim=True) if norm.centres else carried
+        columns = torch.cat([columns, (offset - offset.mean())[:, None]], 1)
+        unit = torch.nn.functional.normalize(carried.to(self.device).float(), dim=-1)
+        return Columns(columns).largest(torch.cat([unit, torch.ones_like(unit[:, :1])], 1), k)
 
     def unigram_states(self, layer: int, *, batch: int = 2048) -> Tensor:
         """[vocab, d_model] the residual stream on each token alone after BOS."""

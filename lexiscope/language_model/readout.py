@@ -91,6 +91,18 @@ class Readout(NamedTuple):
             x = x @ self.projection.weight.float().T
         return (x * self.scale) @ self.unembed.W_U.float()
 
+    def offset(self) -> Tensor:
+        """[vocab] the logits where the final norm gives its bias alone: what they are whatever is read out,
+        but for the soft cap.
+        """
+        W_U = self.unembed.W_U
+        x = W_U.new_zeros(1, 1, W_U.shape[0])
+        if self.norm is not None:
+            probe = torch.linspace(-1, 1, len(self.norm.gain), device=W_U.device, dtype=W_U.dtype)[None, None]
+            x = (self.norm.module(probe) + self.norm.module(-probe)) / 2  # what is odd cancels
+            x = x if self.projection is None else self.projection(x)
+        return (self.unembed(x) * self.scale)[0, 0].float()
+
     def rows(self) -> Tensor:
         """[vocab, d_model] rows whose product with a direction is its effect on each token's logit."""
         rows = self.unembed.W_U.float().T * self.scale

@@ -71,8 +71,8 @@ def test_an_index_says_what_each_feature_writes(
     assert model.identity in file.name
     jacobian = fitted(model, text_file, tmp_path / "again", [0])[0]
     direction = load_checkpoint(runs[0]).dictionary.directions[3]
-    carried = torch.nn.functional.normalize(jacobian @ direction, dim=0)
-    best = model.read_out(carried[None])[0].topk(5)
+    logits = model.unembed_residual(1e3 * jacobian @ direction)  # so large that the norm's epsilon is nothing
+    best = ((logits - logits.mean()) / model.d_model**0.5).topk(5)
     writes = Store(settings).feature("tiny", "0-vasae", 3).feature.writes
     assert [token.id for token in writes[:5]] == best.indices.tolist()
     assert [token.score for token in writes[:5]] == pytest.approx(best.values.tolist(), rel=1e-3)

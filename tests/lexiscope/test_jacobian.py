@@ -29,10 +29,10 @@ def test_it_is_that_of_transformer_lens(model: LanguageModel, prompts: list[torc
     found = model.jacobians(prompts, range(model.n_layers), advance=done.append)
     layers = list(range(model.n_layers - 1))
     assert sorted(found) == layers, "the last layer's is 1"
-    assert done == [1, 1], "the third prompt is too short"
+    assert done == [2], "the third prompt is too short"
     for layer in layers:
         expected = torch.zeros_like(found[layer])
-        for prompt in prompts[:2]:
+        for first, prompt in enumerate(prompts[:2]):
             theirs = _jacobian_for_prompt(
                 model._bridge,
                 prompt[None],
@@ -43,8 +43,31 @@ def test_it_is_that_of_transformer_lens(model: LanguageModel, prompts: list[torc
                     target, sources, slope, retain_graph=keep
                 ),
             )
-            expected += theirs[layer] / 2
+            expected[first::2] = theirs[layer][first::2]  # rows are dealt out to the two
         assert torch.allclose(found[layer], expected, atol=1e-5)
+
+
+def test_every_batch_of_prompts_gives_all_rows_and_each_prompt_others_in_its_turn(
+    model: LanguageModel, prompts: list[torch.Tensor]
+) -> None:
+    alone = [model.jacobians([prompt], [0])[0] for prompt in prompts[:2]]
+    rows = torch.arange(model.d_model)
+    first = torch.stack(alone)[rows % 2, rows]
+    second = torch.stack(alone)[(rows + 1) % 2, rows]
+    found = model.jacobians([*prompts[:2]] * 8, [0])[0]  # batch 0: prompt 0 eight times; batch 1: prompt 1
+    assert torch.allclose(found, (alone[0] + alone[1]) / 2, atol=1e-5)
+    found = model.jacobians([prompts[0], prompts[0], prompts[1], prompts[1]] * 4, [0])[0]
+    assert torch.allclose(found, (first + second) / 2, atol=1e-5)
+
+
+def test_in_bf16_it_is_nearly_the_same(
+    model: LanguageModel, prompts: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exactly = model.jacobians(prompts, [0])[0]
+    monkeypatch.setattr("lexiscope.language_model.model.fast_dtype", lambda device: torch.bfloat16)
+    roughly = model.jacobians(prompts, [0], fast=True)[0]
+    assert not torch.equal(exactly, roughly)
+    assert torch.cosine_similarity(exactly.flatten(), roughly.flatten(), dim=0) > 0.999
 
 
 def test_a_small_change_of_a_stream_moves_the_last_one_as_it_says(

@@ -133,6 +133,32 @@ def test_the_logit_lens_of_the_last_layer_is_the_models_own_logits(
     assert torch.allclose(model.unembed_residual(last), model.logits(tokens), rtol=1e-4, atol=1e-3)
 
 
+def test_what_is_written_has_the_highest_logits_of_the_models_own_norm_and_head(
+    both: tuple[LanguageModel, Callable[[Tensor], Tensor]],
+) -> None:
+    model, tail = both
+    carried = torch.randn(8, model.d_model)
+    logits = tail(100 * carried)
+    found = logits.gather(1, model.written(carried, 5).indices)
+    least, spread = logits.topk(5).values[:, -1], logits.std()
+    assert (found.min(1).values >= least - 1e-3 * spread).all()
+
+
+def test_changes_of_logits_are_those_of_the_model_and_exact_where_asked_for(
+    both: tuple[LanguageModel, Callable[[Tensor], Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tail = both
+    before, after = torch.randn(2, 8, model.d_model)
+    expected = tail(after) - tail(before)
+    assert torch.allclose(model.logit_changes(before, after), expected, rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr("lexiscope.language_model.model.fast_dtype", lambda device: torch.bfloat16)
+    tokens = torch.randint(0, model.vocab_size, (8, 3))
+    roughly = model.logit_changes(before, after, fast=True, exact=tokens)
+    assert torch.allclose(roughly, expected, rtol=0.03, atol=0.03 * expected.abs().max().item())
+    assert torch.allclose(roughly.gather(1, tokens), expected.gather(1, tokens), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(roughly.topk(5).values, expected.topk(5).values, rtol=1e-3, atol=1e-3)
+
+
 def test_the_effect_has_the_scale_of_the_models_logits(tmp_path: Path) -> None:
     save_model(tmp_path / "granite", "granite", LLAMA | {"logits_scaling": 8.0})
     model = load_language_model(str(tmp_path / "granite"))
