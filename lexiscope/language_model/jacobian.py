@@ -37,9 +37,9 @@ def fit_jacobians(
 ) -> dict[int, Tensor]:
     """{layer: J [d_model, d_model] in float32} of layers below the last, which is 1 and is left out.
 
-    `prompts` are token ids [n], BOS included; those of SKIPPED + 1 tokens or fewer are left out. A row is the mean
-    over one prompt of each batch of ROWS. `advance` is told how many prompts are done. Raises TextError where no
-    prompt is long enough.
+    `prompts` are token ids [n], BOS included; those of SKIPPED + 1 tokens or fewer are left out. A row is the
+    mean over one prompt of each batch of ROWS. `advance` is told how many prompts are done. Raises TextError
+    where no prompt is long enough.
     """
     last = bridge.cfg.n_layers - 1
     wanted = sorted({layer for layer in layers if layer < last})
