@@ -127,12 +127,11 @@ class Turns:
     def ablate(self, contexts: int) -> Clock:
         """Ablate every live feature in so many contexts, after `run`."""
         model, clock = self._model, Clock()
-        fits = [load_checkpoint(member.checkpoint.path).fit for member in self._members]
         counted = CountedModel(
             model,
             self._members,
             self._named,
-            fits.__getitem__,
+            lambda at: self._members[at].load_fit(),
             model.vocabulary,
             self._tables,
             self.state,
