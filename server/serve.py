@@ -65,6 +65,7 @@ def serve(settings: Settings) -> None:
         access_log=False,
         workers=settings.web_processes,
         timeout_worker_healthcheck=PROCESS_SECONDS,
+        timeout_keep_alive=math.ceil(settings.request_seconds),
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + CUT_SECONDS,
     )
     if settings.web_processes > 1:

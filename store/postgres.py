@@ -79,6 +79,7 @@ class PostgresBackend:
             isolation_level="AUTOCOMMIT",
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
+                "client_encoding": "utf8",  # also where the database has none (SQL_ASCII)
                 "application_name": "lexiscope reader",
                 "options": f"{limits} {options}",
                 "cursor_factory": BinaryCursor,

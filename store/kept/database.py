@@ -34,7 +34,10 @@ class KeptDatabase:
             address = url(settings)
             self._place = where(address)
             self._engine = sa.create_engine(
-                address, pool_size=2, max_overflow=6, connect_args={"connect_timeout": CONNECT_SECONDS}
+                address,
+                pool_size=2,
+                max_overflow=6,
+                connect_args={"connect_timeout": CONNECT_SECONDS, "client_encoding": "utf8"},
             )
             return
         self._file = settings.index / f"{name}.sqlite"

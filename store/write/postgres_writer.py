@@ -52,6 +52,7 @@ class PostgresWriter:
                 plain,
                 autocommit=True,
                 connect_timeout=postgres.CONNECT_SECONDS,
+                client_encoding="utf8",
                 application_name=f"lexiscope writer {os.getpid()}",
             )
 

@@ -181,3 +181,15 @@ def test_a_reader_can_write_nothing(here: Settings) -> None:
         pytest.raises(Exception, match="read-only transaction"),
     ):
         connection.exec_driver_sql("DELETE FROM feature")
+
+
+def test_a_database_without_an_encoding_holds_the_same_text(server: Server, tmp_path: Path) -> None:
+    with server.connect() as connection:
+        connection.execute(
+            "CREATE DATABASE plain_bytes ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    here, there = Settings(index=tmp_path, database_url=server.url("plain_bytes")), Settings(index=tmp_path)
+    synthetic.publish(here, SMALL)
+    synthetic.publish(there, SMALL)
+    one, other = (Store(place).feature("m", "0-vasae", 3).feature for place in (here, there))
+    assert one == other
