@@ -118,7 +118,8 @@ def use(pid: int) -> Use:
         return Use(0.0, 0.0)
     lines = (place / "status").read_text().splitlines()
     own = next((float(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0.0)
-    ticks = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+    fields = (place / "stat").read_text().rpartition(")")[2].split()
+    ticks = fields[11], fields[12]  # utime and stime: fields 14 and 15 of proc(5)
     children = [use(int(child)) for child in (place / "task" / str(pid) / "children").read_text().split()]
     return Use(
         own / 1000 + sum(child.megabytes for child in children),
