@@ -13,7 +13,7 @@ from tests.store import synthetic
 
 AXE = AXE_FILE_PATH.read_text()
 FOUND = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(found =>
-    `${found.id}: ${found.help}: ${found.nodes.slice(0, 3).map(node => node.html.slice(0, 160)).join(" | ")}`
+    `${found.id}: ${found.help}: ${found.nodes.slice(0, 3).map(node => `${node.html.slice(0, 160)} (${node.failureSummary.slice(0, 300)})`).join(" | ")}`
 )"""
 INDEX = [
     *("/", "/search", "/search?q=paris", "/search?q=7", "/search?q=zzzz", "/search?q=word&limit=2&live=true"),

@@ -152,7 +152,7 @@ def test_a_search_without_results_suggests_what_to_try(page):
 def test_a_search_says_how_many_there_are_and_pages_through_the_tokens(page):
     page.goto("/search?q=word&limit=50")
     assert "1–50 of" in page.locator("#tokens-found small").inner_text()
-    assert re.fullmatch(r"[\d,]+ features", page.locator("#features small").inner_text())
+    assert re.fullmatch(r"1–50 of [\d,]+ features", page.locator("#features small").inner_text())
     page.get_by_role("link", name="More tokens").click()
     page.wait_for_url("**tokens_from=50**")
     assert "51–100 of" in page.locator("#tokens-found small").inner_text()

@@ -30,10 +30,14 @@ def test_an_index_whose_files_moved_is_said(tmp_path: Path) -> None:
         ({}, "index"),
         ({"database_url": "postgresql://nobody@127.0.0.1:1/none"}, "database"),
         ({"worker_url": "http://127.0.0.1:9"}, "worker"),
-        ({"host": "0.0.0.0", "allowed_hosts": ""}, "address"),
         ({"worker_device": "cuda:7"}, "GPU"),
     ],
 )
 def test_every_fault_has_an_advice(given: dict[str, object], what: str, tmp_path: Path) -> None:
     finding = found(**{"index": tmp_path, "runs": tmp_path, **given})[what]
     assert not finding.ok and (finding.advice or "run `lexiscope" in finding.found)
+
+
+def test_an_address_of_all_interfaces_without_names_is_said_to_answer_loopback_alone(tmp_path: Path) -> None:
+    finding = found(index=tmp_path, runs=tmp_path, host="0.0.0.0", allowed_hosts="")["address"]
+    assert finding.ok and "LEXISCOPE_ALLOWED_HOSTS" in finding.found

@@ -35,7 +35,15 @@ CODE = sorted(
     [ROOT / "Makefile", ROOT / "pyproject.toml"]
     + [file for room in (*ROOMS, "tests", "data/demo") for file in (ROOT / room).rglob("*.py")]
 )
-GENERATED = ("data/runs", "data/index", "data/lenses", "data/cache", "data/models", "data/studies")
+GENERATED = (
+    "data/runs",
+    "data/index",
+    "data/lenses",
+    "data/cache",
+    "data/models",
+    "data/studies",
+    "data/tables",
+)
 PATH = re.compile(
     rf"(?<![\w/.<-])((?:{'|'.join((*ROOMS, 'docs', 'results', 'data', 'tests'))})/[\w./-]*\w/?)(#[\w-]+)?"
 )
