@@ -12,9 +12,10 @@ from tests.server.test_study_pages import FLOW, record
 from tests.store import synthetic
 
 AXE = AXE_FILE_PATH.read_text()
-FOUND = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(found =>
-    `${found.id}: ${found.help}: ${found.nodes.slice(0, 3).map(node => `${node.html.slice(0, 160)} (${node.failureSummary.slice(0, 300)})`).join(" | ")}`
-)"""
+FOUND = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(found => {
+    const where = node => `${node.html.slice(0, 160)} (${node.failureSummary.slice(0, 300)})`;
+    return `${found.id}: ${found.help}: ${found.nodes.slice(0, 3).map(where).join(" | ")}`;
+})"""
 INDEX = [
     *("/", "/search", "/search?q=paris", "/search?q=7", "/search?q=zzzz", "/search?q=word&limit=2&live=true"),
     *("/tokens/tiny/0", "/tokens/tiny/16", "/tiny/1-vasae", "/tiny/1-vasae?verdict=weak&sort=skewness"),
