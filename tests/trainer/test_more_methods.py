@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lexiscope.adaptive_selection import Blocks, Sparsemax
 from tests.trainer.test_architectures import D_SAE, STEP, D, built, dense, sample, some_batch
-from tests.trainer.test_methods import assert_gradients, copies, unit
+from tests.trainer.test_literature_methods import assert_gradients, copies, unit
 from trainer.architectures import Start, build
 from trainer.architectures.aen import AEN, AENConfig
 from trainer.architectures.base import Step
