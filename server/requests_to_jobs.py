@@ -186,13 +186,9 @@ def steer_job(store: Store, request: SteerRequest) -> ResolvedSteer:
     weights = model.weights(one.feature.source for one in interventions)
     job = SteerJob(
         **_sampling(request),
-        model=request.model,
-        model_path=weights.path,
-        model_identity=weights.identity,
+        **_shared(request, weights),
         interventions=interventions,
         prompt=request.prompt,
-        chat=request.chat,
-        k=request.k,
         top_logprobs=request.top_logprobs,
         controls=_controls(model, interventions, request.seed) if request.controls else None,
         moved=_dictionary_for_changes(model, interventions),
@@ -206,13 +202,9 @@ def sweep_job(store: Store, request: SweepRequest) -> ResolvedSteer:
     weights = model.weights(one.feature.source for one in interventions)
     job = SweepJob(
         **_sampling(request),
-        model=request.model,
-        model_path=weights.path,
-        model_identity=weights.identity,
+        **_shared(request, weights),
         interventions=interventions,
         prompt=request.prompt,
-        chat=request.chat,
-        k=request.k,
         strengths=request.strengths,
         controls=_controls(model, interventions, request.seed) if request.controls else None,
     )
@@ -227,16 +219,23 @@ def read_job(store: Store, request: ReadRequest) -> ResolvedRead:
     places = model.reading_places(request.sources, follow)
     weights = model.weights(place.source for place in places)
     job = ReadJob(
-        model=request.model,
-        model_path=weights.path,
-        model_identity=weights.identity,
+        **_shared(request, weights),
         texts=[request.text] if request.contrast is None else [request.text, request.contrast],
-        chat=request.chat,
         sources=[dictionary_path(place) for place in places],
         follow=follow,
-        k=request.k,
     )
     return ResolvedRead(job, places)
+
+
+def _shared(request: SteerRequest | SweepRequest | ReadRequest, weights: ModelWeights) -> dict[str, Any]:
+    """The fields that every job takes over from its request."""
+    return {
+        "model": request.model,
+        "model_path": weights.path,
+        "model_identity": weights.identity,
+        "chat": request.chat,
+        "k": request.k,
+    }
 
 
 def _sampling(request: Sampling) -> dict[str, Any]:
