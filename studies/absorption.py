@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
-from lexiscope.records import ChartPoint, ChartSeries, FeatureCell, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, FeatureCell, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from studies.inputs import Stream, encode, load_inputs, own_passages, read_stream
 from studies.intervals import figure, mean_over, percent
@@ -193,7 +193,7 @@ def find(arguments: AbsorptionArguments) -> Findings:  # noqa: PLR0915
     points = []
     for place, each in enumerate(found):
         share = mean_over(each.absorbed.float())
-        points.append(ChartPoint(x=place, y=share.value, low=share.low, high=share.high))
+        points.append(share.at(place))
     chart = StudyChart(
         kind="bars",
         title="Positions whose letter another feature has absorbed, of those that the probe gets right",

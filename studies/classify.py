@@ -142,10 +142,7 @@ def _chart(by_size: dict[int, Interval], results: dict[str, Interval]) -> StudyC
     series = [
         ChartSeries(
             name="features",
-            points=[
-                ChartPoint(x=place, y=by_size[size].value, low=by_size[size].low, high=by_size[size].high)
-                for place, size in enumerate(sizes)
-            ],
+            points=[by_size[size].at(place) for place, size in enumerate(sizes)],
         )
     ]
     for name in ("x, mean over the passage", "token counts"):

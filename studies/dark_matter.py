@@ -19,7 +19,7 @@ from lexiscope.checkpoint import Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.metrics import cross_entropy
-from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from studies.inputs import ENCODED, Stream, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent, ratio_over
@@ -192,10 +192,7 @@ def find(arguments: DarkMatterArguments) -> Findings:
         ),
         _directions(_anchors(checkpoint, model, fitted), e - guess, model, arguments.directions),
     ]
-    points = [
-        ChartPoint(x=place, y=mean.value, low=mean.low, high=mean.high)
-        for place, (*_, mean) in enumerate(rows)
-    ]
+    points = [mean.at(place) for place, (*_, mean) in enumerate(rows)]
     chart = StudyChart(
         kind="bars",
         title="Squared norm of the error on the tokens where it is largest (1: the text's mean)",

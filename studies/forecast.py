@@ -205,10 +205,7 @@ def _chart(gains: dict[str, Interval], costs: dict[str, Interval]) -> StudyChart
     names = [f"{name}{gate}" for name in (AWARE, AHEAD, RANDOM) for gate in (", gated", "")]
 
     def points(found: dict[str, Interval]) -> list[ChartPoint]:
-        return [
-            ChartPoint(x=place, y=found[name].value, low=found[name].low, high=found[name].high)
-            for place, name in enumerate(names)
-        ]
+        return [found[name].at(place) for place, name in enumerate(names)]
 
     return StudyChart(
         kind="bars",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.metrics import bootstrap_mean
-from lexiscope.records import StudyFigure
+from lexiscope.records import ChartPoint, StudyFigure
 
 
 class Interval(NamedTuple):
@@ -17,6 +17,10 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def at(self, x: float) -> ChartPoint:
+        """The point of a chart, with its interval."""
+        return ChartPoint(x=x, y=self.value, low=self.low, high=self.high)
 
 
 def mean_over(values: Tensor, group: Tensor | None = None, *, seed: int = 0) -> Interval:

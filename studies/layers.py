@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from studies.classify import difference
 from studies.inputs import encode, load_inputs, source_of
@@ -109,13 +109,7 @@ def find(arguments: LayersArguments) -> Findings:
         f"{chance[best_layer].value:.2f}); the intervals of {clear} of the {len(scores) - 1} other layers do "
         "not reach it."
     )
-    points = [
-        [
-            ChartPoint(x=layer, y=each.value, low=each.low, high=each.high)
-            for layer, each in zip(layers, some, strict=True)
-        ]
-        for some in (scores, chance)
-    ]
+    points = [[each.at(layer) for layer, each in zip(layers, some, strict=True)] for some in (scores, chance)]
     chart = StudyChart(
         kind="lines",
         title="How specific the features of each layer are to one of the two texts",

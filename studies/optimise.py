@@ -252,10 +252,7 @@ def _chart(rises: Mapping[str, Interval], costs: Mapping[str, Interval]) -> Stud
     names = list(rises)
 
     def points(found: Mapping[str, Interval]) -> list[ChartPoint]:
-        return [
-            ChartPoint(x=place, y=found[name].value, low=found[name].low, high=found[name].high)
-            for place, name in enumerate(names)
-        ]
+        return [found[name].at(place) for place, name in enumerate(names)]
 
     return StudyChart(
         kind="bars",

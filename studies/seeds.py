@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lexiscope.anchors import random_directions
 from lexiscope.metrics import weighted_share
-from lexiscope.records import ChartPoint, ChartSeries, Recurrence, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, Recurrence, StudyChart, StudyTable
 from studies.feature_matching import Run, live_run, match, overlap, recurrence, subspace, whitening
 from studies.inputs import Inputs, load_inputs, own_passages, read_stream, source_of
 from studies.intervals import Interval, figure, mean_over, percent
@@ -241,7 +241,7 @@ def _chart(runs: Sequence[Run], stable: Sequence[Tensor]) -> StudyChart:
     points = []
     for place, part in enumerate(parts, 1):
         interval = mean_over(part)
-        points.append(ChartPoint(x=place, y=interval.value, low=interval.low, high=interval.high))
+        points.append(interval.at(place))
     return StudyChart(
         kind="lines",
         title="Features that recur, by how often they fire (tenths of the live features, rarest first)",

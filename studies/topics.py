@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
-from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from lexiscope.sparse_code import SparseCode, gather_sum
 from studies.inputs import encode, firings, load_inputs, own_passages
@@ -219,7 +219,7 @@ def _chart(gain: Mapping[str, Interval], of: float) -> StudyChart:
     series = []
     for name in (NAMES, TEXTS, RANDOM):
         found = [(strength * of, gain[_key(name, strength)]) for strength in STRENGTHS]
-        points = [ChartPoint(x=at, y=each.value, low=each.low, high=each.high) for at, each in found]
+        points = [each.at(at) for at, each in found]
         series.append(ChartSeries(name=name, points=points, control=name == RANDOM))
     return StudyChart(
         kind="lines",

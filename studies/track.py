@@ -20,7 +20,7 @@ from torch import Tensor
 from lexiscope.checkpoint import Checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
+from lexiscope.records import ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
 from lexiscope.sparse_code import SparseCode
 from studies.inputs import Stream, encode, firings, load_inputs, ordinary, own_passages, read_stream
@@ -229,10 +229,7 @@ def find(arguments: TrackArguments) -> Findings:
         series=[
             ChartSeries(
                 name=name,
-                points=[
-                    ChartPoint(x=at, y=each.value, low=each.low, high=each.high)
-                    for at, each in zip(x, found, strict=True)
-                ],
+                points=[each.at(at) for at, each in zip(x, found, strict=True)],
                 control="permuted" in name,
             )
             for name, found in lines.items()

@@ -136,10 +136,7 @@ def find(arguments: UnlearnArguments) -> Findings:
 
 def _chart(rises: dict[str, dict[str, list[Interval]]]) -> StudyChart:
     def points(found: Sequence[Interval]) -> list[ChartPoint]:
-        return [
-            ChartPoint(x=scale, y=each.value, low=each.low, high=each.high)
-            for scale, each in zip(SCALES, found, strict=True)
-        ]
+        return [each.at(scale) for scale, each in zip(SCALES, found, strict=True)]
 
     series = [
         ChartSeries(name="text to forget", points=points(rises["chosen"]["forget"])),
