@@ -71,6 +71,16 @@ def class_mean_anchors(embedding: Tensor, sums: TokenSums, *, prior: float = 4.0
     return (sums.sums + prior * transport(embedding, sums)) / (sums.counts[:, None] + prior)
 
 
+def exchanged_rows(rows: Tensor, seen: Tensor, *, seed: int) -> Tensor:
+    """[vocab, d] rows of which those of the tokens `seen` [n] are exchanged among each other: a control that
+    knows other tokens.
+    """
+    order = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))]
+    exchanged = rows.clone()
+    exchanged[order] = rows[order.roll(1)]
+    return exchanged
+
+
 def rows_per_token(counts: Tensor, rows: int, *, power: float = 0.7) -> Tensor:
     """[vocab] how many dictionary rows each token gets: proportional to count^power, adding up to `rows`.
 

@@ -13,15 +13,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors
+from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors, exchanged_rows
 from lexiscope.checkpoint import Checkpoint
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from lexiscope.sparse_code import SparseCode
 from studies.dark_matter import costs, error_of
 from studies.inputs import Stream, encode, firings, load_inputs, own_passages, read_stream, source_of
-from studies.intervals import Interval, figure, mean_over, percent, ratio_over
+from studies.intervals import figure, mean_over, percent
 from studies.names import FeatureNames, names_on
+from studies.regression import explained_but
 from studies.study import Arguments, Findings, Study, StudyError, argument
 
 STEPS = 10
@@ -43,15 +44,6 @@ def token_rows(model: LanguageModel, stream: Stream, states: Tensor) -> Tensor:
     sums = TokenSums(model.vocab_size, states.shape[1])
     sums.add(stream.tokens, states - mean)
     return class_mean_anchors(model.embedding.float().cpu(), sums) + mean
-
-
-def permuted(rows: Tensor, stream: Stream, *, seed: int) -> Tensor:
-    """[vocab, d] the rows of the tokens that occur, exchanged among them."""
-    seen = stream.tokens.unique()
-    order = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))]
-    exchanged = rows.clone()
-    exchanged[order] = rows[order.roll(1)]
-    return exchanged
 
 
 def _same_token(tokens: Tensor) -> Tensor:
@@ -117,21 +109,18 @@ def find(arguments: KnownTokenArguments) -> Findings:
     x_fit, x, group = fitted.x[layer], judged.x[layer], judged.passage
     e_fit, e = error_of(dictionary, x_fit, fitted.tokens), error_of(dictionary, x, judged.tokens)
     states, errors = token_rows(model, fitted, x_fit), token_rows(model, fitted, e_fit)
-    wrong, wrong_errors = permuted(states, fitted, seed=seed), permuted(errors, fitted, seed=seed)
+    seen = fitted.tokens.unique()
+    wrong, wrong_errors = (exchanged_rows(rows, seen, seed=seed) for rows in (states, errors))
     mean, at = x_fit.mean(0), judged.tokens
     other = _same_token(at)
     paired = at[other] == at
     pairs = x - (x - e)[other] - errors[at], x - states[at], group
 
-    def explained(rest: Tensor, whole: Tensor, group: Tensor = group) -> Interval:
-        """1 − Σ‖rest‖² / Σ‖whole‖² over positions [n, d]."""
-        left = ratio_over(rest.square().sum(-1), whole.square().sum(-1), group, seed=seed)
-        return Interval(1 - left.value, 1 - left.high, 1 - left.low)
-
-    alone, alone_control = (explained(x - rows[at], x - mean) for rows in (states, wrong))
-    own = explained(e, x - mean)
-    mended, mended_control = (explained(e - rows[at], x - mean) for rows in (errors, wrong_errors))
-    within = explained(e - errors[at], x - states[at])
+    explained = partial(explained_but, seed=seed)
+    alone, alone_control = (explained(x - rows[at], x - mean, group) for rows in (states, wrong))
+    own = explained(e, x - mean, group)
+    mended, mended_control = (explained(e - rows[at], x - mean, group) for rows in (errors, wrong_errors))
+    within = explained(e - errors[at], x - states[at], group)
     within_control = explained(*(each[paired] for each in pairs)) if bool(paired.any()) else None
     limit = OUTLIER * float(x_fit.norm(dim=-1).median())
     odd = [each for number, each in enumerate(found) if number % 2]

@@ -33,5 +33,10 @@ def ridge(x: Tensor, y: Tensor) -> Linear:
 
 def explained(y: Tensor, guess: Tensor, mean: Tensor, group: Tensor, *, seed: int = 0) -> Interval:
     """1 − Σ‖y − guess‖² / Σ‖y − mean‖² with its interval over groups [n]; y and guess [n, m]."""
-    rest = ratio_over((y - guess).square().sum(-1), (y - mean).square().sum(-1), group, seed=seed)
-    return Interval(1 - rest.value, 1 - rest.high, 1 - rest.low)
+    return explained_but(y - guess, y - mean, group, seed=seed)
+
+
+def explained_but(rest: Tensor, whole: Tensor, group: Tensor, *, seed: int = 0) -> Interval:
+    """1 − Σ‖rest‖² / Σ‖whole‖² with its interval over groups [n]; rest and whole [n, m]."""
+    left = ratio_over(rest.square().sum(-1), whole.square().sum(-1), group, seed=seed)
+    return Interval(1 - left.value, 1 - left.high, 1 - left.low)

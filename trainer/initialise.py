@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.anchor_sets import ANCHOR_SETS, Material
-from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors, rows_per_token
+from lexiscope.anchors import OUTLIER, TokenSums, class_mean_anchors, exchanged_rows, rows_per_token
 from lexiscope.errors import TextError
 from lexiscope.language_model import LanguageModel, Point
 from trainer.errors import RecipeError
@@ -160,10 +160,7 @@ class Start:
             raise RecipeError(f"A token look-up cannot be fitted: {error}") from error
         if not permuted:
             return means
-        seen = self._current.counts.nonzero().squeeze(1)
-        order = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(self.seed))]
-        means[order] = means[order.roll(1)]
-        return means
+        return exchanged_rows(means, self._current.counts.nonzero().squeeze(1), seed=self.seed)
 
     def target_batch(self, rows: Tensor) -> Tensor:
         """[m, d_out] what is reconstructed from them, normalised."""

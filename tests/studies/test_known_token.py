@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from lexiscope.anchors import exchanged_rows
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
 from studies import STUDIES, StudyError
 from studies.dark_matter import costs, error_of
 from studies.inputs import own_passages, read_stream
-from studies.known_token import KnownTokenArguments, known_share, permuted, token_rows
+from studies.known_token import KnownTokenArguments, known_share, token_rows
 
 D_SAE, VOCAB = 6, 9
 
@@ -59,7 +60,7 @@ def test_mean_errors_of_every_token_mend_an_error_that_is_the_tokens(
     counts = torch.bincount(stream.tokens, minlength=model.vocab_size)
     often = counts >= 30
     assert (rows - effect)[often].norm() < 0.3 * effect[often].norm()
-    wrong = permuted(rows, stream, seed=0)
+    wrong = exchanged_rows(rows, stream.tokens.unique(), seed=0)
     assert torch.equal(wrong.sort(0).values, rows.sort(0).values) and not torch.equal(wrong, rows)
 
     dictionary = load_checkpoint(runs[2]).dictionary
