@@ -115,7 +115,8 @@ def steering(folder: Path) -> float:
 
 def reading(settings: Settings) -> tuple[float, float]:
     """CPU milliseconds of a feature's page, median of 200, and how many times those of its record as JSON."""
-    with TestClient(create_app(settings), follow_redirects=False) as client:
+    app = create_app(settings.model_copy(update={"answers_memory": 0}))
+    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
         pages = [client.get("/random").headers["location"] for _ in range(50)]
         html = [1000 * seconds(partial(client.get, page)) for page in pages * 4]
         record = [1000 * seconds(partial(client.get, f"{page}.json")) for page in pages * 4]

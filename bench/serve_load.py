@@ -29,6 +29,7 @@ from urllib.parse import quote
 import httpx
 
 from bench.peer_environments import interpreter
+from bench.processes import use
 from bench.report import Report, Table, times, write_option
 from lexiscope.settings import Settings
 from tests.smoke import free_port
@@ -104,29 +105,6 @@ async def run(port: int, draw: Draw, seconds: float, *, measured: bool) -> Load:
     return load
 
 
-class Use(NamedTuple):
-    """What a process and its children, the model worker aside, take and have taken."""
-
-    megabytes: float
-    """resident"""
-    cpu_seconds: float
-
-
-def use(pid: int) -> Use:
-    place = Path(f"/proc/{pid}")
-    if b"server.live" in (place / "cmdline").read_bytes():
-        return Use(0.0, 0.0)
-    lines = (place / "status").read_text().splitlines()
-    own = next((float(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0.0)
-    fields = (place / "stat").read_text().rpartition(")")[2].split()
-    ticks = fields[11], fields[12]  # utime and stime: fields 14 and 15 of proc(5)
-    children = [use(int(child)) for child in (place / "task" / str(pid) / "children").read_text().split()]
-    return Use(
-        own / 1000 + sum(child.megabytes for child in children),
-        sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK") + sum(child.cpu_seconds for child in children),
-    )
-
-
 class Server(NamedTuple):
     """A server that is loaded."""
 
@@ -137,9 +115,9 @@ class Server(NamedTuple):
     def measure(self, reads: str, draw: Draw, seconds: float) -> tuple[float, list[str]]:
         """(requests a second, a row of the report)"""
         asyncio.run(run(self.port, draw, WARM_SECONDS, measured=False))
-        before = use(self.process.pid)
+        before = use(self.process.pid, without="server.live")
         load = asyncio.run(run(self.port, draw, seconds, measured=True))
-        after, n = use(self.process.pid), len(load.milliseconds)
+        after, n = use(self.process.pid, without="server.live"), len(load.milliseconds)
         quantiles = (f"{load.quantile(share):.1f}" for share in (0.5, 0.95, 0.99))
         size = f"{load.counts['bytes'] / n / 1000:.1f}"
         cpu = f"{1000 * (after.cpu_seconds - before.cpu_seconds) / n:.1f}"
