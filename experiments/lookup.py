@@ -24,6 +24,7 @@ from bench.report import machine
 from experiments.figures import rounded
 from experiments.page import RESULTS, table
 from experiments.plots import DISTINCT, Panel, Point, Series, draw
+from experiments.training import parse, plan_of, training_parser
 from lexiscope import metrics
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
@@ -67,6 +68,9 @@ ARMS = {
     "none": Arm("`matched`: no look-up", "matched"),
     "none-equal": Arm("`matched`, with as many parameters as a look-up has", "matched", more=0.5),
     "cone": Arm("`cone`, a row a token", "cone", width=0.0, more=1.0),
+    "paper-soft": Arm(
+        "`paper-soft`, a row a token", "paper-soft", {"batch": 16, "epochs": 0, "length": 0}, 0.0, 1.0
+    ),
     "permuted": Arm("look-up of other tokens (control)", "vasae", {"lookup": "permuted"}),
     "fixed": Arm("**`vasae`: look-up**", "vasae"),
     "trained": Arm("look-up, trained", "vasae", {"lookup": "trained"}),
@@ -86,24 +90,11 @@ ARMS = {
 }
 
 
-def plan_of(arm: str, model: LanguageModel, given: argparse.Namespace) -> trainer.Plan:
+def plan_for(arm: str, model: LanguageModel, given: argparse.Namespace) -> trainer.Plan:
     one = ARMS[arm]
     config = replace(trainer.recipe(one.recipe), **one.settings)
-    return trainer.Plan(
-        sources=given.text,
-        runs=[(config, given.layer)],
-        out=given.out,
-        tokens=given.tokens,
-        seen=given.seen,
-        eval_tokens=given.eval_tokens,
-        ce_tokens=given.ce_tokens,
-        width=round(one.width * given.width + one.more * model.vocab_size),
-        held_out=given.held_out or (),
-        cache=given.out / "cache",
-        set_name=arm,
-        seed=given.seed,
-        resume=True,
-    )
+    width = round(one.width * given.width + one.more * model.vocab_size)
+    return plan_of(given, [(config, given.layer)], width=width, set_name=arm, seed=given.seed)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -111,7 +102,7 @@ def run(given: argparse.Namespace) -> None:
     model = load_language_model(given.model, model_id=given.model_id)
     for arm in given.only or ARMS:
         if not all(_done(arm, model, layer, given.out) for layer in given.layer):
-            trainer.train(model, plan_of(arm, model, given), console=Console())
+            trainer.train(model, plan_for(arm, model, given), console=Console())
     for layer in given.layer:
         _keep(model, layer, given)
 
@@ -293,23 +284,12 @@ def curves() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="where dictionaries and activations go")
-    parser.add_argument("model")
-    parser.add_argument("--model-id")
-    parser.add_argument("--text", action="append", required=True)
-    parser.add_argument("--held-out", action="append")
+    parser = training_parser(__doc__, tokens=400_000, seen=409_600, eval_tokens=40_000, ce_tokens=16_000)
     parser.add_argument("--layer", type=int, action="append", required=True)
     parser.add_argument("--width", type=int, default=8192)
-    parser.add_argument("--tokens", type=int, default=400_000)
-    parser.add_argument("--seen", type=int, default=409_600)
-    parser.add_argument("--eval-tokens", type=int, default=40_000)
-    parser.add_argument("--ce-tokens", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(ARMS))
-    run(parser.parse_args())
+    run(parse(parser))
 
 
 if __name__ == "__main__":

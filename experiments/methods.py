@@ -21,6 +21,7 @@ import trainer
 from bench.report import machine
 from experiments.figures import rounded
 from experiments.page import DOCS, RESULTS, fill, table
+from experiments.training import parse, plan_of, training_parser
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -108,20 +109,8 @@ def folder_of(name: str) -> str:
 
 def train(model: LanguageModel, names: list[str], given: argparse.Namespace) -> None:
     """Train some arms in one pass of the model, and evaluate them in another."""
-    plan = trainer.Plan(
-        sources=given.text,
-        runs=[run_of(name, given) for name in names],
-        out=given.out,
-        tokens=given.tokens,
-        seen=given.seen,
-        eval_tokens=given.eval_tokens,
-        ce_tokens=given.ce_tokens,
-        width=given.width,
-        length=given.length,
-        held_out=given.held_out or (),
-        cache=given.out / "cache",
-        resume=True,
-    )
+    runs = [run_of(name, given) for name in names]
+    plan = plan_of(given, runs, width=given.width, length=given.length)
     trainer.train(model, plan, console=Console())
 
 
@@ -199,27 +188,14 @@ def row_of(name: str, row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, nargs="?", help="where dictionaries and activations go")
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--model-id")
-    parser.add_argument("--text", action="append", default=[])
-    parser.add_argument("--held-out", action="append")
+    parser = training_parser(__doc__, tokens=250_000, seen=256_000, eval_tokens=20_000, ce_tokens=10_000)
     parser.add_argument("--layer", type=int, default=4)
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=250_000)
-    parser.add_argument("--seen", type=int, default=256_000)
-    parser.add_argument("--eval-tokens", type=int, default=20_000)
-    parser.add_argument("--ce-tokens", type=int, default=10_000)
     parser.add_argument("--only", action="append", choices=NAMES)
-    parser.add_argument("--tables", action="store_true", help="train nothing")
-    given = parser.parse_args()
+    parser.add_argument("--tables", action="store_true", help="train nothing; write the page again")
+    given = parse(parser)
     if not given.tables:
-        if given.out is None or given.model is None or not given.text:
-            parser.error("give OUT, MODEL and --text")
         run(given)
     fill(PAGE, {"methods": tables()})
 

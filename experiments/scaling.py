@@ -15,7 +15,6 @@ import json
 import sys
 from dataclasses import replace
 from math import ceil, floor, log2
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from bench.report import machine
 from experiments.figures import rounded
 from experiments.page import DOCS, RESULTS, fill, table
 from experiments.plots import DISTINCT, Panel, Point, Series, draw
+from experiments.training import parse, plan_of, training_parser
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel, load_language_model
@@ -104,20 +104,8 @@ def figures(model: LanguageModel, run: Run, given: argparse.Namespace) -> dict[s
         batch=BATCH,
         learning_rate=RATE,  # type: ignore[call-arg]
     )
-    plan = trainer.Plan(
-        sources=given.text,
-        runs=[(config, [given.layer])],
-        out=given.out,
-        tokens=given.tokens,
-        seen=run.seen,
-        eval_tokens=given.eval_tokens,
-        ce_tokens=given.ce_tokens,
-        width=run.width,
-        held_out=given.held_out or (),
-        cache=given.out / "cache",
-        set_name=run.name,
-        resume=True,
-    )
+    plan = plan_of(given, [(config, [given.layer])], width=run.width, seen=run.seen, set_name=run.name)
+    trainer.train(model, plan, console=Console())
     folder = given.out / model.id / f"{given.layer}-{run.name}"
     if not (folder / "metrics.json").is_file():
         trainer.train(model, plan, console=Console())
@@ -247,25 +235,12 @@ def plot(name: str, made: list[dict[str, Any]], law_of: np.ndarray, kept: dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, nargs="?", help="where dictionaries and activations go")
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--model-id")
-    parser.add_argument("--text", action="append", default=[])
-    parser.add_argument("--held-out", action="append")
+    parser = training_parser(__doc__, tokens=250_000, seen=256_000, eval_tokens=10_000, ce_tokens=5_000)
     parser.add_argument("--layer", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=250_000)
-    parser.add_argument("--seen", type=int, default=256_000)
     parser.add_argument("--largest", type=int, default=WIDTHS[-1], help="the widest dictionary")
-    parser.add_argument("--eval-tokens", type=int, default=10_000)
-    parser.add_argument("--ce-tokens", type=int, default=5_000)
-    parser.add_argument("--tables", action="store_true", help="train nothing")
-    given = parser.parse_args()
+    parser.add_argument("--tables", action="store_true", help="train nothing; write the page again")
+    given = parse(parser)
     if not given.tables:
-        if given.out is None or given.model is None or not given.text:
-            parser.error("give OUT, MODEL and --text")
         measure(given)
     fill(PAGE, {"scaling": tables()})
 

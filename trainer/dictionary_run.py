@@ -24,7 +24,7 @@ from trainer.distributed import Ranks
 from trainer.errors import TrainingDiverged
 from trainer.initialise import Centring
 from trainer.logs import Log
-from trainer.plan import Plan, destination, identity, provenance, set_of
+from trainer.plan import Plan, defaults_of, destination, identity, provenance, set_of
 from trainer.several_layers import ForLayer
 from trainer.snapshot import TRAINED, UnfinishedRun
 from trainer.step import LogLine, Training
@@ -59,7 +59,7 @@ class DictionaryRun:
         self.path = destination(plan, model, config, layer)
         self.width = plan.width or model.vocab_size
         identified = identity(model, plan, config, layer) | ({"group": list(group)} if group else {})
-        self.unfinished = UnfinishedRun(self.path, identified)
+        self.unfinished = UnfinishedRun(self.path, identified, defaults_of(config))
         self.done = False
         self._training: Training | None = None
         self._log: Log | None = None

@@ -3,7 +3,7 @@
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,6 +176,11 @@ def identity(model: LanguageModel, plan: Plan, config: Config, layer: int) -> di
     what = {"recipe": asdict(config), "layer": layer, "width": plan.width or model.vocab_size}
     kind = {"transcoder": True} if plan.transcoder else {}
     return {"model": model.id, "weights": model.fingerprint} | what | text | amounts | kind
+
+
+def defaults_of(config: Config) -> dict[str, Any]:
+    """{field: default} of a recipe's fields that have one."""
+    return {field.name: field.default for field in fields(config) if field.default is not MISSING}
 
 
 def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str, set_name: str) -> dict[str, Any]:

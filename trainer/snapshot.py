@@ -29,10 +29,17 @@ PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
 
 
 class UnfinishedRun:
-    """The run that will stand at `destination`. `plan` is plain JSON: equal plans, equal weights."""
+    """The run that will stand at `destination`. `plan` is plain JSON: equal plans, equal weights.
 
-    def __init__(self, destination: Path, plan: dict[str, Any]) -> None:
+    `defaults` are those of the fields of the plan's recipe: a run that was begun before a field existed has
+    it at its default.
+    """
+
+    def __init__(
+        self, destination: Path, plan: dict[str, Any], defaults: dict[str, Any] | None = None
+    ) -> None:
         self.destination, self.plan = destination, json.loads(json.dumps(plan))
+        self.defaults: dict[str, Any] = json.loads(json.dumps(defaults or {}))
         self.folder = destination.with_name(f".{destination.name}.unfinished")
         self._held: ExitStack | None = None
 
@@ -55,7 +62,21 @@ class UnfinishedRun:
                 f"There is an unfinished run at {self.folder}; it is kept. Resume it with --resume, or "
                 "remove it first."
             )
-        _refuse_other(self.plan, json.loads(file.read_text(encoding="utf-8")), self.folder)
+        self._refuse_other(json.loads(file.read_text(encoding="utf-8")), self.folder)
+
+    def _refuse_other(self, found: dict[str, Any], where: Path) -> None:
+        if "recipe" in found:
+            found = found | {"recipe": self.defaults | found["recipe"]}
+        other = [
+            f"{key} was {found.get(key)!r}, is {self.plan.get(key)!r}"
+            for key in {**found, **self.plan}
+            if found.get(key) != self.plan.get(key)
+        ]
+        if other:
+            raise CheckpointError(
+                f"{where} is a run of another plan ({'; '.join(other)}). It is kept: resume it with the plan "
+                "it was started with, or remove it first."
+            )
 
     @property
     def finished(self) -> bool:
@@ -64,7 +85,7 @@ class UnfinishedRun:
             return False
         found = load_details(self.destination)
         if "plan" in found:
-            _refuse_other(self.plan, found["plan"], self.destination)
+            self._refuse_other(found["plan"], self.destination)
         return "plan" in found
 
     def open(self) -> None:
@@ -177,16 +198,3 @@ def refuse_full_disk(where: Path, needed: int) -> None:
 def load_details(path: Path) -> dict[str, Any]:
     """The metadata.lexiscope block of a checkpoint's cfg.json."""
     return load_checkpoint(path, anchors=False).details
-
-
-def _refuse_other(plan: dict[str, Any], found: dict[str, Any], where: Path) -> None:
-    other = [
-        f"{key} was {found.get(key)!r}, is {plan.get(key)!r}"
-        for key in {**found, **plan}
-        if found.get(key) != plan.get(key)
-    ]
-    if other:
-        raise CheckpointError(
-            f"{where} is a run of another plan ({'; '.join(other)}). It is kept: resume it with the plan it "
-            "was started with, or remove it first."
-        )

@@ -180,6 +180,24 @@ def test_an_unfinished_run_is_kept_unless_it_is_resumed_with_its_own_plan(
     assert contents(tmp_path) == before
 
 
+def test_a_run_that_was_begun_before_a_recipe_had_some_field_is_resumed(
+    unfinished: trainer.Plan, model: LanguageModel
+) -> None:
+    folder = unfinished.out / model.id / ".0-vasae.unfinished"
+    written = (folder / "plan.json").read_text()
+
+    def older(field: str) -> None:
+        plan = json.loads(written)
+        del plan["recipe"][field]
+        (folder / "plan.json").write_text(json.dumps(plan))
+
+    older("k")  # which is 4 here, and 32 by default
+    with pytest.raises(CheckpointError, match="another plan"):
+        trainer.train(model, unfinished._replace(resume=True), console=QUIET)
+    older("aux_k")
+    trainer.train(model, unfinished._replace(resume=True), console=QUIET)
+
+
 def test_what_is_finished_is_not_trained_again(
     unfinished: trainer.Plan, model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
