@@ -35,7 +35,8 @@ from lexiscope.settings import Settings
 from tests.smoke import free_port
 
 CONNECTIONS = 16
-WARM_SECONDS = 3.0
+WARM = 0.1
+"""Of the time of a row, before it is measured."""
 COLUMNS = [
     *("server", "reads", "requests/s", "p50 ms", "p95", "p99", "errors", "kB each"),
     *("server's CPU ms each", "MB first", "MB last"),
@@ -114,7 +115,7 @@ class Server(NamedTuple):
 
     def measure(self, reads: str, draw: Draw, seconds: float) -> tuple[float, list[str]]:
         """(requests a second, a row of the report)"""
-        asyncio.run(run(self.port, draw, WARM_SECONDS, measured=False))
+        asyncio.run(run(self.port, draw, WARM * seconds, measured=False))
         before = use(self.process.pid, without="server.live")
         load = asyncio.run(run(self.port, draw, seconds, measured=True))
         after, n = use(self.process.pid, without="server.live"), len(load.milliseconds)

@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         30, ge=1, description="seconds after which PostgreSQL gives up a reader's query"
     )
     answers_memory: ByteSize = Field(
-        ByteSize(64 << 20),
+        ByteSize(128 << 20),
         description="memory of each web process for answers that it gave before, compressed; 0 keeps none",
     )
     reader_memory: Annotated[str, AfterValidator(_memory)] = Field(

@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 metadata = sa.MetaData()
 
@@ -365,6 +365,15 @@ by_name = sa.Table(
     "effect is 0 by anchor",
 )
 
+best_by_name = sa.Table(
+    "best_by_name",
+    metadata,
+    _column("token", sa.Integer, "a word of the feature"),
+    *_listed(),
+    comment="derived: of the features of a model that a token names by one relation, the one of largest "
+    "effect, where its name holds beyond chance; in the order of tokens",
+)
+
 by_write = sa.Table(
     "by_write",
     metadata,
@@ -387,7 +396,7 @@ carried = sa.Table(
 )
 
 META = ("meta",)
-DERIVED = ("listing", "by_name", "by_write", "carried")
+DERIVED = ("listing", "by_name", "best_by_name", "by_write", "carried")
 LOADED = {name: table for name, table in metadata.tables.items() if name not in (*META, *DERIVED)}
 """The tables whose rows a writer is given; it makes the others."""
 
@@ -407,6 +416,7 @@ def key_of(dictionary_id: int, index: int) -> int:
 KEY_SQL = 'CAST(dictionary_id AS BIGINT) * 2147483648 + "index"'
 DUCKDB_INDEXES = (
     ("by_name", ("token",)),
+    ("best_by_name", ("token",)),
     ("by_write", ("token",)),
     ("listing", ("key",)),
     ("feature", ("key",)),
@@ -423,6 +433,7 @@ POSTGRES_INDEXES = (
     ("listing", ("key",)),
     ("listing", ("dictionary_id", "index")),
     ("by_name", ("token",)),
+    ("best_by_name", ("token",)),
     ("by_write", ("token",)),
     ("written", ("token_id",)),
     *(

@@ -6,31 +6,18 @@ import sqlalchemy as sa
 
 from lexiscope.records import FeatureRef, TokenHit
 from store import schema
-from store.read.listing import BY_RELATION, LISTING, TOKEN, carriers
+from store.read.listing import listed
 from store.read.open_build import REF_COLUMNS, OpenBuild
 from store.read.vocabulary import VocabularyEntry
 
 RELATIONS = ("on", "after", "before", "near")
 
 
-def _statement() -> sa.Select[tuple[object, ...]]:
-    """The feature of largest effect for each token and relation, of those whose name holds beyond chance."""
-    place = sa.func.row_number().over(
-        partition_by=(TOKEN, LISTING.relation),
-        order_by=(LISTING.effect.desc(), LISTING.dictionary_id, LISTING.index),
-    )
-    tokens = sa.bindparam("tokens", type_=sa.Integer, expanding=True)
-    dictionaries = sa.bindparam("dictionaries", type_=sa.Integer, expanding=True)
-    ranked = (
-        sa.select(*REF_COLUMNS, TOKEN, LISTING.effect, place.label("place"))
-        .where(BY_RELATION == 1, LISTING.effect > 0, LISTING.dictionary_id.in_(dictionaries))
-        .add_cte(carriers(schema.by_name.c.token.in_(tokens)))
-        .subquery()
-    )
-    return sa.select(ranked).where(ranked.c.place == 1).order_by(ranked.c.effect.desc())
-
-
-BEST = _statement()
+OWN = schema.best_by_name.c
+BEST = sa.select(*(OWN[column.name] for column in REF_COLUMNS), OWN.token).where(
+    OWN.token.in_(sa.bindparam("tokens", type_=sa.Integer, expanding=True))
+)
+"""The best features of tokens, in whatever model a token has that id."""
 
 
 def with_best(build: OpenBuild, found: Sequence[tuple[str, VocabularyEntry]]) -> list[TokenHit]:
@@ -61,11 +48,10 @@ def _best(build: OpenBuild, model: str, ids: Sequence[int]) -> dict[int, list[Fe
     vocabulary = build.vocabulary(model)
     words = {token: vocabulary.of_word(token) for token in ids}
     wanted = sorted({form for forms in words.values() for form in forms})
-    dictionaries = [entry.dictionary_id for entry in build.of_model(model)]
-    rows = build.rows(BEST, tokens=wanted, dictionaries=dictionaries)
     of_token: dict[int, list[FeatureRef]] = {}
-    for row in rows:  # those of largest effect first
-        of_token.setdefault(row.token, []).append(build.ref(row))
+    for row in build.rows(BEST, tokens=listed(wanted)):
+        if build.dictionaries[row.dictionary_id].model == model:
+            of_token.setdefault(row.token, []).append(build.ref(row))
     best: dict[int, list[FeatureRef]] = {}
     for token, forms in words.items():
         refs = [ref for form in forms for ref in of_token.get(form, [])]

@@ -173,13 +173,13 @@ def count_features(build: OpenBuild, filters: Filters, names: NameFilter) -> int
     entries = filtered_dictionaries(build, filters)
     if not entries or not names.tokens:
         return 0
-    statement = sa.select(sa.func.count()).where(
-        *conditions(filters), *_within(build, entries), LISTING.key.in_(_keys(build, names))
-    )
+    counted = sa.select(sa.func.count(sa.distinct(LISTING.key)))
+    statement = counted.where(*conditions(filters), *_within(build, entries))
     if beyond_listing(filters):
-        statement = with_feature(statement, entries)
+        statement = with_feature(statement, entries).where(LISTING.key.in_(_keys(build, names)))
     else:
-        statement = statement.select_from(schema.listing)
+        named = sa.select(schema.by_name).where(_named_by(build, names))
+        statement = statement.add_cte(named.cte(schema.listing.name))
     return int(build.rows(statement)[0][0])
 
 
@@ -243,12 +243,16 @@ def _keys(build: OpenBuild, names: NameFilter) -> sa.Select[Any]:
     return sa.select(schema.by_name.c.key).where(_named_by(build, names))
 
 
-def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
-    """DuckDB turns consecutive ids into a range, for which it uses no index. One id given twice keeps them a
-    list.
+def listed(ids: Sequence[int]) -> list[int]:
+    """For `IN`: DuckDB turns consecutive ids into a range, for which it uses no index. One id given twice
+    keeps them a list.
     """
+    return [*ids, ids[-1]]
+
+
+def _among(column: sa.ColumnElement[int], ids: list[int]) -> sa.ColumnElement[bool]:
     if len(ids) <= MAX_LISTED_TOKENS:
-        return column.in_([*ids, ids[-1]])
+        return column.in_(listed(ids))
     return column.in_(sa.select(sa.func.unnest(sa.bindparam(None, ids, schema.INTS, unique=True))))
 
 

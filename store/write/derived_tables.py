@@ -24,7 +24,13 @@ FEATURE, TOKEN, DICTIONARY = schema.feature.c, schema.token.c, schema.dictionary
 
 def statements() -> list[sa.Insert]:
     """In the order in which they must run."""
-    selects = {"listing": _listing(), "by_name": _by_name(), "by_write": _by_write(), "carried": _carried()}
+    selects = {
+        "listing": _listing(),
+        "by_name": _by_name(),
+        "best_by_name": _best_by_name(),
+        "by_write": _by_write(),
+        "carried": _carried(),
+    }
     tables = {name: schema.metadata.tables[name] for name in schema.DERIVED}
     return [
         sa.insert(table).from_select(list(table.columns), selects[name]) for name, table in tables.items()
@@ -94,6 +100,22 @@ def _by_name() -> sa.Select[Any]:
         .outerjoin(place, sa.and_(place.c.model == DICTIONARY.model, place.c.token_id == named.c.token))
         .order_by(named.c.token, own.dictionary_id, own.index)
     )
+
+
+def _best_by_name() -> sa.Select[Any]:
+    own = schema.by_name.c
+    place = sa.func.row_number().over(
+        partition_by=(DICTIONARY.model, own.token, own.relation),
+        order_by=(own.effect.desc(), own.dictionary_id, own.index),
+    )
+    ranked = (
+        sa.select(schema.by_name, place.label("place"))
+        .join(schema.dictionary, DICTIONARY.dictionary_id == own.dictionary_id)
+        .where(own.by_relation == 1, own.effect > 0)
+        .subquery()
+    )
+    columns = [ranked.c[column.name] for column in schema.best_by_name.columns]
+    return sa.select(*columns).where(ranked.c.place == 1).order_by(ranked.c.token, ranked.c.dictionary_id)
 
 
 def _by_write() -> sa.Select[Any]:
