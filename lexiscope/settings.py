@@ -135,7 +135,11 @@ class Settings(BaseSettings):
     worker_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision of the language model's weights"
     )
-    reader_threads: int = Field(2, ge=1, description="DuckDB threads a reader may use")
+    reader_threads: int = Field(
+        1,
+        ge=1,
+        description="DuckDB threads that a web process reads with; more cost a request more than they gain",
+    )
     reader_connections: int = Field(
         8,
         ge=1,

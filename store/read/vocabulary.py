@@ -82,8 +82,10 @@ class SearchVocabulary:
 
     def shown(self, token_ids: Sequence[int]) -> list[Token]:
         """Tokens by id."""
-        by_id = self._by_id
-        return [by_id.get(token_id) or self.get(token_id) for token_id in token_ids]
+        try:
+            return list(map(self._by_id.__getitem__, token_ids))
+        except KeyError:
+            return list(map(self.get, token_ids))
 
     def spelled(self, shown: str) -> list[Token]:
         """Tokens whose shown form is exactly this, by id."""
