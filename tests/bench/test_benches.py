@@ -17,6 +17,7 @@ from store import Store
 ROOT = Path(__file__).parents[2]
 LIBRARIES = {
     "bench.peer_environments",
+    "bench.processes",
     "bench.report",
     "bench.synthetic_index",
     "experiments.figures",
