@@ -1,11 +1,12 @@
 """A lab's hour: people who browse, some who steer, and a new build every two minutes, on two web processes
 and one model worker.
 
-    python -m bench.soak --index data/index [--minutes 60] [--users 200] [--steerers 10]
+    python -m bench.soak --index data/index [--minutes 60] [--users 200] [--steerers 10] [--write]
 
 A copy of the index is served. Users load a page, read it for a while and load the next; steerers wait for
-their text. The table has requests, errors, 429s and latencies by kind, and the memory of each process after
-the warm-up and at the end. It ends with 1 where a request failed otherwise than with an honest 429.
+their text. The tables have requests, errors, 429s and latencies by kind, and the memory of web processes and
+worker after the warm-up and at the end. It ends with 1 where a request failed otherwise than with an honest
+429.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,8 +26,11 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
+from bench.processes import Use, use
+from bench.report import Report, write_option
 from lexiscope.settings import Settings
 from store import Store
+from tests.smoke import free_port
 
 READ_SECONDS = (4.0, 16.0)
 """between two pages of one user"""
@@ -35,6 +38,7 @@ WARM_UP = 0.25
 """share of the time after which memory is measured first"""
 GROWTH = 0.05
 P99 = 0.4
+COLUMNS = ["request", "number", "429", "errors", "p50 ms", "p95", "p99"]
 
 
 class Result(NamedTuple):
@@ -119,43 +123,19 @@ with BuildWriter(Settings(index=Path(sys.argv[1]))) as writer:
 """
 
 
-def resident(process: int) -> dict[str, float]:
-    """{what a process of this tree is: MB resident}."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and (int(folder.name) == process or _parent(folder) == process):
-            status = (folder / "status").read_text()
-            kilobytes = next(
-                (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")), "0"
-            )
-            if float(kilobytes) > 50_000:  # not the resource tracker of multiprocessing
-                found[folder.name] = float(kilobytes) / 1000
-    return found
-
-
-def _parent(folder: Path) -> int:
-    try:
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-async def soak(given: argparse.Namespace, settings: Settings, address: str, processes: list[int]) -> bool:
+async def soak(
+    given: argparse.Namespace, settings: Settings, address: str, processes: dict[str, int]
+) -> tuple[Load, list[dict[str, Use]]]:
+    """(what users got; what the processes took after the warm-up and near the end, by their names)"""
     begun = time.monotonic()
     load = Load(address, Store(settings), begun + 60 * given.minutes)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    memory: list[dict[str, float]] = []
+    taken: list[dict[str, Use]] = []
 
     async def watch() -> None:
         for at in (WARM_UP, 0.97):
             await asyncio.sleep(max(0.0, begun + at * 60 * given.minutes - time.monotonic()))
-            memory.append({name: mb for each in processes for name, mb in resident(each).items()})
+            taken.append({name: use(process) for name, process in processes.items()})
 
     async with httpx.AsyncClient(base_url=address, timeout=200, limits=limits) as client:
         await asyncio.gather(
@@ -164,32 +144,39 @@ async def soak(given: argparse.Namespace, settings: Settings, address: str, proc
             *(load.user(client) for _ in range(given.users)),
             *(load.steerer(client) for _ in range(given.steerers)),
         )
-    return report(load, memory, given)
+    return load, taken
 
 
-def report(load: Load, memory: list[dict[str, float]], given: argparse.Namespace) -> bool:
-    """Print the table. True where the bars hold."""
-    print(
-        f"{given.minutes:g} minutes, {given.users} users, {given.steerers} steerers, {load.swaps} new builds"
-    )
-    print(f"{'':12} {'requests':>9} {'429':>6} {'errors':>7} {'p50 ms':>8} {'p99 ms':>8}")
+def add_tables(report: Report, load: Load, taken: list[dict[str, Use]], given: argparse.Namespace) -> bool:
+    """The tables and bars of a run. True where no request failed."""
+    did = f"{given.minutes:g} minutes, {given.users} users, {given.steerers} steerers"
+    table = report.table(f"{did}, {load.swaps} new builds", COLUMNS)
+    failures: Counter[tuple[str, int]] = Counter()
     reads: list[float] = []
     for kind in sorted({result.kind for result in load.results}):
         own = [result for result in load.results if result.kind == kind]
         statuses = Counter(result.status for result in own)
         seconds = [result.seconds for result in own if result.status == 200]
         reads += seconds if kind != "steer" else []
-        failed = sum(count for status, count in statuses.items() if status not in (200, 429))
-        middle, high = np.percentile(seconds, [50, 99]) * 1000 if seconds else (np.nan, np.nan)
-        print(f"{kind:12} {len(own):9,} {statuses[429]:6} {failed:7} {middle:8.0f} {high:8.0f}")
-    failures = Counter((each.kind, each.status) for each in load.results if each.status not in (200, 429))
-    p99 = float(np.percentile(reads, 99)) if reads else np.nan
-    grown = [memory[1][name] / memory[0][name] - 1 for name in memory[0] if name in memory[1]]
-    for name in memory[0]:
-        print(f"process {name}: {memory[0][name]:,.0f} MB, then {memory[1].get(name, np.nan):,.0f} MB")
-    print(f"reads: p99 {1000 * p99:.0f} ms, at most {1000 * P99:.0f} wanted")
-    print(f"memory: {100 * max(grown):+.1f} % after the warm-up, at most {100 * GROWTH:.0f} wanted")
-    print(f"errors: {sum(failures.values())} {dict(failures) or ''}")
+        failed = {status: count for status, count in statuses.items() if status not in (200, 429)}
+        failures.update({(kind, status): count for status, count in failed.items()})
+        shown = [f"{1000 * np.percentile(seconds, at):,.0f}" if seconds else "–" for at in (50, 95, 99)]
+        counts = (len(own), statuses[429], sum(failed.values()))
+        table.rows.append([kind, *(f"{count:,}" for count in counts), *shown])
+    warm, last = taken
+    processes = report.table("", ["processes", "MB after the warm-up", "MB at the end", "growth", "CPU s"])
+    for name, before in warm.items():
+        after = last[name]
+        grown = after.megabytes / before.megabytes - 1 if before.megabytes else float("nan")
+        memory = (f"{one.megabytes:,.0f}" for one in (before, after))
+        processes.rows.append([name, *memory, f"{100 * grown:+.1f} %", f"{after.cpu_seconds:,.0f}"])
+    p99 = f"{1000 * np.percentile(reads, 99):,.0f}" if reads else "–"
+    failed_by = ", ".join(f"{kind} {status or 'no response'}: {n}" for (kind, status), n in failures.items())
+    report.notes += [
+        f"Reads: p99 {p99} ms; at most {1000 * P99:.0f} wanted.",
+        f"Memory: at most {100 * GROWTH:.0f} % growth wanted.",
+        f"Errors but 429s: {failed_by or 'none'}.",
+    ]
     return not failures
 
 
@@ -200,7 +187,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--steerers", type=int, default=10)
     parser.add_argument("--swap-seconds", type=float, default=120)
+    write_option(parser)
     given = parser.parse_args()
+    report = Report("soak")
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         shutil.copytree(given.index, index)
@@ -213,17 +202,23 @@ def main() -> None:
             "LEXISCOPE_WORKER_TOKEN": secrets.token_hex(16),
         }
         command = [sys.executable, "-c", "import cli; cli.run()"]
-        worker = subprocess.Popen([*command, "worker", "--port", str(worker_port)], env=environment)
-        server = subprocess.Popen([*command, "serve", "--port", str(port)], env=environment)
+        started = {
+            "model worker": [*command, "worker", "--port", str(worker_port)],
+            "2 web processes": [*command, "serve", "--port", str(port)],
+        }
+        processes = {name: subprocess.Popen(line, env=environment) for name, line in started.items()}
         try:
             address = f"http://127.0.0.1:{port}"
             wait(f"{address}/readyz")
-            held = asyncio.run(soak(given, settings, address, [server.pid, worker.pid]))
+            ids = {name: process.pid for name, process in processes.items()}
+            load, taken = asyncio.run(soak(given, settings, address, ids))
         finally:
-            for process in (server, worker):
+            for process in processes.values():
                 process.terminate()
-            for process in (server, worker):
+            for process in processes.values():
                 process.wait(timeout=60)
+    held = add_tables(report, load, taken, given)
+    report.finish(write=given.write)
     sys.exit(0 if held else 1)
 
 

@@ -408,7 +408,7 @@ def worker(
 
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(help="port to bind; 0 takes a free one")] = 8000,
+    port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
     build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
 ) -> None:
     """Train, index and serve the bundled model: pages are there as soon as the first dictionary is. Steps
@@ -421,4 +421,5 @@ def demo(
     if build_only:
         build_demo(settings, console)
     else:
-        serve_while_building(build_demo, settings.model_copy(update={"port": port}), console)
+        changed = {} if port is None else {"port": port}
+        serve_while_building(build_demo, settings.model_copy(update=changed), console)

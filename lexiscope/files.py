@@ -4,11 +4,13 @@ Nothing here knows what is written. Errors of the disk stay `OSError`; the calle
 says what was kept.
 """
 
+import fcntl
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -80,6 +82,46 @@ def new_folder(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str, where: Path | None = None) -> Iterator[Path]:
+    """A new folder under `where` (TMPDIR unless given), for as long as the block. Folders of the same prefix
+    whose processes were killed, and so deleted nothing, are deleted first: the kernel holds a lock on each
+    that is in use.
+    """
+    parent = where or Path(tempfile.gettempdir())
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), _locked(left):  # in use, or another user's
+            shutil.rmtree(left, ignore_errors=True)
+    hidden = Path(
+        tempfile.mkdtemp(prefix=f".{prefix}", dir=parent)
+    )  # no other process sees it before its lock
+    folder = parent / hidden.name[1:]
+    try:
+        with _locked(hidden, must=False):
+            hidden.rename(folder)
+            yield folder
+    finally:
+        for path in (hidden, folder):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, must: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder itself. Raises OSError where another holds it or, with `must`, where the file
+    system has no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if must:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def fsync(path: Path) -> None:

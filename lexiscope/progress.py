@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class ProgressFile:
         self._writer = threading.Thread(target=self._write_until_ended, daemon=True)
 
     def __enter__(self) -> "ProgressFile":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # the builder says so in its own words
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._write()
         self._token = _kept.set(self)
         self._writer.start()
@@ -107,7 +108,8 @@ class ProgressFile:
                 partial.write_text(self._record.model_dump_json(), encoding="utf-8")
                 os.replace(partial, self._path)
             except OSError:
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    partial.unlink()
 
 
 @contextmanager

@@ -4,12 +4,9 @@ SIGTERM ends it within LEXISCOPE_SHUTDOWN_SECONDS and a few more, whatever its c
 do.
 """
 
-import atexit
 import math
 import os
-import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +16,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from lexiscope.errors import LexiscopeError
+from lexiscope.files import temporary_folder
 from lexiscope.settings import Settings
 from server import logs
 from server.app import create_app
@@ -70,9 +68,8 @@ def serve(settings: Settings) -> None:
     )
     if settings.web_processes > 1:
         logs.configure(settings)
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="lexiscope-metrics-")
-        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
-        with _shared_worker(settings):
+        with temporary_folder("lexiscope-metrics-") as counts, _shared_worker(settings):
+            os.environ[FOLDER] = str(counts)
             Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
     application()  # its errors are the command's, in one line

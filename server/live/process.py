@@ -6,13 +6,11 @@ with spawn_worker(settings) as worker:
 
 import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,13 +18,12 @@ from typing import Self
 import httpx
 
 from lexiscope.errors import LexiscopeError
+from lexiscope.files import temporary_folder
 from lexiscope.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 150.0
 """a busy machine takes long to import torch; less than LEXISCOPE_RESPONSE_SECONDS, which is another error"""
-PREFIX_OF_FOLDER = "lexiscope-worker-"
-"""of the socket's folder; its owner's process id follows"""
 
 
 class WorkerDown(LexiscopeError):
@@ -44,9 +41,8 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._healthy = False
         self._closed = False
-        _remove_leftovers()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX_OF_FOLDER}{os.getpid()}-"))
-        self.socket = self._folder / "socket"
+        self._stack = ExitStack()
+        self.socket = self._stack.enter_context(temporary_folder("lexiscope-worker-")) / "socket"
         self.url = f"unix://{self.socket}"
         atexit.register(self.close)
 
@@ -122,7 +118,7 @@ class WorkerProcess:
         with self._lock:
             if self._process is not None:
                 _end(self._process)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._stack.close()
         atexit.unregister(self.close)
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -163,14 +159,6 @@ def spawn_worker(settings: Settings, *, wait: bool = True) -> WorkerProcess:
         worker.close()
         raise
     return worker
-
-
-def _remove_leftovers() -> None:
-    """Delete the sockets' folders of owners that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX_OF_FOLDER}*-*"):
-        owner = folder.name.removeprefix(PREFIX_OF_FOLDER).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # another user's stays: it cannot be deleted
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -2,8 +2,8 @@
 
 The first start happens without a network. Each profile (but gpu) is brought up until it is healthy, pages are
 loaded and a model is steered; a container is restarted in the middle of a stream; everything is taken down
-and up again with its data kept; the data is backed up and restored. Nothing but Debian's packages and a
-package index of Python is needed.
+and up again with its data kept; the data is backed up, restored and upgraded. Nothing but Debian's packages
+and a package index of Python is needed.
 """
 
 import argparse
@@ -51,9 +51,26 @@ SETTINGS = {
     "REDIRECT_PORT": "8192",
 }
 DATABASE = "postgresql+psycopg://lexiscope:only-for-this-test@postgres:5432/lexiscope"
-DEMO = "/opt/lexiscope/lib/python3.11/site-packages/data/demo/model"
-TEXT = "/opt/lexiscope/lib/python3.11/site-packages/data/demo/corpus.txt.xz"
+PACKAGES = "/opt/lexiscope/lib/python3.11/site-packages"
+DEMO = f"{PACKAGES}/data/demo/model"
+TEXT = f"{PACKAGES}/data/demo/corpus.txt.xz"
 PROGRESS = "http://127.0.0.1:8000/progress.json"
+NEWER_IMAGE = "lexiscope-newer:test"
+NEWER = f"RUN sed -i 's/^SCHEMA_VERSION = .*/SCHEMA_VERSION = 1000/' {PACKAGES}/store/schema.py"
+CHECKPOINTS = "cd /data/runs && find . -name '*.safetensors' | sort | xargs sha256sum"
+ASK = """
+import sys, time, urllib.error, urllib.request
+for _ in range(240):
+    try:
+        with urllib.request.urlopen(sys.argv[1], timeout=60) as answer:
+            print(answer.status, answer.read().decode(), sep="\\n")
+        break
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode(), sep="\\n")
+        break
+    except OSError:
+        time.sleep(0.5)
+"""
 PROJECT = SETTINGS["COMPOSE_PROJECT_NAME"]
 
 
@@ -285,7 +302,10 @@ def one_off() -> None:
 
 def backup_and_restore() -> None:
     """As docs/deploy.md has it: the volume to a file, the file to another volume, which is served."""
-    served = get(f"{HERE}/index.json")["build"]
+    home = get(f"{HERE}/index.json")
+    layer = home["models"][0]["layers"][0]
+    labels = f"/api/v1/features/{layer['model']}/{layer['source']}/1/labels"
+    get(HERE + labels, data={"label": "kept"})
     down()
     other = f"{PROJECT}_restored"
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
@@ -294,15 +314,60 @@ def backup_and_restore() -> None:
         file.seek(0)
         restore = ["docker", "run", "--rm", "-i", "-v", f"{other}:/data", SETTINGS["IMAGE"]]
         subprocess.run([*restore, "tar", "-C", "/data", "-x"], stdin=file, check=True)
-    name = f"{PROJECT}-restored"
-    run("docker", "run", "-d", "--name", name, "--network", "none", "-v", f"{other}:/data",
-        SETTINGS["IMAGE"], "lexiscope", "serve")  # fmt: skip
     try:
-        wait_healthy(name)
-        assert inside(name) == served
+        with serving(other, SETTINGS["IMAGE"], "lexiscope", "serve") as name:
+            wait_healthy(name)
+            assert inside(name) == home["build"]
+        upgrade(other, labels)
+    finally:
+        run("docker", "volume", "rm", "-f", other)
+
+
+@contextmanager
+def serving(volume: str, *command: str) -> Iterator[str]:
+    """A container without a network on a volume."""
+    name = f"{PROJECT}-aside"
+    run("docker", "rm", "-f", name)
+    run("docker", "run", "-d", "--name", name, "--network", "none", "-v", f"{volume}:/data", *command)
+    try:
+        yield name
+    except BaseException:
+        print(run("sh", "-c", f"docker logs --tail 40 {name} 2>&1"), flush=True)
+        raise
     finally:
         run("docker", "rm", "-f", name)
-        run("docker", "volume", "rm", "-f", other)
+
+
+def upgrade(volume: str, labels: str) -> None:
+    """A release with another version of the schema refuses the index with the command that makes it again;
+    that command needs no training, and labels are kept.
+    """
+    newer = "FROM " + SETTINGS["IMAGE"] + "\nUSER 0\n" + NEWER + "\nUSER 10001:10001\n"
+    subprocess.run(["docker", "build", "-q", "-t", NEWER_IMAGE, "-"], input=newer, text=True, check=True)
+    before = run("docker", "run", "--rm", "-v", f"{volume}:/data:ro", NEWER_IMAGE, "sh", "-c", CHECKPOINTS)
+    with serving(volume, NEWER_IMAGE, "lexiscope", "serve") as name:
+        status, said = asked(name, "/")
+        assert status == 503 and "rebuild it, run `lexiscope demo`" in said, (status, said)
+        assert asked(name, "/healthz")[0] == 200 and asked(name, "/readyz")[0] == 503
+    begun = time.monotonic()
+    with serving(volume, NEWER_IMAGE) as name:
+        wait_healthy(name)
+        while (state := json.loads(asked(name, "/progress.json")[1])["state"]) == "running":
+            time.sleep(5)
+        assert state == "finished", state
+        print(f"  the index made again by another release after {time.monotonic() - begun:.0f} s")
+        inside(name)
+        [label] = json.loads(asked(name, labels)[1])["labels"]
+        assert label["label"] == "kept" and not label["outdated"], label
+    after = run("docker", "run", "--rm", "-v", f"{volume}:/data:ro", NEWER_IMAGE, "sh", "-c", CHECKPOINTS)
+    assert before == after and before.count("\n") > 2
+
+
+def asked(container: str, path: str) -> tuple[int, str]:
+    """(status, text) of a page that a visitor inside a container asks for."""
+    said = run("docker", "exec", container, "python3", "-c", ASK, f"http://127.0.0.1:8000{path}")
+    status, _, text = said.partition("\n")
+    return int(status), text
 
 
 def postgres(demo: bool) -> None:

@@ -15,6 +15,7 @@ from lexiscope.files import (
     portable_command,
     portable_path,
     replace_file,
+    temporary_folder,
 )
 
 
@@ -79,6 +80,30 @@ def test_a_lock_holds_against_another_process_and_ends_with_it(tmp_path: Path) -
             pass
     with lock(file):
         pass
+
+
+MAKE = """
+import sys; from pathlib import Path; from lexiscope.files import temporary_folder
+with temporary_folder("work-", Path(sys.argv[1])) as folder:
+    (folder / "file").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_in_a_temporary_folder_goes_with_the_next(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKE, str(tmp_path)]
+    others = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    killed, living = (Path(str(other.stdout and other.stdout.readline().strip())) for other in others)
+    others[0].kill()
+    others[0].wait()
+    assert (killed / "file").is_file()
+    with temporary_folder("work-", tmp_path) as own:
+        assert set(tmp_path.iterdir()) == {own, living} and (living / "file").is_file()
+    others[1].communicate()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:

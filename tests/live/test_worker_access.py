@@ -63,17 +63,6 @@ def test_a_lens_outside_the_index_is_not_opened(tmp_path, tiny):
     assert answers == [503, 403]  # 503: what the index names is not there
 
 
-def test_what_a_killed_server_left_in_the_temporary_folder_is_removed(tmp_path, monkeypatch):
-    from server.live.process import WorkerProcess
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    dead, living = tmp_path / "lexiscope-worker-99999999-x", tmp_path / f"lexiscope-worker-{os.getpid()}-x"
-    dead.mkdir()
-    living.mkdir()
-    WorkerProcess(Settings()).close()
-    assert [path.name for path in tmp_path.iterdir()] == [living.name]
-
-
 @pytest.mark.parametrize(("hub", "offline"), [("false", "1"), ("true", "unset")])
 def test_the_hub_is_asked_only_where_the_operator_says_so(hub, offline, monkeypatch, tmp_path):
     monkeypatch.setenv("LEXISCOPE_WORKER_HUB", hub)

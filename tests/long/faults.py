@@ -22,15 +22,22 @@ from fastapi.testclient import TestClient
 
 import indexer
 import trainer
-from indexer.exchange import export_parquet, import_parquet
+from indexer.exchange import (
+    NeuronpediaExportRequest,
+    export_neuronpedia,
+    export_parquet,
+    import_parquet,
+)
 from lexiscope.checkpoint import export_saelens, load_checkpoint
 from lexiscope.errors import LexiscopeError
 from lexiscope.records import LabelRequest
 from lexiscope.settings import Settings
+from lexiscope.study_files import write_record
 from lexiscope.text import Text
 from server import create_app
 from store import BuildWriter, Labels, StoreError, build_files
 from tests.long.kills import QUIET, begin, forked, plan
+from tests.server.test_study_pages import record
 from tests.store import postgres_server, synthetic
 
 PAGES = (
@@ -120,11 +127,20 @@ def full_disk(folder: Path, rounds: int, draw: random.Random) -> tuple[int, str]
             disk / f"out{len(list(disk.iterdir()))}", settings=Settings(index=index)
         ),
         "saelens": lambda disk: export_saelens(checkpoint, disk / f"out{len(list(disk.iterdir()))}"),
+        "neuronpedia": lambda disk: export_neuronpedia(
+            NeuronpediaExportRequest(disk / f"out{len(list(disk.iterdir()))}", "m", "0-vasae"),
+            settings=Settings(index=index),
+        ),
+        "cache": lambda disk: trainer.train(
+            model, plan(folder, folder / "cached")._replace(cache=disk / "cache"), console=QUIET
+        ),
+        "study": lambda disk: [write_record(disk / "studies", record(name)) for name in map(str, range(99))],
         "labels": label,
     }
     ends: Counter[str] = Counter()
     for name, write in writers.items():
         for _ in range(max(rounds // len(writers), 3)):
+            shutil.rmtree(folder / "cached", ignore_errors=True)
             with small_disk(folder / "disk", 64_000) as disk:
                 shutil.copytree(index, disk / "index")
                 before = contents_of(disk / "index")

@@ -190,7 +190,7 @@ def kill_server(folder: Path, rounds: int, draw: random.Random) -> tuple[int, st
 
     transport = httpx.HTTPTransport(uds=str(folder / "socket"), verify=False)
     for round_number in range(rounds + 1):
-        own = httpx.Client(transport=transport, base_url="http://localhost")
+        own = httpx.Client(transport=transport, base_url="http://localhost", timeout=120)
         with forked(act) as process, own as client:
             until_ready(client)
             if round_number == 0:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -82,6 +83,29 @@ def test_stalled_clients_are_dropped_and_do_not_hold_up_the_end(running: Running
     assert running.process.wait(timeout=30) is not None
     assert time.monotonic() - begun < 15
     stalled.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_answers_does_not_hold_up_the_end(index: Path) -> None:
+    feature = {"id": "tiny/1-vasae/6", "mode": "add", "strength": 1}
+    body = {"model": "tiny", "prompt": "a", "features": [feature]}
+    with socket.create_server(("127.0.0.1", 0)) as hung, ThreadPoolExecutor() as clients:
+        hung.settimeout(60)
+        server = Running(index, shutdown_seconds="1", worker_url=f"http://127.0.0.1:{hung.getsockname()[1]}")
+        try:
+            own = f"http://127.0.0.1:{server.port}/api/v1/steer"
+            waiting = [
+                clients.submit(httpx.post, own, params={"stream": stream}, json=body, timeout=60)
+                for stream in ("true", "false")
+            ]
+            jobs = [hung.accept()[0] for _ in waiting]  # which get no answer
+            assert all(job.recv(1000) for job in jobs)
+            begun = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert {answer.result().status_code for answer in waiting} == {503}
+            assert server.process.wait(timeout=30) is not None and time.monotonic() - begun < 15
+        finally:
+            server.process.kill()
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ The files are memory-mapped, so that memory stays bounded whatever their size.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.errors import LexiscopeError
-from lexiscope.files import lack_of_space
+from lexiscope.files import lack_of_space, temporary_folder
 from lexiscope.language_model import LanguageModel, MlpPoint, Point, block_of
 from lexiscope.text import Batch, batches
 from trainer.activations.passages import LayerActivations
@@ -126,8 +125,12 @@ def harvest(
     Raises ModelError for a layer the model lacks, HarvestError for NaN, Inf or constant activations, or a
     full disk.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix="harvest-") as where:
-        files: dict[Point, Path] = {layer: Path(where, f"{layer}.bf16") for layer in layers}
+    with ExitStack() as stack:
+        try:
+            where = stack.enter_context(temporary_folder("lexiscope-harvest-", folder))
+        except OSError as error:
+            raise _not_written(folder or Path("TMPDIR"), error) from error
+        files: dict[Point, Path] = {layer: where / f"{layer}.bf16" for layer in layers}
         n = count(passages, positions)
         write_activations(model, passages, files, positions=positions, advance=advance)
         mapped = {layer: map_activations(file, n) for layer, file in files.items()}
@@ -163,10 +166,14 @@ def write_activations(
                 sink.flush()
                 os.fsync(sink.fileno())
     except OSError as error:
-        raise HarvestError(
-            f"Activations could not be written under {where}: {error.strerror or error}. Free some disk, or "
-            "give another place with --cache or TMPDIR."
-        ) from error
+        raise _not_written(where, error) from error
+
+
+def _not_written(where: Path, error: OSError) -> HarvestError:
+    return HarvestError(
+        f"Activations could not be written under {where}: {error.strerror or error}. Free some disk, or "
+        "give another place with --cache or TMPDIR."
+    )
 
 
 def _check(part: Tensor, what: str, *, first: bool) -> None:
