@@ -1,14 +1,16 @@
 """In which precision matrix products are made: the one place that decides."""
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from lexiscope.settings import Settings
+from lexiscope.settings import PREFIX, Settings
 
 CPU_INFO = Path("/proc/cpuinfo")
+VARIABLE = f"{PREFIX}PRECISION"
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -18,13 +20,19 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     Elsewhere float32: bf16 takes 1.5 times as long on Intel's with AVX-512 BF16 alone (AMX may be hidden by a
     virtual machine), and seven times as long without either.
     """
-    asked = Settings().precision
+    asked = _asked(os.environ.get(VARIABLE))
     if asked != "auto":
         return torch.float32 if asked == "float32" else torch.bfloat16
     capabilities = torch.cpu.get_capabilities()
     fast = device.type == "cuda" or capabilities.get("amx_bf16")
     fast = fast or (capabilities.get("avx512_bf16") and _made_by_amd())
     return torch.bfloat16 if fast else torch.float32
+
+
+@cache
+def _asked(variable: str | None) -> str:
+    """The setting, read again only when the variable has another value: reading all settings takes 10 ms."""
+    return Settings().precision
 
 
 @cache

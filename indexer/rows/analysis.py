@@ -11,7 +11,7 @@ from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.counts.state import DictionaryCounts, PassState
 from indexer.dictionaries import IdentifiedCheckpoint, NamedFeatures
 from indexer.geometry import Geometry, geometry, random_cosine, write_list
-from indexer.rows.reconstruction import StreamCache, reconstruction
+from indexer.rows.reconstruction import StreamSample, reconstruction
 from lexiscope.anchors import NearestTokens
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
@@ -169,7 +169,7 @@ def _causal_request(
 def analyse(
     counted: CountedModel,
     at: int,
-    streams: StreamCache,
+    streams: StreamSample,
     lens: Tensor | None,
     sampled: SampledText,
     prepared: Prepared,

@@ -12,7 +12,7 @@ from indexer.rows.columns import rows
 from indexer.rows.context_rows import PassageTexts, context_table, passage_table
 from indexer.rows.dictionary_rows import dictionary_row, summary_row, written_table
 from indexer.rows.feature_rows import feature_table
-from indexer.rows.reconstruction import StreamCache
+from indexer.rows.reconstruction import StreamSample
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
 from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens
@@ -55,7 +55,7 @@ def add_model(
         least=OFTEN,
         common=COMMONEST,
     )
-    streams = StreamCache(model, [member.layer for member in counted.members], state.passages)
+    streams = StreamSample(model, [member.layer for member in counted.members], state.passages)
     causal = CausalAmounts(contexts, steered, content)
     if contexts:
         say("ablating features")
