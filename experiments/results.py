@@ -5,7 +5,7 @@ that `python -m experiments.collect` and `python -m experiments.lookup` put into
 import json
 from pathlib import Path
 
-from experiments import lookup
+from experiments import indexed, lookup
 from experiments.figures import CONTROLS, RECIPES, Group, Model, interval, load, mean, ratio
 from experiments.page import DOCS, RESULTS, fill, table
 from experiments.plots import COLOURS, DISTINCT, Panel, Point, Series, draw
@@ -181,7 +181,9 @@ def write(page: Path = PAGE, plots: Path = PLOTS, results: Path = RESULTS) -> No
     models = load(results)
     blocks = {"cost": cost, "names": names, "seeds": seeds, "controls": controls}
     written = {block: make(models) for block, make in blocks.items()}
-    fill(page, written | {"lookup": lookup.tables(), "reach": lookup.reach()})
+    written |= {"lookup": lookup.tables(), "reach": lookup.reach()}
+    written |= {"words": indexed.found_and_written(), "verdicts": indexed.verdict_counts()}
+    fill(page, written)
     (plots / "cost-by-layer.svg").write_text(by_layer(models), encoding="utf-8")
     (plots / "cone-sweep.svg").write_text(cone_sweep(models), encoding="utf-8")
     (plots / "lookup-curve.svg").write_text(lookup.curves(), encoding="utf-8")

@@ -3,7 +3,7 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, RUN, TRAINING
+from lexiscope.measures import CHANCE, DERIVED, DICTIONARY, FEATURE, RUN, TRAINING
 from lexiscope.records import RELATION_WORDS, VERDICT_WORDS
 from lexiscope.records.about import AboutPage, MeasureDefinition, MeasureGroup
 from server.page_router import PageRouter
@@ -11,7 +11,7 @@ from server.responses import PageContent, respond
 
 GROUPS = (
     ("Of a feature, on the indexed text", FEATURE),
-    ("Of a dictionary, on the indexed text", DICTIONARY),
+    ("Of a dictionary, on the indexed text", {**DICTIONARY, **DERIVED}),
     ("Of a dictionary, on held-out text", RUN),
     ("Of a run while it trains", TRAINING),
 )

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from jinja2.ext import Extension
 from pydantic import BaseModel
 
-from lexiscope.measures import DICTIONARY, FEATURE, RUN, placed
+from lexiscope.measures import DERIVED, DICTIONARY, FEATURE, RUN, placed
 from lexiscope.progress import read_progress
 from lexiscope.records import NUMBERS, RELATION_WORDS, VERDICT_WORDS, WRITE_VERDICT_WORDS, measured_values
 from server import charts, histograms, markup
@@ -78,6 +78,7 @@ class Templates:
             "markup": markup,
             "FEATURE": FEATURE,
             "NUMBERS": NUMBERS,
+            "DERIVED": DERIVED,
             "DICTIONARY": DICTIONARY,
             "RUN": RUN,
             "placed": placed,

@@ -15,8 +15,9 @@ from indexer.rows.feature_rows import feature_table
 from indexer.rows.reconstruction import StreamSample
 from indexer.rows.relations import Relations
 from indexer.rows.token_rows import token_row_table
-from lexiscope.evidence import COMMONEST, OFTEN, PassageWords, SampledText, shown_tokens
+from lexiscope.evidence import COMMONEST, PassageWords, SampledText, shown_tokens
 from lexiscope.language_model import LanguageModel
+from lexiscope.measures import OFTEN
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.tokens import Vocabulary
 from lexiscope.vocabulary_tables import word_table

@@ -23,7 +23,7 @@ from lexiscope.evidence.firing_sample import (
 from lexiscope.evidence.flat_text import NEAR, FlatFirings, FlatText, flat_firings, mix
 from lexiscope.evidence.lift import HighestLift, highest_lift, lift_names
 from lexiscope.evidence.name_hits import KINDS, NameHits, NameTables
-from lexiscope.evidence.relation_evidence import OFTEN, RelationEvidence, SampledText, relation_evidence
+from lexiscope.evidence.relation_evidence import RelationEvidence, SampledText, relation_evidence
 from lexiscope.evidence.relations import COMMONEST, RELATIONS, VERDICTS, JudgedNames, RelationNames, verdicts
 from lexiscope.evidence.significance import benjamini_hochberg, frequency_bins, poisson_tail
 from lexiscope.evidence.words import shown_tokens, words_of
@@ -37,7 +37,6 @@ __all__ = [
     "KINDS",
     "MAX_PASSAGES",
     "NEAR",
-    "OFTEN",
     "RELATIONS",
     "SAMPLED_FIRINGS",
     "VERDICTS",

@@ -18,14 +18,13 @@ from lexiscope.evidence.relations import (
     judge,
     verdicts,
 )
+from lexiscope.measures import FOUND, OFTEN
 
 CONTROLS = 8
 """Words as frequent as a name's that its share is compared with."""
 CHUNK = 250_000
 """Firings looked at together: about 150 MB."""
 ON = RELATIONS.index("on")
-OFTEN, FOUND = 10, 0.5
-"""Occurrences from which a word counts for `finds`, and the F1 from which it is found."""
 
 
 class RelationEvidence(NamedTuple):

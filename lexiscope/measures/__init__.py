@@ -5,7 +5,7 @@ To add a measure: an entry in the table of its level, the code that computes it,
 that holds it.
 """
 
-from lexiscope.measures.dictionary import DICTIONARY, RECORDED
+from lexiscope.measures.dictionary import DERIVED, DICTIONARY, FOUND, OFTEN, RECORDED
 from lexiscope.measures.feature import FEATURE, WRITTEN
 from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
@@ -13,9 +13,12 @@ from lexiscope.measures.training import TRAINING
 
 __all__ = [
     "CHANCE",
+    "DERIVED",
     "DICTIONARY",
     "DIGITS",
     "FEATURE",
+    "FOUND",
+    "OFTEN",
     "RECORDED",
     "RUN",
     "TRAINING",

@@ -4,6 +4,9 @@ checkpoint records, on held-out text.
 
 from lexiscope.measures.measure import Measure, by_name
 
+OFTEN, FOUND = 10, 0.5
+"""Occurrences from which a word counts for `finds`, and the F1 from which it is found."""
+
 _NO_PASS = "where the ablation pass was not run"
 _NOT_STEERED = "where the causal pass steered nothing"
 _NOT_JUDGED = "where nothing could be judged, in an import"
@@ -301,6 +304,21 @@ DICTIONARY = by_name(
         Measure("index_tokens", "tokens indexed", "tokens", "corpus tokens indexed"),
     ]
 )
+
+DERIVED = by_name(
+    [
+        Measure(
+            "finds_rows",
+            "token rows find",
+            "share",
+            "share of the words with at least 10 occurrences in the indexed text that one row of the token "
+            "look-up detects with an F1 of at least 0.5. A row stands for one spelling by construction: it "
+            "misses only words of several spellings and those that the training text lacks",
+            absent="where there is no token look-up",
+        ),
+    ]
+)
+"""those that follow from the tables of an index: records have them, columns do not"""
 
 RECORDED = tuple(name for name, measure in DICTIONARY.items() if measure.absent == _NOT_RECORDED)
 """those that the index takes from the checkpoint's metrics.json"""

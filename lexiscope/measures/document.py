@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lexiscope.measures.dictionary import DICTIONARY
+from lexiscope.measures.dictionary import DERIVED, DICTIONARY
 from lexiscope.measures.feature import FEATURE
 from lexiscope.measures.measure import Measure
 from lexiscope.measures.run import RUN
@@ -16,7 +16,7 @@ from lexiscope.measures.training import TRAINING
 START, END = "<!-- measures -->", "<!-- /measures -->"
 TABLES = (
     ("Of a feature, on the indexed text", FEATURE),
-    ("Of a dictionary, on the indexed text", DICTIONARY),
+    ("Of a dictionary, on the indexed text", {**DICTIONARY, **DERIVED}),
     ("Of a run, on held-out text: `metrics.json`", RUN),
     ("Of a run while it trains: `train.jsonl`", TRAINING),
 )

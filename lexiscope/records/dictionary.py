@@ -2,7 +2,7 @@
 
 from pydantic import Field, computed_field
 
-from lexiscope.measures import DICTIONARY
+from lexiscope.measures import DERIVED, DICTIONARY
 from lexiscope.measures.warnings import reconstruction_warning
 from lexiscope.records.record import Record, measured
 
@@ -45,6 +45,7 @@ class LayerSummary(Record):
     share_tested: float | None = measured(DICTIONARY["share_tested"], None)
     chance_tested: float | None = measured(DICTIONARY["chance_tested"], None)
     finds: float | None = measured(DICTIONARY["finds"], None)
+    finds_rows: float | None = measured(DERIVED["finds_rows"], None)
     writes: float | None = measured(DICTIONARY["writes"], None)
     writes_over_features: float | None = measured(DICTIONARY["writes_over_features"], None)
     writes_logit: float | None = measured(DICTIONARY["writes_logit"], None)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from lexiscope.measures import DICTIONARY
+from lexiscope.measures import DICTIONARY, FOUND, OFTEN
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
 from store import schema
 from store.backend import Backend
@@ -48,6 +48,36 @@ REF_COLUMNS = tuple(
         *("verdict", "name_token", "cosine", "density", "written_tokens", "write_verdict"),
     )
 )
+
+
+def _found_by_rows() -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """The words of each model that occur OFTEN; how many of them a row of each look-up detects. A row stands
+    on the b occurrences of its token and nowhere else: its F1 for a word of n occurrences is 2 b / (b + n).
+    """
+    token, row, own = schema.token.c, schema.token_row.c, schema.dictionary.c
+    words = (
+        sa.select(token.model, token.word, sa.func.sum(token.count).label("n"))
+        .group_by(token.model, token.word)
+        .having(sa.func.sum(token.count) >= OFTEN)
+        .subquery()
+    )
+    best = (
+        sa.select(row.dictionary_id, token.model, token.word, sa.func.max(token.count).label("n"))
+        .join(schema.dictionary, own.dictionary_id == row.dictionary_id)
+        .join(schema.token, sa.and_(token.model == own.model, token.token_id == row.token_id))
+        .group_by(row.dictionary_id, token.model, token.word)
+        .subquery()
+    )
+    detected = sa.case((2 * best.c.n >= FOUND * (best.c.n + words.c.n), 1), else_=0)
+    found = (
+        sa.select(best.c.dictionary_id, best.c.model, sa.func.sum(detected).label("n"))
+        .join(words, sa.and_(words.c.model == best.c.model, words.c.word == best.c.word))
+        .group_by(best.c.dictionary_id, best.c.model)
+    )
+    return sa.select(words.c.model, sa.func.count().label("n")).group_by(words.c.model), found
+
+
+WORDS_OF_MODEL, FOUND_BY_ROWS = _found_by_rows()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +159,7 @@ class OpenBuild:
     def _dictionaries(self) -> list[DictionaryEntry]:
         summaries = {row.dictionary_id: row for row in self.rows(sa.select(schema.layer_summary))}
         order = (schema.dictionary.c.model, schema.dictionary.c.layer, schema.dictionary.c.source)
-        entries = []
+        entries, found = [], self._found_by_rows()
         for row in self.rows(sa.select(schema.dictionary).order_by(*order)):
             own, sums = dict(row._mapping), dict(summaries[row.dictionary_id]._mapping)
             numbers = {name: sums[name] for name in SUMMED}
@@ -137,7 +167,8 @@ class OpenBuild:
             by_verdict = {
                 name: json.loads(sums[name]) for name in ("verdicts", "verdict_firings", "write_verdicts")
             }
-            summary = LayerSummary(**from_dictionary, **numbers, **by_verdict)
+            rows = {"finds_rows": found.get(row.dictionary_id)}
+            summary = LayerSummary(**from_dictionary, **numbers, **by_verdict, **rows)
             own |= {"training": json.loads(own["training"]), "metrics": json.loads(own["metrics"])}
             own["causal"] = None if own["causal"] is None else json.loads(own["causal"])
             entries.append(
@@ -157,6 +188,11 @@ class OpenBuild:
                 )
             )
         return entries
+
+    def _found_by_rows(self) -> dict[int, float]:
+        """The measure `finds_rows`, by dictionary_id."""
+        of_model: dict[str, int] = {row.model: row.n for row in self.rows(WORDS_OF_MODEL)}
+        return {row.dictionary_id: row.n / of_model[row.model] for row in self.rows(FOUND_BY_ROWS)}
 
     def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
         """All rows of a statement. A dead connection is replaced once. Raises Unreachable, or NoIndex where

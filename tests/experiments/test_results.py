@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from experiments import false_positives, lookup, results, steering
+from experiments import false_positives, indexed, lookup, results, steering
 from experiments.collect import collect
 from experiments.figures import STABILITY, Model, average, load, ratio, rounded
 from experiments.page import filled
+from lexiscope.settings import Settings
+from tests.store import synthetic
 
 SHARES = (
     "fve dead_share aligned_live reads_precision supported_live supported_firing supported_permuted"
@@ -190,3 +192,25 @@ def test_an_arm_is_on_the_front_unless_another_is_better_at_both() -> None:
         name: {"delta_ce": delta, "holds_tested": holds} for name, (delta, holds) in figures.items()
     }
     assert lookup.front(arms | {"not judged": {"delta_ce": 0.0}}) == {"a", "b"}
+
+
+def test_the_words_that_an_index_finds_and_writes_and_its_verdicts_have_tables(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path / "index")
+    files = indexed.keep(Settings(index=tmp_path / "index"), tmp_path / "kept")
+    assert [file.name for file in files] == ["other.json", "tiny.json"]
+    kept = json.loads(files[1].read_text())
+    size = next((tmp_path / "index").glob("*.duckdb")).stat().st_size
+    live = sum(
+        one["n_live"] for file in files for one in json.loads(file.read_text())["dictionaries"].values()
+    )
+    assert kept["bytes_a_live_feature"] == round(size / live)
+    one = kept["dictionaries"]["1-vasae"] | {"finds": 0.5, "finds_rows": 0.95, "writes": 0.4}
+    one |= {"writes_logit": 0.1, "writes_over_features": 0.6, "writes_rows": None}
+    one |= {"write_steering": 0.3, "write_ablation": 0.2, "write_verdicts": {"both": 1200, "none": 3}}
+    files[0].unlink()
+    files[1].write_text(json.dumps(kept | {"dictionaries": {"1-vasae": one}}))
+    assert indexed.found_and_written(tmp_path / "kept")[2:] == [
+        "| tiny/1-vasae | 0.50 | **0.95** | 0.40 | 0.10 | **4.00** | 0.60 | – | 0.30 | 0.20 |"
+    ]
+    [counts] = indexed.verdict_counts(tmp_path / "kept")[2:]
+    assert counts.endswith("| 1,200 | 0 | 0 | 3 |") and counts.startswith("| tiny/1-vasae | ")

@@ -5,14 +5,14 @@ from html import unescape
 
 from fastapi.testclient import TestClient
 
-from lexiscope.measures import DICTIONARY, FEATURE, RUN, TRAINING
+from lexiscope.measures import DERIVED, DICTIONARY, FEATURE, RUN, TRAINING
 from lexiscope.records import RELATION_WORDS, VERDICT_WORDS
 
 
 def test_every_measure_is_defined_once_with_its_unit_and_chance(browser: TestClient) -> None:
     record, html = browser.get("/about.json").json(), unescape(browser.get("/about").text)
     defined = [measure for group in record["groups"] for measure in group["measures"]]
-    every = {id(m): m for table in (FEATURE, DICTIONARY, RUN, TRAINING) for m in table.values()}
+    every = {id(m): m for table in (FEATURE, DICTIONARY, DERIVED, RUN, TRAINING) for m in table.values()}
     assert len(defined) == len(every)
     shown = {(one["name"], one["meaning"], one["unit"]) for one in defined}
     assert shown == {(m.name, m.meaning, m.unit) for m in every.values()}

@@ -522,3 +522,21 @@ def test_anchors_are_counted_as_a_slow_count_does(store: Store) -> None:
 
 def whole(store: Store, filters: Filters) -> list[ListedNumbers]:
     return [one for piece in store.whole_list("tiny", "1-vasae", filters) for one in piece]
+
+
+def test_rows_of_a_look_up_find_words_of_which_they_are_the_commonest_spelling(store: Store) -> None:
+    vocabulary = synthetic.token_table("tiny").to_pylist()
+    having = set(synthetic.token_row_table(0, synthetic.Dictionary("tiny", 0))["token_id"].to_pylist())
+    words = {row["word"] for row in vocabulary}
+    found, often = 0, 0
+    for word in words:
+        counts = {row["token_id"]: row["count"] for row in vocabulary if row["word"] == word}
+        if (total := sum(counts.values())) >= 10:
+            often += 1
+            # a row fires on all occurrences of its token: precision 1, recall its share of the word
+            recalls = [count / total for token, count in counts.items() if token in having]
+            found += any(2 * recall / (1 + recall) >= 0.5 for recall in recalls)
+    model = next(one for one in store.home().models if one.model == "tiny")
+    shares = {layer.source: layer.finds_rows for layer in model.layers}
+    assert 0 < found < often
+    assert shares["1-vasae"] == pytest.approx(found / often) and shares["1-plain"] is None
