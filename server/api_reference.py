@@ -24,7 +24,7 @@ class Parameter(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One method at one path. `body` and `response` are names of records."""
+    """One method at one path, and the JSON twin of a page beside it. `body` and `response` name records."""
 
     anchor: str
     method: str
@@ -33,6 +33,11 @@ class Operation(NamedTuple):
     parameters: list[Parameter]
     body: str
     response: str
+    twins: tuple["Operation", ...] = ()
+    """further paths of the same handler, with the same parameters"""
+
+    def same(self, other: "Operation") -> bool:
+        return self._replace(anchor="", path="", twins=()) == other._replace(anchor="", path="", twins=())
 
 
 class RecordField(NamedTuple):
@@ -66,7 +71,8 @@ def docs(request: Request) -> HTMLResponse:
 
 
 def _operations(openapi: dict[str, Any]) -> list[Operation]:
-    return [
+    """Each handler once, by its address under /api where it has one."""
+    every = [
         Operation(
             anchor=operation["operationId"],
             method=method.upper(),
@@ -87,6 +93,14 @@ def _operations(openapi: dict[str, Any]) -> list[Operation]:
         for path, methods in openapi["paths"].items()
         for method, operation in methods.items()
     ]
+    found: list[Operation] = []
+    for one in sorted(every, key=lambda operation: not operation.path.startswith("/api/")):
+        first = next((other for other in found if one.path.endswith(".json") and one.same(other)), None)
+        if first is None:
+            found.append(one)
+        else:
+            found[found.index(first)] = first._replace(twins=(*first.twins, one))
+    return found
 
 
 def _records(openapi: dict[str, Any]) -> list[RecordSchema]:

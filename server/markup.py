@@ -7,7 +7,7 @@ Templates import them from `macros.html`. Text from a vocabulary or a corpus is 
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import ceil
+from math import ceil, floor, log10
 from unicodedata import bidirectional
 
 from markupsafe import Markup, escape
@@ -132,8 +132,9 @@ def badge(verdict: str) -> Markup:
 def write_badge(verdict: str) -> Markup:
     """A verdict on what a feature writes, with its meaning on hover."""
     look = {"both": "specific", "steering": "partial", "ablation": "weak"}.get(verdict, verdict)
+    label = {"both": "steering and ablation", "none": "neither"}.get(verdict, verdict)
     meaning = escape(WRITE_VERDICT_WORDS[verdict])
-    return Markup(f'<span class="badge is-{look}" title="{meaning}">{verdict}</span>')
+    return Markup(f'<span class="badge is-{look}" title="{meaning}">{label}</span>')
 
 
 def ordinal(rank: float | None) -> Markup:
@@ -163,7 +164,11 @@ def fires(relation: str | None, words: Sequence[Token], href: str = "", extra: s
 
 def number(value: float | None, digits: int = 3) -> Markup:
     """A number with `digits` decimals; the full value is in the element."""
-    return UNMEASURED if value is None else Markup(f'<data value="{value}">{value:.{digits}f}</data>')
+    return (
+        UNMEASURED
+        if value is None
+        else Markup(f'<data value="{value}">{f"{value:.{digits}f}".replace("-", "−")}</data>')
+    )
 
 
 def count(value: int) -> Markup:
@@ -183,12 +188,28 @@ def isolated(text: str) -> str:
     return f"\u2068{text}\u2069" if RIGHT_TO_LEFT.search(text) else text
 
 
+def inline_code(text: str) -> Markup:
+    """A description whose `parts between backticks` are code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def breakable(path: str) -> Markup:
+    """A path that a line may break before each slash."""
+    return Markup("<wbr>/").join(path.split("/"))
+
+
 def percent(value: float | None) -> Markup:
     """A share as a percentage, with more digits for smaller values; scores may be negative."""
     if value is None:
         return UNMEASURED
     size, sign = abs(value), "−" if value < 0 else ""
-    digits = 0 if size in (0, 1) else 5 if size < 1e-4 else 3 if size < 1e-3 else 2 if size < 0.00995 else 1
+    digits = 0 if size in (0, 1) else 1 if size >= 0.00995 else 2 if size >= 1e-3 else -floor(log10(size)) - 1
     shown = f"{sign}{size * 100:.{digits}f}" if size == 0 or size >= 1e-7 else "&lt; 0.00001"
     return Markup(f'<data value="{value}">{shown} %</data>')
 

@@ -79,8 +79,7 @@ function refresh(item) {
   at("sweep").hidden = new Set(modes).size > 1 || modes[0] === "ablate"; // these cannot be swept
   const output = item.querySelector(".strength");
   const far = additive && Math.abs(strength) > 1;
-  const typical = additive && Math.abs(strength) >= 0.5;
-  output.textContent = `${strength.toFixed(2)}×${far ? " off-manifold" : typical ? " typical" : ""}`;
+  output.textContent = `${strength.toFixed(2)}×${far ? " off-manifold" : ""}`;
   output.classList.toggle("far", far);
 }
 

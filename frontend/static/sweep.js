@@ -192,7 +192,7 @@ export function showSweep(curve) {
     ...(curve.sweet_spot === null
       ? ["No sweet spot: no strength changes the names that way, beyond the controls, with the text intact."]
       : place),
-    how.bands ? " Shaded: typical from ±0.5×, darker: off-manifold beyond ±1×." : "",
+    how.bands ? " Shaded: usual from ±0.5×, darker: off-manifold beyond ±1×." : "",
   );
   at("rule").textContent = curve.rule;
   at("swept").hidden = false;

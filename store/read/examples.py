@@ -8,7 +8,7 @@ from store.read.listing import HELD
 from store.read.open_build import OpenBuild
 
 SHOWN = 12
-COMMONEST = 200
+COMMONEST = 50
 """Tokens that are no examples: most are function words."""
 FUNCTION_WORDS = frozenset(
     """
@@ -23,8 +23,8 @@ FUNCTION_WORDS = frozenset(
     ourselves out over own past perhaps put quite rather really right said same saw say says second see
     seem seemed seems seen several shall she should since some someone something sometimes soon still such
     take taken tell than that the their theirs them themselves then there therefore these they thing
-    things think this those though thought three through thus till together told too took toward towards
-    two under unless until unto upon used using usually very want was way well went were what whatever
+    things think this those though thought three through throughout thus till together told too took toward
+    towards two under unless until unto upon used using usually very want was way well went were what whatever
     when where whether which while who whole whom whose why will with within without would yes yet you
     your yours yourself
     """.split()

@@ -46,7 +46,11 @@ def pages(client: httpx.Client, word: str, feature: str = "", steered: str = "")
     source = f"/{name}/{layers[len(layers) // 2]['source']}"
     found = record("/search.json", q=word, model=name)
     token = found["tokens"][0]["token"]
-    rising = record(f"{source}.json", sort="write_rise", descending=True)["features"]
+    rising = [
+        one
+        for verdict in ({"write_verdict": "both"}, {"write_verdict": "steering"}, {})
+        for one in record(f"{source}.json", sort="write_rise", descending=True, **verdict)["features"]
+    ]
     feature = feature or (found["features"] or rising)[0]["id"]
     listed = [("feature", one["id"]) for one in (found["features"] or rising)[:3]]
     of_model = {"model": name}
@@ -61,7 +65,7 @@ def pages(client: httpx.Client, word: str, feature: str = "", steered: str = "")
     yield "read-contrast", f"/read?{urlencode(of_model | {'text': TEXT, 'contrast': OTHER})}"
     yield "compare", f"/compare?{urlencode(of_model | {'text': TEXT})}"
     yield "steer", f"/steer?{urlencode(of_model | {'feature': steered or rising[0]['id']})}"
-    yield "lists", f"/lists?{urlencode([('name', 'Kings'), *listed])}"
+    yield "lists", f"/lists?{urlencode([('name', word.capitalize()), *listed])}"
     yield "labels", "/labels"
     yield "studies", "/studies"
     for study in record("/studies.json")["studies"][:1]:

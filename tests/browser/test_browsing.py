@@ -286,9 +286,11 @@ def test_a_token_page_has_a_small_multiple_for_every_dictionary(page, site):
     one = page.locator(".multiples > section", has_text="0-vasae").first
     assert FEATURE.match(one.locator(".carriers a").first.get_attribute("href"))
     assert one.locator(".carriers .bar").count() and "its row in the look-up" in one.inner_text()
-    one.get_by_role("link", name="Steer with").click()
-    page.wait_for_url("**/steer?model=tiny&feature=tiny**")
-    assert page.locator(".target").first.input_value().startswith("tiny/0-vasae/")
+    one.get_by_role("link", name="Steer by it here").click()
+    page.wait_for_url("**/steer?model=tiny&token=**")
+    shown = httpx.get(f"{site}/tokens/tiny/0.json").json()["token"]["shown"]
+    assert page.locator(".target").first.input_value() == shown
+    assert page.locator("select.layer").first.input_value() == "0"
 
 
 def test_a_feature_is_judged_without_scrolling(page, site):

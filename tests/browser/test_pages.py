@@ -174,3 +174,15 @@ def test_the_home_page_says_in_one_screen_what_is_here_and_how_well_names_hold(p
     headings = page.locator("h3").all_inner_texts()
     assert headings.index("Names and costs by layer") < headings.index("Alignment by layer")
     assert "A language model with a vocabulary of 300 tokens" in page.locator("main").inner_text()
+
+
+def test_about_says_what_names_are_and_defines_a_measure_of_the_home_page(page):
+    page.goto("/")
+    meaning = page.locator("table.layers th abbr", has_text="finds").first.get_attribute("title")
+    page.get_by_role("navigation", name="Site").get_by_role("link", name="About").click()
+    page.get_by_role("heading", name="A name is not").wait_for()
+    for relation in ("on", "after", "before", "near"):
+        assert page.get_by_role("term").get_by_text(relation, exact=True).count() == 1
+    page.get_by_role("link", name="Of a dictionary, on the indexed text").click()
+    row = page.locator("tr", has=page.locator("code", has_text="finds"))
+    assert meaning.rstrip(".") in row.first.inner_text()

@@ -32,4 +32,13 @@ def test_the_api_reference_has_a_list_of_contents_whose_links_lead_somewhere(bro
     html = browser.get("/docs").text
     links, places = re.findall(r'href="#([^"]+)"', html), set(re.findall(r'id="([^"]+)"', html))
     paths = browser.get("/openapi.json").json()["paths"]
-    assert set(links) <= places and len(links) > sum(len(methods) for methods in paths.values())
+    assert set(links) <= places
+    own = [path for path in paths if not path.endswith(".json")]
+    assert len(set(links)) > sum(len(paths[path]) for path in own)
+    twins = {"/search.json", "/{model}/{source}.json"}
+    assert all(
+        f"and <code>GET {'<wbr>/'.join(twin.split('/'))}</code>" in re.sub(r"\s+", " ", html)
+        for twin in twins
+    )
+    assert html.count("min_cosine</code>") < sum("min_cosine" in str(paths[path]) for path in paths)
+    assert "`" not in re.sub(r"<code[^>]*>.*?</code>", "", html)

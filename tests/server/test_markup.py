@@ -70,7 +70,7 @@ def test_a_negative_activation_has_a_colour_of_its_own_and_its_sign_on_hover() -
 def test_percentages_have_significant_digits_and_the_full_value() -> None:
     shown = [
         re.sub(r"<[^>]+>", "", markup.percent(value))
-        for value in (0.0, 1.0, 0.41234, 0.0032, 0.0099999, 0.0000123, 1e-9, -0.25, None)
+        for value in (0.0, 1.0, 0.41234, 0.0032, 0.0099999, 0.0000123, 0.00005, 1e-9, -0.25, None)
     ]
     assert shown == [
         "0 %",
@@ -78,7 +78,8 @@ def test_percentages_have_significant_digits_and_the_full_value() -> None:
         "41.2 %",
         "0.32 %",
         "1.0 %",
-        "0.00123 %",
+        "0.0012 %",
+        "0.0050 %",
         "&lt; 0.00001 %",
         "−25.0 %",
         "–",

@@ -297,3 +297,39 @@ def test_a_row_of_a_look_up_leads_to_its_tokens_page(browser: TestClient) -> Non
     assert 'title="cosine 0.75"' in html
     assert browser.get("/tiny/1-vasae/token-4", follow_redirects=False).status_code == 404
     assert 'id="rows"' not in browser.get("/tokens/tiny/4").text
+
+
+def test_the_title_says_what_confirmed_that_a_feature_writes_its_tokens(browser: TestClient) -> None:
+    said = {
+        "both": "steering and ablation Writes",
+        "steering": "steering Writes",
+        "ablation": "ablation Writes",
+        "none": "neither Points to",
+        "untested": "untested Points to",
+    }
+    seen = set()
+    for index in range(40):
+        text, record = page(browser, f"/tiny/1-vasae/{index}")
+        verdict, title = record["feature"]["write_verdict"], text[: text.index(" Contexts ")]
+        if record["feature"]["writing"] is None or verdict == "dead":
+            assert "Points to" not in title and "Writes" not in title
+            continue
+        seen.add(verdict)
+        assert said[verdict] in title
+        assert ("one of them is among the five that fall most" in title) == (verdict in ("both", "ablation"))
+        assert ("under controls by" in title) == (verdict in ("both", "steering"))
+    assert seen == set(said)
+
+
+def test_an_anchor_of_the_word_that_a_feature_fires_on_is_not_called_another(browser: TestClient) -> None:
+    seen = set()
+    for index in range(60):
+        text, record = page(browser, f"/tiny/1-vasae/{index}")
+        feature = record["feature"]
+        if feature["verdict"] not in ("specific", "partial") or not feature["evidence"]:
+            continue
+        shares = [feature["evidence"][name]["value"] for name in ("reads_family", "predicts")]
+        another = "not what it fires" in text
+        assert not (another and max(shares) >= 0.1), index
+        seen.add(another)
+    assert False in seen

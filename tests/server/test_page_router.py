@@ -39,7 +39,7 @@ def test_a_page_with_a_label_is_linked_in_the_header_of_every_page(client: TestC
 
 def test_a_page_is_in_the_api_reference(client: TestClient) -> None:
     html = client.get("/docs").text
-    assert "/search/about.json" in html and "A page of the test." in html
+    assert "<wbr>/search<wbr>/about.json" in html and "A page of the test." in html
 
 
 def test_a_page_whose_address_could_be_a_model_is_rejected() -> None:

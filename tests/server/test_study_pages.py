@@ -92,7 +92,7 @@ def test_a_page_shows_what_its_twin_says(client: TestClient) -> None:
     found = StudyRecord.model_validate_json(client.get("/studies/one-tiny.json").content)
     assert found == record("one-tiny", FLOW)
     assert client.get("/api/v1/studies/one-tiny").json() == client.get("/studies/one-tiny.json").json()
-    for shown in ("25.0 %", "20.0 %", "1.0 %", "-0.500", "&lt;b&gt;", 'href="/tiny/1-vasae/6"', "<svg"):
+    for shown in ("25.0 %", "20.0 %", "1.0 %", "−0.500", "&lt;b&gt;", 'href="/tiny/1-vasae/6"', "<svg"):
         assert shown in html, shown
     assert '<span class="chip">?</span>' in html and 'href="/"><' not in html
     assert "<svg" not in client.get("/studies/two-tiny").text.partition("<main")[2]
