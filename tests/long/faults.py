@@ -170,7 +170,8 @@ def visitor(settings: Settings) -> TestClient:
 def contents_of(index: Path) -> list[Any]:
     client = visitor(Settings(index=index))
     answers = [client.get(page) for page in PAGES]
-    assert {answer.status_code for answer in answers} == {200}
+    wrong = [(str(answer.url), answer.text) for answer in answers if answer.status_code != 200]
+    assert not wrong, wrong[0]
     return [answer.json() for answer in answers]
 
 
