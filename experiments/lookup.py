@@ -69,7 +69,11 @@ ARMS = {
     "none-equal": Arm("`matched`, with as many parameters as a look-up has", "matched", more=0.5),
     "cone": Arm("`cone`, a row a token", "cone", width=0.0, more=1.0),
     "paper-soft": Arm(
-        "`paper-soft`, a row a token", "paper-soft", {"batch": 16, "epochs": 0, "length": 0}, 0.0, 1.0
+        "`paper-soft`, a row a token",
+        "paper-soft",
+        {"batch": 16, "epochs": 0, "patience": 0, "length": 0},
+        0.0,
+        1.0,
     ),
     "permuted": Arm("look-up of other tokens (control)", "vasae", {"lookup": "permuted"}),
     "fixed": Arm("**`vasae`: look-up**", "vasae"),

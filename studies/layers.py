@@ -103,11 +103,12 @@ def find(arguments: LayersArguments) -> Findings:
     ]
     best = scores[best_layer]
     clear = sum(score.high < best.low for score in scores)
+    others = len(scores) - 1
+    lower = f"{clear} of the {others} other layers are" if clear else f"none of the {others} other layers is"
     answer = (
         f"Features tell the two texts apart most at {source_of(checkpoints[best_layer])} (specificity "
         f"{best.value:.2f}, {best.low:.2f} to {best.high:.2f}; shuffled labels: "
-        f"{chance[best_layer].value:.2f}); the intervals of {clear} of the {len(scores) - 1} other layers do "
-        "not reach it."
+        f"{chance[best_layer].value:.2f}); {lower} clearly lower."
     )
     points = [[each.at(layer) for layer, each in zip(layers, some, strict=True)] for some in (scores, chance)]
     chart = StudyChart(
