@@ -1,9 +1,8 @@
 """What building an index costs: time beside the forward pass and encoding alone, size, memory.
 
-    python -m bench.index_speed --runs RUN... --text FILE            time, the two taken in turns, block by
-    block
-    python -m bench.index_speed --runs RUN... --text FILE --whole    publish an index: its size and time
-    python -m bench.index_speed --shape llama --dictionaries 4       memory on synthetic firings, k 32
+    python -m bench.index_speed --runs RUN...             time, the two taken in turns, block by block
+    python -m bench.index_speed --runs RUN... --whole     publish an index: its size and time
+    python -m bench.index_speed --shape llama --dictionaries 4    memory on synthetic firings, k 32
 
 Turns of one block each make a busy machine slow both sides; CPU seconds stand beside wall seconds. What is
 done once per dictionary (names, logit effects, families) is timed apart, and so is ablating every live
@@ -147,10 +146,16 @@ class Turns:
 
 
 def speed(args: argparse.Namespace, report: Report) -> None:
-    model = load_language_model(args.model)
-    turns = Turns(model, args.runs, args.text, tokens=args.tokens, length=args.length).run()
+    for path, runs, text in zip(args.model, args.runs, args.text, strict=True):
+        speed_of(load_language_model(path), runs, [text], args, report)
+
+
+def speed_of(
+    model: LanguageModel, runs: list[Path], text: list[str], args: argparse.Namespace, report: Report
+) -> None:
+    turns = Turns(model, runs, text, tokens=args.tokens, length=args.length).run()
     encoders, n, alone, indexing = turns.encoders, turns.n_tokens, turns.alone, turns.indexing
-    title = f"{len(encoders)} × {encoders[0].dictionary.d_sae:,} features, {n:,} tokens"
+    title = f"{model.id}: {len(encoders)} × {encoders[0].dictionary.d_sae:,} features, {n:,} tokens"
     table = report.table(f"{title}, {torch.get_num_threads()} threads", ["", "wall s", "CPU s", "tokens/s"])
     for label, clock in (("forward pass and encoding", alone), ("indexing", indexing)):
         table.rows.append([label, f"{clock.wall:.1f}", f"{clock.cpu:.1f}", f"{n / clock.wall:,.0f}"])
@@ -160,19 +165,19 @@ def speed(args: argparse.Namespace, report: Report) -> None:
     table.rows.append([f"ablation, {CONTEXTS} contexts", f"{ablating.wall:.1f}", f"{ablating.cpu:.1f}", ""])
     table.rows.append(["ablation beside indexing (≤ 1)", *beside, ""])
     table.rows.append(["once per dictionary", f"{turns.once.wall:.1f}", f"{turns.once.cpu:.1f}", ""])
-    report.notes.append(f"Peak memory {peak():.2f} GB.")
+    report.notes.append(f"Peak memory after {model.id}: {peak():.2f} GB.")
 
 
 def whole(args: argparse.Namespace, report: Report) -> None:
     """A published index: bytes a live feature, and the time of everything but the ablation pass."""
-    model = load_language_model(args.model)
+    model = load_language_model(args.model[0])
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
         ask = indexer.IndexRequest(tokens=args.tokens, length=args.length, ablate=0)
         with clock.running():
             build = indexer.index(
-                [(model, map(load_checkpoint, args.runs))],
-                args.text,
+                [(model, map(load_checkpoint, args.runs[0]))],
+                args.text[:1],
                 settings=Settings(index=Path(folder)),
                 console=Console(),
                 request=ask,
@@ -270,9 +275,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="data/demo/model")
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="dictionaries of that model")
-    parser.add_argument("--text", nargs="+", default=["data/demo/corpus.txt.xz"])
+    parser.add_argument("--model", action="append", help="the bundled one unless given")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        action="append",
+        help="dictionaries of that model; once for each model",
+    )
+    parser.add_argument("--text", action="append", help="one for each model; the bundled one unless given")
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--whole", action="store_true", help="publish an index into a temporary folder")
@@ -282,6 +293,10 @@ def main() -> None:
     args = parser.parse_args()
     if not args.runs and not args.shape:
         parser.error("give --runs, or a --shape")
+    args.model = args.model or ["data/demo/model"]
+    args.text = args.text or ["data/demo/corpus.txt.xz"]
+    if args.runs and not len(args.model) == len(args.runs) == len(args.text):
+        parser.error("give --model, --runs and --text as often as one another")
     kind = "memory" if args.shape else "size" if args.whole else "speed"
     report = Report("index_speed", kept_as=f"index_{kind}")
     {"memory": memory, "size": whole, "speed": speed}[kind](args, report)
