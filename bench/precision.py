@@ -68,7 +68,7 @@ def activations(model: LanguageModel, layers: Sequence[int], texts: list[np.ndar
 
 
 def index(model: LanguageModel, runs: Sequence[Path], text: Sequence[str], *, tokens: int) -> dict[str, Any]:
-    """{dictionary/feature: (name, relation, words, verdict)} of live features."""
+    """{dictionary/feature: (name, relation, words, verdict, judged share, its interval)} of live features."""
     with tempfile.TemporaryDirectory(prefix="precision-") as place:
         settings = Settings(index=Path(place))
         indexer.index(
@@ -81,7 +81,8 @@ def index(model: LanguageModel, runs: Sequence[Path], text: Sequence[str], *, to
         (file,) = Path(place).glob("*.duckdb")
         with duckdb.connect(str(file), read_only=True) as database:
             rows = database.execute(
-                'SELECT dictionary_id, "index", name_token, relation, word_tokens, verdict FROM feature'
+                'SELECT dictionary_id, "index", name_token, relation, word_tokens, verdict, relation_share,'
+                " relation_low, relation_high FROM feature"
             ).fetchall()
     return {f"{row[0]}/{row[1]}": row[2:] for row in rows if row[5] != "dead"}
 
@@ -152,6 +153,20 @@ def main() -> None:
         [f"of these: {what}", "", "", agree(*columns), "", "", ""]
         for what, columns in (("name", (0,)), ("relation and words", (1, 2)), ("verdict", (3,)))
     ]
+    differing = [
+        f for f in both if exact[f][1:3] != rounded[f][1:3] and None not in (exact[f][4], rounded[f][4])
+    ]
+    if differing:
+        shares = [sum(found[f][4] for f in differing) / len(differing) for found in (exact, rounded)]
+        inside = sum(exact[f][5] <= rounded[f][4] <= exact[f][6] for f in differing) / len(differing)
+        table.rows.append(
+            [
+                f"of the {len(differing):,} whose words differ: share of the judged firings",
+                *(f"{share:.3f}" for share in shares),
+                f"within float32's interval: {inside:.0%}",
+                *["", "", ""],
+            ]
+        )
     report.finish(write=given.write)
 
 
