@@ -128,8 +128,10 @@ def own_step(label: str, found: dict[str, Any], shape: dict[str, int], *, gpu: b
     if gpu:
         share += f" ({flops / H200_BF16:.0%} of an H200's 989 TFLOP/s)"
     needed = found["state"] + found["buffer"]
+    beside = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["beside"].items())
     memory = (
-        f"{found['peak'] / 1e9:.2f} GB, {times(found['peak'], needed)} weights, moments and buffer (≤ 1.3×)"
+        f"{found['peak'] / 1e9:.2f} GB, {times(found['peak'], needed)} weights, moments and buffer "
+        f"({needed / 1e9:.2f} GB; ≤ 1.6×), of which {beside}"
     )
     return f"{label}: {parts}; the encoder's arithmetic at {share}; peak memory {memory}."
 

@@ -84,6 +84,12 @@ class Trainer:
         tensors = self.training.architecture.parameters.values()
         return sum(3 * tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def bytes_beside(self) -> dict[str, int]:
+        """What else is in memory from step to step."""
+        architecture = self.training.architecture
+        parts = {"gradients": list(architecture.parameters.values()), "anchors": [architecture.anchors]}
+        return {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in parts.items()}
+
     def dictionary(self) -> dict[str, Tensor]:
         """W_enc, b_enc, W_dec, b_dec and, unless it selects by TopK, threshold, in raw space."""
         found = self.training.dictionary().tensors()

@@ -181,7 +181,7 @@ def main() -> None:
         "load": load,
     }
     if hasattr(trainer, "bytes_of_state"):
-        found["state"] = trainer.bytes_of_state()
+        found["state"], found["beside"] = trainer.bytes_of_state(), trainer.bytes_beside()
         found["parts"] = breakdown(trainer, module, batches[1:4], asked.device)
     print(json.dumps(found))
 
