@@ -26,7 +26,7 @@ PAINTED = """() => new Promise(resolve => {
     new PerformanceObserver(list => {
         for (const entry of list.getEntries()) paint = entry.startTime;
     }).observe({type: "largest-contentful-paint", buffered: true});
-    setTimeout(() => resolve([shift, paint / 1000]), 300);
+    setTimeout(() => resolve([shift, paint / 1000]), 600);
 })"""
 
 
@@ -77,7 +77,7 @@ def main() -> None:
             wire, shift, paint = map(
                 median, zip(*(load(browser, given.url + address) for _ in range(given.loads)), strict=True)
             )
-            table.rows.append([name, f"{wire / 1000:.0f}", f"{shift:.3f}", f"{paint:.2f}"])
+            table.rows.append([name, f"{wire / 1000:.0f}", f"{shift:.3f}", f"{paint:.2f}" if paint else "–"])
         browser.close()
     report.finish(write=given.write)
 

@@ -9,6 +9,7 @@ pictures of README.md instead, docs/feature.png and docs/steer.png.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -29,11 +30,14 @@ TALLEST = 2400
 """pixels of a page that a picture shows"""
 TEXT = "The old man went down to the river, and his wife came after him."
 OTHER = "The committee published its annual report in the spring of 1984."
+PROMPT = "The best thing about living here is"
 PATIENCE = 240_000
 """milliseconds: the first reading loads the model"""
 
 
-def pages(client: httpx.Client, word: str, feature: str = "", steered: str = "") -> Iterator[tuple[str, str]]:
+def pages(
+    client: httpx.Client, word: str, feature: str = "", steered: str = "", strength: float = 0.5
+) -> Iterator[tuple[str, str]]:
     """(name of the picture, address). Without a feature the first one that the word finds is shown, and
     without a steered one the feature that raises its token most.
     """
@@ -64,7 +68,9 @@ def pages(client: httpx.Client, word: str, feature: str = "", steered: str = "")
     yield "read", f"/read?{urlencode(of_model | {'text': TEXT})}"
     yield "read-contrast", f"/read?{urlencode(of_model | {'text': TEXT, 'contrast': OTHER})}"
     yield "compare", f"/compare?{urlencode(of_model | {'text': TEXT})}"
-    yield "steer", f"/steer?{urlencode(of_model | {'feature': steered or rising[0]['id']})}"
+    steer = [{"id": steered or rising[0]["id"], "mode": "add", "strength": strength}]
+    state = of_model | {"prompt": PROMPT, "features": steer}
+    yield "steer", f"/steer?{urlencode({'state': json.dumps(state)})}"
     yield "lists", f"/lists?{urlencode([('name', word.capitalize()), *listed])}"
     yield "labels", "/labels"
     yield "studies", "/studies"
@@ -107,18 +113,19 @@ def main() -> None:
     parser.add_argument("--word", default="king", help="what is searched for")
     parser.add_argument("--feature", default="", help="the feature that is shown")
     parser.add_argument("--steer", default="", help="the feature that is steered with")
+    parser.add_argument("--strength", type=float, default=0.5, help="of the steer")
     parser.add_argument("--only", action="append", help="make this picture; may be given several times")
     parser.add_argument("--readme", action="store_true", help="make the pictures of README.md")
     given = parser.parse_args()
     with httpx.Client(base_url=given.url, timeout=60) as client:
-        todo = dict(pages(client, given.word, given.feature, given.steer))
+        todo = dict(pages(client, given.word, given.feature, given.steer, given.strength))
     only = given.only or list(todo)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         if given.readme:
             page = browser.new_context(base_url=given.url, **VIEWS["light"]).new_page()
             shoot(page, todo["feature"], "feature", DOCS / "feature.png", tallest=800)
-            shoot(page, todo["steer"], "steer", DOCS / "steer.png", tallest=1400)
+            shoot(page, todo["steer"], "steer", DOCS / "steer.png", tallest=1760)
             return
         given.folder.mkdir(parents=True, exist_ok=True)
         for view, options in VIEWS.items():
