@@ -100,7 +100,7 @@ def full_disk(folder: Path, rounds: int, draw: random.Random) -> tuple[int, str]
     index = folder / "index"
     synthetic.publish(index, SMALL)
     export_parquet(folder / "exported", settings=Settings(index=index))
-    checkpoint = load_checkpoint(whole[0])
+    checkpoint = load_checkpoint(whole[-1])  # SAELens has no token look-up
 
     def job(disk: Path) -> None:
         ask = indexer.IndexRequest(tokens=3000, length=48, resume=True)
