@@ -167,10 +167,8 @@ def test_every_module_that_a_page_runs_exists_and_has_its_options(page: Path) ->
         stem = ROOT / module.replace(".", "/")
         source = stem.with_suffix(".py") if stem.with_suffix(".py").exists() else stem / "__main__.py"
         assert source.exists(), f"there is no module {module}"
-        helpers = (
-            "" if module.startswith("trainer") else (ROOT / "bench" / "report.py").read_text(encoding="utf-8")
-        )
-        written = source.read_text(encoding="utf-8") + helpers
+        shared = () if module.startswith("trainer") else ("bench/report.py", "experiments/training.py")
+        written = "".join(file.read_text(encoding="utf-8") for file in (source, *map(ROOT.joinpath, shared)))
         for option in (argument.partition("=")[0] for argument in rest if re.match(r"--\w", argument)):
             named = option in written or option.removeprefix("--").replace("-", "_") in written
             assert named, f"{module} has no {option}"
