@@ -27,6 +27,7 @@ FUNCTION_WORDS = frozenset(
     towards two under unless until unto upon used using usually very want was way well went were what whatever
     when where whether which while who whole whom whose why will with within without would yes yet you
     your yours yourself
+    aren couldn didn doesn hadn hasn haven isn mustn shouldn wasn weren wouldn
     """.split()
 )
 
