@@ -135,7 +135,8 @@ def cluster(model: LanguageModel, runs: list[Path], text: list[str], tokens: int
     finally:
         ray.shutdown()
         made.shutdown()
-    table = report.table(f"{tokens:,} tokens, one thread a reader", ["", "s"])
+    title = f"{model.id}: {', '.join(run.name for run in runs)}, {tokens:,} tokens, one thread a reader"
+    table = report.table(title, ["", "s"])
     table.rows += [["in this process", f"{local:.0f}"], [f"Ray, {nodes} nodes", f"{shared:.0f}"]]
 
 
@@ -147,12 +148,16 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="its folder")
     parser.add_argument("--text", action="append", required=True)
     parser.add_argument("--tokens", type=int, default=8_000)
-    parser.add_argument("--cluster", action="store_true", help="measure two nodes of Ray too")
+    parser.add_argument("--cluster", action="store_true", help="measure two nodes of Ray, and nothing else")
     write_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load_language_model(given.model)
-    report = Report("scale")
+    report = Report("scale", kept_as="cluster" if given.cluster else "")
+    if given.cluster:
+        cluster(model, given.runs, given.text, given.tokens, report)
+        report.finish(write=given.write)
+        return
     costs = measured(model, given.runs, given.text, given.tokens)
     features = load_checkpoint(given.runs[0]).dictionary.d_sae
     title = f"{len(given.runs)} × {features:,} features, {given.tokens:,} tokens of text, one thread"
@@ -185,8 +190,6 @@ def main() -> None:
         hours = [f"{reading / 2 / workers + once / 2:,.1f}" for workers in (1, 8, 64)]
         memory = f"{BYTES_A_FEATURE * job.layers * job.features / 1e9:.1f}"
         table.rows.append([job.label, f"{reading:,.1f}", f"{once:,.2f}", *hours, memory])
-    if given.cluster:
-        cluster(model, given.runs, given.text, given.tokens, report)
     report.finish(write=given.write)
 
 
