@@ -91,6 +91,17 @@ def measured(model: LanguageModel, runs: list[Path], text: list[str], tokens: in
     blocks = seconds(forward)
     turns = Turns(model, runs, text, tokens=tokens, length=256).run()
     state = sum(array.nbytes for array in turns.state.arrays().values())
+    batch = next(batches(texts, tokens=BATCH_TOKENS))
+    streams = model.read(batch.tokens, [encoder.layer for encoder in turns.encoders], fast=True)
+    on = batch.tokens[batch.mask]
+
+    def encode() -> None:
+        for encoder in turns.encoders:
+            encoder.dictionary.select(streams[encoder.layer][batch.mask].float(), on, runners_up=0)
+
+    with torch.inference_mode():
+        encode()
+        encoding = seconds(encode)
     checkpoint = checkpoints[0]
     fit = checkpoint.fit
     assert fit is not None
@@ -99,7 +110,7 @@ def measured(model: LanguageModel, runs: list[Path], text: list[str], tokens: in
     features = sum(checkpoint.dictionary.d_sae for checkpoint in checkpoints)
     return Costs(
         forward=blocks / n / ((last + 1) * block_weights(model)),
-        encode=max(turns.alone.cpu - blocks, 0) / n / (features * model.d_model),
+        encode=encoding / len(on) / (features * model.d_model),
         counting=max(turns.indexing.cpu - turns.alone.cpu, 0) / n / len(runs),
         naming=naming / checkpoint.dictionary.d_sae / model.vocab_size / model.d_model,
         state=state / features,
@@ -164,7 +175,7 @@ def main() -> None:
     table = report.table(title, ["part", "measured"])
     table.rows += [
         ["forward pass", f"{2e-9 / costs.forward:,.0f} GFLOP/s"],
-        ["encoding", f"{2e-9 / costs.encode:,.0f} GFLOP/s" if costs.encode else "–"],
+        ["encoding", f"{2e-9 / costs.encode:,.0f} GFLOP/s"],
         ["counting", f"{1e6 * costs.counting:,.0f} µs a token and dictionary"],
         ["names and logit effects", f"{4e-9 / costs.naming:,.0f} GFLOP/s"],
         ["counts in memory", f"{costs.state:,.0f} bytes a feature"],
