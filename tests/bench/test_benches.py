@@ -24,6 +24,7 @@ LIBRARIES = {
     "experiments.page",
     "experiments.plots",
     "experiments.results",
+    "experiments.training",
 }
 """modules without options of their own"""
 OWN_TRAINERS = ("bench.peers.lexiscope_trainer", "bench.peers.paper_soft")
