@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures import rounded
-from experiments.page import RESULTS, table
+from experiments.page import RESULTS, bold, table
+from lexiscope.evidence import VERDICTS, WRITE_VERDICTS
 from lexiscope.files import portable_command
 from lexiscope.settings import Settings
 from store import DictionaryEntry, Store
@@ -25,8 +26,8 @@ FINDS_AT_LEAST = 0.9
 """of words, with the rows of a look-up"""
 WRITES_AT_LEAST = 2.0
 """times what the features that the logit lens chooses write"""
-VERDICTS = ("specific", "partial", "weak", "none", "untested", "dead")
-WRITE_VERDICTS = ("both", "steering", "ablation", "none")
+STEERED = WRITE_VERDICTS[:4]
+"""of features that were steered"""
 
 
 def keep(settings: Settings, folder: Path = FOLDER) -> list[Path]:
@@ -70,7 +71,7 @@ def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 def share(value: float | None, target: float | None = None) -> str:
     """As 0.42, bold where it is at least `target`."""
     shown = "–" if value is None else f"{value:.2f}"
-    return f"**{shown}**" if value is not None and target is not None and value >= target else shown
+    return bold(shown, met=value is not None and target is not None and value >= target)
 
 
 def found_and_written(folder: Path = FOLDER) -> list[str]:
@@ -106,7 +107,7 @@ def verdict_counts(folder: Path = FOLDER) -> list[str]:
     rows = []
     for name, one in _kept(folder):
         counts = [one["verdicts"].get(verdict, 0) for verdict in VERDICTS]
-        written = [one["write_verdicts"].get(verdict, 0) for verdict in WRITE_VERDICTS]
+        written = [one["write_verdicts"].get(verdict, 0) for verdict in STEERED]
         rows.append([name, *(f"{n:,}" for n in counts + written)])
     header = ["dictionary", *VERDICTS, "writes: both", "steering", "ablation", "neither"]
     return table(header, rows)

@@ -22,7 +22,7 @@ from rich.console import Console
 import trainer
 from bench.report import machine
 from experiments.figures import rounded
-from experiments.page import RESULTS, table
+from experiments.page import RESULTS, bold, table
 from experiments.plots import DISTINCT, Panel, Point, Series, draw
 from experiments.training import parse, plan_of, training_parser
 from lexiscope import metrics
@@ -244,7 +244,7 @@ def reach() -> list[str]:
         cells = [_title(each), f"{fixed['seen']:,}"]
         for arm in (*AT_MOST, "none"):
             cells.append(_ratio(fixed, arms.get(arm), ratios.get(arm), AT_MOST.get(arm)))
-        dead = _bold(f"{fixed['dead_share']:.1%}", met=fixed["dead_share"] <= DEAD_AT_MOST)
+        dead = bold(f"{fixed['dead_share']:.1%}", met=fixed["dead_share"] <= DEAD_AT_MOST)
         rows.append([*cells, dead, f"{fixed['fve']:.3f}", f"{matched['fve']:.3f}"])
     limits = [f"÷ `cone` (≤ {AT_MOST['cone']})", f"÷ equal parameters (≤ {AT_MOST['none-equal']})"]
     header = ["model, layer", "tokens seen", *(f"ΔCE {limit}" for limit in limits), "ΔCE ÷ `matched`"]
@@ -259,11 +259,7 @@ def _ratio(
         return "–"
     value = fixed["delta_ce"] / other["delta_ce"]
     ends = f" ({interval[1]:.2f}–{interval[2]:.2f})" if interval else ""
-    return _bold(f"{value:.2f}", met=limit is not None and value <= limit) + ends
-
-
-def _bold(text: str, *, met: bool) -> str:
-    return f"**{text}**" if met else text
+    return bold(f"{value:.2f}", met=limit is not None and value <= limit) + ends
 
 
 def curves() -> str:

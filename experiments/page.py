@@ -32,3 +32,8 @@ def fill(page: Path, blocks: dict[str, list[str]]) -> None:
     for block, lines in blocks.items():
         text = filled(text, block, lines)
     page.write_text(text, encoding="utf-8")
+
+
+def bold(text: str, *, met: bool) -> str:
+    """A figure of a table, bold where it meets its target."""
+    return f"**{text}**" if met else text

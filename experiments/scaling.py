@@ -105,7 +105,6 @@ def figures(model: LanguageModel, run: Run, given: argparse.Namespace) -> dict[s
         learning_rate=RATE,  # type: ignore[call-arg]
     )
     plan = plan_of(given, [(config, [given.layer])], width=run.width, seen=run.seen, set_name=run.name)
-    trainer.train(model, plan, console=Console())
     folder = given.out / model.id / f"{given.layer}-{run.name}"
     if not (folder / "metrics.json").is_file():
         trainer.train(model, plan, console=Console())

@@ -27,8 +27,9 @@ def training_parser(
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of the command line; ends the program without a text
-    to train on, unless only `--tables` are wanted."""
+    """The arguments of the command line. Ends the program where there is no text to train on, unless only
+    `--tables` are wanted.
+    """
     given = parser.parse_args()
     if not vars(given).get("tables") and (given.out is None or given.model is None or not given.text):
         parser.error("give OUT, MODEL and --text")
@@ -36,18 +37,27 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def plan_of(
-    given: argparse.Namespace, runs: list[tuple[trainer.Config, list[int]]], *, width: int, **more: Any
+    given: argparse.Namespace,
+    runs: list[tuple[trainer.Config, list[int]]],
+    *,
+    width: int,
+    seen: int | None = None,
+    **more: Any,
 ) -> trainer.Plan:
-    """Train these runs on the activations kept in OUT/cache; what is done there is not trained again."""
+    """Train these runs on the activations kept in OUT/cache; what is done there is not trained again. `seen`
+    stands for that of the command line.
+    """
     return trainer.Plan(
         sources=given.text,
         runs=runs,
         out=given.out,
+        tokens=given.tokens,
+        seen=given.seen if seen is None else seen,
+        eval_tokens=given.eval_tokens,
+        ce_tokens=given.ce_tokens,
         width=width,
         held_out=given.held_out,
         cache=given.out / "cache",
         resume=True,
-        **{"tokens": given.tokens, "seen": given.seen, "eval_tokens": given.eval_tokens}
-        | {"ce_tokens": given.ce_tokens}
-        | more,
+        **more,
     )

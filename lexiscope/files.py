@@ -94,9 +94,8 @@ def temporary_folder(prefix: str, where: Path | None = None) -> Iterator[Path]:
     for left in parent.glob(f"{prefix}*"):
         with suppress(OSError), _locked(left):  # in use, or another user's
             shutil.rmtree(left, ignore_errors=True)
-    hidden = Path(
-        tempfile.mkdtemp(prefix=f".{prefix}", dir=parent)
-    )  # no other process sees it before its lock
+    # hidden, so that no other process takes it for a left one before it is locked
+    hidden = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
     folder = parent / hidden.name[1:]
     try:
         with _locked(hidden, must=False):
