@@ -3,18 +3,11 @@
 from fastapi import Request
 from fastapi.responses import Response
 
-from lexiscope.measures import CHANCE, DERIVED, DICTIONARY, FEATURE, RUN, TRAINING
+from lexiscope.measures import CHANCE, LEVELS
 from lexiscope.records import RELATION_WORDS, VERDICT_WORDS
 from lexiscope.records.about import AboutPage, MeasureDefinition, MeasureGroup
 from server.page_router import PageRouter
 from server.responses import PageContent, respond
-
-GROUPS = (
-    ("Of a feature, on the indexed text", FEATURE),
-    ("Of a dictionary, on the indexed text", {**DICTIONARY, **DERIVED}),
-    ("Of a dictionary, on held-out text", RUN),
-    ("Of a run while it trains", TRAINING),
-)
 
 router = PageRouter()
 
@@ -28,7 +21,7 @@ def about(request: Request) -> Response:
 def about_page() -> AboutPage:
     """A measure that an earlier group has is left out of the later ones."""
     groups, known = [], set[int]()
-    for title, measures in GROUPS:
+    for title, measures, _ in LEVELS:
         own = [measure for measure in measures.values() if id(measure) not in known]
         known |= {id(measure) for measure in own}
         definitions = [

@@ -16,7 +16,7 @@ from torch import Tensor
 from indexer.counts.firings import TextFirings
 from indexer.counts.runs import rank_in_run, run_lengths, run_starts
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import AblationCounts
+from lexiscope.evidence import AblationCounts, mix
 from lexiscope.language_model import LanguageModel, ReadPassages
 
 TOP_FALLS = 5
@@ -46,19 +46,26 @@ class AblationRequest(NamedTuple):
 
 
 def spread_over_activations(sample: TextFirings, tested: Tensor, each: int) -> TextFirings:
-    """Up to `each` firings of every tested feature: sorted by activation and cut into `each` equal parts, the
-    middle one of each part. tested [d_sae] bool.
+    """Up to `each` firings of every tested feature: sorted by activation and cut into `each` equal parts, one
+    of each part. tested [d_sae] bool.
+
+    Of a part, the firing whose passage has the lowest hash is taken, and one of a passage that the feature
+    has no other in where there is one: all features prefer the same passages, so that few have to be read.
     """
     rows = np.flatnonzero(tested.numpy()[sample.feature])
     keys = (sample.position[rows], sample.passage[rows], sample.value[rows], sample.feature[rows])
     rows = rows[np.lexsort(keys)]
-    starts = run_starts(sample.feature[rows])
-    sizes = run_lengths(starts, len(rows))
-    taken = np.minimum(sizes, each)
-    nth = np.arange(taken.sum()) - np.repeat(taken.cumsum() - taken, taken)
-    middle = ((nth + 0.5) * np.repeat(sizes / taken, taken)).astype(np.int64)
-    picked = rows[np.repeat(starts, taken) + middle]
-    return TextFirings(*(column[picked] for column in sample))
+    feature, passage = sample.feature[rows].astype(np.int64), sample.passage[rows]
+    sizes = run_lengths(run_starts(feature), len(rows))
+    part = rank_in_run(feature) * np.repeat(np.minimum(sizes, each), sizes) // np.repeat(sizes, sizes)
+    place, hashes = feature << 32 | passage, mix(passage)
+    picked = np.zeros(0, np.int64)
+    for number in range(each):
+        now = np.flatnonzero(part == number)
+        again = np.isin(place[now], place[picked])
+        now = now[np.lexsort((hashes[now], again, feature[now]))]
+        picked = np.concatenate([picked, now[run_starts(feature[now])]])
+    return TextFirings(*(column[rows[np.sort(picked)]] for column in sample))
 
 
 class AblationRanks(NamedTuple):
@@ -144,17 +151,22 @@ def _empty(model: LanguageModel, request: AblationRequest) -> AblationRanks:
 def _read(
     model: LanguageModel, passages: Passages, requests: Sequence[AblationRequest], fast: bool
 ) -> Iterator[_Group]:
-    """All passages with firings to ablate, up to their last one; those of like length together."""
+    """All passages with firings to ablate, up to their last one; those with like numbers of firings together,
+    and of these those of like length.
+    """
     number = np.concatenate([request.chosen.passage for request in requests]).astype(np.int64)
     position = np.concatenate([request.chosen.position for request in requests]).astype(np.int64)
     order = np.lexsort((position, number))
     starts = run_starts(number[order])
-    lengths = 1 + position[order][starts + run_lengths(starts, len(order)) - 1]
+    firings = run_lengths(starts, len(order))
+    lengths = 1 + position[order][starts + firings - 1]
     layers, first = sorted({request.layer for request in requests}), 0
-    by_length = np.argsort(-lengths, kind="stable")
+    magnitude = -np.log2(firings).astype(np.int64)
+    by_firings = np.lexsort((-lengths, magnitude))
+    ends = np.searchsorted(magnitude[by_firings], magnitude[by_firings], side="right")
     while first < len(starts):
-        longest = int(lengths[by_length[first]])
-        together = by_length[first : first + max(1, PASS_TOKENS // longest)]
+        longest = int(lengths[by_firings[first]])
+        together = by_firings[first : min(first + max(1, PASS_TOKENS // longest), ends[first])]
         numbers = np.sort(number[order][starts[together]])
         tokens = torch.full((len(numbers), longest), model.bos)
         for row, each in enumerate(numbers.tolist()):

@@ -7,6 +7,7 @@ that holds it.
 
 from lexiscope.measures.dictionary import DERIVED, DICTIONARY, FOUND, OFTEN, RECORDED
 from lexiscope.measures.feature import FEATURE, WRITTEN
+from lexiscope.measures.levels import LEVELS
 from lexiscope.measures.measure import CHANCE, DIGITS, Measure, Place, Unit, as_text, placed
 from lexiscope.measures.run import RUN
 from lexiscope.measures.training import TRAINING
@@ -18,6 +19,7 @@ __all__ = [
     "DIGITS",
     "FEATURE",
     "FOUND",
+    "LEVELS",
     "OFTEN",
     "RECORDED",
     "RUN",

@@ -7,27 +7,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lexiscope.measures.dictionary import DERIVED, DICTIONARY
-from lexiscope.measures.feature import FEATURE
+from lexiscope.measures.levels import LEVELS
 from lexiscope.measures.measure import Measure
-from lexiscope.measures.run import RUN
-from lexiscope.measures.training import TRAINING
 
 START, END = "<!-- measures -->", "<!-- /measures -->"
-TABLES = (
-    ("Of a feature, on the indexed text", FEATURE),
-    ("Of a dictionary, on the indexed text", {**DICTIONARY, **DERIVED}),
-    ("Of a run, on held-out text: `metrics.json`", RUN),
-    ("Of a run while it trains: `train.jsonl`", TRAINING),
-)
-"""a measure that an earlier table defines is listed again without its definition"""
-
-
 def tables() -> str:
-    """A table a level: name, heading, unit and meaning of each measure."""
+    """A table a level: name, heading, unit and meaning of each measure. One that an earlier table defines is
+    listed again without its definition.
+    """
     parts, known = [], set[int]()
-    for title, measures in TABLES:
-        parts.append(f"### {title}\n\n{_table(measures.values(), known)}")
+    for title, measures, file in LEVELS:
+        heading = f"### {title}: `{file}`" if file else f"### {title}"
+        parts.append(f"{heading}\n\n{_table(measures.values(), known)}")
         known |= {id(measure) for measure in measures.values()}
     return "\n\n".join(parts)
 

@@ -191,8 +191,23 @@ def test_firings_are_taken_from_all_levels_of_activation() -> None:
     value = np.random.default_rng(0).permutation(np.arange(1, 26)).astype(np.float32)
     sample = TextFirings(np.zeros(25, int), np.arange(25), np.ones(25, int), value)
     chosen = spread_over_activations(sample, torch.ones(1, dtype=torch.bool), 5)
-    assert chosen.value.tolist() == [3, 8, 13, 18, 23]
+    assert ((chosen.value - 1) // 5).tolist() == [0, 1, 2, 3, 4]
     assert len(spread_over_activations(sample, torch.ones(1, dtype=torch.bool), 40).value) == 25
+
+
+def test_features_share_passages_and_a_feature_takes_different_ones() -> None:
+    draw, features = np.random.default_rng(0), 300
+    feature = np.repeat(np.arange(features), 25)
+    place = draw.integers(0, 400, len(feature)), draw.integers(1, 99, len(feature))
+    sample = TextFirings(feature, *place, draw.random(len(feature)).astype(np.float32))
+    chosen = spread_over_activations(sample, torch.ones(features, dtype=torch.bool), 2)
+    assert (np.bincount(chosen.feature) == 2).all()
+    assert len(np.unique(chosen.passage)) < 150  # any two of 25 would lie in 310 of the 400
+    twice = TextFirings(np.zeros(4, int), np.array([7, 9, 7, 9]), np.arange(4), np.arange(4, dtype=np.float32))
+    for order in ([0, 1, 2, 3], [1, 0, 3, 2]):
+        either = TextFirings(*(column[order] for column in twice))
+        two = spread_over_activations(either, torch.ones(1, dtype=torch.bool), 2)
+        assert sorted(two.passage.tolist()) == [7, 9]
 
 
 def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_contexts(
