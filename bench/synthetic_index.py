@@ -261,6 +261,7 @@ def dictionary_row(shape: Shape, layer: int) -> pa.Table:
             "checkpoint_path": "/none",
         },
         **{
+            "text": "",
             "corpus": "synthetic",
             "n_tokens": PASSAGES * LENGTH,
             "n_passages": PASSAGES,

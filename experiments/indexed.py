@@ -41,7 +41,6 @@ def keep(settings: Settings, folder: Path = FOLDER) -> list[Path]:
         entries = [store.dictionary_entry(model.model, layer.source) for layer in model.layers]
         kept = {
             "command": portable_command(["python", "-m", "experiments.indexed", *sys.argv[1:]]),
-            "text": model.text,
             "bytes_a_live_feature": round(size / live) if live else None,
             "dictionaries": {entry.source: _figures(entry) for entry in entries},
         }
@@ -56,7 +55,13 @@ def keep(settings: Settings, folder: Path = FOLDER) -> list[Path]:
 def _figures(entry: DictionaryEntry) -> dict[str, Any]:
     own = entry.summary
     figures = {name: getattr(own, name) for name in FIGURES}
-    return {"recipe": own.recipe, "tokens": own.index_tokens, **figures, "causal": entry.causal}
+    return {
+        "recipe": own.recipe,
+        "text": own.text,
+        "tokens": own.index_tokens,
+        **figures,
+        "causal": entry.causal,
+    }
 
 
 def _kept(folder: Path) -> list[tuple[str, dict[str, Any]]]:

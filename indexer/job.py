@@ -224,6 +224,7 @@ def _publish(
                 model,
                 lens,
                 lens_path=_lens_path(job, corpus, settings),
+                text=", ".join(texts.Text.of(job.sources).names()),
                 corpus=corpus,
                 contexts=job.request.ablate,
                 steered=job.request.steer,

@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from lexiscope.measures import CHANCE, DICTIONARY, FEATURE, Measure, Unit
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 metadata = sa.MetaData()
 
@@ -91,6 +91,7 @@ dictionary = sa.Table(
     _column("dictionary_identity", TEXT, "id of the dictionary's weights; empty where they are unknown"),
     _column("checkpoint_path", TEXT, "where the dictionary was loaded from"),
     _column("lens_path", TEXT, "where its layer's Jacobian lens is kept; empty where none was fitted"),
+    _column("text", TEXT, "names of the files or data sets that were indexed; empty where they are unknown"),
     _column("corpus", TEXT, "fingerprint of the indexed text"),
     _column("n_tokens", sa.BigInteger, "corpus positions that were encoded"),
     _column("n_passages", sa.BigInteger, "corpus passages"),

@@ -13,7 +13,7 @@ import numpy as np
 from lexiscope.errors import TextError
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel
-from lexiscope.text import fingerprint, passages
+from lexiscope.text import Text, fingerprint, passages
 from trainer.activations.buffer import cropped
 from trainer.activations.harvest import Positions
 from trainer.activations.passages import VALIDATION_EVERY
@@ -192,7 +192,7 @@ def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str, set_nam
         "layer": identified["layer"],
         "set": set_name,
         "model_id": model_id,
-        "text": [Path(source).name for source in plan.sources],
+        "text": Text.of(plan.sources).names(),
         "text_fingerprint": identified["text"],
         "seed": plan.seed,
         "versions": {

@@ -28,11 +28,12 @@ def dictionary_row(
     state: PassState,
     *,
     lens_path: str,
+    text: str,
     corpus: str,
     links: Sequence[int | None],
 ) -> pa.Table:
-    """`lens_path` is where the Jacobian lens is kept, `corpus` the text's fingerprint, `links` the ids of
-    the same set's dictionaries in the previous and the next layer.
+    """`lens_path` is where the Jacobian lens is kept, `text` the names of the indexed text and `corpus` its
+    fingerprint, `links` the ids of the same set's dictionaries in the previous and the next layer.
     """
     member = analysed.member
     previous, following = links
@@ -54,6 +55,7 @@ def dictionary_row(
         "dictionary_identity": analysed.dictionary.identity,
         "checkpoint_path": str(member.checkpoint.path.resolve()),
         "lens_path": lens_path,
+        "text": text,
         "corpus": corpus,
         "n_tokens": state.n_tokens,
         "n_passages": state.n_passages,

@@ -30,14 +30,16 @@ def add_model(
     lenses: Mapping[int, Tensor],
     *,
     lens_path: str,
+    text: str,
     corpus: str,
     contexts: int,
     steered: int,
     say: Callable[[str], None],
 ) -> None:
     """`lenses` are the Jacobian lenses by layer, where they were fitted, and `lens_path` is where they are
-    kept; `corpus` is the text's fingerprint; `contexts` are those of the causal pass for each feature (0
-    leaves it out), and `steered` the features and content words of each dictionary that it steers.
+    kept; `text` has the names of the text and `corpus` is its fingerprint; `contexts` are those of the causal
+    pass for each feature (0 leaves it out), and `steered` the features and content words of each dictionary
+    that it steers.
     """
     model, state = counted.model, counted.state
     first_dictionary, first_passage = writer.next_dictionary_id, writer.next_passage_id
@@ -91,7 +93,9 @@ def add_model(
         links = [None if other is None else first_dictionary + other for other in relations.of_layers(at)]
         writer.add(
             "dictionary",
-            dictionary_row(model, analysed, state, lens_path=lens_path, corpus=corpus, links=links),
+            dictionary_row(
+                model, analysed, state, lens_path=lens_path, text=text, corpus=corpus, links=links
+            ),
         )
         writer.add("layer_summary", summary_row(analysed, state))
         writer.add("feature", features)

@@ -11,6 +11,8 @@ from lexiscope.measures.levels import LEVELS
 from lexiscope.measures.measure import Measure
 
 START, END = "<!-- measures -->", "<!-- /measures -->"
+
+
 def tables() -> str:
     """A table a level: name, heading, unit and meaning of each measure. One that an earlier table defines is
     listed again without its definition.

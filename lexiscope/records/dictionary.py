@@ -68,6 +68,7 @@ class LayerSummary(Record):
     dense_share: float | None = measured(DICTIONARY["dense_share"], None)
     lookup_share: float | None = measured(DICTIONARY["lookup_share"], None)
     index_tokens: int = measured(DICTIONARY["index_tokens"])
+    text: str = Field("", description="files or data sets of the indexed text; empty where they are unknown")
 
     @computed_field(  # type: ignore[prop-decorator]
         description="part of the explained energy that goes through no feature: of the dense path and the "

@@ -18,7 +18,6 @@ class ModelSummary(Record):
     ce: float | None = Field(
         None, description="the model's own cross-entropy on held-out text, nats a token, where recorded"
     )
-    text: list[str] = Field([], description="files of the indexed text; empty where they are not known")
     layers: list[LayerSummary]
 
 

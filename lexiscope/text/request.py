@@ -33,6 +33,10 @@ class Text(Sequence[str]):
     def __str__(self) -> str:
         return ", ".join(self.sources)
 
+    def names(self) -> list[str]:
+        """Of files without their folders, and of data sets."""
+        return [source if not Path(source).exists() else Path(source).name for source in self.sources]
+
 
 def fingerprint(text: Text | Sequence[str]) -> str:
     """A short id of a text: file names and contents, or a data set's name, and how they are read."""

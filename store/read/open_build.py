@@ -24,7 +24,7 @@ from store.read.vocabulary import SearchVocabulary, VocabularyEntry
 
 SUMMARY_FROM_DICTIONARY = (
     *("model", "source", "layer", "recipe", "origin", "architecture"),
-    *("d_in", "d_sae", "k", "anchor_kind"),
+    *("d_in", "d_sae", "k", "anchor_kind", "text"),
 )
 SUMMED = tuple(name for name in DICTIONARY if name in schema.layer_summary.c)
 
@@ -101,6 +101,7 @@ class DictionaryEntry:
     dictionary_identity: str
     checkpoint_path: str
     lens_path: str
+    text: str
     corpus: str
     n_tokens: int
     n_passages: int

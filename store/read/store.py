@@ -376,13 +376,6 @@ class Store:
             return feature_refs(build, [f"{entry.id}/{start}"])[0]
 
 
-def _files(entry: DictionaryEntry) -> list[str]:
-    """The files of the indexed text, where it is the text of the training run, which names them."""
-    if entry.training.get("text_fingerprint") != entry.corpus:
-        return []
-    return [str(name) for name in entry.training.get("text", [])]
-
-
 def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
     entries = build.of_model(model)
     return ModelSummary(
@@ -391,6 +384,5 @@ def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
         n_live=sum(entry.summary.n_live for entry in entries),
         vocab_size=entries[0].vocab_size,
         ce=next((entry.metrics["ce"] for entry in entries if "ce" in entry.metrics), None),
-        text=next((_files(entry) for entry in entries if _files(entry)), []),
         layers=[entry.summary for entry in entries],
     )

@@ -203,7 +203,9 @@ def test_features_share_passages_and_a_feature_takes_different_ones() -> None:
     chosen = spread_over_activations(sample, torch.ones(features, dtype=torch.bool), 2)
     assert (np.bincount(chosen.feature) == 2).all()
     assert len(np.unique(chosen.passage)) < 150  # any two of 25 would lie in 310 of the 400
-    twice = TextFirings(np.zeros(4, int), np.array([7, 9, 7, 9]), np.arange(4), np.arange(4, dtype=np.float32))
+    twice = TextFirings(
+        np.zeros(4, int), np.array([7, 9, 7, 9]), np.arange(4), np.arange(4, dtype=np.float32)
+    )
     for order in ([0, 1, 2, 3], [1, 0, 3, 2]):
         either = TextFirings(*(column[order] for column in twice))
         two = spread_over_activations(either, torch.ones(1, dtype=torch.bool), 2)

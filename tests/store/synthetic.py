@@ -287,6 +287,7 @@ def dictionary_table(
         "model_identity": "",
         "dictionary_identity": "",
         "checkpoint_path": f"/runs/{entry.model}/{entry.source}",
+        "text": "nothing.txt",
         "corpus": f"{entry.model} on nothing",
         "n_tokens": 1000 * entry.d_sae,
         "n_passages": 40,

@@ -181,6 +181,7 @@ def dictionary_row(
         "anchor_kind": names.kind,
         "model_path": model.path,
         "model_identity": model.identity,
+        "text": imported.dashboards.run.dataset or "",
         "corpus": imported.corpus,
         "n_tokens": run.n_tokens,
         "n_passages": run.n_prompts,
