@@ -93,12 +93,17 @@ test-long: .venv/installed-test
 soak: .venv/installed
 	$(BIN)/python -m bench.soak $(ARGS)
 
-# Known vulnerabilities of the pinned packages, and a bill of materials, in an environment of its own. Fails where the
-# service that knows of vulnerabilities does not answer for a package.
-audit:
+.venv/audit/installed:
 	test -d .venv/audit || $(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install -q pip-audit cyclonedx-bom
-	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o .venv/audit/bill-of-materials.json
+	touch $@
+
+# The pinned packages, as CycloneDX.
+bill-of-materials.json: constraints.txt .venv/audit/installed
+	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o $@
+
+# Known vulnerabilities of these. Fails where the service that knows of them does not answer for a package.
+audit: bill-of-materials.json
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:
