@@ -139,7 +139,9 @@ def test_a_signed_dictionary_is_counted_by_magnitude_and_shown_with_its_sign(
     assert "<b>signed</b>" in html and ' below"' in html
 
 
-def test_every_layer_has_a_summary_and_every_token_a_page(indexed: Settings, model: LanguageModel) -> None:
+def test_every_layer_has_a_summary_and_every_token_a_page(
+    indexed: Settings, model: LanguageModel, text_file: Path
+) -> None:
     store = Store(indexed)
     (summary,) = store.home().models
     assert {layer.source for layer in summary.layers} == {"0-vasae", "1-vasae", "1-plain"}
@@ -148,6 +150,7 @@ def test_every_layer_has_a_summary_and_every_token_a_page(indexed: Settings, mod
         assert layer.holds_live is not None and 0 <= layer.holds_live <= 1
         assert sum(layer.verdict_firings.values()) == pytest.approx(1)
         assert layer.l0 == pytest.approx(4, abs=0.2)
+        assert layer.text == text_file.name
     (cat,) = model.tokenise(" cat")
     assert store.token_page("tiny", cat).count > 0
 

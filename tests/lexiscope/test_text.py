@@ -215,6 +215,11 @@ def test_a_missing_text_and_a_folder_are_refused(tmp_path: Path, monkeypatch: py
         list(documents(str(tmp_path)))
 
 
+def test_a_text_is_called_by_its_files_without_folders_and_by_its_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    assert Text((str(tmp_path / "a.txt"), "owner/name")).names() == ["a.txt", "owner/name"]
+
+
 @pytest.mark.parametrize("field", ["content", "doc.body.en", "a.b"])
 def test_any_field_of_a_row_can_be_named(tmp_path: Path, field: str) -> None:
     row = {"text": "no", "content": "yes", "doc": {"body": {"en": "yes"}}, "a.b": "yes"}

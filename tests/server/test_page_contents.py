@@ -230,6 +230,8 @@ def test_home_has_a_plot_for_each_measure_and_groups_dictionaries_by_layer(brows
         "two dictionaries of layer 1 stand together"
     )
     assert "by SAELens" in words(html)
+    assert "tokens of nothing.txt." in words(html)
+    assert "tokens of nothing.txt." in words(browser.get("/tiny/1-vasae").text)
 
 
 @pytest.mark.parametrize(
