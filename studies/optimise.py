@@ -112,7 +112,8 @@ def find(arguments: OptimiseArguments) -> Findings:
     model, checkpoint = inputs.model, inputs.checkpoints[0]
     layer, dictionary = checkpoint.layer, checkpoint.dictionary
     found = own_passages(model, arguments)
-    asked = openings(model, arguments, found)
+    opened = with_openings(found, arguments)
+    asked = continued(model, opened, arguments)
     stream = read_stream(model, found, [layer])
     code = encode(dictionary, stream.x[layer], stream.tokens)
     live = (firings(code, dictionary.d_sae) > 1).nonzero().squeeze(1)
@@ -147,7 +148,7 @@ def find(arguments: OptimiseArguments) -> Findings:
             name: mean_over(likelihood(model, layer, judges, vector) - before)
             for name, vector in vectors.items()
         }
-    judged = found[half : 2 * half]
+    judged = opened[half : 2 * half]
     changes = {name: added(vector) for name, vector in vectors.items()}
     after = losses(model, layer, judged, changes | {"": added(torch.zeros(model.d_model))})
     costs = {name: mean_over(after[name] - after[""]) for name in vectors}
@@ -196,18 +197,22 @@ def find(arguments: OptimiseArguments) -> Findings:
     return Findings(model.id, answer, figures, tables, _chart(rises, costs))
 
 
-def openings(model: LanguageModel, arguments: OptimiseArguments, found: Sequence[np.ndarray]) -> Asked:
-    """The openings of different passages, with the continuation. Raises StudyError for too few of them."""
+def with_openings(found: Sequence[np.ndarray], arguments: OptimiseArguments) -> list[np.ndarray]:
+    """The first passages with different openings. Raises StudyError for too few of them."""
+    n = arguments.opening
+    opened = list({each[:n].tobytes(): each for each in reversed(found) if len(each) >= n}.values())[::-1]
+    if len(opened) < 4:
+        raise StudyError(f"This study needs 4 openings of {n} tokens; the text gave {len(opened)}.")
+    return opened[: arguments.prompts]
+
+
+def continued(model: LanguageModel, opened: Sequence[np.ndarray], arguments: OptimiseArguments) -> Asked:
+    """The passages' openings, with the continuation. Raises StudyError for an empty one."""
     wanted = model.tokenise(arguments.wanted)
     if not wanted:
         raise StudyError("--wanted is empty.")
-    own = [each[: arguments.opening] for each in found if len(each) >= arguments.opening]
-    distinct = list({each.tobytes(): each for each in own}.values())[: arguments.prompts]
-    if len(distinct) < 4:
-        raise StudyError(
-            f"This study needs 4 openings of {arguments.opening} tokens; the text gave {len(distinct)}."
-        )
-    return Asked(torch.tensor([[*each.tolist(), *wanted] for each in distinct]), len(wanted))
+    tokens = [[*each[: arguments.opening].tolist(), *wanted] for each in opened]
+    return Asked(torch.tensor(tokens), len(wanted))
 
 
 def _single(objective: Callable[[Tensor], Tensor], rows: Tensor, budget: float) -> tuple[Tensor, int]:

@@ -248,7 +248,9 @@ def _formation(reading: Reading, last: Reading, arguments: TrackArguments, d_sae
     for place in range(min(arguments.formed, last.activations.shape[1])):
         own = last.activations[:, place].abs()
         top = own.argsort(descending=True)[:STRONGEST]
-        found.append(weighted_jaccard(code_at(reading.code, top[own[top] > 0], d_sae)) - usual)
+        fires = top[own[top] > 0]
+        if len(fires) > 1:
+            found.append(weighted_jaccard(code_at(reading.code, fires, d_sae)) - usual)
     return mean_over(torch.stack(found))
 
 

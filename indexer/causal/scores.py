@@ -44,7 +44,7 @@ def input_scores(
     `top` holds one firing a passage and feature, the strongest. names [d_sae], controls [vocab, draws],
     tested [d_sae] bool.
     """
-    order = np.lexsort((-top.value, top.feature))
+    order = np.lexsort((-np.abs(top.value), top.feature))
     best = order[rank_in_run(top.feature[order]) < TOP_CONTEXTS]
     feature = torch.from_numpy(top.feature[best].astype(np.int64))
     pairs = zip(top.passage[best].tolist(), top.position[best].tolist(), strict=True)

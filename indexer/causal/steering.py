@@ -85,13 +85,13 @@ class Ground:
 
     def at_equal_kl(self, directions: Tensor, watched: Tensor, *, kl: float = KL) -> Steered:
         """Unit directions [m, d_model], each at its own strength of equal KL; watched [m, q] token ids."""
+        if not len(directions):
+            nothing = torch.zeros(0)
+            return Steered(nothing, nothing, torch.zeros(len(self.prefixes), 0, watched.shape[1]))
         parts = [
             self._steer(directions[rows], watched[rows], kl)
             for rows in torch.arange(len(directions)).split(AT_ONCE)
         ]
-        if not parts:
-            nothing = torch.zeros(0)
-            return Steered(nothing, nothing, torch.zeros(len(self.prefixes), 0, watched.shape[1]))
         strength, reached, rise = zip(*parts, strict=True)
         return Steered(torch.cat(strength), torch.cat(reached), torch.cat(rise, 1))
 
@@ -142,11 +142,12 @@ class _Search:
 def neutral_prefixes(
     passages: Mapping[int, np.ndarray] | Sequence[np.ndarray], *, n: int = PREFIXES
 ) -> list[np.ndarray]:
-    """Beginnings of `n` passages of at least PREFIX_LENGTH tokens (of the longest, where fewer are that
-    long), evenly spread.
+    """Beginnings of `n` passages of at least PREFIX_LENGTH tokens, evenly spread; of the `n` longest, where
+    fewer are that long.
     """
     numbers = sorted(passages) if isinstance(passages, Mapping) else range(len(passages))
     beginnings = [np.asarray(passages[number])[:PREFIX_LENGTH] for number in numbers]
-    long = [ids for ids in beginnings if len(ids) == PREFIX_LENGTH]
-    usable = long or [ids for ids in beginnings if len(ids) > 1]
+    beginnings = [ids for ids in beginnings if len(ids) > 1]
+    lengths = sorted(map(len, beginnings), reverse=True)
+    usable = [ids for ids in beginnings if len(ids) >= lengths[min(n, len(lengths)) - 1]]
     return [usable[at] for at in np.unique(np.linspace(0, len(usable) - 1, n).astype(int))] if usable else []

@@ -17,7 +17,6 @@ from torch import Tensor
 from indexer.causal.steering import KL, PREFIX_LENGTH, Ground
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import rises
-from lexiscope.measures import WRITTEN
 
 CONTROLS = 24
 """Features that stand for chance: what has no effect of its own beats all of them once in 25."""
@@ -64,6 +63,23 @@ class WriteEffects(NamedTuple):
     """measures of the dictionary"""
 
 
+class _Chance(NamedTuple):
+    """What other live features do to tokens."""
+
+    features: Tensor
+    """[controls] their numbers"""
+    rise: Tensor
+    """[prefixes, controls, q] of each of q tokens"""
+
+    def most(self, token: Tensor, feature: Tensor, prefixes: slice = slice(None)) -> Tensor:
+        """[m] the largest mean rise of tokens [m] (of the q) under the controls, without the features [m]
+        themselves (−1: under all); −1 where that leaves none.
+        """
+        rise = self.rise[prefixes].mean(0)[:, token]
+        own = self.features[:, None] == feature
+        return torch.cat([rise.masked_fill(own, -1), rise.new_full((1, len(token)), -1)]).amax(0)
+
+
 class _Tried(NamedTuple):
     """Directions tried for words, each with the rise of its word by prefix."""
 
@@ -71,6 +87,8 @@ class _Tried(NamedTuple):
     """[m] index into the words"""
     number: Tensor
     """[m] of the feature, the token row or the token"""
+    feature: Tensor
+    """[m] of the feature, −1 for what is none"""
     rise: Tensor
     """[prefixes, m]"""
     strength: Tensor
@@ -95,26 +113,27 @@ def steered_writes(request: WriteRequest) -> WriteEffects:
     order = alive[torch.randperm(len(alive), generator=draw)]
     tested, others = order[: request.features], order[-CONTROLS:]
     tokens = request.tokens[tested]
-    watched = torch.cat([tokens, request.controls[tokens[:, 0]]], 1)
+    width, draws = tokens.shape[1], request.controls.shape[1]
+    watched = torch.cat([tokens, request.controls[tokens].flatten(1)], 1)
     own = ground.at_equal_kl(directions[tested], watched)
-    every = torch.cat([tokens[:, 0], words])[None].expand(len(others), -1)
-    chance = ground.at_equal_kl(directions[others], every)
-    under_others = chance.rise.mean(0)[:, : len(tested)].masked_fill(others[:, None] == tested, -1)
-    mean = own.rise.mean(0)
-    control = torch.maximum(under_others.amax(0), mean[:, WRITTEN:].amax(1)) if len(tested) else mean[:, 0]
+    every = torch.cat([tokens.flatten(), words])[None].expand(len(others), -1)
+    chance = _Chance(others, ground.at_equal_kl(directions[others], every).rise)
+    under_others = chance.most(torch.arange(tokens.numel()), tested.repeat_interleave(width)).view_as(tokens)
+    mean, alike = own.rise.mean(0).split([width, width * draws], 1)
+    control = torch.maximum(under_others, alike.view(*tokens.shape, draws).amax(-1))
     measured = [
         _row(token, "feature", feature, rise, above, strength)
-        for feature, row, values, above, strength in zip(
-            *(column.tolist() for column in (tested, tokens, mean, control, own.strength)), strict=True
+        for feature, strength, *row in zip(
+            *(column.tolist() for column in (tested, own.strength, tokens, mean, control)), strict=True
         )
-        for token, rise in zip(row, values, strict=False)
+        for token, rise, above in zip(*row, strict=True)
     ]
-    of_words, shares = _words(request, chance.rise[:, :, len(tested) :])
-    kept = {(row["token_id"], row["kind"], row["index"]): row for row in [*measured, *of_words]}
+    of_words, shares = _words(request, chance._replace(rise=chance.rise[:, :, tokens.numel() :]))
+    kept = {(row["token_id"], row["kind"], row["index"]): row for row in [*of_words, *measured]}
     d_sae = len(live)
     return WriteEffects(
-        _spread(mean[:, :WRITTEN], tested, d_sae),
-        _spread(control, tested, d_sae),
+        _spread(mean, tested, d_sae),
+        _spread(control[:, 0], tested, d_sae),
         _spread(own.strength, tested, d_sae),
         float(((own.kl - KL).abs() < 0.1 * KL).float().mean()) if len(tested) else 1.0,
         [kept[key] for key in sorted(kept)],
@@ -140,38 +159,44 @@ def _row(token: int, kind: str, index: int, rise: float, control: float, strengt
     }
 
 
-def _words(request: WriteRequest, chance: Tensor) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Rows of `written` for the words, and the measures; chance [prefixes, CONTROLS, words]."""
+def _words(request: WriteRequest, chance: _Chance) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows of `written` for the words, and the measures; `chance` is of the words. Nothing where no feature
+    is live, or where there is no prefix to judge on.
+    """
     words, ground = request.words, request.ground
-    if not len(words):
+    if not len(words) or not len(chance.features) or len(ground.prefixes) < 2:
         return [], {}
     model, n = ground.model, len(words)
     vectors = model.unembedding().cpu()
     vectors = vectors[words] - vectors.mean(0)
-    embedding = model.embedding.cpu()
-    centred = F.normalize(embedding[words] - embedding.mean(0), dim=-1)
+    embeddings = model.embedding_directions(words).cpu()
     alive, directions = request.live.nonzero().squeeze(1), request.dictionary.directions
     tried = {"feature": _features(request, alive, directions, vectors, request.lens)}
     if request.lens is not None:
         tried["logit"] = _features(request, alive, directions, vectors, None)
         tried["jacobian"] = _directions(request, F.normalize(vectors @ request.lens, dim=-1))
-    if centred.shape[1] == directions.shape[1]:
-        tried["embedding"] = _directions(request, centred)
+    if embeddings.shape[1] == directions.shape[1]:
+        tried["embedding"] = _directions(request, embeddings)
     if request.dictionary.lookup is not None:
         tried["row"] = _directions(request, request.dictionary.lookup_directions(words))
     best = {kind: each.best(n) for kind, each in tried.items()}
-    over_features = chance[1::2].mean(0).amax(0)
     embedded = best["embedding"][0] if "embedding" in best else torch.full((n,), float("-inf"))
-    every = torch.maximum(over_features, embedded)
+
+    def share(kind: str, *, over_embedding: bool = True) -> float:
+        found, chosen = best[kind]
+        control = chance.most(torch.arange(n), tried[kind].feature[chosen], slice(1, None, 2))
+        return _share(rises(found, torch.maximum(control, embedded) if over_embedding else control))
+
     shares = {
-        "writes": _share(rises(best["feature"][0], every)),
-        "writes_over_features": _share(rises(best["feature"][0], over_features)),
-        "writes_logit": _share(rises(best.get("logit", best["feature"])[0], every)),
-        **({"writes_rows": _share(rises(best["row"][0], every))} if "row" in best else {}),
+        "writes": share("feature"),
+        "writes_over_features": share("feature", over_embedding=False),
+        "writes_logit": share("logit" if "logit" in tried else "feature"),
+        **({"writes_rows": share("row")} if "row" in tried else {}),
     }
-    above, rows = chance.mean(0).amax(0), []
+    rows = []
     for kind, each in tried.items():
-        columns = (each.word, each.number, each.rise.mean(0), above[each.word], each.strength)
+        above = chance.most(each.word, each.feature)
+        columns = (each.word, each.number, each.rise.mean(0), above, each.strength)
         for word, index, rise, control, strength in zip(*(c.tolist() for c in columns), strict=True):
             name = "feature" if kind == "logit" else kind
             rows.append(_row(int(words[word]), name, index, rise, control, strength))
@@ -188,13 +213,14 @@ def _features(
     word = torch.arange(len(vectors)).expand_as(top).reshape(-1)
     number = alive[top.reshape(-1)]
     done = request.ground.at_equal_kl(directions[number], request.words[word, None])
-    return _Tried(word, number, done.rise[:, :, 0], done.strength)
+    return _Tried(word, number, number, done.rise[:, :, 0], done.strength)
 
 
 def _directions(request: WriteRequest, directions: Tensor) -> _Tried:
     """One direction a word."""
     done = request.ground.at_equal_kl(directions, request.words[:, None])
-    return _Tried(torch.arange(len(directions)), request.words, done.rise[:, :, 0], done.strength)
+    word, none = torch.arange(len(directions)), torch.full((len(directions),), -1)
+    return _Tried(word, request.words, none, done.rise[:, :, 0], done.strength)
 
 
 def _share(holds: Tensor) -> float:

@@ -4,10 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.evidence.words import ENDINGS
 from lexiscope.largest import Columns
-
-ENDINGS = ("s", "es", "ed", "d", "ing", "ly", "'s")
-
 
 NEAREST, VARIANTS = 20, 6
 FAMILY = 1 + NEAREST + VARIANTS

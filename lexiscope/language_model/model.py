@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any, Generic, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexiscope.errors import ModelError
@@ -293,6 +294,15 @@ class LanguageModel:
             return self._resumed.changed(read, layer, positions, residuals)
 
     # --- directions ---
+
+    @torch.inference_mode()
+    def embedding_directions(self, tokens: Tensor) -> Tensor:
+        """[n, d_e] of norm 1: raw token embeddings of tokens [n], less the mean of the whole vocabulary's."""
+        return F.normalize(self.embedding[tokens.to(self.device)] - self._mean_embedding, dim=-1)
+
+    @cached_property
+    def _mean_embedding(self) -> Tensor:
+        return self.embedding.mean(0)
 
     @torch.inference_mode()
     def unembed_residual(self, residual: Tensor) -> Tensor:

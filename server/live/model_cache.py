@@ -8,7 +8,7 @@ dropped.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,9 @@ class _Sized(NamedTuple):
 
 
 class ModelCache:
-    """`memory` is the budget in bytes. The last item requested is kept even if it is larger."""
+    """`memory` is the budget in bytes. What was requested last is kept even if it is larger: an item, or a
+    model and the dictionaries that one call of `prepare` asks for.
+    """
 
     def __init__(
         self, *, memory: int = 4 << 30, device: str | None = None, dtype: torch.dtype = torch.float32
@@ -71,25 +73,30 @@ class ModelCache:
             return all(key in self._items for key in keys)
 
     def prepare(self, model_path: str, model_id: str, checkpoints: list[str]) -> CachedModel:
-        """The model, after these dictionaries were loaded too. Raises NotLoadable."""
-        cached = self.model(model_path, model_id)
+        """The model, after these dictionaries were loaded too. They stay in memory together, whatever their
+        size. Raises NotLoadable.
+        """
+        together = {_model_key(model_path, model_id), *map(_dictionary_key, checkpoints)}
+        cached = self.model(model_path, model_id, together)
         for path in checkpoints:
-            self.dictionary(path)
+            self.dictionary(path, together)
         return cached
 
-    def model(self, path: str, model_id: str) -> CachedModel:
-        """Raises NotLoadable."""
-        item = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id))
+    def model(self, path: str, model_id: str, together: Collection[Key] = ()) -> CachedModel:
+        """Loading it does not remove what is used `together` with it. Raises NotLoadable."""
+        item = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id), together)
         assert isinstance(item, CachedModel)
         return item
 
-    def dictionary(self, path: str) -> LoadedDictionary:
-        """Raises NotLoadable."""
-        item = self._get(_dictionary_key(path), lambda: self._load_dictionary(path))
+    def dictionary(self, path: str, together: Collection[Key] = ()) -> LoadedDictionary:
+        """As `model`."""
+        item = self._get(_dictionary_key(path), lambda: self._load_dictionary(path), together)
         assert isinstance(item, LoadedDictionary)
         return item
 
-    def _get(self, key: Key, load: Callable[[], _Sized]) -> CachedModel | LoadedDictionary:
+    def _get(
+        self, key: Key, load: Callable[[], _Sized], together: Collection[Key]
+    ) -> CachedModel | LoadedDictionary:
         item = self._look_up(key)
         if item is not None:
             return item
@@ -104,8 +111,10 @@ class ModelCache:
                 raise NotLoadable(str(error)) from error
             with self._lock:
                 room = self._memory - loaded.n_bytes
-                while self._items and sum(sized.n_bytes for sized in self._items.values()) > room:
-                    self._items.popitem(last=False)
+                for old in [other for other in self._items if other not in together]:
+                    if sum(sized.n_bytes for sized in self._items.values()) <= room:
+                        break
+                    del self._items[old]
                 self._items[key] = loaded
             return loaded.item
 

@@ -8,7 +8,7 @@ import torch
 
 from indexer.causal.ablation import AblationRequest, ablate, spread_over_activations
 from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
-from indexer.causal.scores import PROMPT, STRENGTH
+from indexer.causal.scores import PROMPT, STRENGTH, input_scores
 from indexer.counts.firings import TextFirings
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import FDR, matched_controls
@@ -229,6 +229,14 @@ def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_con
             )
         else:
             assert causal.input_score[feature].isnan()
+
+
+def test_the_strongest_contexts_of_a_signed_feature_may_be_negative() -> None:
+    passages = [np.array([0, 7 if at < 20 else 8]) for at in range(24)]
+    value = np.where(np.arange(24) < 20, -10.0, 0.1).astype(np.float32)
+    top = TextFirings(np.zeros(24, int), np.arange(24), np.ones(24, int), value)
+    tested = torch.ones(1, dtype=torch.bool)
+    assert input_scores(top, passages, torch.tensor([7]), torch.zeros(9, 2).long(), tested).name.item() == 1
 
 
 def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(

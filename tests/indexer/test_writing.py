@@ -118,6 +118,41 @@ def test_nothing_to_steer_gives_nothing(ground: Ground, dictionary: Dictionary) 
     assert found.measured == [] and found.shares == {} and found.control.isnan().all()
 
 
+def test_a_dictionary_without_live_features_writes_nothing(ground: Ground, dictionary: Dictionary) -> None:
+    dead = {"live": torch.zeros(FEATURES, dtype=torch.bool), "words": torch.arange(5)}
+    found = steered_writes(request(ground, dictionary, first_is(torch.arange(FEATURES)), **dead))
+    assert found.measured == [] and found.shares == {} and found.rises.isnan().all()
+
+
+def test_a_feature_is_no_control_of_itself(ground: Ground, dictionary: Dictionary) -> None:
+    tokens, live = first_is(torch.arange(FEATURES)), torch.arange(FEATURES) < CONTROLS
+    words = torch.arange(0, CONTROLS, 3)
+    found = steered_writes(request(ground, dictionary, tokens, live=live, words=words, features=0))
+    assert found.shares["writes_over_features"] > 0.5
+    rows = [row for row in found.measured if row["kind"] == "feature" and row["index"] == row["token_id"]]
+    assert rows and np.mean([row["above"] for row in rows]) > 0.5
+
+
+def test_each_written_token_has_its_own_controls(ground: Ground, dictionary: Dictionary) -> None:
+    tokens = first_is(torch.arange(FEATURES))
+    found = steered_writes(request(ground, dictionary, tokens, features=5))
+    [first, *_] = (~found.control.isnan()).nonzero().squeeze(1).tolist()
+    rows = {row["token_id"]: row for row in found.measured if row["index"] == first}
+    own = [rows[token]["control"] for token in tokens[first].tolist()]
+    assert own[0] == pytest.approx(found.control[first].item()) and len(set(own)) == 3
+    words = tokens[first][:1]
+    again = steered_writes(request(ground, dictionary, tokens, features=5, words=words))
+    kept = [row for row in again.measured if row["index"] == first and row["token_id"] == words.item()]
+    assert [row["control"] for row in kept if row["kind"] == "feature"] == pytest.approx(own[:1])
+
+
+def test_words_are_not_judged_on_one_prefix(model: LanguageModel, dictionary: Dictionary) -> None:
+    one = Ground(model, LAYER, [np.arange(1, 12)], mean_norm=2.0)
+    tokens, words = first_is(torch.arange(FEATURES)), torch.arange(5)
+    found = steered_writes(request(one, dictionary, tokens, words=words, features=3))
+    assert found.shares == {} and len(found.measured) == 9
+
+
 def test_prefixes_are_beginnings_of_passages_spread_evenly() -> None:
     passages = {number: np.arange(number, number + 5 + number) for number in range(0, 40, 2)}
     chosen = neutral_prefixes(passages, n=3)
@@ -125,6 +160,8 @@ def test_prefixes_are_beginnings_of_passages_spread_evenly() -> None:
     assert all(len(ids) == PREFIX_LENGTH for ids in chosen)
     assert [len(ids) for ids in neutral_prefixes([np.arange(4), np.arange(1)], n=3)] == [4]
     assert neutral_prefixes([], n=3) == []
+    short = [np.arange(PREFIX_LENGTH), *(np.arange(5 + at) for at in range(6))]
+    assert sorted(len(ids) for ids in neutral_prefixes(short, n=3)) == [9, 10, PREFIX_LENGTH]
 
 
 def test_content_words_are_letters_often_enough_and_not_among_the_commonest() -> None:

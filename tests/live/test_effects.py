@@ -138,7 +138,7 @@ def test_controls_are_measured_on_the_same_text_and_an_effect_must_beat_them(tin
     assert got.controls[3].feature_ids == ["tiny/0-random/3"], "nearest to itself, in this index"
     done = make_plan(job.interventions, model_cache.dictionary, model, prompt=len(PROMPT))
     name = job.interventions[0].feature.name.id
-    along = done.along([model.embedding[name]])
+    along = done.along([model.embedding[name] - model.embedding.mean(0)])
     expected = distributions(model, default, along)[:, name].exp().mean().item()
     assert got.controls[0].named[0].probability == pytest.approx(expected, rel=1e-3)
     [named] = got.named

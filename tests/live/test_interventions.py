@@ -236,3 +236,11 @@ def test_the_least_recently_used_dictionary_is_dropped_first(tiny, model):
     assert small.dictionary(tiny.checkpoints[0]) is first
     small.dictionary(tiny.checkpoints[1])
     assert small.dictionary(tiny.checkpoints[0]) is not first
+
+
+def test_what_one_request_needs_is_loaded_once_even_if_it_is_larger_than_the_budget(tiny):
+    small = ModelCache(memory=1)
+    needs = (tiny.model_path, "tiny", [tiny.checkpoints[0], tiny.checkpoints[1]])
+    model, first = small.prepare(*needs), small.dictionary(tiny.checkpoints[0])
+    assert small.has(*needs) and small.prepare(*needs) is model
+    assert small.dictionary(tiny.checkpoints[0]) is first

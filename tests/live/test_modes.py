@@ -116,6 +116,12 @@ def test_a_condition_applies_a_change_only_where_its_feature_is_active(tiny, cha
     assert torch.equal(moved > 0, fires)
 
 
+def test_ablations_under_different_conditions_are_different_changes(tiny, model, model_cache):
+    where = [tiny.does(0, 3, "ablate", 0.0, when=when) for when in (tiny.at(0, 11), tiny.at(0, 12), None)]
+    done = make_plan([*where, *where], model_cache.dictionary, model, prompt=N)
+    assert len(done.layers[0]) == 3
+
+
 def test_a_condition_at_an_earlier_layer_applies_at_a_later_one(tiny, model, model_cache, x):
     done = make_plan(
         [tiny.does(1, 3, "add", 1.0, when=tiny.at(0, 11))], model_cache.dictionary, model, prompt=N

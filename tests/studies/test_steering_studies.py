@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from studies.dated_wording import dated
 from studies.forecast import ForecastArguments, Gate
 from studies.inputs import Stream, check_fixed_rows
 from studies.interventions import Positions
-from studies.optimise import OptimiseArguments, ascend, projected
+from studies.optimise import OptimiseArguments, ascend, projected, with_openings
 from studies.topics import TopicArguments, name_scores, swapped, unit_scores
 from studies.unlearn import UnlearnArguments, activity, chosen_features
 from tests import tiny
@@ -140,6 +141,14 @@ def test_steering_studies_end_in_records(ask: dict, other_text: Path) -> None:
         assert record.chart is not None and record.chart.series and record.tables
         assert any(figure.low is not None for figure in record.figures), name
         assert any(figure.control is not None for figure in record.figures), name
+
+
+def test_passages_are_judged_whose_openings_found_nothing() -> None:
+    one, two = np.arange(20), np.concatenate([np.arange(8), np.arange(50, 62)])  # of one opening
+    found = [one, two, np.arange(5), *(np.arange(at, at + 20) for at in range(1, 6))]
+    arguments = OptimiseArguments(dictionaries=(), text=(), wanted=" dog", opening=8, prompts=5)
+    opened = with_openings(found, arguments)
+    assert [each[0] for each in opened] == [0, 1, 2, 3, 4] and len(opened[0]) == 20
 
 
 def test_optimisation_raises_what_it_is_asked_to(ask: dict) -> None:

@@ -13,6 +13,7 @@ from trainer.architectures import Start, build
 from trainer.architectures.aen import AEN, AENConfig
 from trainer.architectures.base import Step
 from trainer.architectures.gba import GBA, GBAConfig
+from trainer.architectures.metasae import MetaSAEConfig
 from trainer.architectures.mfr import MFRConfig
 from trainer.architectures.mutualchoice import MutualChoice, MutualChoiceConfig, zipf
 from trainer.architectures.sagsae import SignedGated, SignedGatedConfig
@@ -335,6 +336,7 @@ def test_dictionaries_trained_with_mfr_agree_more_than_those_without() -> None:
     [
         (GBAConfig, {"groups": 0}, "groups is 0"),
         (GBAConfig, {"rate": 2.0}, "must not be above 1"),
+        (MetaSAEConfig, {"meta_width": 2}, "meta_k 4 is more than meta_width, 2"),
         (MutualChoiceConfig, {"dying": 2.0}, "must not be above 1"),
         (AENConfig, {"last_norm": 0.5}, "last_norm=1"),
         (VSAEConfig, {"divergence": -1.0}, "divergence is -1"),

@@ -37,7 +37,7 @@ class GBAConfig(TopKConfig):
     rate: float = 0.01
     """How far a threshold moves in a step, as a share of the largest activation."""
     frequency_rate: float = 0.1
-    """How much one batch moves a running frequency, once it is the mean of 1 / frequency_rate batches."""
+    """How much one batch moves a running frequency, which starts at the target."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from trainer import objectives, sparse
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
 from trainer.architectures.batchtopk import BatchTopK, BatchTopKConfig
+from trainer.errors import RecipeError
 from trainer.initialise import Start
 
 
@@ -34,6 +35,8 @@ class MetaSAEConfig(BatchTopKConfig):
         super().__post_init__()
         self._positive("meta_k", "meta_rows", "spread")
         self._not_negative("meta_width", "penalty")
+        if 0 < self.meta_width < self.meta_k:
+            raise RecipeError(f"meta_k {self.meta_k} is more than meta_width, {self.meta_width}.")
 
 
 class MetaSAE(BatchTopK):

@@ -86,7 +86,7 @@ def load_direction(located: LocatedFeature, load: LoadDictionary, model: Languag
             token = torch.tensor([ref.index], device=dictionary.W_dec.device)
             return dictionary.lookup_directions(token)[0]
         case "embedding":
-            return F.normalize(model.embedding[ref.index] - model.embedding.mean(0), dim=0)
+            return model.embedding_directions(torch.tensor([ref.index]))[0]
     vectors, lens = model.unembedding(), read_lens(located.lens_path, ref.layer, model.n_layers)
     vector = vectors[ref.index] - vectors.mean(0)
     return F.normalize(vector if lens is None else vector @ lens.to(vector), dim=0)

@@ -124,15 +124,16 @@ def make_plan(
     ablated: set[tuple[object, ...]] = set()
     for number, one in enumerate(interventions):
         if one.mode == "ablate":
-            key = (one.checkpoint_path, one.feature.index, one.where, str(one.positions), one.when)
+            when = one.when and (one.when.checkpoint_path, one.when.feature.index)
+            key = (one.checkpoint_path, one.feature.index, one.where, str(one.positions), when)
             if key in ablated:
                 continue
             ablated.add(key)
-        when = _condition(one, load, model)
+        condition = _condition(one, load, model)
         pushes = _pushes(one, number, load, model)
         if pushes:
             positions = None if one.positions is None else frozenset(one.positions)
-            layers.setdefault(one.feature.layer, []).append(Change(pushes, one.where, positions, when))
+            layers.setdefault(one.feature.layer, []).append(Change(pushes, one.where, positions, condition))
     return SteerPlan(layers, prompt)
 
 

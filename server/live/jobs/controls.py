@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lexiscope.language_model import LanguageModel
@@ -34,11 +35,11 @@ def make_controls(
     interventions: Sequence[Intervention],
     sources: ControlSources,
 ) -> ControlSet:
-    """The embedding of each watched token, random features of similar density, and the nearest plain
-    features.
+    """The raw embedding of each watched token (centred), random features of similar density, and the nearest
+    plain features.
     """
     written = [one.written for one in interventions]
-    embeddings = [model.embedding[one.watched.id] for one in written]
+    embeddings = [*model.embedding_directions(torch.tensor([one.watched.id for one in written]))]
     controls, missing = [ControlDirections("embedding", embeddings, [])], []
     for refs in sources.random:
         directions = [

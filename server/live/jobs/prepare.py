@@ -31,12 +31,13 @@ def load_model(cache: ModelCache, job: ModelJob, checkpoints: list[str]) -> JobS
     """The job's model, with its dictionaries in memory. Other jobs continue while files are read. Raises
     NotLoadable, also for a model or a dictionary with other weights than those that were indexed.
     """
-    if not cache.has(job.model_path, job.model, checkpoints):
+    if cache.has(job.model_path, job.model, checkpoints):
+        cached = cache.prepare(job.model_path, job.model, checkpoints)
+    else:
         future = LOADER.submit(cache.prepare, job.model_path, job.model, checkpoints)
         while not future.done():
             yield Pause.LOAD
-        future.result()
-    cached = cache.prepare(job.model_path, job.model, checkpoints)
+        cached = future.result()
     if job.model_identity not in ("", cached.model.identity):
         raise NotLoadable(
             f"{job.model_path} is not the model that was indexed as {job.model}: its weights or its "
