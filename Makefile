@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: fuzz screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: bill-of-materials fuzz screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -99,11 +99,11 @@ soak: .venv/installed
 	touch $@
 
 # The pinned packages, as CycloneDX.
-bill-of-materials.json: constraints.txt .venv/audit/installed
-	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o $@
+bill-of-materials: .venv/audit/installed
+	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o bill-of-materials.json
 
 # Known vulnerabilities of these. Fails where the service that knows of them does not answer for a package.
-audit: bill-of-materials.json
+audit: bill-of-materials
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:

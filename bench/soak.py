@@ -164,17 +164,19 @@ def add_tables(report: Report, load: Load, taken: list[dict[str, Use]], given: a
         counts = (len(own), statuses[429], sum(failed.values()))
         table.rows.append([kind, *(f"{count:,}" for count in counts), *shown])
     warm, last = taken
+    grew: list[str] = []
     processes = report.table("", ["processes", "MB after the warm-up", "MB at the end", "growth", "CPU s"])
     for name, before in warm.items():
         after = last[name]
         grown = after.megabytes / before.megabytes - 1 if before.megabytes else float("nan")
+        grew += [name] if grown > GROWTH else []
         memory = (f"{one.megabytes:,.0f}" for one in (before, after))
         processes.rows.append([name, *memory, f"{100 * grown:+.1f} %", f"{after.cpu_seconds:,.0f}"])
     p99 = f"{1000 * np.percentile(reads, 99):,.0f}" if reads else "–"
     failed_by = ", ".join(f"{kind} {status or 'no response'}: {n}" for (kind, status), n in failures.items())
     report.notes += [
         f"Reads: p99 {p99} ms; at most {1000 * P99:.0f} wanted.",
-        f"Memory: at most {100 * GROWTH:.0f} % growth wanted.",
+        f"Memory: at most {100 * GROWTH:.0f} % growth wanted; more: {', '.join(grew) or 'none'}.",
         f"Errors but 429s: {failed_by or 'none'}.",
     ]
     return not failures

@@ -299,7 +299,10 @@ def name(
     ],
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", help="a file or a data set to fit anchors and test names on"),
+        typer.Option(
+            "--text",
+            help="required, may be repeated: a file or a data set to fit anchors and test names on",
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -322,8 +325,8 @@ def name(
     field: Field = None,
     chat: Chat = False,
 ) -> None:
-    """Name the features of any dictionary by the tokens their directions are nearest to, and show the
-    evidence for each name.
+    """Name the features of any dictionary by the words that they fire on, after, before or near, with the
+    evidence for each name, and index them.
     """
     from cli.name_command import NamingRequest, name_dictionaries
     from lexiscope import text as texts

@@ -270,7 +270,7 @@ def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
         rows += [[found["model"], *_cells(row)] for row in found["rows"]]
     header = ["model", "layer", "set", "every control", "the features", "raw embedding", "equal density"]
-    header += ["plain's nearest", "every control, verdict predicts", "strength"]
+    header += ["plain's nearest", "every control, predicts only", "strength"]
     fill(page, {"steering": table(header, rows)})
 
 

@@ -91,22 +91,31 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="processes that serve pages; they share one model worker"
     )
     request_seconds: float = Field(
-        30, gt=0, description="in which a client must have sent its request, and the next of a connection"
+        30,
+        gt=0,
+        description="seconds that a client has to send a request, and to begin the next one on an open "
+        "connection",
     )
     response_seconds: float = Field(
-        180, gt=0, description="until a response must begin, waiting for the model included; then 504"
+        180,
+        gt=0,
+        description="seconds until a response must begin, waiting for the model included; then the answer is "
+        "504",
     )
     shutdown_seconds: float = Field(
-        10, ge=0, description="that requests in progress get after SIGTERM before they end in an error"
+        10,
+        ge=0,
+        description="seconds that requests in progress get to finish after SIGTERM; then they end in an "
+        "error",
     )
-    log_format: Literal["text", "json"] = Field("text", description="of log lines, or `json`")
+    log_format: Literal["text", "json"] = Field("text", description="format of log lines: `text` or `json`")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "warning", description="from which on lines are logged; `info` has one a request"
+        "warning", description="least level that is logged; `info` writes one line a request"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of matrix products in training, harvest, evaluation and index; `auto`: bfloat16 where "
-        "the machine multiplies it faster",
+        description="precision of matrix products in training, harvest, evaluation and index; `auto`: bfloat16 "
+        "where the machine multiplies it faster",
     )
     worker_url: Annotated[str, AfterValidator(_worker_url)] = Field(
         "", description="URL of the model worker; empty: `lexiscope serve` starts one"
