@@ -114,8 +114,8 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="precision of matrix products in training, harvest, evaluation and index; `auto`: bfloat16 "
-        "where the machine multiplies it faster",
+        description="precision of matrix products in training, harvest, evaluation and index; `auto`: "
+        "bfloat16 where the machine multiplies it faster",
     )
     worker_url: Annotated[str, AfterValidator(_worker_url)] = Field(
         "", description="URL of the model worker; empty: `lexiscope serve` starts one"

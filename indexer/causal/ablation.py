@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from indexer.counts.firings import TextFirings
-from indexer.counts.runs import rank_in_run, run_lengths, run_starts
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import AblationCounts, mix
 from lexiscope.language_model import LanguageModel, ReadPassages
+from lexiscope.runs import rank_in_run, run_lengths, run_starts
 
 TOP_FALLS = 5
 """A token is counted where its logit is among so many that fall most."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from indexer.causal.ablation import Passages, ranks_of
 from indexer.causal.steering import Ground
 from indexer.counts.firings import TextFirings
-from indexer.counts.runs import rank_in_run
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
+from lexiscope.runs import rank_in_run
 
 PROMPT = "In my opinion,"
 STRENGTH = 1.0

@@ -6,9 +6,9 @@ parts, so any split of a text ends with the same sample.
 
 import numpy as np
 
-from indexer.counts.runs import run_lengths, run_starts
 from indexer.counts.text_chunk import TextChunk
 from lexiscope.evidence import FlatFirings
+from lexiscope.runs import run_lengths, run_starts
 
 SAMPLE = 16_384
 """Positions in the sample."""

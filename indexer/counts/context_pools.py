@@ -8,9 +8,9 @@ the same entries: equal keys are ordered by passage and position.
 import numpy as np
 
 from indexer.counts.firings import ContextWindows, NearbyFirings, TextFirings
-from indexer.counts.runs import rank_in_run, run_lengths, run_starts
 from indexer.counts.text_chunk import TextChunk
 from lexiscope.evidence import FlatFirings, mix
+from lexiscope.runs import rank_in_run, run_lengths, run_starts
 
 COLUMNS = {
     "feature": np.int32,

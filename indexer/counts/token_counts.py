@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from indexer.counts.runs import run_lengths, run_starts
 from indexer.counts.text_chunk import TextChunk
 from lexiscope.evidence import FlatFirings, highest_lift
+from lexiscope.runs import run_lengths, run_starts
 
 MAX_COUNTS = 512
 LEVELS = 32

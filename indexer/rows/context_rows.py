@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from indexer.counts.context_pools import ContextPool
 from indexer.counts.firings import ContextWindows
-from indexer.counts.runs import rank_in_run
 from indexer.counts.state import NEAR_MISSES, SAMPLED, TOP, DictionaryCounts
 from indexer.rows.columns import rows
 from lexiscope.evidence import mix
+from lexiscope.runs import rank_in_run
 from store import CONTEXT_KINDS
 
 QUANTILES = 5

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lexiscope.evidence.significance import benjamini_hochberg, poisson_tail
+from lexiscope.runs import run_lengths, run_starts
 
 RELATIONS = ("on", "after", "before", "near")
 """The word is the token at the position; the one before it; the one after it; among those NEAREST to
@@ -189,7 +190,7 @@ def _best_words(
         able &= (share >= MIN_ADDED) & (share >= MIN_LIFT * least)
     feature, word, score = pairs.feature[able], pairs.word[able], score[able]
     order = np.lexsort((word, -score, feature))
-    order = order[_starts(feature[order])]
+    order = order[run_starts(feature[order])]
     return _BestWords(feature[order], word[order], score[order])
 
 
@@ -219,20 +220,13 @@ def _pairs(entries: _Entries, firings: Surroundings) -> _Pairs:
     pair = (firings.feature[entries.row].astype(np.int64) - first) * width + entries.word
     keys = pair * passages + firings.passage[entries.row]
     keys.sort()
-    each = _starts(keys)
-    counts = np.diff(np.append(each, len(keys)))
+    each = run_starts(keys)
+    counts = run_lengths(each, len(keys))
     pair = keys[each] // passages
-    starts = _starts(pair)
+    starts = run_starts(pair)
     feature, word = np.divmod(pair[starts], width)
-    in_passages = np.diff(np.append(starts, len(pair)))
+    in_passages = run_lengths(starts, len(pair))
     return _Pairs(feature + first, word, np.add.reduceat(counts, starts), in_passages)
-
-
-def _starts(ordered: np.ndarray) -> np.ndarray:
-    """Index of the first element of each run of equals."""
-    if not len(ordered):
-        return np.zeros(0, np.int64)
-    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
 
 
 def judge(
@@ -299,11 +293,11 @@ class Clusters(NamedTuple):
 def _clusters(firings: Surroundings, hit: np.ndarray) -> Clusters:
     key = firings.feature.astype(np.int64) << 24 | firings.passage
     order = np.argsort(key, kind="stable")
-    starts = _starts(key[order])
+    starts = run_starts(key[order])
     if not len(starts):
         nothing = np.zeros(0, np.int64)
         return Clusters(nothing, nothing, nothing)
-    counts = np.diff(np.append(starts, len(order)))
+    counts = run_lengths(starts, len(order))
     return Clusters(
         firings.feature[order[starts]], counts, np.add.reduceat(hit[order].astype(np.int64), starts)
     )

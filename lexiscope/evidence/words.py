@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lexiscope.runs import run_starts
 from lexiscope.tokens import folded
 
 ENDINGS = ("s", "es", "ed", "d", "ing", "ly", "'s")
@@ -38,7 +39,7 @@ def shown_tokens(words: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
     """
     order = np.lexsort((np.arange(len(words)), -occurrences, words))
     ordered = words[order]
-    first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    first = run_starts(ordered)
     shown = np.arange(len(words), dtype=np.int32)
     shown[ordered[first]] = order[first]
     return shown

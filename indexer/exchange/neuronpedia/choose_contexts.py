@@ -14,9 +14,9 @@ from zlib import crc32
 
 import numpy as np
 
-from indexer.counts.runs import run_starts
 from indexer.exchange.neuronpedia.dashboards import DashboardContexts, Dashboards
 from indexer.rows.context_rows import QUANTILES, TEXT_AFTER, TEXT_BEFORE
+from lexiscope.runs import run_starts
 
 TOP = 20
 """Contexts taken as top contexts where the files mark none."""
