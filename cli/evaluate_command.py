@@ -166,6 +166,11 @@ def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np
 
 def _foreign_fit(model: LanguageModel, candidate: Candidate, chosen: Sequence[np.ndarray]) -> AnchorFit:
     """For a dictionary without anchors: raw W_E, and the text's own counts and mean."""
+    if model.embedding.shape[1] != model.d_model:
+        raise CheckpointError(
+            f"This dictionary has no anchors, and {model.id}'s W_E, {model.embedding.shape[1]} wide, cannot "
+            f"stand for them at a width of {model.d_model}: `lexiscope name` fits anchors."
+        )
     few = [torch.from_numpy(p).long()[None].to(model.device) for p in chosen[:MEAN_PASSAGES]]
     point, d_sae = candidate.writes, candidate.dictionary.d_sae
     mean = torch.cat([model.read(tokens, [point])[point][0, 1:] for tokens in few]).mean(0)

@@ -130,6 +130,15 @@ class NearestTokens(NamedTuple):
     """[n, m]"""
 
 
+def nearest_embedding(directions: Tensor, embedding: Tensor) -> Tensor:
+    """[n] cosine of unit directions [n, d] to the nearest row of W_E [vocab, d_e], centred; 0 where d_e is
+    another width.
+    """
+    if embedding.shape[1] != directions.shape[1]:
+        return torch.zeros(len(directions), device=directions.device)
+    return nearest_tokens(directions, embedding - embedding.mean(0), 1).cosines[:, 0]
+
+
 def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> NearestTokens:
     """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
     found = Columns(F.normalize(anchors, dim=-1)).largest(F.normalize(directions, dim=-1), m)

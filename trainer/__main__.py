@@ -27,9 +27,9 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     layers: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdecimal() or (dash and not high.isdecimal()) or int(low) > int(high or low):
             raise LexiscopeError(
-                f"--layers '{text}' is neither 'all' nor numbers and ranges such as 0,3,5-7."
+                f"--layers '{text}' is neither 'all' nor numbers and ascending ranges such as 0,3,5-7."
             )
         layers.update(range(int(low), int(high or low) + 1))
     return sorted(layers)

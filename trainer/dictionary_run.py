@@ -244,10 +244,12 @@ class DictionaryRun:
         home = self._centrings[self.layer]
         for run in (*self.followers, self):
             own = several_layers.shared_result(architecture, lift, self._centrings[run.layer], home)
-            run._write(training, own)
             if run is not self:
-                shutil.copyfile(self.unfinished.log, run.unfinished.log)
-                run.done = True
+                with run.unfinished.errors():
+                    shutil.copyfile(self.unfinished.log, run.unfinished.log)
+            if run.unfinished.trained is None:  # else written before an interruption
+                run._write(training, own)
+            run.done = True
 
     def _write(
         self,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lexiscope import evidence, metrics
-from lexiscope.anchors import ALIGNED, nearest_tokens
+from lexiscope.anchors import ALIGNED, nearest_embedding, nearest_tokens
 from lexiscope.checkpoint import METRICS, AnchorFit, write_json, write_tensors
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
@@ -420,9 +420,7 @@ def _measured(
     names, found = naming.names, naming.result(live)
     energy = s.firing.squares * dictionary.W_dec.square().sum(-1)
     aligned = metrics.alignment(s.cosines, live, firings, energy)
-    embedding = nearest_tokens(
-        dictionary.directions[live], model.embedding - model.embedding.mean(0), 1
-    ).cosines[:, 0]
+    embedding = nearest_embedding(dictionary.directions[live], model.embedding)
     occurrences = naming.counts.occurrences.to(names.device)
     weight = firings * live
     seen = fit.counts / fit.counts.sum() >= metrics.LIVE_RATE

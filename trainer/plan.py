@@ -21,6 +21,7 @@ from trainer.architectures import Config
 from trainer.distributed import Ranks
 from trainer.errors import RecipeError
 from trainer.logs import check_logger
+from trainer.objectives import MODEL_TERMS, term_weights
 
 HELD_OUT_EVERY = 10
 """Every tenth passage is held out, unless there is held-out text of its own."""
@@ -120,11 +121,14 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
             "Several dictionaries of a layer would be written to one folder: leave --set-name out, or train "
             "the recipes in runs of their own."
         )
-    for config, _ in plan.runs:
+    for config, layers in plan.runs:
         config.check(d_in=model.d_model, d_sae=width, embedding=tuple(model.embedding.shape))
         if plan.transcoder:
             config.check_transcoder()
+        if config.layers == "written":
+            config.check_other_target("a crosscoder")
         _check_batch(plan, config, ranks)
+        _check_model_terms(model, config, layers)
     both = {Path(source).resolve() for source in plan.sources} & {
         Path(source).resolve() for source in plan.held_out
     }
@@ -132,7 +136,26 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         raise TextError(f"{both.pop()} is given both to train on and to hold out.")
 
 
+def _check_model_terms(model: LanguageModel, config: Config, layers: Sequence[int]) -> None:
+    """Raises RecipeError where a term of the loss needs what is not there."""
+    weights = term_weights(config.terms)
+    if config.batch_of != "passages" and weights.keys() & MODEL_TERMS:
+        raise RecipeError(
+            f"terms={config.terms} run the model, which needs whole passages: batch_of=passages."
+        )
+    if (weights.get("downstream") or getattr(config, "downstream", 0)) and model.n_layers - 1 in layers:
+        raise RecipeError(
+            f"{config.name} takes the error of the layers after its own, and none comes after layer "
+            f"{model.n_layers - 1}: leave it out of --layers."
+        )
+
+
 def _check_batch(plan: Plan, config: Config, ranks: Ranks) -> None:
+    if ranks.together and config.whole_batch:
+        raise RecipeError(
+            f"{config.name} chooses among all tokens of a batch, which is not split over ranks: give "
+            "--layers-over-ranks."
+        )
     if config.batch_of == "passages":
         if ranks.together:
             raise RecipeError(

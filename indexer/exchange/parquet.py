@@ -40,6 +40,8 @@ ID_COLUMNS = {
 PATH_COLUMNS = ("model_path", "checkpoint_path", "lens_path")
 """Columns of files that the worker opens, of the machine that indexed."""
 JSON_COLUMNS = ("training", "metrics", "causal", "verdicts", "verdict_firings", "write_verdicts")
+COUNTS = {"verdicts": int, "write_verdicts": int, "verdict_firings": int | float}
+"""columns that are objects of numbers"""
 
 Advance = Callable[[int], None]
 
@@ -271,11 +273,16 @@ def _identities(folder: Path, manifest: Manifest) -> list[tuple[str, str]]:
 
 def _check_json(path: Path, dictionary_id: int, column: str, text: str) -> None:
     try:
-        good = isinstance(parse_json(text), dict)
+        found = parse_json(text)
     except ValueError:
-        good = False
-    if not good:
+        found = None
+    if not isinstance(found, dict):
         raise ImportRefused(f"{path}: {column} of dictionary {dictionary_id} is no JSON object.")
+    kind = COUNTS.get(column)
+    if kind and not all(isinstance(value, kind) for value in found.values()):
+        raise ImportRefused(
+            f"{path}: {column} of dictionary {dictionary_id} holds something else than numbers."
+        )
 
 
 def _ids(folder: Path, table: str, column: str) -> np.ndarray:

@@ -55,8 +55,8 @@ def read(file: Path) -> StoredDictionary:
         w["W_dec"],
         w["b_dec"],
         Threshold(w["threshold"]),
-        dense_in=None if dense is None else dense.T,
-        dense_out=None if dense is None else torch.eye(len(dense)),
+        dense_in=dense,  # added as x @ affine_skip_connection
+        dense_out=None if dense is None else torch.eye(dense.shape[1]),
     )
     config = file.with_name(CONFIG)
     if config.is_file():

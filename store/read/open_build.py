@@ -19,7 +19,7 @@ from lexiscope.measures import DICTIONARY, FOUND, OFTEN
 from lexiscope.records import FeatureRef, Histogram, LayerSummary, ScoredToken, Token
 from store import schema
 from store.backend import Backend
-from store.errors import MAKE_ONE, NotFound, WrongVersion
+from store.errors import MAKE_ONE, Damaged, NotFound, WrongVersion
 from store.read.vocabulary import SearchVocabulary, VocabularyEntry
 
 SUMMARY_FROM_DICTIONARY = (
@@ -125,8 +125,8 @@ class DictionaryEntry:
 
 
 class OpenBuild:
-    """Raises NoIndex where the build is gone, WrongVersion where another version of the schema wrote it,
-    Unreachable.
+    """Raises NoIndex where the build is gone, Damaged where its dictionaries cannot be read, WrongVersion
+    where another version of the schema wrote it, Unreachable.
     """
 
     def __init__(self, backend: Backend, build: str) -> None:
@@ -142,8 +142,12 @@ class OpenBuild:
         try:
             self._check_version()
             self.dictionaries = {entry.dictionary_id: entry for entry in self._dictionaries()}
-        except BaseException:
+        except BaseException as error:
             self.engine.dispose()
+            if isinstance(
+                error, ValueError | TypeError | KeyError
+            ):  # pydantic's and JSON's errors among them
+                raise Damaged(f"{backend.name(build)} is damaged: {MAKE_ONE}") from error
             raise
         self.by_source = {(entry.model, entry.source): entry for entry in self.dictionaries.values()}
         self.models = sorted({entry.model for entry in self.dictionaries.values()})

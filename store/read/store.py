@@ -383,6 +383,6 @@ def _model_summary(build: OpenBuild, model: str) -> ModelSummary:
         n_features=sum(entry.d_sae for entry in entries),
         n_live=sum(entry.summary.n_live for entry in entries),
         vocab_size=entries[0].vocab_size,
-        ce=next((entry.metrics["ce"] for entry in entries if "ce" in entry.metrics), None),
+        ce=next((ce for entry in entries if isinstance(ce := entry.metrics.get("ce"), int | float)), None),
         layers=[entry.summary for entry in entries],
     )

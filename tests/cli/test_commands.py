@@ -83,7 +83,7 @@ def test_a_mistake_is_one_line_and_a_non_zero_exit(
 def test_layers_are_all_or_numbers_and_ranges() -> None:
     assert parse_layers("all", 3) == [0, 1, 2]
     assert parse_layers("0,2-4, 7", 8) == [0, 2, 3, 4, 7]
-    for wrong in ("", "a", "1-", "-1", "1,,2"):
+    for wrong in ("", "a", "1-", "-1", "1,,2", "5-3", "²"):
         with pytest.raises(LexiscopeError):
             parse_layers(wrong, 8)
 

@@ -212,6 +212,16 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "count",
     ),
+    "figures that are no numbers": (
+        lambda folder: rewrite(
+            folder,
+            "layer_summary",
+            lambda t: pa.Table.from_pylist(
+                [row | {"verdicts": '{"weak": "x"}'} for row in t.to_pylist()], arrow_schema("layer_summary")
+            ),
+        ),
+        "something else than numbers",
+    ),
     "no such passage": (
         lambda folder: rewrite(folder, "passage", lambda t: t.slice(1)),
         "points at a passage",

@@ -278,6 +278,18 @@ def test_a_damaged_folder_says_how_to_make_an_index(tmp_path: Path, damage: str)
         Store(Settings(index=tmp_path)).home()
 
 
+def test_a_build_whose_figures_cannot_be_read_is_damaged_and_the_last_good_one_serves(
+    tmp_path: Path,
+) -> None:
+    store = Store(Settings(index=tmp_path))
+    good = synthetic.publish(tmp_path, SMALL)
+    assert store.home().build == good
+    bad = synthetic.publish(tmp_path, SMALL)
+    with duckdb.connect(str(build_files.build_path(tmp_path, bad))) as connection:
+        connection.execute("""UPDATE layer_summary SET verdicts = '{"specific": "x"}'""")
+    assert store.home().build == Store(Settings(index=tmp_path)).home().build == good
+
+
 def test_a_garbled_pointer_is_replaced_by_the_next_build(tmp_path: Path) -> None:
     synthetic.publish(tmp_path, SMALL)
     (tmp_path / "CURRENT").write_bytes(b"\xff")

@@ -81,7 +81,9 @@ def dense(code: SparseCode) -> Tensor:
 def varied(name: str) -> list[Config]:
     """The recipe, with every option that changes its losses or gradients."""
     config = small(recipes()[name])
-    others: list[Config] = [replace(config, aux_k=3)] if isinstance(config, TopKConfig) else []
+    others: list[Config] = (
+        [replace(config, aux_k=3)] if isinstance(config, TopKConfig) and config.name != "sa-gsae" else []
+    )
     others += [replace(config, lookup="trained")] if name in ("matched", "batchtopk") else []
     return [config, *others]
 

@@ -210,6 +210,18 @@ def test_feature_choice_gives_every_feature_the_tokens_it_is_largest_on() -> Non
     assert_gradients(architecture, (output - x).square().mean(), p)
 
 
+def test_feature_choice_spends_a_budget_that_does_not_divide_by_the_features() -> None:
+    architecture, _ = built(FeatureChoiceConfig(k=3, dense_rank=2, aux_k=0))
+    architecture.parameters["b_enc"].data += 100  # nothing is negative
+    x, taken = some_batch(architecture).x, torch.zeros(D_SAE)
+    for _ in range(5):
+        code = dense(architecture.code(x)) > 0
+        assert code.sum() == 64 * 3 and set(code.sum(0).tolist()) == {4, 5}
+        taken += code.sum(0)
+        architecture.buffers["batches"] += 1
+    assert taken.max() == taken.min(), "in turn"
+
+
 def test_feature_choice_keeps_its_rates_at_inference_and_has_no_dead_features() -> None:
     architecture, start = built(small(FeatureChoiceConfig(restarts=0, aux_k=0)))
     training = Training(architecture, start.random, steps=200)

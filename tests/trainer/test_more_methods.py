@@ -328,6 +328,18 @@ def test_dictionaries_trained_with_mfr_agree_more_than_those_without() -> None:
     assert agreement[1] > agreement[0] + 0.05
 
 
+def test_a_restarted_feature_of_a_variational_dictionary_has_its_first_variance() -> None:
+    config = VSAEConfig(k=4, batch=64, restarts=0)
+    architecture, _ = built(config)
+    for name in ("variance", "b_variance"):
+        architecture.parameters[name].data.fill_(3)
+    with torch.no_grad():
+        batch = some_batch(architecture)
+        architecture.restart(torch.tensor([2]), batch._replace(x=batch.x[:1], target=batch.target[:1]))
+    assert not architecture.parameters["variance"][2].any() and architecture.parameters["variance"][3].all()
+    assert architecture.parameters["b_variance"][2] == config.log_variance
+
+
 # --- what all refuse ---
 
 
@@ -339,6 +351,7 @@ def test_dictionaries_trained_with_mfr_agree_more_than_those_without() -> None:
         (MetaSAEConfig, {"meta_width": 2}, "meta_k 4 is more than meta_width, 2"),
         (MutualChoiceConfig, {"dying": 2.0}, "must not be above 1"),
         (AENConfig, {"last_norm": 0.5}, "last_norm=1"),
+        (SignedGatedConfig, {"aux_k": 8}, "has no AuxK"),
         (VSAEConfig, {"divergence": -1.0}, "divergence is -1"),
         (MFRConfig, {"peers": 0}, "peers is 0"),
         (SparsemaxConfig, {"terms": "off_support:1"}, "no terms"),

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 import trainer
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
 from trainer.activations.harvest import harvest
 from trainer.architectures.topk import TopKConfig
+from trainer.dictionary_run import DictionaryRun
 from trainer.errors import RecipeError
 from trainer.initialise import centring
 from trainer.several_layers import CROSSCODER
@@ -60,6 +62,26 @@ def test_a_group_that_was_interrupted_is_resumed_whole(
     assert trainer.train(model, asked, console=QUIET) == folders
 
 
+def test_a_group_whose_last_dictionary_could_not_be_written_is_resumed(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = plan("layer-group", text_file, tmp_path, [0, 1], resume=True)
+    write = DictionaryRun._write
+
+    def full(self: DictionaryRun, *given: object, **more: object) -> None:
+        if self.followers:
+            raise CheckpointError("the disk is full")
+        write(self, *given, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="full"):
+        patch.setattr(DictionaryRun, "_write", full)
+        trainer.train(model, asked, console=QUIET)
+    folders = trainer.train(model, asked, console=QUIET)
+    assert all(
+        (folder / "metrics.json").is_file() and (folder / "train.jsonl").is_file() for folder in folders
+    )
+
+
 def test_a_crosscoder_writes_the_later_layer_from_the_code_of_the_first(
     model: LanguageModel, text_file: Path, tmp_path: Path, streams: dict[int, torch.Tensor]
 ) -> None:
@@ -85,6 +107,35 @@ def test_a_crosscoder_writes_the_later_layer_from_the_code_of_the_first(
 def test_what_belongs_to_one_layer_is_refused(settings: dict[str, str], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         TopKConfig(layers="shared", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", ["itda", "top-afa", "boosting", "sparsemax"])
+def test_what_reconstructs_its_input_alone_is_no_crosscoder(
+    model: LanguageModel, text_file: Path, tmp_path: Path, recipe: str
+) -> None:
+    asked = plan(recipe, text_file, tmp_path, [0, 1])
+    [(config, layers)] = asked.runs
+    written = replace(config, layers="written", batch_of="tokens", batch=64, lookup="none")
+    with pytest.raises(RecipeError, match="cannot be a crosscoder"):
+        trainer.train(model, asked._replace(runs=[(written, layers)]), console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "says"),
+    [
+        ("e2e-downstream", {"batch": 2}, "none comes after layer 1"),
+        ("plain", {"terms": "kl:1"}, "batch_of=passages"),
+    ],
+)
+def test_terms_that_run_the_model_are_refused_where_they_cannot(
+    model: LanguageModel, text_file: Path, tmp_path: Path, recipe: str, settings: dict[str, object], says: str
+) -> None:
+    asked = plan(recipe, text_file, tmp_path, [0, 1])
+    [(config, layers)] = asked.runs
+    asked = asked._replace(runs=[(replace(config, **settings), layers)])
+    with pytest.raises(RecipeError, match=says):
+        trainer.train(model, asked, console=QUIET)
+    assert not list(tmp_path.rglob("plan.json"))
 
 
 def test_a_group_of_one_is_refused(model: LanguageModel, text_file: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Filling(NamedTuple):
     """Activations to train on for a while, and how to read them."""
 
     tokens: int
-    """how many it holds, position 0 not counted"""
+    """how many it holds, of the positions that are kept"""
     passages: int
     """how many it holds"""
     nth: int
@@ -55,7 +55,7 @@ def from_cache(
             cached(model, passages, layers=layers, origin=origin, folder=folder, advance=advance)
         )
 
-    yield Filling(count(passages), len(passages), 0, 0, True, read)
+    yield Filling(count(passages, origin.positions), len(passages), 0, 0, True, read)
 
 
 def from_model(
@@ -80,7 +80,7 @@ def from_model(
         whole = following is None and index == 0
         while True:
             read = _reader(model, passages, positions)
-            yield Filling(count(passages), len(passages), index, epoch, whole, read)
+            yield Filling(count(passages, positions), len(passages), index, epoch, whole, read)
             index += 1
             if whole:
                 return

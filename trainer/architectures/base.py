@@ -74,6 +74,8 @@ RESIDUAL_ANCHORS = ("following", "previous", "unembedding", "unigram", BAKE_OFF)
 class Config:
     """How one dictionary is trained: what every architecture has. A checkpoint records the whole config."""
 
+    whole_batch: ClassVar[bool] = False
+    """It chooses among all tokens of a batch, which ranks therefore cannot divide."""
     name: str
     """the recipe's"""
     anchors: str = "current"
@@ -172,6 +174,10 @@ class Config:
                 f"{self.name} has anchors={self.anchors}, which are made from the residual stream: a "
                 "transcoder takes another set, such as current."
             )
+        self.check_other_target("a transcoder")
+
+    def check_other_target(self, what: str) -> None:
+        """Raises RecipeError where the input alone can be reconstructed, and so `what` cannot be trained."""
 
 
 class Step(NamedTuple):

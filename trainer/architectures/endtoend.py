@@ -35,9 +35,8 @@ class EndToEndConfig(TopKConfig):
         self._positive("kl")
         self._not_negative("downstream", "local")
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError(f"{self.name} patches a residual stream into the model: no transcoder.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"{self.name} patches a residual stream into the model: it cannot be {what}.")
 
 
 class EndToEnd(TopKArchitecture):

@@ -43,9 +43,8 @@ class BaggingConfig(TopKConfig):
 class BoostingConfig(BaggingConfig):
     name: str = "boosting"
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError("boosting reads what it leaves of its input: a transcoder reconstructs another.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"boosting reads what it leaves of its input: it cannot be {what}.")
 
 
 class Bagging(TopKArchitecture):

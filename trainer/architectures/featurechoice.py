@@ -1,10 +1,12 @@
 """Feature Choice: the budget of n · k activations of a batch goes to the features in equal parts, each of
-which takes the tokens it is largest on (Ayonrinde 2024, arXiv 2411.02124). Every feature fires, and a token
-takes as many as it is given. Inference has no batch: each feature has a threshold, the running mean of its
-smallest activation in a batch. (With the whole budget free, Mutual Choice, it is BatchTopK.)
+which takes the tokens it is largest on (Ayonrinde 2024, arXiv 2411.02124); what does not divide goes to some
+in turn. Every feature fires, and a token takes as many as it is given. Inference has no batch: each feature
+has a threshold, the running mean of its smallest activation in a batch. (With the whole budget free, Mutual
+Choice, it is BatchTopK.)
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ FEATURES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureChoiceConfig(TopKConfig):
+    whole_batch: ClassVar[bool] = True
     name: str = "featurechoice"
     k: int = 32
     """Active features a token, on average over a batch."""
@@ -50,17 +53,23 @@ class FeatureChoice(TopKArchitecture):
 
     def select(self, x: Tensor) -> SparseCode:
         p = self.parameters
-        each = max(1, round(len(x) * self.config.k / self.d_sae))
+        each, more = divmod(len(x) * self.config.k, self.d_sae)
+        number = torch.arange(self.d_sae, device=self.device)
+        in_turn = (number + int(self.buffers["batches"]) * more) % self.d_sae < more  # these take one more
+        most = min(each + (more > 0), len(x))
         values, tokens = [], []
         for part in torch.arange(self.d_sae, device=self.device).split(FEATURES):
             rows = slice(int(part[0]), int(part[-1]) + 1)
             pre = torch.addmm(p["b_enc"][rows], x, p["encoder"][rows].T)
-            found = pre.topk(min(each, len(x)), dim=0)
+            found = pre.topk(most, dim=0)
             values.append(found.values.relu())
             tokens.append(found.indices)
-        value, token = torch.cat(values, 1), torch.cat(tokens, 1)  # [each, d_sae]
-        self._smallest = value[-1]
-        feature = torch.arange(self.d_sae, device=self.device).expand_as(token)
+        value, token = torch.cat(values, 1), torch.cat(tokens, 1)  # [most, d_sae]
+        self._smallest = value[-1].clone()
+        if most > each:
+            self._smallest = value[-1].where(in_turn, value[max(each - 1, 0)])
+            value[-1].masked_fill_(~in_turn, 0)
+        feature = number.expand_as(token)
         order = token.reshape(-1).argsort(stable=True)
         order = order[value.reshape(-1)[order] > 0]
         token, feature, value = (flat.reshape(-1)[order] for flat in (token, feature, value))

@@ -34,9 +34,8 @@ class GradientTopKConfig(TopKConfig):
         super().__post_init__()
         self._not_negative("beta")
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError(f"{self.name} takes the gradient at a residual stream: no transcoder.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"{self.name} takes the gradient at a residual stream: it cannot be {what}.")
 
 
 class GradientTopK(TopKArchitecture):

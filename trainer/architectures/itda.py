@@ -8,6 +8,7 @@ Its orthogonal matching pursuit is plain matching pursuit here, whose activation
 
 from dataclasses import dataclass
 from math import ceil
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,7 @@ from trainer.initialise import Start
 
 @dataclass(frozen=True, kw_only=True)
 class ITDAConfig(Config):
+    whole_batch: ClassVar[bool] = True
     name: str = "itda"
     k: int = 32
     """Rows that matching pursuit takes for a token."""
@@ -43,9 +45,8 @@ class ITDAConfig(Config):
         if self.k > d_sae:
             raise RecipeError(f"k is {self.k}: it must be between 1 and the dictionary's width, {d_sae}.")
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError("itda reconstructs activations by themselves: it cannot be a transcoder.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"itda reconstructs activations by themselves: it cannot be {what}.")
 
 
 class ITDA(Architecture):

@@ -20,6 +20,7 @@ from trainer import objectives, sparse
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Pass, Step
 from trainer.architectures.penalised import Penalised, PenalisedConfig
+from trainer.errors import RecipeError
 from trainer.initialise import Start
 
 
@@ -29,6 +30,11 @@ class SignedGatedConfig(PenalisedConfig):
     aux_k: int = 0
     sparsity: float = 1e-3
     """First weight of the penalty, the sum of a token's |gates|."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aux_k:
+            raise RecipeError(f"{self.name} has no AuxK, whose features have a bias: set aux_k=0.")
 
 
 class SignedGated(Penalised):

@@ -43,9 +43,8 @@ class SparsemaxConfig(TopKConfig):
         if self.terms or self.aligned:
             raise RecipeError(f"{self.name} derives its rows from concepts: it has no terms and no aligned.")
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError(f"{self.name} has concepts in one space: it cannot be a transcoder.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"{self.name} has concepts in one space: it cannot be {what}.")
 
 
 class SparsemaxAttention(TopKArchitecture):

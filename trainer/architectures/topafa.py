@@ -35,9 +35,8 @@ class TopAFAConfig(TopKConfig):
     def check(self, *, d_in: int, d_sae: int, embedding: tuple[int, ...]) -> None:
         """A width below k bounds the code by itself."""
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
-        raise RecipeError(f"{self.name} matches the norm of what it reconstructs: no transcoder.")
+    def check_other_target(self, what: str) -> None:
+        raise RecipeError(f"{self.name} matches the norm of what it reconstructs: it cannot be {what}.")
 
 
 class TopAFA(TopKArchitecture):

@@ -65,12 +65,11 @@ class TopKConfig(Config):
         if self.dense_rank > d_in:
             raise RecipeError(f"dense_rank is {self.dense_rank}: the residual stream has {d_in} dimensions.")
 
-    def check_transcoder(self) -> None:
-        super().check_transcoder()
+    def check_other_target(self, what: str) -> None:
         if self.aligned:
             raise RecipeError(
-                f"{self.name} has aligned=true, which ties encoder and decoder rows of one space: a "
-                "transcoder has two."
+                f"{self.name} has aligned=true, which ties encoder and decoder rows of one space: {what} "
+                "has two."
             )
 
 

@@ -53,6 +53,11 @@ class VSAE(TopKArchitecture):
         level = torch.full((self.d_sae,), self.config.log_variance, device=self.device)
         self.parameters["b_variance"] = level
 
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        super().restart(features, samples)
+        self.parameters["variance"][features] = 0
+        self.parameters["b_variance"][features] = self.config.log_variance
+
     def forward(self, x: Tensor) -> Pass:
         """With noise where a gradient is wanted. The noise follows from the batch, so that a resumed run
         draws the same.

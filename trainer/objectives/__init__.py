@@ -3,6 +3,15 @@
 """
 
 from trainer.objectives.losses import AnchorMode, SilentRows, anchor_pull, aux_k, mse
-from trainer.objectives.terms import TERMS, term_weights
+from trainer.objectives.terms import MODEL_TERMS, TERMS, term_weights
 
-__all__ = ["TERMS", "AnchorMode", "SilentRows", "anchor_pull", "aux_k", "mse", "term_weights"]
+__all__ = [
+    "MODEL_TERMS",
+    "TERMS",
+    "AnchorMode",
+    "SilentRows",
+    "anchor_pull",
+    "aux_k",
+    "mse",
+    "term_weights",
+]

@@ -26,6 +26,8 @@ TERMS: dict[str, Term] = {
     "norm_match": norm_match,
 }
 """name → the term, before its weight"""
+MODEL_TERMS = frozenset({"kl", "downstream"})
+"""those that run the language model, on whole passages"""
 
 
 def term_weights(text: str) -> dict[str, float]:

@@ -127,7 +127,7 @@ class Dashboards:
             maximum=maximum,
             positive=self._logits(row, "pos", where),
             negative=self._logits(row, "neg", where),
-            bars=[(float(middle), round(height)) for middle, height in bars if height > 0],
+            bars=[(float(middle), round(height)) for middle, height in bars if round(height) > 0],
             vector=None if vector is None else array("f", vector),
         )
 
