@@ -45,8 +45,8 @@ RUN = by_name(
             "ce_recovered_mean",
             "CE recovered, mean",
             "fraction",
-            "(CE of mean ablation − CE patched) / (CE of mean ablation − CE); for recipes that do not centre, as the "
-            "paper's, the mean is not kept, and zero stands for it",
+            "(CE of mean ablation − CE patched) / (CE of mean ablation − CE); for recipes that do not "
+            "centre, as the paper's, the mean is not kept, and zero stands for it",
         ),
         Measure(
             "logit_lens_agreement",
