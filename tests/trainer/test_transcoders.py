@@ -40,7 +40,7 @@ QUIET = Console(quiet=True)
 D_OUT = 7
 NO_TRANSCODERS = (BoostingConfig, EndToEndConfig, GradientTopKConfig, SparsemaxConfig, TopAFAConfig)
 CONFIGS = [
-    replace(small(config), aux_k=3)
+    replace(small(config), aux_k=0 if config.name == "sa-gsae" else 3)
     for config in recipes().values()
     if isinstance(config, TopKConfig) and not isinstance(config, NO_TRANSCODERS) and config.layers == "each"
 ]
