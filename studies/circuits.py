@@ -81,7 +81,7 @@ def find(arguments: CircuitArguments) -> Findings:
     carried = float((whole - none).mean() / (whole - corrupt).mean())
     if carried < CARRIED:
         raise StudyError(
-            f"Exchanging every feature of layers {layers} moves {percent(carried)} of the effect: what the "
+            f"Exchanging every feature of {_listed(layers)} moves {percent(carried)} of the effect: what the "
             "dictionaries leave out, or a token look-up, carries the task. Try other layers or dictionaries."
         )
 
@@ -133,7 +133,7 @@ def find(arguments: CircuitArguments) -> Findings:
     ]
     answer = (
         f"{model.id} does {arguments.task!r} in {percent(done)} of the pairs. {arguments.features} features "
-        f"a layer keep {percent(patched.value)} of what all features of layers {layers} carry (as many "
+        f"a layer keep {percent(patched.value)} of what all features of {_listed(layers)} carry (as many "
         f"others: {percent(by_chance.value)}), and without them {percent(ablated.value)} is left "
         f"({percent(ablated_chance.value)}). Attributions and single ablations correlate at {agreement:.2f}."
     )
@@ -232,6 +232,10 @@ def _motifs(weights: Sequence[Tensor], seed: int) -> StudyTable:
         columns=["motif", "count", "control", "z"],
         rows=rows,
     )
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
 
 
 def _cells(
