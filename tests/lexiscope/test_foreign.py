@@ -396,6 +396,19 @@ def test_a_gemma_scope_of_another_hook_point_is_refused_in_words(tmp_path: Path)
             _ = load_checkpoint(folder).layer
 
 
+def test_a_gemma_scope_skip_connection_is_added_untransposed(tmp_path: Path) -> None:
+    inside = next((CASES / "gemma_scope-2").rglob("params.safetensors"))
+    shutil.copytree(inside.parent, tmp_path / "with")
+    file = tmp_path / "with" / "params.safetensors"
+    tensors = load_file(file)
+    width = tensors["w_dec"].shape[1]
+    skip = torch.arange(width * width, dtype=torch.float32).view(width, width) / width**2
+    save_file(tensors | {"affine_skip_connection": skip}, file)
+    x = torch.linspace(-1, 1, 3 * width).view(3, width)
+    plain, found = (formats.gemma_scope.read(each).dictionary for each in (inside, file))
+    assert torch.allclose(found.reconstruct(x), plain.reconstruct(x) + x @ skip, atol=1e-4)
+
+
 def test_one_head_of_attention_is_no_residual_stream(copy: Any) -> None:
     metadata = {"hook_name": "blocks.3.hook_resid_post", "hook_head_index": 2}
     with pytest.raises(CheckpointError, match="head 2"):
