@@ -95,7 +95,7 @@ soak: .venv/installed
 
 .venv/audit/installed:
 	test -d .venv/audit || $(PYTHON) -m venv .venv/audit
-	.venv/audit/bin/pip install -q pip-audit cyclonedx-bom
+	PYTHONPATH= .venv/audit/bin/pip install -q pip-audit cyclonedx-bom
 	touch $@
 
 # The pinned packages, as CycloneDX.
