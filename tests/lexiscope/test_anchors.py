@@ -13,6 +13,7 @@ from lexiscope.anchors import (
     bucket,
     class_mean_anchors,
     into_cones,
+    nearest_embedding,
     nearest_tokens,
     phrases,
     random_directions,
@@ -132,3 +133,10 @@ def test_a_text_of_one_token_is_refused_in_words() -> None:
     assert torch.isfinite(transport(torch.randn(5, 4), sums)).all()
     with pytest.raises(TextError, match="same token"):
         transport(torch.ones(5, 4), sums)  # tokens that the embedding does not tell apart
+
+
+def test_the_nearest_embedding_is_centred_and_has_no_cosine_at_another_width() -> None:
+    embedding = torch.eye(4) + 3
+    directions = torch.nn.functional.normalize(torch.eye(4) - 0.25, dim=-1)
+    assert torch.allclose(nearest_embedding(directions, embedding), torch.ones(4), atol=1e-5)
+    assert nearest_embedding(directions, torch.ones(9, 6)).tolist() == [0, 0, 0, 0]

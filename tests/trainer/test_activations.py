@@ -87,6 +87,14 @@ def test_a_text_that_fits_is_read_once(model: LanguageModel, some_passages: list
     assert only.last and only.tokens == 500
 
 
+def test_a_filling_counts_the_positions_that_it_holds(
+    model: LanguageModel, some_passages: list[np.ndarray]
+) -> None:
+    source = from_model(model, lambda: iter(some_passages), size=200, positions="all")
+    fillings = [next(source) for _ in range(3)]
+    assert [len(part) for part in read_all(fillings)] == [filling.tokens for filling in fillings]
+
+
 def test_a_harvest_never_holds_position_zero(model: LanguageModel, some_passages: list[np.ndarray]) -> None:
     with harvest(model, some_passages, layers=[0, 1]) as found:
         assert found.activations[0].shape == found.activations[1].shape == (500, model.d_model)
