@@ -103,7 +103,7 @@ bill-of-materials: .venv/audit/installed
 	.venv/audit/bin/cyclonedx-py requirements constraints.txt --output-reproducible -o bill-of-materials.json
 
 # Known vulnerabilities of these. Fails where the service that knows of them does not answer for a package.
-audit: bill-of-materials
+audit: .venv/audit/installed
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean:

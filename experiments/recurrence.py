@@ -22,23 +22,22 @@ from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
 from experiments.relation_names import see
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
-from lexiscope.evidence import verdicts
+from lexiscope.evidence import relation_evidence
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.metrics import NamedRun, name_stability
 from lexiscope.text import passages
 from lexiscope.vocabulary_tables import word_table
 
 KEPT, PAGE = RESULTS / "recurrence.json", DOCS / "results.md"
-HELD = ("specific", "partial")
 RECURS_AT_LEAST = 0.5
 
 
 def named(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray], words: np.ndarray) -> NamedRun:
     """The run with a number for each relation and word; −1 for features whose name does not hold."""
     seen = see(model, run, texts, words)
-    own = seen.text.chosen(seen.sample)
-    held = np.isin(verdicts(seen.live, seen.text.judged(seen.sample, own)), HELD) & seen.live
-    names = np.where(held, own.relation.astype(np.int64) * len(words) + own.words[:, 0], -1)
+    found = relation_evidence(seen.sample, seen.text, seen.live)
+    names = found.names.relation.astype(np.int64) * len(words) + found.names.words[:, 0]
+    names = np.where(found.holds & seen.live, names, -1)
     directions, firings = run.dictionary.directions, torch.from_numpy(seen.firings)
     return NamedRun(torch.from_numpy(names), directions, firings, torch.from_numpy(seen.live))
 
@@ -55,7 +54,7 @@ def permuted(run: NamedRun) -> NamedRun:
 @torch.inference_mode()
 def compare(runs: Sequence[NamedRun]) -> dict[str, float]:
     """Means over ordered pairs of seeds."""
-    pairs = [(a, b) for a, b in permutations(runs, 2)]
+    pairs = list(permutations(runs, 2))
     found = [name_stability(a, b) for a, b in pairs]
     dealt = [name_stability(a, permuted(b)) for a, b in pairs]
     return {
@@ -90,12 +89,12 @@ def main() -> None:
         return write_page()
     if len(given.runs) < 2 or not given.text:
         parser.error("give two or more RUNs and --text")
-    found: list[NamedRun] = []
-    for path in given.runs:
-        run = load_checkpoint(path)
-        model = load_language_model(run.model, model_id=run.details.get("model_id"))
-        texts = list(passages(model, given.text, tokens=given.tokens))
-        found.append(named(model, run, texts, word_table(model)))
+    runs = [load_checkpoint(path) for path in given.runs]
+    if len({run.model for run in runs}) > 1:
+        parser.error("the RUNs are of different models")
+    model = load_language_model(runs[0].model, model_id=runs[0].details.get("model_id"))
+    texts = list(passages(model, given.text, tokens=given.tokens))
+    found = [named(model, run, texts, word_table(model)) for run in runs]
     row: dict[str, Any] = {
         "dictionary": f"{model.id}/{given.runs[0].name}",
         "seeds": len(found),

@@ -21,7 +21,6 @@ from trainer.architectures import Config
 from trainer.distributed import Ranks
 from trainer.errors import RecipeError
 from trainer.logs import check_logger
-from trainer.objectives import MODEL_TERMS, term_weights
 
 HELD_OUT_EVERY = 10
 """Every tenth passage is held out, unless there is held-out text of its own."""
@@ -128,26 +127,16 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         if config.layers == "written":
             config.check_other_target("a crosscoder")
         _check_batch(plan, config, ranks)
-        _check_model_terms(model, config, layers)
+        if config.needs_later_layers and model.n_layers - 1 in layers:
+            raise RecipeError(
+                f"{config.name} takes the error of the layers after its own, and none comes after layer "
+                f"{model.n_layers - 1}: leave it out of --layers."
+            )
     both = {Path(source).resolve() for source in plan.sources} & {
         Path(source).resolve() for source in plan.held_out
     }
     if both:
         raise TextError(f"{both.pop()} is given both to train on and to hold out.")
-
-
-def _check_model_terms(model: LanguageModel, config: Config, layers: Sequence[int]) -> None:
-    """Raises RecipeError where a term of the loss needs what is not there."""
-    weights = term_weights(config.terms)
-    if config.batch_of != "passages" and weights.keys() & MODEL_TERMS:
-        raise RecipeError(
-            f"terms={config.terms} run the model, which needs whole passages: batch_of=passages."
-        )
-    if (weights.get("downstream") or getattr(config, "downstream", 0)) and model.n_layers - 1 in layers:
-        raise RecipeError(
-            f"{config.name} takes the error of the layers after its own, and none comes after layer "
-            f"{model.n_layers - 1}: leave it out of --layers."
-        )
 
 
 def _check_batch(plan: Plan, config: Config, ranks: Ranks) -> None:

@@ -35,7 +35,7 @@ class Text(Sequence[str]):
 
     def names(self) -> list[str]:
         """Of files without their folders, and of data sets."""
-        return [source if not Path(source).exists() else Path(source).name for source in self.sources]
+        return [Path(source).name if Path(source).exists() else source for source in self.sources]
 
 
 def fingerprint(text: Text | Sequence[str]) -> str:

@@ -9,6 +9,7 @@ dropped.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,27 +77,29 @@ class ModelCache:
         """The model, after these dictionaries were loaded too. They stay in memory together, whatever their
         size. Raises NotLoadable.
         """
-        together = {_model_key(model_path, model_id), *map(_dictionary_key, checkpoints)}
-        cached = self.model(model_path, model_id, together)
-        for path in checkpoints:
-            self.dictionary(path, together)
+        key, others = _model_key(model_path, model_id), [_dictionary_key(path) for path in checkpoints]
+        cached = self._get(key, partial(self._load_model, model_path, model_id), others)
+        for other, path in zip(others, checkpoints, strict=True):
+            self._get(other, partial(self._load_dictionary, path), [key, *others])
+        assert isinstance(cached, CachedModel)
         return cached
 
-    def model(self, path: str, model_id: str, together: Collection[Key] = ()) -> CachedModel:
-        """Loading it does not remove what is used `together` with it. Raises NotLoadable."""
-        item = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id), together)
+    def model(self, path: str, model_id: str) -> CachedModel:
+        """Raises NotLoadable."""
+        item = self._get(_model_key(path, model_id), lambda: self._load_model(path, model_id))
         assert isinstance(item, CachedModel)
         return item
 
-    def dictionary(self, path: str, together: Collection[Key] = ()) -> LoadedDictionary:
-        """As `model`."""
-        item = self._get(_dictionary_key(path), lambda: self._load_dictionary(path), together)
+    def dictionary(self, path: str) -> LoadedDictionary:
+        """Raises NotLoadable."""
+        item = self._get(_dictionary_key(path), lambda: self._load_dictionary(path))
         assert isinstance(item, LoadedDictionary)
         return item
 
     def _get(
-        self, key: Key, load: Callable[[], _Sized], together: Collection[Key]
+        self, key: Key, load: Callable[[], _Sized], together: Collection[Key] = ()
     ) -> CachedModel | LoadedDictionary:
+        """An item, loaded if need be; that removes nothing that is used `together` with it."""
         item = self._look_up(key)
         if item is not None:
             return item

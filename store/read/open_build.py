@@ -142,12 +142,11 @@ class OpenBuild:
         try:
             self._check_version()
             self.dictionaries = {entry.dictionary_id: entry for entry in self._dictionaries()}
-        except BaseException as error:
+        except (ValueError, TypeError, KeyError) as error:  # pydantic's and JSON's among them
             self.engine.dispose()
-            if isinstance(
-                error, ValueError | TypeError | KeyError
-            ):  # pydantic's and JSON's errors among them
-                raise Damaged(f"{backend.name(build)} is damaged: {MAKE_ONE}") from error
+            raise Damaged(f"{backend.name(build)} is damaged: {MAKE_ONE}") from error
+        except BaseException:
+            self.engine.dispose()
             raise
         self.by_source = {(entry.model, entry.source): entry for entry in self.dictionaries.values()}
         self.models = sorted({entry.model for entry in self.dictionaries.values()})

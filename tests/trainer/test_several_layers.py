@@ -132,9 +132,9 @@ def test_terms_that_run_the_model_are_refused_where_they_cannot(
 ) -> None:
     asked = plan(recipe, text_file, tmp_path, [0, 1])
     [(config, layers)] = asked.runs
-    asked = asked._replace(runs=[(replace(config, **settings), layers)])
     with pytest.raises(RecipeError, match=says):
-        trainer.train(model, asked, console=QUIET)
+        changed = replace(config, **settings)
+        trainer.train(model, asked._replace(runs=[(changed, layers)]), console=QUIET)
     assert not list(tmp_path.rglob("plan.json"))
 
 

@@ -62,7 +62,7 @@ from trainer.activations.passages import TrainingBatch
 from trainer.distributed import ALONE, Ranks
 from trainer.errors import RecipeError
 from trainer.initialise import Lookup, Start
-from trainer.objectives import TERMS, term_weights
+from trainer.objectives import MODEL_TERMS, TERMS, term_weights
 
 BAKE_OFF = "auto"
 """As `anchors`: the set that names a briefly trained plain dictionary best (`trainer.anchor_survey`)."""
@@ -129,7 +129,10 @@ class Config:
             raise RecipeError("patience needs epochs.")
         if self.lookup != "none" and not self.centre:
             raise RecipeError("A token look-up needs centre=true: its rows are deviations from the mean.")
-        term_weights(self.terms)
+        if self.batch_of != "passages" and term_weights(self.terms).keys() & MODEL_TERMS:
+            raise RecipeError(
+                f"terms={self.terms} run the model, which needs whole passages: batch_of=passages."
+            )
         if self.layers != "each":
             self._check_several()
 
@@ -160,6 +163,11 @@ class Config:
         """Raises RecipeError where the config does not fit the widths; `embedding` is W_E's shape [vocab,
         d_e].
         """
+
+    @property
+    def needs_later_layers(self) -> bool:
+        """Whether a term of the loss is of the layers after its own."""
+        return bool(term_weights(self.terms).get("downstream"))
 
     def check_transcoder(self) -> None:
         """Raises RecipeError where no transcoder can be trained so."""

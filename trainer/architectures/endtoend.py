@@ -35,6 +35,10 @@ class EndToEndConfig(TopKConfig):
         self._positive("kl")
         self._not_negative("downstream", "local")
 
+    @property
+    def needs_later_layers(self) -> bool:
+        return self.downstream > 0 or super().needs_later_layers
+
     def check_other_target(self, what: str) -> None:
         raise RecipeError(f"{self.name} patches a residual stream into the model: it cannot be {what}.")
 

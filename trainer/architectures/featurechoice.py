@@ -55,7 +55,8 @@ class FeatureChoice(TopKArchitecture):
         p = self.parameters
         each, more = divmod(len(x) * self.config.k, self.d_sae)
         number = torch.arange(self.d_sae, device=self.device)
-        in_turn = (number + int(self.buffers["batches"]) * more) % self.d_sae < more  # these take one more
+        begin = self.buffers["batches"].long() * more
+        in_turn = (number + begin) % self.d_sae < more  # these take one more
         most = min(each + (more > 0), len(x))
         values, tokens = [], []
         for part in torch.arange(self.d_sae, device=self.device).split(FEATURES):
@@ -65,7 +66,7 @@ class FeatureChoice(TopKArchitecture):
             values.append(found.values.relu())
             tokens.append(found.indices)
         value, token = torch.cat(values, 1), torch.cat(tokens, 1)  # [most, d_sae]
-        self._smallest = value[-1].clone()
+        self._smallest = value[-1]
         if most > each:
             self._smallest = value[-1].where(in_turn, value[max(each - 1, 0)])
             value[-1].masked_fill_(~in_turn, 0)
