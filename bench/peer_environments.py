@@ -56,7 +56,7 @@ ENVIRONMENTS = {
 
 def interpreter(name: str, venvs: Path = VENVS) -> str:
     """The Python of an environment, which is made first where it is missing."""
-    folder = venvs / name
+    folder = venvs.absolute() / name
     python, ready = folder / "bin" / "python", folder / "installed"
     if ready.exists():
         return str(python)

@@ -76,6 +76,7 @@ ARMS = {
         1.0,
     ),
     "permuted": Arm("look-up of other tokens (control)", "vasae", {"lookup": "permuted"}),
+    "gaussian": Arm("cones of Gaussian anchors (control)", "cone", {"anchors": "gaussian"}),
     "fixed": Arm("**`vasae`: look-up**", "vasae"),
     "trained": Arm("look-up, trained", "vasae", {"lookup": "trained"}),
     "following": Arm(

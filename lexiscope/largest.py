@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lexiscope.grouped_top_k import grouped_top_k
 from lexiscope.precision import fast_dtype
 
 ROWS, COLUMNS = 1024, 8192
@@ -76,8 +77,8 @@ class Columns:
                 rank = torch.zeros(len(part), dtype=torch.long)
                 for first, products in self._products(part):
                     up.add(first, products)
-                    down.add(first, products, largest=False)
                     rank += _above(products, level)
+                    down.add(first, products.neg_())
                 best = self._settled(part, k, up)
                 highest.append(best)
                 worst = self._settled(-part, k, down)
@@ -87,9 +88,10 @@ class Columns:
                 ranks.append(torch.where(is_best, among, rank.clamp_min(k)))
                 continue
             products = part @ self.exact.T
-            highest.append(Largest(*products.topk(k, dim=-1)))
-            lowest.append(Largest(*products.topk(k, dim=-1, largest=False)))
+            highest.append(Largest(*grouped_top_k(products, k)))
             ranks.append(_above(products, products.gather(1, column[:, None]).squeeze(1)))
+            fallen, indices = grouped_top_k(products.neg_(), k)
+            lowest.append(Largest(-fallen, indices))
         rank = torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.long)
         return Extremes(_joined(highest, rows, k), _joined(lowest, rows, k), rank)
 
@@ -99,7 +101,7 @@ class Columns:
 
     def _largest(self, part: Tensor, k: int) -> Largest:
         if not self._finds_candidates(part, k):
-            return Largest(*(part @ self.exact.T).topk(k, dim=-1))
+            return Largest(*grouped_top_k(part @ self.exact.T, k))
         found = _Candidates(k + SPARE)
         for first, products in self._products(part):
             found.add(first, products)
@@ -125,7 +127,7 @@ class Columns:
         missed = values[:, -1].abs() * 2**-8 + self._rounding(part)
         unsure = (kept[:, -1] < values[:, -1] + missed).nonzero().squeeze(1)
         if len(unsure):
-            kept[unsure], indices[unsure] = (part[unsure] @ self.exact.T).topk(k, dim=-1)
+            kept[unsure], indices[unsure] = grouped_top_k(part[unsure] @ self.exact.T, k)
         return Largest(kept, indices)
 
     def _rounding(self, part: Tensor) -> Tensor:
@@ -145,12 +147,10 @@ class _Candidates:
         self._values: list[Tensor] = []
         self._indices: list[Tensor] = []
 
-    def add(self, first: int, products: Tensor, *, largest: bool = True) -> None:
-        """products [n, columns] with the columns from `first` on; the smallest are kept negated."""
-        values, indices = products.topk(
-            min(self._n, products.shape[1]), dim=-1, largest=largest, sorted=False
-        )
-        self._values.append((values if largest else -values).float())
+    def add(self, first: int, products: Tensor) -> None:
+        """products [n, columns] with the columns from `first` on."""
+        values, indices = grouped_top_k(products, min(self._n, products.shape[1]), descending=False)
+        self._values.append(values.float())
         self._indices.append(indices + first)
 
     def best(self) -> Largest:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lexiscope.errors import CheckpointError
+from lexiscope.grouped_top_k import grouped_top_k
 from lexiscope.sparse_code import SparseCode, abs_top_k, top_k
 
 Feedback = Callable[[SparseCode], Tensor]
@@ -251,7 +252,7 @@ class Threshold(Selection):
 
 def _active(pre_activations: Tensor, fires: Tensor) -> SparseCode:
     width = max(1, int(fires.sum(-1).max())) if len(fires) else 1
-    return SparseCode(*pre_activations.masked_fill(~fires, 0).topk(width, dim=-1))
+    return SparseCode(*grouped_top_k(pre_activations.masked_fill(~fires, 0), width))
 
 
 def _left_out(pre_activations: Tensor, code: SparseCode, n: int) -> SparseCode:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.grouped_top_k import grouped_top_k
+
 
 class SparseCode(NamedTuple):
     """The code of n tokens; rows with fewer than k active features are padded with value 0."""
@@ -18,13 +20,13 @@ class SparseCode(NamedTuple):
 
 def top_k(pre_activations: Tensor, k: int) -> SparseCode:
     """ReLU, then the k largest of each row [n, d_sae]."""
-    values, indices = pre_activations.topk(k, dim=-1)
+    values, indices = grouped_top_k(pre_activations, k)
     return SparseCode(values.relu_(), indices)
 
 
 def abs_top_k(pre_activations: Tensor, k: int) -> SparseCode:
     """The k of largest magnitude of each row [n, d_sae], with their sign."""
-    indices = pre_activations.abs().topk(k, dim=-1).indices
+    indices = grouped_top_k(pre_activations.abs(), k)[1]
     return SparseCode(pre_activations.gather(-1, indices), indices)
 
 
