@@ -13,6 +13,7 @@ stays bound by arithmetic (an H200 balances at 206).
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -122,9 +123,7 @@ def decode(code: SparseCode, rows: Tensor) -> Tensor:
         return gather_sum(code, rows)
     (n, k), d = code.indices.shape, rows.shape[1]
     out = torch.empty(n, d, device=rows.device)
-    _decode[n, triton.cdiv(d, 256)](
-        code.values, code.indices, rows.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256
-    )
+    _decode[n, triton.cdiv(d, 256)](*_dense(*code, rows), out, k, d, BLOCK_K=8, BLOCK_D=256)
     return out
 
 
@@ -137,10 +136,13 @@ def code_gradient(code: SparseCode, rows: Tensor, slope: Tensor, order: "Firings
         return _code_gradient_plain(code, rows, slope, firings(code, len(rows)) if order is None else order)
     out = torch.empty(n, k, device=rows.device)
     grid = (n, triton.cdiv(k, 8))
-    _code_gradient[grid](
-        code.values, code.indices, rows.contiguous(), slope.contiguous(), out, k, d, BLOCK_K=8, BLOCK_D=256
-    )
+    _code_gradient[grid](*_dense(*code, rows, slope), out, k, d, BLOCK_K=8, BLOCK_D=256)
     return out
+
+
+def _dense(*tensors: Tensor) -> Iterator[Tensor]:
+    """As the kernels address them: a code may be the first columns of a wider one."""
+    return (tensor.contiguous() for tensor in tensors)
 
 
 def _code_gradient_plain(code: SparseCode, rows: Tensor, slope: Tensor, order: "Firings") -> Tensor:

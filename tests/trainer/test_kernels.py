@@ -244,6 +244,21 @@ def test_decoding_and_both_gradients_are_those_of_the_dense_code(device: str, sh
 
 
 @on_devices
+def test_a_code_may_be_the_first_columns_of_a_wider_one(device: str) -> None:
+    """BatchTopK encodes more columns than it keeps."""
+    wide = some_code(5, 40, 9, 0, device)
+    rows, slope = normal((40, 20), 1, device), normal((5, 20), 2, device)
+    cut = SparseCode(wide.values[:, :4], wide.indices[:, :4])
+    copied = SparseCode(cut.values.clone(), cut.indices.clone())
+    assert torch.equal(kernels.decode(cut, rows), kernels.decode(copied, rows))
+    assert torch.equal(kernels.code_gradient(cut, rows, slope), kernels.code_gradient(copied, rows, slope))
+    sums = [torch.empty(40, 20, device=device) for _ in range(2)]
+    for code, out in zip((cut, copied), sums, strict=True):
+        kernels.row_gradients(kernels.firings(code, 40), code.values, slope, out)
+    assert torch.equal(*sums)
+
+
+@on_devices
 @pytest.mark.parametrize("d", [40, 300])
 def test_a_feature_may_fire_always_and_others_never(device: str, d: int) -> None:
     indices = torch.stack([torch.tensor([3, 5 + token % 2]) for token in range(37)]).to(device)
