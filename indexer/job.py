@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from indexer.causal.effects import CONTEXTS, STEERED
 from indexer.counts.state import FORMAT, PassState, StateShape
@@ -22,7 +21,7 @@ from indexer.dictionaries import IdentifiedCheckpoint, identify_all, name_dictio
 from indexer.errors import IndexingError
 from indexer.fit_anchors import fit_anchors
 from indexer.job_files import KEPT, JobFolder, check_space, fingerprint
-from indexer.lenses import jacobian_lenses, lens_file
+from indexer.lenses import NO_LENSES, Lenses, jacobian_lenses
 from indexer.model_identity import by_model, refuse_other_model, trained_on_other
 from indexer.rows.analysis import CountedModel
 from indexer.rows.model_rows import add_model
@@ -151,7 +150,7 @@ def index(
             for job in jobs:
                 _report_missing_shards(job)
             return None
-        lenses = [_lenses(job, corpus, settings) for job in jobs]
+        lenses = [_lenses(job, settings) for job in jobs]
         build = _publish(jobs, counted, lenses, corpus, settings)
         for job in jobs:
             job.folder.remove()
@@ -176,11 +175,11 @@ def _folder(
     return JobFolder(settings.index, key, shape, request.shard)
 
 
-def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]:
-    """{layer: J} of the job's dictionaries; none where the lens is left out."""
+def _lenses(job: ModelJob, settings: Settings) -> Lenses:
+    """Of the job's dictionaries; none where the lens is left out."""
     prompts = job.request.lens_prompts
     if not prompts:
-        return {}
+        return NO_LENSES
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with watched(Progress(*columns, console=job.console)) as progress:
         task = progress.add_task(f"{job.model.id}: fitting the Jacobian lens", total=prompts)
@@ -189,7 +188,6 @@ def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]
             [member.layer for member in job.members],
             job.passages(),
             prompts=prompts,
-            corpus=corpus,
             folder=settings.lenses,
             advance=lambda n: progress.advance(task, n),
         )
@@ -197,18 +195,10 @@ def _lenses(job: ModelJob, corpus: str, settings: Settings) -> dict[int, Tensor]
     return lenses
 
 
-def _lens_path(job: ModelJob, corpus: str, settings: Settings) -> str:
-    """Where the job's lenses are kept; empty where the lens is left out."""
-    prompts = job.request.lens_prompts
-    if not prompts:
-        return ""
-    return str(lens_file(job.model, prompts=prompts, corpus=corpus, folder=settings.lenses).resolve())
-
-
 def _publish(
     jobs: Sequence[ModelJob],
     counted: Sequence[CountedModel],
-    lenses: Sequence[dict[int, Tensor]],
+    lenses: Sequence[Lenses],
     corpus: str,
     settings: Settings,
 ) -> str:
@@ -222,8 +212,8 @@ def _publish(
             add_model(
                 writer,
                 model,
-                lens,
-                lens_path=_lens_path(job, corpus, settings),
+                lens.by_layer,
+                lens_path=lens.path,
                 text=", ".join(texts.Text.of(job.sources).names()),
                 corpus=corpus,
                 contexts=job.request.ablate,

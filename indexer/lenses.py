@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from indexer.job_files import fingerprint
 from lexiscope.checkpoint import write_tensors
+from lexiscope.files import lock
 from lexiscope.language_model import LanguageModel
 from lexiscope.language_model.jacobian import SKIPPED
 
@@ -18,9 +21,16 @@ LENGTH = 128
 """Tokens of a prompt, at most, as the lens's authors have it."""
 
 
-def lens_file(model: LanguageModel, *, prompts: int, corpus: str, folder: Path) -> Path:
-    """Where the lenses of a model and a text are kept."""
-    return folder / f"{model.id}-{model.identity}-{corpus}-{prompts}.safetensors"
+class Lenses(NamedTuple):
+    """Of one model and text."""
+
+    by_layer: dict[int, Tensor]
+    """J [d_model, d_model]"""
+    path: str
+    """where they are kept; empty where none were fitted"""
+
+
+NO_LENSES = Lenses({}, "")
 
 
 def jacobian_lenses(
@@ -29,26 +39,29 @@ def jacobian_lenses(
     passages: Iterable[np.ndarray],
     *,
     prompts: int,
-    corpus: str,
     folder: Path,
     advance: Callable[[int], None] = lambda n: None,
-) -> dict[int, Tensor]:
-    """{layer: J [d_model, d_model]}, from `folder` or fitted on the first `prompts` passages that are long
-    enough and kept there; the last layer's is 1. `corpus` is the text's fingerprint; `advance` is told of
-    each prompt done. Raises TextError where no passage is long enough.
+) -> Lenses:
+    """The lenses of `layers`, from `folder` or fitted on the first `prompts` passages that are long enough
+    and kept there; the last layer's is 1. `advance` is told of each prompt done.
+
+    A file is for the very tokens that its lenses were fitted on. Raises TextError where no passage is long
+    enough.
     """
-    path = lens_file(model, prompts=prompts, corpus=corpus, folder=folder)
+    usable = (torch.as_tensor(passage[:LENGTH]).long() for passage in passages if len(passage) > SKIPPED + 1)
+    fitted_on = list(islice(usable, prompts))
+    tokens = fingerprint([prompt.tolist() for prompt in fitted_on])
+    path = folder / f"{model.id}-{model.identity}-{tokens}-{prompts}.safetensors"
     below = sorted({layer for layer in layers if layer < model.n_layers - 1})
     kept = _kept(path)
     if not set(below) <= set(kept):
-        usable = (
-            torch.as_tensor(passage[:LENGTH]).long() for passage in passages if len(passage) > SKIPPED + 1
-        )
-        kept |= model.jacobians(list(islice(usable, prompts)), below, fast=True, advance=advance)
+        fitted = model.jacobians(fitted_on, below, fast=True, advance=advance)
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {str(layer): jacobian for layer, jacobian in kept.items()})
+        with lock(path.with_suffix(".lock"), wait=True):
+            kept = _kept(path) | fitted  # another job may have written other layers
+            write_tensors(path, {str(layer): jacobian for layer, jacobian in kept.items()})
     last = {model.n_layers - 1: torch.eye(model.d_model)}
-    return {layer: (kept | last)[layer] for layer in set(layers)}
+    return Lenses({layer: (kept | last)[layer] for layer in set(layers)}, str(path.resolve()))
 
 
 def _kept(path: Path) -> dict[int, Tensor]:
