@@ -17,7 +17,7 @@ from lexiscope.text import Text, fingerprint, passages
 from trainer.activations.buffer import cropped
 from trainer.activations.harvest import Positions
 from trainer.activations.passages import VALIDATION_EVERY
-from trainer.architectures import Config
+from trainer.architectures import Config, check_restarts
 from trainer.distributed import Ranks
 from trainer.errors import RecipeError
 from trainer.logs import check_logger
@@ -122,6 +122,7 @@ def check(model: LanguageModel, plan: Plan, ranks: Ranks) -> None:
         )
     for config, layers in plan.runs:
         config.check(d_in=model.d_model, d_sae=width, embedding=tuple(model.embedding.shape))
+        check_restarts(config)
         if plan.transcoder:
             config.check_transcoder()
         if config.layers == "written":

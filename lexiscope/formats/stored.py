@@ -96,7 +96,7 @@ def block_of(path: Path, settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, mapped into memory. Raises CheckpointError: truncated, damaged, a
-    pickle, larger than this machine's memory.
+    pickle, not readable, larger than this machine's memory.
     """
     try:
         size, memory = path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -104,10 +104,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path} has {size_text(size)}, more than this machine's memory of {size_text(memory)}."
             )
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
         with open(path, "rb") as file:
             start = file.read(2)
+        return load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    except SafetensorError as error:
         if start in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
             raise CheckpointError(f"{path} is a pickle, not safetensors; it is never executed.") from error
         raise CheckpointError(f"{path} is truncated or damaged: {error}.") from error

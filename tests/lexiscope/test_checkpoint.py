@@ -21,6 +21,7 @@ from lexiscope.checkpoint import (
 )
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError
+from lexiscope.formats import stored
 from lexiscope.selection import Selection, Threshold, TopK
 from lexiscope.sparse_code import SparseCode
 from tests.lexiscope.test_dictionary import random_dictionary
@@ -97,6 +98,15 @@ def test_a_truncated_file_is_refused(folder: Path) -> None:
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(folder)
+
+
+def test_weights_that_cannot_be_read_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(stored, "load_file", broken)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied"):
         load_checkpoint(folder)
 
 

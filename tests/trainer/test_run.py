@@ -86,6 +86,15 @@ def test_a_layer_that_does_not_exist_a_k_too_large_and_an_unknown_recipe_are_ref
     assert list(tmp_path.iterdir()) == []
 
 
+def test_restarts_of_a_recipe_that_knows_none_are_refused_before_any_time_is_spent(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    recipe = replace(trainer.recipe("paper-plain"), restarts=3)
+    with pytest.raises(LexiscopeError, match="paper-plain cannot restart features"):
+        trainer.train(model, plan(text_file, tmp_path, runs=[(recipe, [0])]), console=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_recipes_under_one_set_name_are_refused_before_any_time_is_spent(
     model: LanguageModel, text_file: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from trainer.architectures.standard import Standard
 from trainer.architectures.topafa import TopAFA
 from trainer.architectures.topk import TopKArchitecture
 from trainer.architectures.vsae import VSAE
+from trainer.errors import RecipeError
 from trainer.initialise import Start
 
 ARCHITECTURES: list[type[Architecture]] = [
@@ -67,11 +68,22 @@ __all__ = [
     "Config",
     "Start",
     "Step",
+    "architecture_of",
     "build",
+    "check_restarts",
 ]
+
+
+def architecture_of(config: Config) -> type[Architecture]:
+    return next(each for each in ARCHITECTURES if each.config_type is type(config))
+
+
+def check_restarts(config: Config) -> None:
+    """Raise RecipeError where the config has restarts and its architecture knows none."""
+    if config.restarts and architecture_of(config).restart is Architecture.restart:
+        raise RecipeError(f"{config.name} cannot restart features: restarts must be 0.")
 
 
 def build(config: Config, start: Start) -> Architecture:
     """The config's architecture, ready to train. Raises RecipeError where it does not fit the sample."""
-    architecture = next(each for each in ARCHITECTURES if each.config_type is type(config))
-    return architecture(config, start)
+    return architecture_of(config)(config, start)

@@ -349,8 +349,8 @@ class Architecture(ABC):
         """Change `parameters` in place, after Adam."""
 
     def restart(self, features: Tensor, samples: TrainingBatch) -> None:
-        """Move `features` [m] to m samples."""
-        raise NotImplementedError(f"{type(self).__name__} cannot restart features; set restarts=0.")
+        """Move `features` [m] to m samples; configs of architectures without it have no restarts."""
+        raise NotImplementedError
 
     def anchor_fit(self, lift: Tensor) -> AnchorFit:
         """What names are computed from, in the centred raw space; `lift` [d_sae] is each feature's token of
