@@ -29,7 +29,7 @@ from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import END, passages
 
 DEMO = ROOT / "data" / "demo"
-TARGET, TARGET_BYTES, TARGET_CPU = "≥ 10×", "≤ 2,000", "≤ 1.3×"
+TARGET, TARGET_BYTES = "≥ 10×", "≤ 2,000"
 
 
 class Process(NamedTuple):
@@ -208,7 +208,8 @@ def measure(report: Report, given: Any, place: Path) -> None:
     (first, _), *_ = indexed.values()
     wall, cpu = times(first.wall, bare.printed["seconds"]), times(first.cpu, bare.printed["cpu"])
     report.notes.append(
-        f"`lexiscope index` ÷ forward pass and encoding alone: {wall}, CPU {cpu} ({TARGET_CPU})."
+        f"`lexiscope index`, from its start to the published index, ÷ forward pass and encoding alone: "
+        f"{wall}, CPU {cpu}; reading the text alone stands under the next heading."
     )
     _size(report, list(indexed.values())[-1][1] / live, peers)
     shares = ", ".join(f"{peer.agrees:.1%} of {peer.features:,}" for peer in peers)

@@ -73,7 +73,7 @@ def observe(model: LanguageModel, run: Checkpoint, texts: list[np.ndarray]) -> O
     for batch in batches(texts, tokens=4096):
         mask = batch.mask
         x = model.read(batch.tokens, [layer])[layer][mask]
-        code = run.dictionary.encode(x)
+        code = run.dictionary.encode(x, batch.tokens[mask])
         row, position = mask.nonzero(as_tuple=True)
         codes.append((SparseCode(code.values, code.indices), FlatText(batch.rows)))
         found.append(text_firings(code, torch.tensor(batch.passages)[row], position))

@@ -280,9 +280,9 @@ class Dictionary:
 
     def writes(self, x: Tensor, features: Tensor, values: Tensor) -> Tensor:
         """[m, d_out] what one feature each, features [m], adds to the reconstruction of x [m, d_in] at
-        activation values [m].
+        activation values [m]; on x's device, in its dtype.
         """
-        return values[:, None] * self.W_dec[features] * self._scale(x)
+        return (values[:, None] * self.W_dec[features]).to(x) * self._scale(x)
 
     def dense_part(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """[n, d_out] what the dense path adds; zeros where there is none."""

@@ -195,7 +195,7 @@ def _ablate(
     feature = found.feature[rows]
     written = request.dictionary.writes(x, feature, torch.from_numpy(chosen.value[rows]))
     residuals = stream.new_zeros(*positions.shape, stream.shape[-1])
-    residuals[where] = x - written.to(x)
+    residuals[where] = x - written
     after = model.changed(read, request.layer, positions, residuals, fast=fast)[where]
     before = read.last[where[0], positions[where]]
     tokens = request.tokens[feature].to(stream.device)

@@ -107,14 +107,15 @@ def _rival_names(analysed: AnalysedDictionary, occurrences: np.ndarray) -> dict[
     fired, n = statistics.count > 0, np.maximum(statistics.count, 1)
     lift = analysed.counts.tokens.lift(names.numpy(), occurrences)
     beats = lift.hits - lift.name_hits > noise(lift.hits, lift.name_hits)
-    named, follows = evidence.share["predicts"].numpy() * n, statistics.logit_hits
+    follows, judged = statistics.logit_hits / n, evidence.firings.numpy()
+    named = evidence.share["predicts"].numpy() * judged  # the name was judged on some firings alone
     top = analysed.named.logits.positive.tokens[:, 0]
     return {
         "lift_token": np.where(fired, lift.token, -1),
         "lift_share": np.where(fired, lift.hits / np.maximum(lift.counted, 1), np.nan),
         "beats_name": beats & (lift.token != names.numpy()) & fired,
-        "logit_share": np.where(fired, follows / n, np.nan),
-        "logit_beats_name": fired & follows_more(follows, named, top, names, n, occurrences),
+        "logit_share": np.where(fired, follows, np.nan),
+        "logit_beats_name": follows_more(follows * judged, named, top, names, judged, occurrences),
     }
 
 
