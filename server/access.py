@@ -139,7 +139,6 @@ class TimeLimit:
             return
         loop = asyncio.get_running_loop()
         first = loop.create_future()  # True: the response begins or has failed; False: it is late
-        late = False
 
         def settle(in_time: bool) -> None:
             if not first.done():
@@ -147,15 +146,14 @@ class TimeLimit:
 
         async def unless_late(message: Message) -> None:
             settle(True)
-            if not late:
+            if first.result():
                 await send(message)
 
         timer = loop.call_later(self.seconds, settle, False)
         work = asyncio.ensure_future(self.app(scope, receive, unless_late))
         work.add_done_callback(lambda _: settle(True))
         try:
-            late = not await first
-            if not late:
+            if await first:
                 await work
                 return
             record = ErrorRecord(

@@ -1,5 +1,6 @@
 """Keys, limits, request ids, the access log and time limits, of the whole application."""
 
+import asyncio
 import base64
 import logging
 import time
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server import create_app
+from server.access import TimeLimit
 from store import ApiKeys
 from tests.store import synthetic
 
@@ -112,3 +115,28 @@ def test_a_response_that_does_not_begin_in_time_is_a_504(settings: Settings) -> 
     assert "0.2 seconds" in ErrorRecord(**answer.json()).detail
     assert answer.headers["connection"] == "close"
     assert TestClient(app).get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_response_that_begins_as_the_time_ends_is_sent_once(turns: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def sent() -> list[str]:
+        kinds: list[str] = []
+
+        async def send(message: Message) -> None:
+            kinds.append(message["type"])
+
+        async def receive() -> Message:
+            return {"type": "http.request"}
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+        await TimeLimit(app, seconds=0)(scope, receive, send)
+        await asyncio.sleep(0.01)
+        return kinds
+
+    assert asyncio.run(sent()) == ["http.response.start", "http.response.body"]

@@ -98,7 +98,9 @@ class TopKArchitecture(Architecture):
         some = kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]]
         sample, wanted = start.batch(some), start.target_batch(some)
         largest = abs_top_k if self.signed else top_k
-        decoded = gather_sum(largest(sample @ begin.T, self.config.k), directions)
+        decoded = torch.cat(
+            [gather_sum(largest(x @ begin.T, self.config.k), directions) for x in sample.split(ENCODED)]
+        )
         shrink = (  # least squares: the first reconstruction is no overshoot
             decoded * (wanted - (sample @ principal) @ dense_map)
         ).sum() / decoded.square().sum()
