@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from torch import Tensor
 from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
 from indexer.causal.steering import KL, Ground, neutral_prefixes
+from indexer.lenses import LENGTH
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import CHOOSING, FlatText, halves_of
 from lexiscope.language_model import LanguageModel, load_language_model
+from lexiscope.language_model.jacobian import SKIPPED
 from lexiscope.text import passages
 from lexiscope.tokens import folded
 
@@ -38,6 +41,8 @@ CONTEXTS = 20
 LEVELS = (KL / 2, KL)
 READ, WRITTEN = "reads, ours", "writes, ours (Jacobian lens)"
 OURS = (READ, WRITTEN)
+CEILING = "steering, other prefixes"
+"""what O@n is of, but on the prefixes that TokenChange uses: as far as a list can be right on both"""
 SCORES = ("I@25", "I@1", "O@25", "O@1")
 """each a mean over features and its standard error"""
 LISTS = (
@@ -51,17 +56,24 @@ LISTS = (
     "Query Lens, value",
     "logit lens, value",
     "TokenChange",
+    CEILING,
 )
 
 
 class Firings(NamedTuple):
-    """Of the sampled features, by feature: one row a firing."""
+    """One row a firing."""
 
     feature: np.ndarray
-    """index into the sample"""
+    """its number; in a sample, its place there"""
     passage: np.ndarray
     token: np.ndarray
     value: np.ndarray
+
+    def of(self, sample: np.ndarray) -> "Firings":
+        """Those of the features `sample`, which ascend."""
+        place = np.searchsorted(sample, self.feature).clip(max=len(sample) - 1)
+        mine = sample[place] == self.feature
+        return Firings(place[mine], self.passage[mine], self.token[mine], self.value[mine])
 
 
 class Cell(NamedTuple):
@@ -76,11 +88,7 @@ class Cell(NamedTuple):
 
 
 @torch.no_grad()
-def firings(ground: Cell, texts: list[np.ndarray], sample: np.ndarray | None) -> Firings:
-    """Of the features `sample`, or of all by their own numbers."""
-    place = None if sample is None else np.full(ground.dictionary.d_sae, -1)
-    if place is not None and sample is not None:
-        place[sample] = np.arange(len(sample))
+def firings(ground: Cell, texts: list[np.ndarray]) -> Firings:
     columns: list[tuple[np.ndarray, ...]] = []
     for number, passage in enumerate(texts):
         tokens = torch.from_numpy(passage.astype(np.int64))[None]
@@ -88,21 +96,16 @@ def firings(ground: Cell, texts: list[np.ndarray], sample: np.ndarray | None) ->
         code = ground.dictionary.encode(x, tokens[0, 1:])
         values, features = code.values.numpy(), code.indices.numpy()
         rows, at = np.nonzero(values > 0)
-        feature = features[rows, at] if place is None else place[features[rows, at]]
-        kept = feature >= 0
-        columns.append(
-            (feature[kept], np.full(kept.sum(), number), passage[1:][rows[kept]], values[rows, at][kept])
-        )
+        columns.append((features[rows, at], np.full(len(rows), number), passage[1:][rows], values[rows, at]))
     return Firings(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
-def drawn(ground: Cell, n: int, seed: int) -> np.ndarray:
-    """Up to n features that fire in at least CONTEXTS passages of either half, drawn by seed."""
-    able = np.ones(ground.dictionary.d_sae, bool)
-    for texts in (ground.choosing, ground.judging):
-        found = firings(ground, texts, None)
+def drawn(halves: Sequence[Firings], d_sae: int, n: int, seed: int) -> np.ndarray:
+    """Up to n features that fire in at least CONTEXTS passages of either half, drawn by seed; ascending."""
+    able = np.ones(d_sae, bool)
+    for found in halves:
         pairs = np.unique(found.feature.astype(np.int64) << 24 | found.passage)
-        able &= np.bincount(pairs >> 24, minlength=len(able)) >= CONTEXTS
+        able &= np.bincount(pairs >> 24, minlength=d_sae) >= CONTEXTS
     order = np.random.default_rng(seed).permutation(np.flatnonzero(able))
     return np.sort(order[:n])
 
@@ -149,6 +152,12 @@ def _by_score(units: np.ndarray, rate: np.ndarray) -> list[int]:
     return [int(each[at]) for at in np.argsort(-score, kind="stable")]
 
 
+def lens_prompts(ground: Cell, n: int) -> list[Tensor]:
+    """Beginnings of the first n passages of the choosing half that are long enough."""
+    long = (p[:LENGTH] for p in ground.choosing if len(p) > SKIPPED + 1)
+    return [torch.from_numpy(p.astype(np.int64)) for p in islice(long, n)]
+
+
 @torch.no_grad()
 def direction_lists(
     ground: Cell, run: Checkpoint, sample: Tensor, lens: Tensor, prompts: Sequence[Tensor], mean_norm: float
@@ -166,8 +175,10 @@ def direction_lists(
     }
     if run.fit is not None:
         found["nearest anchors"] = own @ F.normalize(run.fit.anchors, dim=1).T
-    steered = Ground(model, ground.layer, neutral_prefixes(ground.choosing), mean_norm=mean_norm, fast=True)
+    others = neutral_prefixes(ground.choosing, n=len(ground.prefixes))
+    steered = Ground(model, ground.layer, others, mean_norm=mean_norm, fast=True)
     found["TokenChange"] = changes(steered, own, (KL,), logits=True)
+    found[CEILING] = changes(steered, own, LEVELS)
     lists = {name: scores.topk(N, dim=1).indices.tolist() for name, scores in found.items()}
     return {WRITTEN: model.written(carried, N).indices.tolist(), **lists}
 
@@ -197,17 +208,15 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def measure(
-    ground: Cell, run: Checkpoint, *, n: int, lens_prompts: int, key_prompts: int, prefixes: int, seed: int
+    ground: Cell, run: Checkpoint, *, n: int, lens: Tensor, key_prompts: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """One row a list."""
-    model, sample = ground.model, drawn(ground, n, seed)
+    model, halves = ground.model, [firings(ground, texts) for texts in (ground.choosing, ground.judging)]
+    sample = drawn(halves, ground.dictionary.d_sae, n, seed)
     if not len(sample):
         sys.exit(f"{run.path}: no feature fires in {CONTEXTS} passages of either half; give more --tokens.")
     n = len(sample)
-    prompts = [torch.from_numpy(p[:128].astype(np.int64)) for p in ground.choosing if len(p) > 17]
-    lens = model.jacobians(prompts[:lens_prompts], [ground.layer], fast=True)
-    jacobian = lens.get(ground.layer, torch.eye(model.d_model))
-    chosen, judged = firings(ground, ground.choosing, sample), firings(ground, ground.judging, sample)
+    chosen, judged = (found.of(sample) for found in halves)
     occurrences = np.bincount(np.concatenate([p[1:] for p in ground.choosing]), minlength=model.vocab_size)
     x = torch.cat(
         [
@@ -219,8 +228,8 @@ def measure(
     rows = torch.from_numpy(sample)
     spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
     lists = read_lists(chosen, occurrences, spelled, n)
-    lists |= direction_lists(ground, run, rows, jacobian, prompts[:key_prompts], mean_norm)
-    held_out = Ground(model, ground.layer, ground.prefixes[:prefixes], mean_norm=mean_norm, fast=True)
+    lists |= direction_lists(ground, run, rows, lens, lens_prompts(ground, key_prompts), mean_norm)
+    held_out = Ground(model, ground.layer, ground.prefixes, mean_norm=mean_norm, fast=True)
     oracle = changes(held_out, ground.dictionary.directions[rows], LEVELS).topk(N, dim=1).indices.tolist()
     best = strongest(judged)
     for name in (name for name in LISTS if name in lists):
@@ -277,6 +286,7 @@ def main() -> None:
     if given.page:
         return write_page()
     kept = kept_rows(KEPT, "experiments.rivals")
+    lenses: dict[tuple[str, int], Tensor] = {}
     for path in given.runs:
         run = load_checkpoint(path)
         model = load_language_model(given.model or run.model, model_id=run.details.get("model_id"))
@@ -287,13 +297,15 @@ def main() -> None:
         ground = Cell(
             model, run.layer, run.dictionary, choosing, judging, neutral_prefixes(judging, n=given.prefixes)
         )
+        if (model.id, run.layer) not in lenses:
+            fitted = model.jacobians(lens_prompts(ground, given.lens_prompts), [run.layer], fast=True)
+            lenses[model.id, run.layer] = fitted.get(run.layer, torch.eye(model.d_model))
         for row in measure(
             ground,
             run,
             n=given.features,
-            lens_prompts=given.lens_prompts,
+            lens=lenses[model.id, run.layer],
             key_prompts=given.key_prompts,
-            prefixes=given.prefixes,
             seed=given.seed,
         ):
             keep_row(KEPT, kept, {"dictionary": f"{model.id}/{run.layer}-{run.set_name}", **row})
