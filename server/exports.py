@@ -83,7 +83,7 @@ def parquet_file(pieces: Iterator[pa.Table]) -> Iterator[bytes]:
 
 def json_lines(pieces: Iterator[pa.Table]) -> Iterator[bytes]:
     for piece in pieces:
-        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in piece.to_pylist())
+        lines = (json.dumps(row, separators=(",", ":")) for row in piece.to_pylist())
         yield "".join(f"{line}\n" for line in lines).encode()
 
 
