@@ -1,6 +1,7 @@
 // The page of lists: choose, rename, delete, note, share, export and import those of this browser.
 
 import { address, load, merge, parse, store, toCsv, toJson } from "./collection.js";
+import { FEATURE_ID } from "./steer_state.js";
 
 const at = (id) => document.getElementById(id);
 const make = (tag, given = {}, ...children) => {
@@ -13,7 +14,7 @@ let known = {}; // features of the open list by id, as the server describes them
 
 /** What the server knows of features, 60 at a time; an id that it does not have is left out. */
 async function describe(ids) {
-  const missing = ids.filter((id) => !(id in known));
+  const missing = ids.filter((id) => !(id in known) && FEATURE_ID.test(id)); // another would be refused with the rest
   for (let start = 0; start < missing.length; start += 60) {
     const query = new URLSearchParams(missing.slice(start, start + 60).map((id) => ["feature", id]));
     const answer = await fetch(`/lists.json?${query}`);
@@ -22,7 +23,7 @@ async function describe(ids) {
   }
 }
 
-/** A row of the list `name`. Its edits are made in the list as it is stored by then: another tab may have changed it. */
+/** A row of the list `name`. An edit is made in the list as it is stored by then: another tab may have changed it. */
 function row(name, entry) {
   const feature = known[entry.id];
   const words = feature?.relation
