@@ -150,7 +150,7 @@ def evaluate(
     Figures that contradict the checkpoint (another model, an FVE far from the recorded one) are shown with a
     warning and not written, and the exit code is 1, unless --force is given.
     """
-    from cli.evaluate_command import EvaluationRequest, evaluate_runs, table
+    from cli.evaluate_command import EvaluationRequest, evaluate_runs, names_of, table
     from cli.evaluate_command import write as write_figures
     from lexiscope import text as texts
 
@@ -159,9 +159,9 @@ def evaluate(
     )
     found = evaluate_runs(dictionary_paths(runs, every), request, console=console)
     console.print(table(found))
-    for each in found:
+    for name, each in zip(names_of(found), found, strict=True):
         for warning in each.warnings:
-            print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
+            print(f"lexiscope: WARNING: {name}: {warning}.", file=sys.stderr)
     if any(each.warnings for each in found) and not force:
         raise LexiscopeError(
             "These figures contradict the checkpoints; nothing was written. --force accepts them."
