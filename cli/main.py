@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from cli.dictionary_paths import All, dictionary_paths
 from cli.exchange_commands import export_commands, import_commands
 from cli.keys_commands import keys_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +28,7 @@ app = typer.Typer(
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")
 app.add_typer(keys_commands, name="keys")
-console = Console()
+console = terminal()
 
 Text = Annotated[
     list[str],
