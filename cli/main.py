@@ -371,11 +371,12 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the index, and a live model to steer, until interrupted."""
+    from cli.serving_build import served_at
     from server.serve import serve as run_server
 
     given = {"host": host, "port": port, "web_processes": workers}
     changed = {key: value for key, value in given.items() if value is not None}
-    run_server(Settings().model_copy(update=changed))
+    run_server(Settings().model_copy(update=changed), listening=partial(served_at, console))
 
 
 @app.command()

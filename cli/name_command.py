@@ -105,7 +105,7 @@ def name_dictionaries(
             show(store, page, checkpoint, raw, console)
     finally:
         store.close()
-    console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/{model.id}/")
+    console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/")
 
 
 def against_embedding(
