@@ -70,6 +70,9 @@ def _index(settings: Settings) -> Iterator[Finding]:
         f"{features:,} features",
     )
     for model, path in sorted({(entry.model, entry.model_path) for entry in entries}):
+        if not path:
+            yield Finding(f"model {model}", True, "imported without its files: browsed, not steered")
+            continue
         here = Path(path).exists()
         hub = not Path(path).is_absolute()
         yield Finding(
@@ -78,16 +81,20 @@ def _index(settings: Settings) -> Iterator[Finding]:
             path if here else f"{path} is not on this machine",
             "" if here else "Its pages are served; to steer, move it there, or index from where it is.",
         )
-    gone = [entry for entry in entries if not Path(entry.checkpoint_path).exists()]
+    kept = [entry for entry in entries if entry.checkpoint_path]
+    if len(kept) < len(entries):
+        found = f"{len(entries) - len(kept)} without weights: browsed, not steered"
+        yield Finding("imported dictionaries", True, found)
+    gone = [entry for entry in kept if not Path(entry.checkpoint_path).exists()]
     if gone:
         yield Finding(
             "checkpoints",
             False,
-            f"{len(gone)} of {len(entries)} are not where they were indexed, {gone[0].checkpoint_path} first",
+            f"{len(gone)} of {len(kept)} are not where they were indexed, {gone[0].checkpoint_path} first",
             "Move them back, or index again from where they are; without them, they cannot be steered.",
         )
-    else:
-        yield Finding("checkpoints", True, f"{len(entries)} are where they were indexed")
+    elif kept:
+        yield Finding("checkpoints", True, f"{len(kept)} are where they were indexed")
 
 
 def _device(settings: Settings) -> Finding:

@@ -5,6 +5,7 @@ A dictionary read at the wrong hook point, scale or activation function still gi
 hook point and reconstruction that a checkpoint records are compared with those of the evaluation.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,9 +181,15 @@ def _foreign_fit(model: LanguageModel, candidate: Candidate, chosen: Sequence[np
     return AnchorFit(model.embedding, counts.float(), mean, torch.full((d_sae,), -1))
 
 
+def names_of(runs: Sequence[Evaluated]) -> list[str]:
+    """What each run is called: the path that was given where another run has the same name."""
+    times = Counter(each.name for each in runs)
+    return [each.name if times[each.name] == 1 else str(each.checkpoint.path) for each in runs]
+
+
 def table(runs: Sequence[Evaluated]) -> Table:
     """A column a run, a row a measure; the interval, or what chance gives, in brackets."""
-    shown = Table("", *(each.name for each in runs))
+    shown = Table("", *names_of(runs))
     for row in placed(RUN, "eval"):
         shown.add_row(row.label, *(_cell(row, each.measured.metrics) for each in runs))
     return shown
@@ -204,7 +211,9 @@ def write(runs: Sequence[Evaluated], *, out: Path | None, into_runs: bool) -> No
     """
     try:
         if out:
-            write_json(out, {each.name: each.measured.metrics for each in runs})
+            write_json(
+                out, {name: each.measured.metrics for name, each in zip(names_of(runs), runs, strict=True)}
+            )
         for each in runs if into_runs else ():
             each.measured.save(each.checkpoint.path)
     except OSError as error:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 
 export_commands = typer.Typer(
     no_args_is_help=True, help="Write the index, or a dictionary, in a format that other tools read."
@@ -20,7 +20,7 @@ export_commands = typer.Typer(
 import_commands = typer.Typer(
     no_args_is_help=True, help="Add files of other tools, or of another Lexiscope, to the index."
 )
-console = Console(soft_wrap=True)
+console = terminal(soft_wrap=True)
 
 Out = Annotated[Path, typer.Argument(help="a folder that does not exist yet")]
 Replace = Annotated[

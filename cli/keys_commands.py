@@ -5,18 +5,18 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 from store import ApiKeys
 
 keys_commands = typer.Typer(
     no_args_is_help=True,
     help="API keys. As soon as there is one, the server answers only requests that have one.",
 )
-console = Console(soft_wrap=True)
+console = terminal(soft_wrap=True)
 
 Name = Annotated[str, typer.Argument(help="whose key it is; labels are signed with it")]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from cli.dictionary_paths import All, dictionary_paths
 from cli.exchange_commands import export_commands, import_commands
 from cli.keys_commands import keys_commands
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +28,7 @@ app = typer.Typer(
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")
 app.add_typer(keys_commands, name="keys")
-console = Console()
+console = terminal()
 
 Text = Annotated[
     list[str],
@@ -150,7 +150,7 @@ def evaluate(
     Figures that contradict the checkpoint (another model, an FVE far from the recorded one) are shown with a
     warning and not written, and the exit code is 1, unless --force is given.
     """
-    from cli.evaluate_command import EvaluationRequest, evaluate_runs, table
+    from cli.evaluate_command import EvaluationRequest, evaluate_runs, names_of, table
     from cli.evaluate_command import write as write_figures
     from lexiscope import text as texts
 
@@ -159,9 +159,9 @@ def evaluate(
     )
     found = evaluate_runs(dictionary_paths(runs, every), request, console=console)
     console.print(table(found))
-    for each in found:
+    for name, each in zip(names_of(found), found, strict=True):
         for warning in each.warnings:
-            print(f"lexiscope: WARNING: {each.name}: {warning}.", file=sys.stderr)
+            print(f"lexiscope: WARNING: {name}: {warning}.", file=sys.stderr)
     if any(each.warnings for each in found) and not force:
         raise LexiscopeError(
             "These figures contradict the checkpoints; nothing was written. --force accepts them."
@@ -371,11 +371,12 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the index, and a live model to steer, until interrupted."""
+    from cli.serving_build import served_at
     from server.serve import serve as run_server
 
     given = {"host": host, "port": port, "web_processes": workers}
     changed = {key: value for key, value in given.items() if value is not None}
-    run_server(Settings().model_copy(update=changed))
+    run_server(Settings().model_copy(update=changed), listening=partial(served_at, console))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 import indexer
@@ -104,7 +105,7 @@ def name_dictionaries(
             show(store, page, checkpoint, raw, console)
     finally:
         store.close()
-    console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/{model.id}/")
+    console.print(f"`lexiscope serve` shows them all: http://{settings.host}:{settings.port}/")
 
 
 def against_embedding(
@@ -149,7 +150,7 @@ def show(
         f"reads {checkpoint.hook or 'the layer that was given'}"
     )
     if summary.warning:
-        console.print(f"[bold]WARNING:[/bold] {summary.warning}", highlight=False)
+        console.print(Text.assemble(("WARNING:", "bold"), f" {summary.warning}"))
     for note in checkpoint.notes:
         console.print(f"Note: {note}.")
     figures = Table(show_header=False)

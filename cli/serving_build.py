@@ -3,13 +3,20 @@
 import multiprocessing
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
+from rich.text import Text
 
 from lexiscope.errors import LexiscopeError
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 
 Builder = Callable[[Settings, Console], None]
+
+
+def served_at(console: Console, address: str) -> None:
+    console.print(f"Lexiscope is at {address} (Ctrl-C ends it)")
 
 
 def serve_while_building(build: Builder, settings: Settings, console: Console) -> None:
@@ -23,20 +30,19 @@ def serve_while_building(build: Builder, settings: Settings, console: Console) -
     # a fresh interpreter: a fork would share the server's threads and open index
     builder = multiprocessing.get_context("spawn").Process(target=_build, args=(build, settings))
     builder.start()
-    console.print(f"Lexiscope is at http://{settings.host}:{settings.port} (Ctrl-C ends it)")
     try:
-        serve(settings)
+        serve(settings, listening=partial(served_at, console))
     finally:
         builder.terminate()
         builder.join()
 
 
 def _build(build: Builder, settings: Settings) -> None:
-    console = Console()
+    console = terminal()
     try:
         build(settings, console)
     except LexiscopeError as error:
-        console.print(f"[bold red]Error:[/bold red] {error}", highlight=False)
+        console.print(Text.assemble(("Error:", "bold red"), f" {error}"))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

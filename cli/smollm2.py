@@ -23,6 +23,7 @@ from cli.serving_build import serve_while_building
 from lexiscope.files import replace_file
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.settings import WORK, Settings
+from lexiscope.terminal import terminal
 from lexiscope.text import END
 
 MODEL_ID = "smollm2-135m"
@@ -103,7 +104,7 @@ def build_smollm2(texts: list[str], settings: Settings, console: Console) -> Non
 
 
 def main(texts: list[str]) -> None:
-    serve_while_building(partial(build_smollm2, texts), Settings(), Console())
+    serve_while_building(partial(build_smollm2, texts), Settings(), terminal())
 
 
 if __name__ == "__main__":

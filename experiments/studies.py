@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cli.study_command import run_study
 from lexiscope.errors import LexiscopeError
+from lexiscope.terminal import terminal
 
 
 def commands_of(file: Path) -> list[list[str]]:
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="studies to run; all unless given")
     given = parser.parse_args()
     found = [words for words in commands_of(given.commands) if not given.names or words[0] in given.names]
-    sys.exit(1 if run(found, Console()) else 0)
+    sys.exit(1 if run(found, terminal()) else 0)
 
 
 if __name__ == "__main__":

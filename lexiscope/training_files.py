@@ -42,6 +42,10 @@ def command(training: Mapping[str, Any], model_path: str) -> str:
     parts = ["lexiscope", "train", model_path]
     for text in training.get("text", []):
         parts += ["--text", str(text)]
+    if training.get("field"):
+        parts += ["--field", str(training["field"])]
+    if training.get("chat"):
+        parts.append("--chat")
     parts += ["--layers", str(training["layer"]), "--recipe", str(config["name"])]
     options = {
         "width": plan.get("width"),

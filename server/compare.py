@@ -64,7 +64,9 @@ class CompareQuery(FormQuery):
 async def page(
     request: Request, store: OpenStore, worker: Worker, query: Annotated[CompareQuery, Query()]
 ) -> Response:
-    """Two dictionaries of one model. Without `left` or `right`, two of one layer are chosen."""
+    """Two dictionaries of one model. Without `left` or `right`, two of one layer are chosen; one that only
+    another model has counts as not given: the form sends it when another model is chosen.
+    """
     compared = await run_in_threadpool(_compared, store, query)
     model, notes = compared.left.model, list[str]()
     matched = read = None
@@ -93,7 +95,8 @@ class _ClientGone(Exception):
 
 
 def _compared(store: Store, query: CompareQuery) -> ComparedDictionaries:
-    model, left, right = query.model, query.left, query.right
+    model = query.model
+    left, right = (_unless_of_another(store, model, source) for source in (query.left, query.right))
     if model is None or left is None or right is None:
         model, *usual = store.comparable(model)
         left = left or next(source for source in usual if source != right)
@@ -101,6 +104,13 @@ def _compared(store: Store, query: CompareQuery) -> ComparedDictionaries:
     if left == right:
         raise HTTPException(422, f"left and right are both {left!r}: choose two dictionaries")
     return store.compare(model, left, right, query.filters())
+
+
+def _unless_of_another(store: Store, model: str | None, source: str | None) -> str | None:
+    """The source; None where it is not the model's, but another's."""
+    indexed = store.identities()
+    other = (model, source) not in indexed and any(source == own for _, own in indexed)
+    return None if model is not None and other else source
 
 
 async def _matched(

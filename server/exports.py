@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.pages import ModelId, SourceName
 from server.responses import headers_of_build, not_modified
+from store import BuildSnapshot, DictionaryEntry, arrow_schema
 
 Format = Literal["parquet", "jsonl"]
 MEDIA_TYPES: dict[Format, str] = {
@@ -54,12 +56,22 @@ def export(
         build = stack.enter_context(store.snapshot())
         part = build.part(model=model, source=source)
         [entry] = part.dictionaries
-        pieces = (part.readable(table, entry, rows) for rows in part.of_dictionary(table, entry))
+        pieces = _pieces(part, table, entry)
         content = _until_read(WRITERS[format](pieces), stack.pop_all())
         headers = headers_of_build(request, build.id)
     name = f"{model}-{source}-{table}.{format}".encode("ascii", "replace").decode()
     headers["content-disposition"] = f'attachment; filename="{name.replace(chr(34), "_")}"'
     return StreamingResponse(content, media_type=MEDIA_TYPES[format], headers=headers)
+
+
+def _pieces(part: BuildSnapshot, table: str, entry: DictionaryEntry) -> Iterator[pa.Table]:
+    """At least one, so that a file without rows has its columns."""
+    found = False
+    for rows in part.of_dictionary(table, entry):
+        yield part.readable(table, entry, rows)
+        found = True
+    if not found:
+        yield part.readable(table, entry, arrow_schema(table).empty_table())
 
 
 def _until_read(content: Iterator[bytes], opened: ExitStack) -> Iterator[bytes]:
@@ -69,21 +81,20 @@ def _until_read(content: Iterator[bytes], opened: ExitStack) -> Iterator[bytes]:
 
 
 def parquet_file(pieces: Iterator[pa.Table]) -> Iterator[bytes]:
-    """One row group a piece."""
+    """One row group a piece, of which there is at least one."""
     sink = _Sink()
-    writer = None
-    for piece in pieces:
-        writer = writer or pq.ParquetWriter(pa.PythonFile(sink, mode="w"), piece.schema, compression="zstd")
+    first = next(pieces)
+    writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), first.schema, compression="zstd")
+    for piece in chain([first], pieces):
         writer.write_table(piece)
         yield sink.take()
-    if writer is not None:
-        writer.close()
-        yield sink.take()
+    writer.close()
+    yield sink.take()
 
 
 def json_lines(pieces: Iterator[pa.Table]) -> Iterator[bytes]:
     for piece in pieces:
-        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in piece.to_pylist())
+        lines = (json.dumps(row, separators=(",", ":")) for row in piece.to_pylist())
         yield "".join(f"{line}\n" for line in lines).encode()
 
 

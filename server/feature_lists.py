@@ -19,7 +19,7 @@ from lexiscope.records.collection import (
     ListRequest,
     SharedList,
 )
-from lexiscope.records.requests import FeatureId
+from lexiscope.records.requests import ListedId
 from server.dependencies import KeyName, OpenLists, OpenStore
 from server.errors import error_responses
 from server.page_router import API, PageRouter
@@ -38,7 +38,7 @@ class ListQuery(Record):
     """A shared list."""
 
     name: str = Field("", max_length=80)
-    feature: list[FeatureId] = Field([], max_length=MOST_LISTED, description="ids, in order")
+    feature: list[ListedId] = Field([], max_length=MOST_LISTED, description="ids, in order")
     note: list[Annotated[str, Field(max_length=1100)]] = Field(
         [], max_length=MOST_LISTED, description="a feature's id, a space, and what is noted on it"
     )

@@ -120,12 +120,17 @@ def export(
 ) -> Response:
     """All labels, the latest first."""
     every = labels.every(store.identities())
-    lines = (f"{one.model_dump_json()}\n" for one in every) if format == "jsonl" else _csv(every)
+    lines = _json_lines(every) if format == "jsonl" else _csv(every)
     kind = "application/x-ndjson" if format == "jsonl" else "text/csv; charset=utf-8"
     name = f'attachment; filename="labels.{format}"'
     return StreamingResponse(
         lines, media_type=kind, headers={"content-disposition": name, "cache-control": "no-store"}
     )
+
+
+def _json_lines(every: Iterator[Label]) -> Iterator[str]:
+    for one in every:
+        yield one.model_dump_json(ensure_ascii=True) + "\n"
 
 
 def _csv(every: Iterator[Label]) -> Iterator[str]:

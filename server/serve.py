@@ -8,8 +8,9 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from socket import socket
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,9 +44,10 @@ def application() -> FastAPI:
     return _applications[0]
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, *, listening: Callable[[str], None] = lambda address: None) -> None:
     """Serve until SIGTERM or SIGINT. Several processes share the model worker of LEXISCOPE_WORKER_URL, or one
-    that is started here. Raises SettingsError, StoreError before the port is bound.
+    that is started here. `listening` gets the address, with the port that was bound. Raises SettingsError,
+    StoreError before that.
     """
     for name in (
         "host",
@@ -70,13 +72,20 @@ def serve(settings: Settings) -> None:
         logs.configure(settings)
         with temporary_folder("lexiscope-metrics-") as counts, _shared_worker(settings):
             os.environ[FOLDER] = str(counts)
-            Multiprocess(config, sockets=[config.bind_socket()]).run()
+            Multiprocess(config, sockets=[_bound(config, listening)]).run()
         return
     application()  # its errors are the command's, in one line
     server = uvicorn.Server(config)
-    server.run()
+    server.run(sockets=[_bound(config, listening)])
     if not server.started:
         sys.exit(3)
+
+
+def _bound(config: uvicorn.Config, listening: Callable[[str], None]) -> socket:
+    bound = config.bind_socket()
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    listening(f"http://{host}:{bound.getsockname()[1]}")
+    return bound
 
 
 @contextmanager

@@ -88,7 +88,7 @@ async def _messages(
         async for event in _until(closing, events):
             record = to_record(event)
             if record is not None:
-                yield ServerSentEvent(record.model_dump_json(), sep="\n")
+                yield ServerSentEvent(record.model_dump_json(ensure_ascii=True), sep="\n")
 
 
 async def _until(closing: threading.Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:

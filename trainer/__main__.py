@@ -14,6 +14,7 @@ from rich.console import Console
 from lexiscope.errors import LexiscopeError
 from lexiscope.measures import RUN, as_text, placed
 from lexiscope.settings import Settings
+from lexiscope.terminal import terminal
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SHORTHANDS = ("k", "anchors", "cosine", "dense_rank", "learning_rate")
@@ -174,7 +175,7 @@ def train(
             log=log,
             transcoder=transcoder,
         )
-        console = Console(quiet=not these.writes)
+        console = terminal(quiet=not these.writes)
         paths = trainer.train(loaded, plan, console=console, ranks=these)
         for part in filter(None, (plan.sources, plan.held_out)):
             console.print(passages(loaded, part, length=length).report.sentence(), soft_wrap=True)

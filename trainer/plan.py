@@ -198,14 +198,16 @@ def defaults_of(config: Config) -> dict[str, Any]:
 
 def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str, set_name: str) -> dict[str, Any]:
     """Where a checkpoint comes from, for its metadata; `identified` as `identity` gives it."""
-    recipe = identified["recipe"]
+    recipe, text = identified["recipe"], Text.of(plan.sources)
     return {
         "recipe": recipe["name"],
         "config": recipe,
         "layer": identified["layer"],
         "set": set_name,
         "model_id": model_id,
-        "text": Text.of(plan.sources).names(),
+        "text": text.names(),
+        **({"field": text.field} if text.field else {}),
+        **({"chat": True} if text.chat else {}),
         "text_fingerprint": identified["text"],
         "seed": plan.seed,
         "versions": {

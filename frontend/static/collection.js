@@ -5,7 +5,7 @@
 
 const KEY = "lexiscope.lists";
 const FIRST = "My list";
-export const FEATURE_ID = /^[^/\s]+\/\d+-[^/\s]+\/(token-)?\d+$/;
+export const FEATURE_ID = /^[^/\\\s]+\/\d+-[^/\\\s]+\/(token-)?\d+$/;
 
 const empty = () => ({ open: FIRST, lists: { [FIRST]: [] } });
 

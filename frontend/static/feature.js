@@ -37,14 +37,14 @@ async function test() {
     return;
   }
   const values = answer.followed.values[0];
-  const highest = Math.max(...values, 0);
-  const top = Math.max(Number(form.dataset.max), highest, 1e-6);
+  const highest = values.reduce((far, value) => (Math.abs(value) > Math.abs(far) ? value : far), 0);
+  const top = Math.max(Number(form.dataset.max), Math.abs(highest), 1e-6);
   result.replaceChildren(...answer.texts[0].tokens.map((token, place) => colour(token, values[place], top)));
   result.hidden = false;
-  const n = values.filter((value) => value > 0).length;
-  const share = highest / Math.max(Number(form.dataset.max), 1e-6);
+  const n = values.filter((value) => value !== 0).length;
+  const share = Math.abs(highest) / Math.max(Number(form.dataset.max), 1e-6);
   words.textContent = n
-    ? `Fires on ${n} of ${values.length} tokens, at most ${highest.toFixed(3)}: ${Math.round(100 * share)} % of its maximum on the indexed text.`
+    ? `Fires on ${n} of ${values.length} tokens, at most ${highest.toFixed(3).replace("-", "−")}: ${Math.round(100 * share)} % of its maximum on the indexed text.`
     : `Silent on all ${values.length} tokens.`;
 }
 

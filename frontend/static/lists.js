@@ -1,6 +1,7 @@
 // The page of lists: choose, rename, delete, note, share, export and import those of this browser.
 
 import { address, load, merge, parse, store, toCsv, toJson } from "./collection.js";
+import { FEATURE_ID } from "./steer_state.js";
 
 const at = (id) => document.getElementById(id);
 const make = (tag, given = {}, ...children) => {
@@ -13,7 +14,7 @@ let known = {}; // features of the open list by id, as the server describes them
 
 /** What the server knows of features, 60 at a time; an id that it does not have is left out. */
 async function describe(ids) {
-  const missing = ids.filter((id) => !(id in known));
+  const missing = ids.filter((id) => !(id in known) && FEATURE_ID.test(id)); // another would be refused with the rest
   for (let start = 0; start < missing.length; start += 60) {
     const query = new URLSearchParams(missing.slice(start, start + 60).map((id) => ["feature", id]));
     const answer = await fetch(`/lists.json?${query}`);
@@ -22,29 +23,34 @@ async function describe(ids) {
   }
 }
 
-function row(all, entry) {
+/** A row of the list `name`. An edit is made in the list as it is stored by then: another tab may have changed it. */
+function row(name, entry) {
   const feature = known[entry.id];
   const words = feature?.relation
     ? `${feature.relation} ${feature.words[0].shown}`
     : (feature ? `anchor ${feature.name.shown}` : "not in this index");
   const note = make("input", { value: entry.note, maxLength: 500, placeholder: "a note" });
   note.setAttribute("aria-label", `Note on ${entry.id}`);
-  note.addEventListener("change", () => {
-    entry.note = note.value;
-    store(all);
-    show();
-  });
+  note.addEventListener("change", () =>
+    change((all) => {
+      const own = all.lists[name]?.find(({ id }) => id === entry.id);
+      if (own) own.note = note.value;
+      return name;
+    }),
+  );
   const remove = make("button", { type: "button", textContent: "Remove" });
   remove.setAttribute("aria-label", `Remove ${entry.id}`);
-  remove.addEventListener("click", () => {
-    all.lists[all.open] = all.lists[all.open].filter((other) => other !== entry);
-    store(all);
-    show();
-  });
+  remove.addEventListener("click", () =>
+    change((all) => {
+      const list = all.lists[name];
+      if (list) all.lists[name] = list.filter(({ id }) => id !== entry.id);
+      return name;
+    }),
+  );
   return make(
     "tr",
     {},
-    make("th", { scope: "row" }, make("a", { href: `/${entry.id}`, textContent: entry.id })),
+    make("th", { scope: "row" }, feature ? make("a", { href: `/${entry.id}`, textContent: entry.id }) : entry.id),
     make("td", {}, make("bdi", { className: feature ? "" : "muted", textContent: words })),
     make(
       "td",
@@ -69,7 +75,7 @@ async function show() {
   at("rows").closest(".scroll").hidden = list.length === 0;
   at("share").href = address(all.open, list);
   await describe(list.map(({ id }) => id));
-  at("rows").replaceChildren(...list.map((entry) => row(all, entry)));
+  at("rows").replaceChildren(...list.map((entry) => row(all.open, entry)));
 }
 
 function change(edit) {
@@ -78,7 +84,6 @@ function change(edit) {
   if (name === null) return;
   try {
     store(all);
-    show();
   } catch {
     say("This browser stores nothing for this site.");
   }
@@ -156,7 +161,6 @@ at("file").addEventListener("change", async () => {
     const { name, features } = parse(await file.text(), file.name);
     merge(name, features);
     say(`Read ${features.length} features into “${name}”.`);
-    show();
   } catch (error) {
     say(`Nothing was read. ${error.message}.`);
   }
@@ -166,7 +170,6 @@ at("keep")?.addEventListener("click", () => {
   const { name, features, version } = JSON.parse(at("shared-data").textContent);
   merge(name, features, version);
   say(`Kept “${name}” in this browser.`);
-  show();
 });
 at("forget")?.addEventListener("click", async () => {
   const answer = await fetch(at("forget").dataset.list, { method: "DELETE" });
@@ -189,5 +192,9 @@ at("send")?.addEventListener("click", async () => {
   merge(name, [], kept.version);
   const link = make("a", { href: `/lists/${kept.id}`, textContent: `/lists/${kept.id}` });
   at("said").replaceChildren(`Kept “${name}” on the server, as `, link, ".");
+});
+document.addEventListener("listschange", show);
+addEventListener("storage", () => {
+  if (!document.activeElement.matches("#rows input")) show(); // else what is typed there would be lost
 });
 show();

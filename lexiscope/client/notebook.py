@@ -8,14 +8,19 @@ from lexiscope.records.live import SweepResponse
 
 
 class Feature(FeaturePage):
-    """A feature's page, which a notebook shows with its name, its evidence and its strongest contexts."""
+    """A feature's page, which a notebook shows with the name that its verdict is on, its evidence and its
+    strongest contexts.
+    """
 
     def _repr_html_(self) -> str:
-        feature = self.feature
+        feature, fires = self.feature, self.feature.fires
+        called = feature.name.shown
+        if fires is not None:
+            called = f"fires {fires.relation} {' '.join(word.shown for word in fires.words)}"
         rows = "".join(row for record in _judged(feature) for row in _rows(record))
         contexts = [context for context in feature.contexts if context.kind == "top"][:5]
         return (
-            f"<div><h4>{escape(feature.name.shown)} <small>{escape(feature.id)}</small></h4>"
+            f"<div><h4>{escape(called)} <small>{escape(feature.id)}</small></h4>"
             f"<p><b>{escape(feature.verdict)}</b>: {escape(feature.verdict_words)}</p>"
             f"<table><tr><th></th><th>value</th><th>chance</th></tr>{rows}</table>"
             + "".join(_line(context, feature.max_activation) for context in contexts)
@@ -62,8 +67,8 @@ def _line(context: Context, highest: float) -> str:
 
 
 class Sweep(SweepResponse):
-    """A dose-response curve, which a notebook draws: the mean probability of the first name (line) and the
-    perplexity of the text (dashes), each from 0 to its highest, over the figures of every strength.
+    """A dose-response curve, which a notebook draws: the mean probability of the first feature's token (line)
+    and the perplexity of the text (dashes), each from 0 to its highest, over the figures of every strength.
     """
 
     def _repr_html_(self) -> str:
@@ -79,7 +84,7 @@ class Sweep(SweepResponse):
                 strengths, probabilities, perplexities, [point.text for point in points], strict=True
             )
         )
-        name = escape(points[0].named[0].feature.name.shown)
+        name = escape(points[0].named[0].token.shown)
         spot = self.swept.sweet_spot
         return (
             f'<svg viewBox="0 0 400 120" width="400" role="img" aria-label="dose-response of {name}">'

@@ -6,7 +6,7 @@ from pydantic import Field, StringConstraints
 
 from lexiscope.records.feature import FeatureRef
 from lexiscope.records.record import Record, Request, example
-from lexiscope.records.requests import FeatureId
+from lexiscope.records.requests import ListedId
 
 MOST_LISTED = 500
 """features of a list; its address is still short enough for browsers"""
@@ -32,7 +32,7 @@ class SharedList(Record):
 class NotedFeature(Request):
     """One feature of a list to keep."""
 
-    id: FeatureId = Field(description="model/source/index")
+    id: ListedId = Field(description="model/source/index")
     note: Annotated[str, Field(max_length=500)] = ""
 
 

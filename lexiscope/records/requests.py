@@ -47,6 +47,13 @@ Strength = Annotated[
 """`check_strength` has the limit of each mode and unit."""
 ModelId = Annotated[str, Field(max_length=200)]
 FeatureId = Annotated[str, Field(max_length=500)]
+ListedId = Annotated[
+    str,
+    Field(max_length=500, pattern=r"^[^/\\\s]+/[0-9]+-[^/\\\s]+/((token|embedding|jacobian)-)?[0-9]+$"),
+]
+"""A FeatureId that may not be in the index, and is shown all the same: as the address of a page it leads
+nowhere else.
+"""
 Text = Annotated[str, Field(min_length=1, max_length=20_000)]
 CHAT = (
     "read the text as the user's message, by the model's chat template; a text that spells out special "

@@ -135,11 +135,13 @@ async def _first(events: AsyncIterator[Event]) -> Event:
 
 
 async def _lines(first: Event, events: AsyncIterator[Event], stack: AsyncExitStack) -> AsyncIterator[str]:
-    """One event a line. The job ends with the response, also if the client disconnects."""
+    """One event a line; a reader may take any line separator of Unicode for its end, so they are escaped. The
+    job ends with the response, also if the client disconnects.
+    """
     try:
-        yield first.model_dump_json() + "\n"
+        yield first.model_dump_json(ensure_ascii=True) + "\n"
         async for event in events:
-            yield event.model_dump_json() + "\n"
+            yield event.model_dump_json(ensure_ascii=True) + "\n"
     finally:
         await asyncio.shield(stack.aclose())
 

@@ -93,12 +93,12 @@ def source_activations(read: ReadTexts, number: int) -> SourceActivations:
 
 def search_all(store: Store, read: ReadTexts, number: int, body: SearchAllRequest) -> SearchAllResponse:
     """The most active features of one text."""
-    tokens = read.tokens[number]
+    tokens, wanted_at = read.tokens[number], frozenset(body.sortIndexes)
     ranked: list[tuple[float, str, list[tuple[int, float]]]] = []
     for raw in read.layers[number]:
         for index, places in _by_feature(raw).items():
-            wanted = [value for position, value in places if position in set(body.sortIndexes)]
-            score = sum(wanted) if body.sortIndexes else max(value for _, value in places)
+            wanted = [value for position, value in places if position in wanted_at]
+            score = sum(wanted) if wanted_at else max(value for _, value in places)
             if score > 0:
                 ranked.append((score, f"{read.model}/{raw.source}/{index}", places))
     ranked.sort(key=lambda one: (-one[0], one[1]))

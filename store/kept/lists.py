@@ -60,7 +60,9 @@ class KeptLists:
         """Raises NotFound."""
         own = sa.select(*SUMMARY, kept_list.c.features).where(kept_list.c.id == list_id)
         for row in self._database.read(own):
-            return KeptFeatures(_summary(row), [NotedFeature(**one) for one in json.loads(row.features)])
+            return KeptFeatures(
+                _summary(row), [NotedFeature.model_construct(**one) for one in json.loads(row.features)]
+            )
         raise NotFound(f"the server keeps no list {list_id}")
 
     def put(self, request: ListRequest, *, owner: str) -> KeptListSummary:

@@ -100,7 +100,7 @@ def feature_page(
     _check_index(entry, index)
     rows = build.rows(ROW, key=schema.key_of(entry.dictionary_id, index))
     if not rows:
-        raise NotFound(f"{entry.id} was indexed without feature {index}")
+        raise _without(entry, index)
     row, vocabulary = rows[0], build.vocabulary(model)
     return FeaturePage(
         build=build.id,
@@ -121,6 +121,10 @@ def _check_index(entry: DictionaryEntry, index: int) -> None:
         raise NotFound(
             f"{entry.id} has no feature {index}: it has {entry.d_sae:,} features, 0 to {entry.d_sae - 1}"
         )
+
+
+def _without(entry: DictionaryEntry, index: int) -> NotFound:
+    return NotFound(f"{entry.id} was indexed without feature {index}")
 
 
 def _record(
@@ -297,7 +301,10 @@ def feature_refs(build: OpenBuild, feature_ids: Sequence[str]) -> list[FeatureRe
         else:
             keys[feature_id] = _parsed(build, feature_id)
     refs = _refs(build, list(keys.values()))
-    found |= {feature_id: refs[key] for feature_id, key in keys.items()}
+    for feature_id, key in keys.items():
+        if key not in refs:
+            raise _without(build.dictionaries[key[0]], key[1])
+        found[feature_id] = refs[key]
     return [found[feature_id] for feature_id in feature_ids]
 
 

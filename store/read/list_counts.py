@@ -86,10 +86,10 @@ def within(entry: DictionaryEntry, filters: Filters) -> Filters:
 
 def list_place(build: OpenBuild, entry: DictionaryEntry, filters: Filters, index: int) -> ListPlace:
     """Where a feature stands, or would stand if it passed the filters. The list of all features by number
-    needs no query.
+    needs no query where it has all of them: an imported dictionary may lack some.
     """
     filters = filters.model_copy(update={"cursor": None, "limit": Filters().limit})
-    if filters == within(entry, Filters()):
+    if filters == within(entry, Filters()) and _n_listed(build, entry) == entry.d_sae:
         return ListPlace(
             filters=filters,
             previous=index - 1 if index else None,
@@ -121,6 +121,17 @@ def list_place(build: OpenBuild, entry: DictionaryEntry, filters: Filters, index
         position=position,
         total=total,
     )
+
+
+def _n_listed(build: OpenBuild, entry: DictionaryEntry) -> int:
+    """The features that a dictionary was indexed with."""
+
+    def read() -> int:
+        own = LISTING.dictionary_id == entry.dictionary_id
+        [(n,)] = build.rows(sa.select(sa.func.count()).select_from(schema.listing).where(own))
+        return int(n)
+
+    return build.cached(("listed", entry.dictionary_id), read)
 
 
 def random_of(build: OpenBuild, entry: DictionaryEntry, filters: Filters) -> int:

@@ -369,11 +369,12 @@ class Store:
                 .order_by(feature.index)
                 .limit(1)
             )
-            for statement in (own.where(feature.live, feature.index >= start), own.where(feature.live)):
+            live, after = own.where(feature.live), feature.index >= start
+            for statement in (live.where(after), live, own.where(after), own):
                 rows = build.rows(statement)
                 if rows:
                     return feature_refs(build, [f"{entry.id}/{rows[0][0]}"])[0]
-            return feature_refs(build, [f"{entry.id}/{start}"])[0]
+            raise NotFound(f"{entry.id} was indexed without features")
 
 
 def _model_summary(build: OpenBuild, model: str) -> ModelSummary:

@@ -96,6 +96,38 @@ def test_a_shared_address_shows_the_list_and_its_notes_without_scripts(page, chr
     visitor.close()
 
 
+def test_what_another_tab_saved_is_shown_and_survives_an_edit(page, context):
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    saved(page)
+    other = context.new_page()
+    other.goto(f"/{OTHER}")
+    page.get_by_label(f"Note on {ID}").fill("typed here")
+    other.keyboard.press("s")
+    other.get_by_role("status").get_by_text(f"Saved {OTHER}").wait_for()
+    page.get_by_label(f"Note on {ID}").press("Tab")
+    page.get_by_label(f"Note on {OTHER}").wait_for()
+    assert page.get_by_label(f"Note on {ID}").input_value() == "typed here"
+    other.keyboard.press("s")
+    page.get_by_label(f"Note on {OTHER}").wait_for(state="detached")
+    assert saved(page) == [ID]
+
+
+def test_the_address_of_another_host_is_no_link(page):
+    elsewhere = "\\evil.example/0-x/1"
+    lists = {
+        "open": "a",
+        "lists": {"a": [{"id": one, "note": ""} for one in (ID, "/evil.example/x", elsewhere)]},
+    }
+    page.goto("/lists")
+    page.evaluate("lists => localStorage.setItem('lexiscope.lists', JSON.stringify(lists))", lists)
+    assert saved(page) == [ID] and page.locator("#rows tr").count() == 3
+    page.locator("#file").set_input_files(
+        {"name": "x.csv", "mimeType": "text/plain", "buffer": f"id,note\n{elsewhere},\n".encode()}
+    )
+    page.get_by_text("Nothing was read.").wait_for()
+
+
 @pytest.mark.parametrize("kind", ["CSV", "JSON"])
 def test_an_exported_list_is_imported_as_it_was(page, chromium, site, tmp_path, kind):
     page.goto(f"/{ID}")

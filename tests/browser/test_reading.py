@@ -81,6 +81,18 @@ def test_a_text_of_ones_own_is_tested_on_the_feature_page(reading):
     assert "/tiny/0-random/3" in page.url
 
 
+def test_a_feature_that_fires_negatively_on_ones_own_text_is_not_silent(page):
+    tokens = [{"id": one, "shown": shown} for one, shown in enumerate("abc")]
+    answer = {"texts": [{"tokens": tokens}], "followed": {"values": [[-2.5, 0, 1]]}}
+    page.route("**/api/v1/read", lambda route: route.fulfill(json=answer))
+    page.goto("/tiny/1-vasae/6")
+    page.get_by_placeholder("Does it fire on your own text?").fill("abc")
+    page.get_by_role("button", name="Test").click()
+    page.locator("#own-result span").first.wait_for()
+    assert "Fires on 2 of 3 tokens, at most −2.500" in page.locator("#own-words").inner_text()
+    assert page.locator("#own-result span.below").inner_text() == "a"
+
+
 def test_without_scripts_the_text_is_read_on_the_reading_page(reading, chromium):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()

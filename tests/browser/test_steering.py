@@ -1,6 +1,8 @@
 """The steering page shows the events of a stream."""
 
+import base64
 import json
+import zlib
 from importlib.util import find_spec
 
 import httpx
@@ -421,6 +423,11 @@ def test_the_link_of_a_finished_steer_shows_what_was_generated(page, chromium, s
     assert not any("/api/v1/steer" in url for url in asked), "nothing was run"
     damaged = visitor.new_page()
     damaged.goto(page.url.split("#")[0] + "#result=AAAA")
+    damaged.get_by_role("alert").get_by_text("cannot be read").wait_for()
+    elsewhere = FEATURE.model_copy(update={"id": r"\evil.example/0-x/1"})
+    event = SteerResolved(features=[elsewhere], prompt_tokens=[]).model_dump_json()
+    packed = zlib.compress(f"[{event}]".encode(), wbits=-15)
+    damaged.goto("/steer#result=" + base64.urlsafe_b64encode(packed).decode().rstrip("="))
     damaged.get_by_role("alert").get_by_text("cannot be read").wait_for()
     visitor.close()
 

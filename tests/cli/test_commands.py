@@ -1,13 +1,24 @@
 """Every command line mistake is one line of words and a non-zero exit, never a traceback."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import httpx
 import pytest
+from rich.table import Table
 
+import cli.exchange_commands
+import cli.keys_commands
+import cli.main
 from lexiscope.errors import LexiscopeError
 from tests import tiny
-from tests.cli.commands import lexiscope, lexiscope_process
+from tests.cli.commands import lexiscope, lexiscope_process, places
+from tests.store import synthetic
 from trainer.__main__ import parse_layers
 from trainer.presets import recipes
 
@@ -41,6 +52,7 @@ def test_train_index_and_figures_from_the_command_line(
     assert without.returncode == 1 and "the fields are body. Name one with --field" in without.stderr
     read = lexiscope(*named, "--field", "body", work=tmp_path)
     assert read.returncode == 0 and "where reading stopped" in read.stdout, read.stderr
+    assert "shows them all: http://127.0.0.1:8000/\n" in read.stdout, "a page that there is"
 
 
 def test_index_reads_the_field_that_is_named_and_without_it_publishes_nothing(
@@ -78,6 +90,32 @@ def test_a_mistake_is_one_line_and_a_non_zero_exit(
     assert says in result.stderr
     assert "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if "lexiscope:" in line]) == 1
+
+
+@pytest.mark.parametrize("commands", [cli.main, cli.exchange_commands, cli.keys_commands])
+def test_a_text_that_looks_like_markup_is_printed_as_it_is(commands: ModuleType) -> None:
+    text = "[/INST] [name] :key:"
+    table = Table(text)
+    table.add_row(text)
+    with commands.console.capture() as shown:
+        commands.console.print(text)
+        commands.console.print(table)
+    assert shown.get().count(text) == 3
+
+
+@pytest.mark.slow
+def test_serve_on_a_free_port_prints_the_address_that_it_answers_at(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import cli; cli.run()", "serve", "--port", "0"]
+    synthetic.publish(tmp_path / "index", [synthetic.Dictionary("tiny", 1)])
+    given = places(tmp_path) | {"LEXISCOPE_WORKER_URL": "http://127.0.0.1:9"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | given) as server:
+        assert server.stdout is not None
+        said = re.search(r"http://127\.0\.0\.1:[1-9]\d*", server.stdout.readline())
+        assert said is not None
+        transport = httpx.HTTPTransport(retries=5)  # the port is bound a moment before it answers
+        with httpx.Client(transport=transport, timeout=60) as client:
+            assert client.get(f"{said[0]}/tiny/1-vasae").status_code == 200
+        server.terminate()
 
 
 def test_layers_are_all_or_numbers_and_ranges() -> None:

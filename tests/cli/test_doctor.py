@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli.doctor import Finding, examine
+from indexer.exchange import export_parquet, import_parquet
 from lexiscope.settings import Settings
 from tests.store import synthetic
 
@@ -22,6 +23,17 @@ def test_an_index_whose_files_moved_is_said(tmp_path: Path) -> None:
     assert findings["index"].ok and "1 dictionaries of 1 models" in findings["index"].found
     assert not findings["model m"].ok and not findings["checkpoints"].ok
     assert findings["address"].ok and findings["GPU"].found
+
+
+def test_what_was_imported_without_weights_is_not_called_present(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path / "index", [synthetic.Dictionary("m", 0), synthetic.Dictionary("m", 1)])
+    export_parquet(tmp_path / "out", settings=Settings(index=tmp_path / "index"))
+    import_parquet(tmp_path / "out", settings=Settings(index=tmp_path / "other"))
+    findings = found(index=tmp_path / "other", runs=tmp_path)
+    assert findings["imported dictionaries"] == Finding(
+        "imported dictionaries", True, "2 without weights: browsed, not steered"
+    )
+    assert "checkpoints" not in findings and findings["model m"].found.startswith("imported without")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,20 @@ import pytest
 import torch
 from rich.console import Console
 
-from cli.evaluate_command import EvaluationRequest, differences, evaluate_runs, table, write
+from cli.evaluate_command import (
+    Evaluated,
+    EvaluationRequest,
+    differences,
+    evaluate_runs,
+    names_of,
+    table,
+    write,
+)
 from lexiscope.checkpoint import METRICS, load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
 from tests.cli.commands import lexiscope
+from trainer.evaluation import Measured
 
 QUIET = Console(quiet=True)
 
@@ -163,6 +172,19 @@ def test_the_table_shows_every_run_and_writing_goes_only_where_asked(
     assert (runs[0] / METRICS).read_text() == before
     with pytest.raises(CheckpointError, match="could not be written"):
         write(found, out=tmp_path / "none" / "figures.json", into_runs=False)
+
+
+def test_runs_of_one_name_keep_figures_of_their_own(runs: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(runs[0], tmp_path / seed / "tiny" / "0-vasae")) for seed in ("s1", "s2")]
+    found = [
+        Evaluated(load_checkpoint(path), Measured({"number": number}, {}), [])
+        for number, path in enumerate([*copies, runs[1]])
+    ]
+    write(found, out=tmp_path / "figures.json", into_runs=False)
+    expected = {str(copies[0]): 0, str(copies[1]): 1, found[2].name: 2}
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert {name: figures["number"] for name, figures in written.items()} == expected
+    assert names_of(found) == list(expected)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,16 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(
     assert wrong.returncode == 1 and "MODEL/SOURCE" in wrong.stderr
 
 
+def test_a_string_in_brackets_that_is_no_token_is_named_as_it_is(
+    model: LanguageModel, model_folder: Path, tmp_path: Path
+) -> None:
+    features = [dashboards.feature(model, index) for index in range(4)]
+    features[0]["activations"][0]["tokens"][0] = "[/INST]"
+    batches = dashboards.write(tmp_path / "batches", model, features)
+    found = lexiscope("import", "neuronpedia", str(batches), "--model", str(model_folder), work=tmp_path)
+    assert found.returncode == 0 and "shown as unknown: '[/INST]' (1)" in found.stdout, found.stderr
+
+
 def test_a_dictionary_goes_out_for_saelens_and_encodes_the_same(tmp_path: Path) -> None:
     dictionary = Dictionary(torch.randn(8, 20), torch.randn(20), torch.randn(20, 8), torch.randn(8), TopK(3))
     (tmp_path / "run").mkdir()

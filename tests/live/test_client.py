@@ -1,10 +1,14 @@
 """The Python client with a live model: a steer, its events, a sweep, a reading."""
 
+from contextlib import asynccontextmanager
+
 import httpx
 import pytest
 
 from lexiscope.client import AsyncLexiscope, InvalidRequest, Lexiscope
 from lexiscope.records import FeatureRef
+from lexiscope.records.live import SteerDone
+from server.live import WorkerClient
 from tests.in_process import InProcess
 from tests.live.jobs import finish
 
@@ -29,6 +33,24 @@ def test_a_steer_and_its_events_have_the_same_texts(lexiscope):
     assert events[-1].steered_text == whole.done.steered_text
     with pytest.raises(InvalidRequest, match="positions 0 to"):
         list(lexiscope.steer_events("Once", [{"id": ID, "positions": [999]}], **GIVEN))
+
+
+def test_a_generated_line_separator_ends_no_event(client, lexiscope, monkeypatch):
+    done = SteerDone(default_text="a\u2028b", steered_text="a\u2029b\x85c", tokens_per_second=1)
+
+    @asynccontextmanager
+    async def submit(worker, job, *, client=""):
+        async def events():
+            yield done
+
+        yield events()
+
+    async def asynchronous():
+        async with AsyncLexiscope("http://test", transport=httpx.ASGITransport(client.app)) as server:
+            return [event async for event in server.steer_events("Once", [ID], **GIVEN)]
+
+    monkeypatch.setattr(WorkerClient, "submit", submit)
+    assert list(lexiscope.steer_events("Once", [ID], **GIVEN)) == finish(asynchronous()) == [done]
 
 
 def test_a_sweep_and_a_reading_are_records(lexiscope):

@@ -1,5 +1,7 @@
 """Reading over REST: active features by name, compared with the dictionary's code; the page and its twin."""
 
+import re
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 
 from lexiscope.checkpoint import load_checkpoint
-from lexiscope.records import ErrorRecord
+from lexiscope.records import ErrorRecord, Token
 from lexiscope.selection import TopK
+from server.live import WorkerClient
+from server.live.messages import RawReadDone, RawReadLayer, RawReadTokens
 
 TEXT, OTHER = "Once upon a time", "Bees do buzz"
 
@@ -108,6 +112,36 @@ def test_one_feature_can_be_followed_through_a_text(tiny, model, client):
     got = post(client, feature="tiny/0-random/3").json()["followed"]
     assert got["values"][0] == pytest.approx(codes(tiny, model, 0)[0][:, 3].tolist(), rel=1e-4)
     assert got["feature"]["id"] == "tiny/0-random/3"
+
+
+def test_a_feature_that_fires_negatively_is_shown_with_its_strongest_value_and_its_hue(client, monkeypatch):
+    tokens = [Token(id=one, shown=shown) for one, shown in enumerate("abc")]
+    layer = {
+        "indices": [[3], [], [3]],
+        "values": [[-2.5], [], [-1.0]],
+        "error": [0.1] * 3,
+        "dense": [0.0] * 3,
+    }
+    events = [
+        RawReadTokens(bos=Token(id=256, shown="<|endoftext|>"), texts=[tokens]),
+        RawReadLayer(text=0, source="0-random", **layer),
+        RawReadDone(followed=[[-2.5, 0.0, -1.0]]),
+    ]
+
+    @asynccontextmanager
+    async def submit(worker, job, *, client=""):
+        async def stream():
+            for event in events:
+                yield event
+
+        yield stream()
+
+    monkeypatch.setattr(WorkerClient, "submit", submit)
+    query = {"model": "tiny", "text": "abc", "source": "0-random", "feature": "tiny/0-random/3"}
+    html = client.get("/read", params=query, headers={"accept": "text/html"}).text
+    assert "Fires on 2 of 3 tokens, at most −2.500" in " ".join(html.split())
+    cells = re.findall(r'class="cell ([^"]*)"', html)
+    assert cells and all("below" in cell for cell in cells)
 
 
 def test_the_page_its_twin_and_the_rest_call_give_the_same_record(client, answer):

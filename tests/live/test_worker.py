@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lexiscope.checkpoint import load_checkpoint
+from lexiscope.records import Token
 from lexiscope.settings import Settings
 from server.live import WorkerClient, WorkerRefused, spawn_worker
 from tests.live.jobs import finish
@@ -32,6 +33,18 @@ def whole(events):
 def test_the_same_job_gives_the_same_events(tiny, ask):
     job = tiny.job((0, 3, "add", 1.0), (1, 4, "ablate", 0.0))
     assert whole(ask(job)) == whole(ask(job))
+
+
+SEPARATORS = "a\u2028b\u2029c\x85d"
+"""line separators of Unicode, which a reader of lines may split at"""
+
+
+def test_an_event_whose_text_holds_line_separators_arrives_whole(tiny, ask):
+    feature = tiny.does(0, 3, "add", 1.0)
+    name = Token(id=feature.feature.name.id, shown=SEPARATORS)
+    named = feature.model_copy(update={"feature": feature.feature.model_copy(update={"name": name})})
+    first, *_, last = ask(tiny.job(named))
+    assert first.features[0].name.shown == SEPARATORS and last.event == "done"
 
 
 def test_concurrent_steers_leave_each_others_default_unchanged(tiny, worker, ask):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,6 +20,10 @@ from lexiscope.records import (
     SearchPage,
     TokenList,
 )
+from lexiscope.settings import Settings
+from server import create_app
+from store import arrow_schema
+from tests.store import synthetic
 
 
 def get(browser: TestClient, address: str, record: type[Record], **query: Any) -> Any:
@@ -135,6 +140,19 @@ def test_an_address_that_names_the_build_may_be_kept_for_ever(browser: TestClien
         assert browser.get(address).headers["cache-control"] == "no-cache"
         gone = browser.get(f"{address}{mark}build=20200101T000000-abcdef")
         assert gone.status_code == 404 and build in gone.json()["detail"]
+
+
+def test_an_export_without_rows_is_a_file_with_its_columns(
+    browser: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "context_table", lambda *_, **__: arrow_schema("context").empty_table())
+    synthetic.publish(tmp_path, [synthetic.Dictionary("tiny", 1)])
+    address = "/api/v1/dictionaries/tiny/1-vasae/export?table=context"
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        found = pq.read_table(io.BytesIO(client.get(address).content))
+        assert client.get(f"{address}&format=jsonl").content == b""
+    usual = pq.read_table(io.BytesIO(browser.get(address).content))
+    assert len(found) == 0 < len(usual) and found.schema == usual.schema
 
 
 @pytest.mark.parametrize("table", ["feature", "context"])

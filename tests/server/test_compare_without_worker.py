@@ -10,6 +10,8 @@ from lexiscope.settings import Settings
 from server import compare, create_app
 from server.dependencies import open_worker
 from server.live import WorkerClient
+from tests.server.conftest import NO_WORKER
+from tests.store import synthetic
 
 
 def test_without_a_worker_figures_and_names_are_still_compared(browser: TestClient) -> None:
@@ -19,6 +21,22 @@ def test_without_a_worker_figures_and_names_are_still_compared(browser: TestClie
     assert any(match["named"] for match in record["matches"])
     html = browser.get("/compare").text
     assert 'role="note"' in html and "0-vasae" in html
+
+
+def test_a_dictionary_of_the_model_that_was_chosen_before_counts_as_not_given(tmp_path: Path) -> None:
+    one, other = (
+        [synthetic.Dictionary(model, layer, recipe, d_sae=40) for layer, recipe in made]
+        for model, made in (("one", [(0, "plain"), (1, "plain")]), ("other", [(1, "plain"), (2, "vasae")]))
+    )
+    synthetic.publish(tmp_path, [*one, *other])
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        client.app.dependency_overrides[open_worker] = lambda: WorkerClient(NO_WORKER)  # type: ignore[attr-defined]
+        sent = {"model": "other", "left": "0-plain", "right": "1-plain"}
+        record = client.get("/compare.json", params=sent).json()
+        assert (record["model"], record["left"]["source"]) == ("other", "2-vasae")
+        assert record["right"]["source"] == "1-plain", "both models have it"
+        missing = client.get("/compare.json", params=sent | {"left": "9-vasae"})
+        assert missing.status_code == 404 and "no dictionary '9-vasae'" in missing.json()["detail"]
 
 
 def test_the_page_does_not_wait_for_a_worker_that_takes_long(

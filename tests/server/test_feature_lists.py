@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
 from lexiscope.records.collection import KeptListSummary
@@ -24,6 +25,35 @@ def test_a_list_keeps_its_order_notes_and_unknown_features(browser: TestClient) 
     assert browser.get("/api/v1/lists", params=query).json() == record
     html = browser.get("/lists", params=query).text
     assert "not in this index" in html and "two words" in html
+
+
+def test_a_feature_that_was_indexed_without_a_page_leaves_the_rest_of_a_list(tmp_path: Path) -> None:
+    synthetic.publish(tmp_path, [synthetic.Dictionary("tiny", 1, without=(9,))])
+    with TestClient(create_app(Settings(index=tmp_path))) as client:
+        for address in ("/api/v1/features?id=tiny/1-vasae/9", "/api/v1/features/tiny/1-vasae/9/labels"):
+            refused = client.get(address)
+            assert refused.status_code == 404 and "without feature 9" in refused.json()["detail"]
+        query = {"feature": ["tiny/1-vasae/9", "tiny/1-vasae/6"]}
+        entries = client.get("/lists.json", params=query).json()["entries"]
+    assert [entry["feature"] and entry["feature"]["id"] for entry in entries] == [None, "tiny/1-vasae/6"]
+
+
+def test_only_a_feature_of_the_index_is_a_link(browser: TestClient) -> None:
+    html = browser.get("/lists", params={"feature": ["tiny/1-vasae/6", "tiny/9-gone/3"]}).text
+    assert 'href="/tiny/1-vasae/6"' in html and 'href="/tiny/9-gone/3"' not in html
+
+
+@pytest.mark.parametrize("elsewhere", ["/evil.example/0-x", r"\evil.example/0-x/1", "\t/evil.example/1"])
+def test_the_address_of_another_host_is_no_feature(
+    browser: TestClient, tmp_path: Path, elsewhere: str
+) -> None:
+    assert browser.get("/lists.json", params={"feature": [elsewhere]}).status_code == 422
+    keys = ApiKeys(Settings(index=tmp_path))
+    own = {"x-api-key": keys.add("ann")}
+    keys.close()
+    with TestClient(create_app(Settings(index=tmp_path)), headers=own) as ann:
+        refused = ann.put(KEPT, json={"name": "a", "features": [{"id": elsewhere}]})
+    assert refused.status_code == 422 and "features.0.id" in refused.json()["detail"]
 
 
 def test_a_name_and_a_note_are_text(browser: TestClient) -> None:

@@ -70,6 +70,12 @@ def test_labels_are_searched_in_pages_and_exported(client: TestClient, settings:
     assert [(row["feature"], row["author"]) for row in rows] == [(one.feature, "Zoë") for one in made[::-1]]
 
 
+def test_an_exported_label_is_one_line_whatever_it_holds(client: TestClient) -> None:
+    made = [add(client, text, note=text) for text in ("a\u2028b", "a\u2029b", "a\x85b")]
+    lines = client.get("/api/v1/labels/export").text.splitlines()
+    assert [Label(**json.loads(line)) for line in lines] == made[::-1]
+
+
 def test_the_feature_page_shows_its_labels_and_is_sent_again_when_they_change(client: TestClient) -> None:
     html = {"accept": "text/html"}
     before = client.get("/tiny/1-vasae/6", headers=html)

@@ -108,6 +108,13 @@ def test_the_command_names_everything_that_the_weights_follow_from() -> None:
     assert {"k=4", "terms=", "centre=true"} <= set(words) and "name=plain" not in words
 
 
+def test_the_command_reads_the_same_field_and_reads_it_as_chat() -> None:
+    training = {"config": CONFIG, "plan": PLAN, "layer": 2, "text": ["rows.jsonl"]}
+    assert not {"--field", "--chat"} & set(options(training))
+    words = options(training | {"field": "body.text", "chat": True})
+    assert words[3:8] == ["--text", "rows.jsonl", "--field", "body.text", "--chat"]
+
+
 def test_a_recipe_of_epochs_has_no_number_of_tokens_and_other_text_is_a_placeholder() -> None:
     plan = {**PLAN, "held_out": "other text", "transcoder": True}
     words = options({"config": {**CONFIG, "epochs": 20}, "plan": plan, "layer": 0, "text": []})

@@ -20,7 +20,9 @@ from lexiscope.client import (
     NotFound,
     Unreachable,
 )
-from lexiscope.records import ErrorRecord, FeatureRef
+from lexiscope.client.notebook import Sweep
+from lexiscope.records import ErrorRecord, FeatureRef, Token
+from lexiscope.records.live import SteerResolved, SweepCurve, SweepEffect, SweepPoint
 from lexiscope.settings import Settings
 from server import create_app
 from store import ApiKeys
@@ -200,8 +202,24 @@ def test_what_is_no_answer_of_the_server_is_told_plainly() -> None:
 def test_a_feature_is_shown_in_a_notebook_and_escaped(lexiscope: Lexiscope) -> None:
     page = lexiscope.feature(ID)
     html = page._repr_html_()
-    assert page.feature.name.shown in html and page.feature.verdict_words in html and ID in html
+    assert page.feature.verdict_words in html and ID in html
+    fires = page.feature.fires
+    assert fires is not None and f"<h4>fires {fires.relation} {fires.words[0].shown} <small>" in html
     assert html.count("pre-wrap") == 4 and "rgba(255,140,0,0" in html
     assert "<script>" not in lexiscope.feature("tiny/1-vasae/7")._repr_html_() + html
     dead = lexiscope.feature("tiny/1-vasae/9")
-    assert "dead" in dead._repr_html_()
+    assert "dead" in dead._repr_html_() and f"<h4>{dead.feature.name.shown} <small>" in dead._repr_html_()
+
+
+def test_a_sweep_in_a_notebook_is_called_by_the_token_whose_probability_it_shows(
+    lexiscope: Lexiscope,
+) -> None:
+    [ref] = [one for one in lexiscope.features_of("tiny/1-vasae", limit=20) if one.id == ID]
+    watched = Token(id=3, shown="<b>watched")
+    effect = SweepEffect(feature=ref, token=watched, probability_first=0.5, probability=0.25, rank_first=0)
+    point = SweepPoint(
+        strength=0, named=[effect], kl_first=0, kl=0, perplexity=2, distinct=1, text="", controls=[]
+    )
+    curve = SweepCurve(unit="norm", default=point, points=[point], rule="")
+    shown = Sweep(resolved=SteerResolved(features=[ref], prompt_tokens=[]), swept=curve)._repr_html_()
+    assert "<th>P(&lt;b&gt;watched)</th>" in shown and f"P({ref.name.shown})" not in shown

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lexiscope import tokens
 from lexiscope.evidence import RELATIONS, VERDICTS, WRITE_VERDICTS, words_of
@@ -54,6 +55,8 @@ class Dictionary(NamedTuple):
     layer: int
     recipe: str = "vasae"
     d_sae: int = 200
+    without: tuple[int, ...] = ()
+    """features that have no row, which must be dead ones"""
 
     @property
     def source(self) -> str:
@@ -421,7 +424,7 @@ def add(
         builder.add("layer_summary", summary_table(key, entry, **(summary or {})))
         builder.add("token_row", token_row_table(key, entry, vocabulary=vocabulary))
         features = feature_table(key, entry, seed=entry.layer, links=links, vocabulary=vocabulary)
-        builder.add("feature", features)
+        builder.add("feature", features.filter(~pc.field("index").isin(entry.without)))
         builder.add("written", written_table(key, entry, features))
         builder.add(
             "context",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lexiscope.evidence import words_of
 from lexiscope.records import FeatureRef, Filters
+from lexiscope.settings import Settings
 from store import BadCursor, ListedNumbers, NotFound, Store
 from tests.store import synthetic
 
@@ -353,6 +354,29 @@ def test_what_does_not_exist_is_refused_with_what_does(store: Store) -> None:
     ):
         with pytest.raises(NotFound, match=says):
             ask()
+
+
+def test_a_feature_without_a_row_is_not_found_and_skipped_by_the_list(place: Settings) -> None:
+    synthetic.publish(place, [synthetic.Dictionary("tiny", 0, d_sae=40, without=(9, 39))])
+    store = Store(place)
+    for ask in (
+        lambda: store.feature("tiny", "0-vasae", 9),
+        lambda: store.feature_refs(["tiny/0-vasae/8", "tiny/0-vasae/9"]),
+    ):
+        with pytest.raises(NotFound, match="tiny/0-vasae was indexed without feature 9"):
+            ask()
+    for index, around in ((0, (None, 1, 0)), (8, (7, 10, 8)), (10, (8, 11, 9)), (38, (37, None, 37))):
+        at = store.feature("tiny", "0-vasae", index).place
+        assert (at.previous, at.next, at.position) == around and at.total == 38
+    store.close()
+
+
+def test_where_no_feature_is_live_a_random_one_has_a_row(place: Settings) -> None:
+    dead_alone = tuple(index for index in range(40) if index != 19)
+    synthetic.publish(place, [synthetic.Dictionary("tiny", 0, d_sae=40, without=dead_alone)])
+    store = Store(place)
+    assert {store.random_feature().index for _ in range(10)} == {19}
+    store.close()
 
 
 def test_a_name_resolves_to_the_features_of_that_anchor_the_dead_last(store: Store) -> None:

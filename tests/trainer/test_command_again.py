@@ -9,7 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from lexiscope import training_files
+from lexiscope.text import Text
 from trainer.__main__ import main
+from trainer.plan import Plan, provenance
+
+
+def test_how_the_text_was_read_is_recorded_where_it_is_not_the_usual_way() -> None:
+    usual = Plan(sources=["rows.jsonl"], runs=[], out=Path(), tokens=1, seen=1, eval_tokens=1)
+    chat = usual._replace(sources=Text(("rows.jsonl",), "body", True))
+    identified = {"recipe": {"name": "plain"}, "layer": 0, "text": "x"}
+    without, recorded = (provenance(plan, identified, model_id="m", set_name="s") for plan in (usual, chat))
+    assert (recorded["field"], recorded["chat"]) == ("body", True)
+    assert without.keys() == recorded.keys() - {"field", "chat"}
 
 
 @pytest.mark.slow

@@ -252,4 +252,4 @@ def _gzip_lines(path: Path) -> IO[str]:
 
 
 def _line(line: Mapping[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return json.dumps(line, separators=(",", ":")) + "\n"
