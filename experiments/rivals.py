@@ -204,7 +204,9 @@ def changes(ground: Ground, directions: Tensor, levels: Sequence[float], *, logi
 
 def ranks(values: Tensor) -> Tensor:
     """[n, vocab] place of each token, 0 = most likely."""
-    return values.argsort(dim=1, descending=True).argsort(dim=1).float()
+    order = values.argsort(dim=1, descending=True)
+    places = torch.arange(values.shape[1], dtype=torch.float32, device=values.device)
+    return torch.empty_like(values).scatter_(1, order, places.expand_as(values))
 
 
 def measure(
