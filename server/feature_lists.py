@@ -24,12 +24,12 @@ from server.dependencies import KeyName, OpenLists, OpenStore
 from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.responses import PageContent, is_json_route, json_response, respond
-from store import NotFound, Store
+from store import MOST_ID, NotFound, Store
 
 AT_ONCE = 64
 """features that the store looks up in one query"""
 KEPT = f"{API}/lists/kept"
-ListId = Annotated[int, Path(ge=1, lt=2**63, description="`id` of the list", examples=[1])]
+ListId = Annotated[int, Path(ge=1, le=MOST_ID, description="`id` of the list", examples=[1])]
 
 router = PageRouter()
 
