@@ -105,8 +105,8 @@ def test_numbers_that_no_database_holds_are_refused(client: TestClient) -> None:
     assert client.get(f"/api/v1/labels?before={beyond}").status_code == 422
     assert client.get(f"/api/v1/lists/kept/{beyond}").status_code == 422
     assert client.delete(f"{FEATURE}/labels/{beyond}").status_code == 422
-    assert client.delete(f"/api/v1/features/tiny/1-vasae/{10**20}/labels/1").status_code == 422
-    assert client.delete(f"/api/v1/features/tiny/1-vasae/{10**10}/labels/1").status_code == 404
+    for index, status in ((10**17, 404), (10**19, 422)):
+        assert client.delete(f"/api/v1/features/tiny/1-vasae/{index}/labels/1").status_code == status
 
 
 def test_where_keys_are_on_labels_are_signed_by_the_key_and_removed_by_it_alone(settings: Settings) -> None:
