@@ -1,13 +1,15 @@
 """What the demos build: a model's dictionaries and their index; steps that are already done are skipped."""
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
 from lexiscope.progress import ProgressFile
 from lexiscope.settings import DATA, Settings
-from store import NoIndex, Store, WrongVersion
+from store import NoIndex, Store, Unreachable, WrongVersion
 
 if TYPE_CHECKING:
     from lexiscope.language_model import LanguageModel
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 MODEL_ID = "demo"
 MODEL = DATA / "demo" / "model"
 TEXT = str(DATA / "demo" / "corpus.txt.xz")
+DATABASE_SECONDS = 120.0
+"""in which a database that starts beside this process answers"""
+RETRY_SECONDS = 2.0
 
 
 class Amounts(NamedTuple):
@@ -72,6 +77,7 @@ def build(
     Slow imports (torch, the model) happen only when there is something to build, so that a second start takes
     seconds.
     """
+    _wait_for_database(settings, console)
     if _indexed(settings, model_id, [first, *rest]):
         return
     steps: list[tuple[str, Callable[..., None], list[tuple[str, int]], Amounts]] = []
@@ -152,6 +158,29 @@ def _index(
         resume=True,
     )
     indexer.index([(model, checkpoints)], texts, settings=settings, console=console, request=request)
+
+
+def _wait_for_database(settings: Settings, console: Console) -> None:
+    """Return when the index's database answers: it may be starting too. Raises Unreachable after
+    DATABASE_SECONDS.
+    """
+    begun, said = time.monotonic(), False
+    store = Store(settings)
+    try:
+        while True:
+            try:
+                with suppress(NoIndex, WrongVersion):
+                    store.build_id()
+                return
+            except Unreachable as error:
+                if time.monotonic() - begun >= DATABASE_SECONDS:
+                    raise
+                if not said:
+                    console.print(f"Waiting for the database: {error}", highlight=False, markup=False)
+                said = True
+                time.sleep(RETRY_SECONDS)
+    finally:
+        store.close()
 
 
 def _indexed(settings: Settings, model: str, dictionaries: Sequence[tuple[str, int]]) -> bool:

@@ -20,4 +20,8 @@ else
         -subj "/CN=${SERVER_NAME:-localhost}" -addext "subjectAltName=DNS:${SERVER_NAME:-localhost}" \
         -keyout /tmp/tls/privkey.pem -out /tmp/tls/fullchain.pem 2>/dev/null
 fi
+port=${HTTPS_PORT:-443}
+port=${port##*:} # of ADDRESS:PORT
+if [ "$port" = 443 ]; then port=""; else port=":$port"; fi
+echo "return 308 https://\$host$port\$request_uri;" >/tmp/redirect.conf
 exec nginx -g 'daemon off;'

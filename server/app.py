@@ -106,6 +106,7 @@ def create_app(
     app.state.labels = Labels(settings)
     app.state.lists = KeptLists(settings)
     app.state.worker = None  # started by the first request that needs it
+    app.state.worker_lock = threading.Lock()
     app.state.closing = threading.Event()  # set when the time of requests in progress is up
     errors.install(app)
     middleware.install(app, settings)

@@ -17,15 +17,21 @@ CHECK_SECONDS = 1.0
 KEPT_DESCRIPTORS = 128
 """for the index, static files, logs, and connections to the model worker and the database"""
 LEAST_CONNECTIONS = 8
+HEAD_BYTES = 1 << 19
+"""of a request's head; the longest address, /read with two texts, has up to 12 bytes for each character"""
 
 
 class Protocol(H11Protocol):
     """HTTP/1.1 with bounds that uvicorn has not: on the time of a request's head, on the time in which a
-    client reads nothing, and on the number of connections.
+    client reads nothing, and on the number of connections. A head may be as long as addresses are.
     """
 
     seconds = 30.0
     most = 1_000_000
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.conn = h11.Connection(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -57,8 +57,9 @@ def open_worker(request: Request) -> WorkerClient:
     state = request.app.state
     if state.settings.worker_url:
         return WorkerClient(state.settings.worker_url, token=state.settings.worker_token)
-    if state.worker is None:
-        state.worker = spawn_worker(state.settings, wait=False)
+    with state.worker_lock:  # requests that come at once share one worker
+        if state.worker is None:
+            state.worker = spawn_worker(state.settings, wait=False)
     return WorkerClient(state.worker)
 
 

@@ -24,12 +24,12 @@ from server.dependencies import KeyName, OpenLists, OpenStore
 from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.responses import PageContent, is_json_route, json_response, respond
-from store import NotFound, Store
+from store import MOST_ID, NotFound, Store
 
 AT_ONCE = 64
 """features that the store looks up in one query"""
 KEPT = f"{API}/lists/kept"
-ListId = Annotated[int, Path(ge=1, lt=2**63, description="`id` of the list", examples=[1])]
+ListId = Annotated[int, Path(ge=1, le=MOST_ID, description="`id` of the list", examples=[1])]
 
 router = PageRouter()
 
@@ -83,10 +83,10 @@ def kept_list(
     request: Request, store: OpenStore, lists: OpenLists, key: KeyName, list_id: ListId
 ) -> Response:
     """A list that the server keeps, with what the index says of its features."""
-    found = lists.get(list_id)
+    found, build = lists.get(list_id), store.build_id()
     known = _known(store, list(dict.fromkeys(one.id for one in found.features)))
     entries = [ListEntry(id=one.id, feature=known.get(one.id), note=one.note) for one in found.features]
-    record = KeptListPage(build=store.build_id(), kept=found.summary, entries=entries)
+    record = KeptListPage(build=build, kept=found.summary, entries=entries)
     if is_json_route(request):
         return json_response(record)
     kept = _kept(found.summary.name, entries, found.summary.version)
@@ -106,9 +106,9 @@ def lists(
     """The list in the address, with what the index says of its features, and the lists of this browser."""
     ids = list(dict.fromkeys(query.feature))
     notes = dict(note.split(" ", 1) for note in query.note if " " in note)
-    found = _known(store, ids)
+    build, found = store.build_id(), _known(store, ids)
     record = SharedList(
-        build=store.build_id(),
+        build=build,
         name=query.name,
         entries=[ListEntry(id=one, feature=found.get(one), note=notes.get(one, "")) for one in ids],
     )

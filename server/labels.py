@@ -15,10 +15,10 @@ from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.pages import FeatureIndex, ModelId, SourceName
 from server.responses import PageContent, json_response, respond
-from store import Store
+from store import MOST_ID, Store
 
 OF_FEATURE = f"{API}/features/{{model}}/{{source}}/{{index:number}}/labels"
-LabelId = Annotated[int, Path(ge=1, lt=2**63, description="`id` of the label", examples=[1])]
+LabelId = Annotated[int, Path(ge=1, le=MOST_ID, description="`id` of the label", examples=[1])]
 
 router = PageRouter()
 
@@ -62,7 +62,7 @@ def remove(
     key: KeyName,
     model: ModelId,
     source: SourceName,
-    index: FeatureIndex,
+    index: Annotated[int, Path(lt=2**63, description="the feature's number", examples=[17])],
     label_id: LabelId,
 ) -> None:
     """Remove a label; where keys are on, one of the key's own."""
@@ -78,7 +78,7 @@ def search(
     model: Annotated[str | None, Query(max_length=200)] = None,
     source: Annotated[str | None, Query(max_length=200)] = None,
     author: Annotated[str | None, Query(max_length=80)] = None,
-    before: Annotated[int | None, Query(ge=1, lt=2**63, description="`next` of the page before")] = None,
+    before: Annotated[int | None, Query(ge=1, le=MOST_ID, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Response:
     """Labels that hold a text, the latest first."""

@@ -4,10 +4,12 @@ SIGTERM ends it within LEXISCOPE_SHUTDOWN_SECONDS and a few more, whatever its c
 do.
 """
 
+import logging
 import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socket import socket
@@ -23,12 +25,15 @@ from server import logs
 from server.app import create_app
 from server.closing import CUT_SECONDS
 from server.connections import Protocol, limit_connections
-from server.live import spawn_worker
+from server.live import WorkerProcess, spawn_worker
+from server.live.client import HUNG_SECONDS
 from server.metrics import FOLDER
 
 CHECK_SECONDS = 1.0
 PROCESS_SECONDS = 120
 """without a sign of life until a process is replaced: imports may take more than uvicorn's 5"""
+
+log = logging.getLogger("lexiscope.server")
 
 
 _applications: list[FastAPI] = []
@@ -90,7 +95,7 @@ def _bound(config: uvicorn.Config, listening: Callable[[str], None]) -> socket:
 
 @contextmanager
 def _shared_worker(settings: Settings) -> Iterator[None]:
-    """A model worker for all processes, where none is named; started again when it has died."""
+    """A model worker for all processes, where none is named; started again when it has died or hangs."""
     if settings.worker_url:
         yield
         return
@@ -98,14 +103,20 @@ def _shared_worker(settings: Settings) -> Iterator[None]:
         os.environ["LEXISCOPE_WORKER_URL"] = worker.url
         ended = threading.Event()
 
-        def keep_running() -> None:
-            while not ended.wait(CHECK_SECONDS):
-                if worker.pid is None:
-                    with suppress(LexiscopeError):  # it is tried again
-                        worker.ensure()
-
-        threading.Thread(target=keep_running, daemon=True).start()
+        threading.Thread(target=_keep_running, args=(worker, ended), daemon=True).start()
         try:
             yield
         finally:
             ended.set()
+
+
+def _keep_running(worker: WorkerProcess, ended: threading.Event) -> None:
+    process, answered = None, 0.0
+    while not ended.wait(CHECK_SECONDS):
+        with suppress(LexiscopeError):  # it is tried again
+            worker.ensure()
+            if worker.pid != process or worker.responds():
+                process, answered = worker.pid, time.monotonic()
+            elif process is not None and time.monotonic() - answered >= HUNG_SECONDS:
+                log.error("the model worker (process %s) has not responded for %.0f s", process, HUNG_SECONDS)
+                worker.replace(process)

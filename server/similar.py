@@ -49,10 +49,11 @@ async def similar(
     if cached := await run_in_threadpool(not_modified, request):
         return cached
     own = f"{model}/{source}/{index}"
+    build = await run_in_threadpool(store.build_id)  # a newer one may be published before the worker answers
     found = await similar_features(request, store, worker, own, to or source, limit=limit)
     if found is None:
         return CLIENT_CLOSED_REQUEST
-    return indexed_json(request, SimilarFeatures(build=store.build_id(), id=own, features=found))
+    return indexed_json(request, SimilarFeatures(build=build, id=own, features=found))
 
 
 async def similar_features(

@@ -13,6 +13,7 @@ from store.errors import (
     WrongVersion,
 )
 from store.kept import (
+    MOST_ID,
     ApiKeys,
     Granted,
     KeptFeatures,
@@ -33,6 +34,7 @@ from store.write.build_writer import BuildWriter, KeptDictionaries
 
 __all__ = [
     "CONTEXT_KINDS",
+    "MOST_ID",
     "SCHEMA_VERSION",
     "TABLES",
     "ApiKeys",

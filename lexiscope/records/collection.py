@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from lexiscope.records.feature import FeatureRef
-from lexiscope.records.record import Record, Request, example
+from lexiscope.records.record import Record, Request, WithoutNul, example
 from lexiscope.records.requests import ListedId
 
 MOST_LISTED = 500
 """features of a list; its address is still short enough for browsers"""
-ListName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+ListName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80), WithoutNul]
 
 
 class ListEntry(Record):

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from lexiscope.records.record import Record, Request, example
+from lexiscope.records.record import Record, Request, WithoutNul, example
 
-Written = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Written = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), WithoutNul]
 
 
 class LabelRequest(Request):
@@ -17,10 +17,10 @@ class LabelRequest(Request):
     label: Written = Field(
         description="what the feature is, in a few words", json_schema_extra={"pattern": r"\S"}
     )
-    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=5000)] = Field(
+    note: Annotated[str, StringConstraints(strip_whitespace=True, max_length=5000), WithoutNul] = Field(
         "", description="why, or anything else"
     )
-    author: Annotated[str, StringConstraints(strip_whitespace=True, max_length=80)] = Field(
+    author: Annotated[str, StringConstraints(strip_whitespace=True, max_length=80), WithoutNul] = Field(
         "", description="who writes it; where keys are on, it is the key's name, and this must be empty"
     )
 

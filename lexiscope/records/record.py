@@ -7,7 +7,15 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from annotated_types import MaxLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    computed_field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from lexiscope.measures import Measure
@@ -51,6 +59,16 @@ class Request(Record):
                     message = f"{name} has {len(value):,} items, and at most {limit.max_length:,} are read"
                     raise PydanticCustomError("too_long", "{message}", {"message": message})
         return given
+
+
+def _refuse_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "a text with a NUL character cannot be kept: leave it out")
+    return text
+
+
+WithoutNul = AfterValidator(_refuse_nul)
+"""for a text that a database keeps"""
 
 
 def example(**fields: Any) -> ConfigDict:

@@ -8,8 +8,11 @@ killed.
 import argparse
 import math
 import os
+import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
             "LEXISCOPE_WORKER_TOKEN: a worker on TCP needs a secret, the same for the server and the worker; "
             "make one with `openssl rand -hex 32`"
         )
-    if not settings.worker_hub:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it
+    # before the library that reads it
+    os.environ["HF_HUB_OFFLINE"] = "0" if settings.worker_hub else "1"
     from server.live.app import create_worker_app
 
     limit_connections(settings)
@@ -51,10 +54,27 @@ def main(arguments: list[str] | None = None) -> None:
         "timeout_graceful_shutdown": math.ceil(settings.shutdown_seconds) + 2,
     }
     if given.socket is not None:
-        os.umask(0o077)
-        uvicorn.run(create_worker_app(settings), uds=str(given.socket), **options)
+        with private_socket(given.socket) as own:
+            uvicorn.run(create_worker_app(settings), fd=own.fileno(), **options)
     else:
         uvicorn.run(create_worker_app(settings, on_tcp=True), host=given.host, port=given.port, **options)
+
+
+@contextmanager
+def private_socket(path: Path) -> Iterator[socket.socket]:
+    """A unix domain socket that only this user can open; uvicorn would let every user open its own."""
+    if path.is_socket():
+        path.unlink()  # left behind by a process that was killed
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
+        umask = os.umask(0o077)
+        try:
+            bound.bind(str(path))
+        finally:
+            os.umask(umask)
+        try:
+            yield bound
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _end_with_parent() -> None:

@@ -88,7 +88,7 @@ class WorkerProcess:
                 if time.monotonic() > deadline:
                     process.kill()
                     raise WorkerDown(f"The model worker did not respond within {START_SECONDS:.0f} seconds.")
-                self._healthy = self._responds()
+                self._healthy = self.responds()
                 if not self._healthy:
                     time.sleep(0.05)
 
@@ -139,7 +139,8 @@ class WorkerProcess:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         return self._process
 
-    def _responds(self) -> bool:
+    def responds(self) -> bool:
+        """Whether the process answers for its health now."""
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)
         try:
             with httpx.Client(transport=transport, timeout=2) as client:

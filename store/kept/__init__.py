@@ -3,11 +3,13 @@ kept beside the builds, in SQLite files of the index folder or in the `lexiscope
 stays when the index is made again.
 """
 
+from store.kept.database import MOST_ID
 from store.kept.keys import ApiKeys, Granted, KeyExists, KeyInfo, KeyRefused, LimitReached
 from store.kept.labels import Labels
 from store.kept.lists import KeptFeatures, KeptLists
 
 __all__ = [
+    "MOST_ID",
     "ApiKeys",
     "Granted",
     "KeptFeatures",

@@ -17,6 +17,9 @@ SCHEMA = "lexiscope"
 WAIT_SECONDS = 5
 """for another process's write"""
 
+MOST_ID = 2**31 - 1
+"""what a column of ids can hold"""
+
 Row = sa.Row[*tuple[Any, ...]]
 """a result row of any width"""
 Result = TypeVar("Result")
@@ -63,7 +66,11 @@ class KeptDatabase:
 
         try:
             return self._run(rows)
-        except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+        except sa.exc.DataError:  # no row has a value that no column can hold
+            return []
+        except sa.exc.TimeoutError as error:
+            raise self._failure(error) from error
+        except sa.exc.DBAPIError as error:
             if self._has_tables():
                 raise self._failure(error) from error
             return []
@@ -74,7 +81,7 @@ class KeptDatabase:
             if not self._made:
                 self._make()
             return self._run(change)
-        except (sa.exc.DBAPIError, OSError) as error:
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
             raise self._failure(error) from error
 
     def close(self) -> None:
@@ -95,7 +102,7 @@ class KeptDatabase:
         self._made = True
 
     def _has_tables(self) -> bool:
-        with suppress(sa.exc.DBAPIError):
+        with suppress(sa.exc.DBAPIError, sa.exc.TimeoutError):
             schema = None if self._file is not None else SCHEMA
             names = set(sa.inspect(self._engine).get_table_names(schema=schema))
             return {table.name for table in self._metadata.tables.values()} <= names

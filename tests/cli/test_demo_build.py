@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cli import demo_command
 from cli.demo_command import Amounts, build
 from lexiscope.language_model import LanguageModel
 from lexiscope.progress import read_progress
 from lexiscope.settings import Settings
-from store import Store
+from store import NoIndex, Store, StoreError, Unreachable
 
 QUIET = Console(quiet=True)
 
@@ -51,3 +52,22 @@ def test_the_first_dictionary_is_indexed_alone_and_then_with_the_others(
         lambda: pytest.fail("built twice"),
         model.id, first, rest, [str(text_file)], amounts, settings=settings, console=QUIET,
     )  # fmt: skip
+
+
+def test_a_build_waits_for_a_database_that_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers: list[StoreError] = [Unreachable("starting"), Unreachable("starting"), NoIndex("empty")]
+    monkeypatch.setattr(Store, "build_id", lambda _: (_ for _ in ()).throw(answers.pop(0)))
+    monkeypatch.setattr(demo_command, "RETRY_SECONDS", 0)
+    settings = Settings(index=tmp_path)
+
+    def begin() -> LanguageModel:
+        raise KeyboardInterrupt  # the build has begun
+
+    amounts = Amounts(0, 0, 0, 0, 0, 0, 0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        build(begin, "tiny", ("plain", 0), [], [], amounts, settings=settings, console=QUIET)
+    assert not answers
+    answers += [Unreachable("gone")]
+    monkeypatch.setattr(demo_command, "DATABASE_SECONDS", 0)
+    with pytest.raises(Unreachable, match="gone"):
+        build(begin, "tiny", ("plain", 0), [], [], amounts, settings=settings, console=QUIET)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.records import ErrorRecord
 from lexiscope.records.compare import ComparePage
-from server.live.jobs.match import random_directions
+from server.live.jobs.match import PART, largest_cosines, random_directions
 
 PAIR = {"model": "tiny", "left": "0-random", "right": "1-random"}
 
@@ -49,6 +50,15 @@ def test_random_directions_have_the_second_moments_of_the_dictionary():
     drawn = random_directions(rows, 4000)
     assert torch.allclose(drawn.norm(dim=-1), torch.ones(4000))
     assert drawn[:, 0].abs().mean() > drawn[:, 1].abs().mean() > drawn[:, 2].abs().mean()
+
+
+def test_dictionaries_on_a_gpu_are_compared_there():
+    with FakeTensorMode():  # tensors without values, that know which device they would be on
+        steps = largest_cosines(torch.empty(3, 8, device="cuda"), torch.empty(PART + 1, 8, device="cuda"))
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(steps)
+    assert [found.device.type for found in end.value.value] == ["cuda", "cuda"]
 
 
 def test_a_text_is_read_with_both(client):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lexiscope.settings import Settings
+from server import serve
 from server.live import WorkerClient, WorkerRefused, client, spawn_worker
 from server.live.scheduler import Scheduler
 from tests.live.jobs import finish
@@ -53,6 +54,22 @@ def test_a_hung_worker_ends_all_its_requests_and_is_replaced(tiny, monkeypatch):
     assert health == 504 and last == "done"
     assert {stream, waiting} <= {200, 503, 504}, "whoever sees it first ends it; the others are told it died"
     assert seconds < 60
+
+
+def test_a_hung_worker_of_several_web_processes_is_replaced(monkeypatch):
+    monkeypatch.setenv("LEXISCOPE_WORKER_URL", "")
+    monkeypatch.setattr(serve, "HUNG_SECONDS", 3.0)
+    with spawn_worker(Settings()) as worker:
+        monkeypatch.setattr(serve, "spawn_worker", lambda *_, **__: worker)
+        with serve._shared_worker(Settings()):
+            before = worker.pid
+            time.sleep(2)
+            os.kill(before, signal.SIGSTOP)
+            deadline = time.monotonic() + 60
+            while worker.pid in (before, None) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert worker.pid != before
+            worker.ensure()
 
 
 def test_a_pass_that_does_not_return_is_said_by_the_workers_health():

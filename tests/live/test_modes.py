@@ -116,10 +116,35 @@ def test_a_condition_applies_a_change_only_where_its_feature_is_active(tiny, cha
     assert torch.equal(moved > 0, fires)
 
 
-def test_ablations_under_different_conditions_are_different_changes(tiny, model, model_cache):
-    where = [tiny.does(0, 3, "ablate", 0.0, when=when) for when in (tiny.at(0, 11), tiny.at(0, 12), None)]
-    done = make_plan([*where, *where], model_cache.dictionary, model, prompt=N)
-    assert len(done.layers[0]) == 3
+def test_a_feature_is_removed_once_where_several_interventions_remove_it(tiny, change, dictionary, x):
+    removed = -z(dictionary, x[1], 3) * dictionary.W_dec[3]
+    there = int(removed[1:].norm(dim=-1).argmax()) + 1
+    active = dictionary.encode(x[1, there : there + 1]).indices[0].tolist()
+    others = [index for index in active if index != 3][:2]
+    first, second = (tiny.does(0, 3, "ablate", when=tiny.at(0, index)) for index in others)
+    fires = [z(dictionary, x[1], index) != 0 for index in others]
+    assert removed[there].any() and fires[0][there] and fires[1][there]
+    assert close(change(first, second), removed * (fires[0] | fires[1]))
+    everywhere = tiny.does(0, 3, "ablate")
+    for other in (
+        tiny.does(0, 3, "ablate", where="prompt"),
+        tiny.does(0, 3, "scale", 0.0),
+        tiny.does(0, 3, "clamp", 4.0, unit="activation"),
+        first,
+    ):
+        assert close(change(other, everywhere), removed) and close(change(everywhere, other), removed)
+    halves = [tiny.does(0, 3, "swap", 0.5, to=tiny.at(0, index)) for index in (11, 12)]
+    given = z(dictionary, x[1], 3) * (dictionary.W_dec[11] + dictionary.W_dec[12]) / 2
+    assert close(change(*halves), removed + given)
+
+
+def test_of_two_clamps_the_first_holds_and_the_second_where_it_does_not_apply(tiny, change, dictionary, x):
+    prompt = tiny.does(0, 3, "clamp", 2.0, unit="activation", where="prompt")
+    later_on = tiny.does(0, 3, "clamp", 5.0, unit="activation")
+    target = torch.full((x.shape[1], 1), 5.0)
+    target[: 1 + N] = 2.0
+    expected = (target - z(dictionary, x[1], 3)) * later(x) * dictionary.W_dec[3]
+    assert close(change(prompt, later_on), expected)
 
 
 def test_a_condition_at_an_earlier_layer_applies_at_a_later_one(tiny, model, model_cache, x):

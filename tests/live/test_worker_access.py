@@ -1,7 +1,13 @@
 """A worker on TCP: a secret for every request, and no file but those of its index."""
 
 import os
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -63,18 +69,31 @@ def test_a_lens_outside_the_index_is_not_opened(tmp_path, tiny):
     assert answers == [503, 403]  # 503: what the index names is not there
 
 
-@pytest.mark.parametrize(("hub", "offline"), [("false", "1"), ("true", "unset")])
+@pytest.mark.parametrize(("hub", "offline"), [("false", "1"), ("true", "0")])
 def test_the_hub_is_asked_only_where_the_operator_says_so(hub, offline, monkeypatch, tmp_path):
     monkeypatch.setenv("LEXISCOPE_WORKER_HUB", hub)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "unset")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline == "0" else "0")
     monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
     monkeypatch.setattr("server.logs.configure", lambda _: None)
-    umask = os.umask(0)
-    try:
-        main(["--socket", str(tmp_path / "socket")])
-    finally:
-        os.umask(umask)
+    main(["--socket", str(tmp_path / "socket")])
     assert os.environ["HF_HUB_OFFLINE"] == offline
+
+
+def test_a_workers_socket_is_open_to_its_user_alone(tmp_path):
+    path = tmp_path / "socket"
+    command = [sys.executable, "-m", "server.live", "--socket", str(path), "--leash"]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, umask=0)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            while worker.poll() is None:
+                with suppress(httpx.TransportError):
+                    assert client.get("http://worker/healthz").status_code == 200
+                    break
+                time.sleep(0.1)
+        assert stat.filemode(path.stat().st_mode) == "srwx------"
+    finally:
+        worker.terminate()
+        worker.communicate()
 
 
 def test_a_worker_does_not_start_on_tcp_without_a_token():

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from lexiscope.records import ErrorRecord, Label, LabelList
 from lexiscope.settings import Settings
 from server import create_app
-from store import ApiKeys
+from store import MOST_ID, ApiKeys
 from tests.store import synthetic
 
 FEATURE = "/api/v1/features/tiny/1-vasae/6"
@@ -92,6 +92,7 @@ def test_the_feature_page_shows_its_labels_and_is_sent_again_when_they_change(cl
     [
         (FEATURE, {"label": " "}, 422, "label"),
         (FEATURE, {"label": "x" * 201}, 422, "200"),
+        (FEATURE, {"label": "a\0b"}, 422, "NUL"),
         (FEATURE, {"label": "a", "nte": "b"}, 422, "'note'"),
         ("/api/v1/features/tiny/1-vasae/999", {"label": "a"}, 404, "200 features"),
         ("/api/v1/features/tiny/7-vasae/1", {"label": "a"}, 404, "7-vasae"),
@@ -102,6 +103,16 @@ def test_what_cannot_be_a_label_is_refused(
 ) -> None:
     answer = client.post(f"{address}/labels", json=body)
     assert answer.status_code == status and says in ErrorRecord(**answer.json()).detail
+
+
+def test_numbers_that_no_database_holds_are_refused(client: TestClient) -> None:
+    add(client, "a")
+    beyond = MOST_ID + 1
+    assert client.get(f"/api/v1/labels?before={beyond}").status_code == 422
+    assert client.get(f"/api/v1/lists/kept/{beyond}").status_code == 422
+    assert client.delete(f"{FEATURE}/labels/{beyond}").status_code == 422
+    for index, status in ((10**17, 404), (10**19, 422)):
+        assert client.delete(f"/api/v1/features/tiny/1-vasae/{index}/labels/1").status_code == status
 
 
 def test_where_keys_are_on_labels_are_signed_by_the_key_and_removed_by_it_alone(settings: Settings) -> None:

@@ -15,6 +15,8 @@ from server import create_app
 from server.connections import Protocol
 from tests.smoke import free_port
 
+REST = b"Host: localhost\r\nConnection: close\r\n\r\n"
+
 
 @pytest.fixture(scope="module")
 def port(index: Path) -> Iterator[int]:
@@ -58,6 +60,12 @@ def test_what_is_no_http_is_answered_as_a_problem(port: int, sent: bytes) -> Non
     assert record.status == 400 and "no HTTP" in record.detail
     head, _ = send(port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_address_may_hold_two_texts_of_the_longest(port: int) -> None:
+    longest = "%F0%9F%99%82" * 40_000
+    head, body = send(port, f"GET /lists.json?name={longest} HTTP/1.1\r\n".encode() + REST)
+    assert head.startswith(b"HTTP/1.1 422 ") and b"at most 80 characters" in body
 
 
 def test_beyond_the_most_connections_one_is_told_so(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

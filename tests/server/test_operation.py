@@ -4,13 +4,16 @@ import errno
 import json
 import logging
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from lexiscope.settings import Settings
-from server import create_app
+from server import create_app, dependencies
 from server.answers import Answers
 from server.logs import JsonLines
 from tests.store import synthetic
@@ -59,6 +62,21 @@ def test_what_passes_is_a_503_without_a_trace(
     with TestClient(browser.app, raise_server_exceptions=False) as client:
         answer = client.get("/index.json")
     assert answer.status_code == 503 and answer.headers["retry-after"] and "secret" not in answer.text
+
+
+def test_requests_that_come_at_once_start_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned: list[str] = []
+
+    def spawn(*_: object, **__: object) -> str:
+        time.sleep(0.2)
+        spawned.append("unix:///worker")
+        return spawned[0]
+
+    monkeypatch.setattr(dependencies, "spawn_worker", spawn)
+    request = Request({"type": "http", "app": create_app(Settings(index=tmp_path))})
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(dependencies.open_worker, [request] * 4))
+    assert len(spawned) == 1
 
 
 def test_a_server_whose_worker_is_starting_is_ready(tmp_path: Path) -> None:

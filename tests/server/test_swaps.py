@@ -3,12 +3,16 @@ not served.
 """
 
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi.testclient import TestClient
 
 from lexiscope.settings import Settings
 from server import create_app
+from server.dependencies import open_worker
+from server.live.messages import RawSimilar
 from tests.store import synthetic
 
 SMALL = [synthetic.Dictionary("m", 0, d_sae=30)]
@@ -83,3 +87,29 @@ def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> 
     assert client.get("/m/0-vasae/3.json").json() == before and before["build"] == build
     (tmp_path / "CURRENT").rmdir()
     assert client.get("/m/0-vasae/3.json").status_code == 503, "an index that was taken away is gone"
+
+
+def test_an_answer_of_the_worker_belongs_to_the_build_that_was_served_when_it_was_asked(
+    tmp_path: Path,
+) -> None:
+    before = synthetic.publish(tmp_path, SMALL)
+
+    class Publishing:
+        @asynccontextmanager
+        async def submit(self, *_: object, **__: object) -> AsyncIterator[AsyncIterator[RawSimilar]]:
+            async def events() -> AsyncIterator[RawSimilar]:
+                synthetic.publish(tmp_path, SMALL)
+                yield RawSimilar(indices=[1], cosines=[0.5])
+
+            yield events()
+
+    app = create_app(Settings(index=tmp_path))
+    app.dependency_overrides[open_worker] = Publishing
+    client = TestClient(app)
+    answer = client.get("/api/v1/features/m/0-vasae/3/similar")
+    assert answer.status_code == 200 and answer.json()["build"] == before
+    assert before in answer.headers["etag"]
+    again = client.get(
+        "/api/v1/features/m/0-vasae/3/similar", headers={"if-none-match": answer.headers["etag"]}
+    )
+    assert again.status_code == 200 and again.json()["build"] != before

@@ -3,11 +3,24 @@
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
+from pydantic import ValidationError
 
 from lexiscope.records import LabelRequest
 from lexiscope.records.collection import ListRequest
 from lexiscope.settings import Settings
-from store import ApiKeys, Conflict, KeptLists, KeyExists, KeyRefused, Labels, LimitReached, NotFound
+from store import (
+    MOST_ID,
+    ApiKeys,
+    Conflict,
+    KeptLists,
+    KeyExists,
+    KeyRefused,
+    Labels,
+    LimitReached,
+    NotFound,
+    Unreachable,
+)
 from tests.store import synthetic
 
 NOW = {("tiny", "1-vasae"): "a"}
@@ -64,6 +77,38 @@ def test_a_label_is_removed_by_its_author_alone_where_one_is_asked_for(labels: L
     labels.remove("tiny", "1-vasae", 6, number, author="ann")
     assert labels.state() == "" != state
     assert add(labels, "b") != number  # an id is not used again
+
+
+def test_what_no_row_can_hold_is_found_nowhere(labels: Labels, place: Settings) -> None:
+    made = add(labels, "a")
+    assert labels.search(NOW, query="a\0", limit=5) == [] == labels.search(NOW, author="\0", limit=5)
+    assert [one.id for one in labels.search(NOW, before=MOST_ID, limit=5)] == [made]
+    lists = KeptLists(place)
+    lists.put(asked("cities"), owner="ann")
+    assert lists.every(owner="\0") == []
+    with pytest.raises(NotFound):
+        lists.get(MOST_ID)
+    lists.close()
+    for given in ({"label": "a\0"}, {"label": "a", "note": "\0b"}, {"label": "a", "author": "\0b"}):
+        with pytest.raises(ValidationError, match="NUL"):
+            LabelRequest.model_validate(given)
+    with pytest.raises(ValidationError, match="NUL"):
+        asked("a\0b")
+
+
+def test_a_database_whose_connections_are_all_busy_is_one_that_does_not_answer(
+    labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(labels, "a")
+
+    def busy(_: object) -> None:
+        raise sa.exc.TimeoutError("QueuePool limit reached")
+
+    monkeypatch.setattr("sqlalchemy.Engine.begin", busy)
+    with pytest.raises(Unreachable, match="limit reached"):
+        labels.of_feature("tiny", "1-vasae", 6, NOW)
+    with pytest.raises(Unreachable, match="limit reached"):
+        add(labels, "b")
 
 
 @pytest.fixture

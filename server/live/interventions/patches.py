@@ -71,6 +71,7 @@ def _delta(
 ) -> Tensor | None:
     """[n, d_model] the sum of the layer's changes; None if there are none at these positions."""
     total = None
+    done: dict[tuple[str, int], Tensor] = {}  # [n] where a feature has been set
     for change in plan.layers.get(layer, ()):
         selected = change.selects(first, len(x), plan.prompt)
         mask = None if selected is None else torch.tensor(selected, device=x.device)
@@ -80,7 +81,13 @@ def _delta(
         if mask is not None and not mask.any():
             continue
         for push in change.pushes:
+            here = mask
+            if push.sets is not None:
+                wanted = torch.ones(len(x), dtype=torch.bool, device=x.device) if mask is None else mask
+                before = done.get(push.sets)
+                here = mask if before is None else wanted & ~before
+                done[push.sets] = wanted if before is None else wanted | before
             delta = push.delta(x, tokens)
-            delta = delta if mask is None else torch.where(mask[:, None], delta, 0)
+            delta = delta if here is None else torch.where(here[:, None], delta, 0)
             total = delta if total is None else total + delta
     return total

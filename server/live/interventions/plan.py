@@ -13,9 +13,11 @@ w(x) the norm of what one unit of that activation adds to the reconstruction of 
     ablate      −z(x) · w(x)
     swap A → B  −z_A(x) · w_A(x) along A, and strength · z_A(x) · w_B(x) along B
 
-All interventions of one layer read the same x, so their order does not matter. Interventions of a later layer
-read the stream that earlier ones changed. A push whose length is always 0 (strength 0, or factor 1 of a
-scale) is left out; a plan without pushes is exactly the unsteered model.
+All interventions of one layer read the same x. Interventions of a later layer read the stream that earlier
+ones changed. What sets a feature (component, clamp, scale, ablate, what a swap removes) does so once at each
+position: where several do, removals count before all others, and then the first. A push whose length is
+always 0 (strength 0, or factor 1 of a scale) is left out; a plan without pushes is exactly the unsteered
+model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +46,8 @@ class Push:
     """number of the intervention whose controls push another direction; None for the feature that a swap
     removes
     """
+    sets: tuple[str, int] | None = None
+    """the feature, as (checkpoint, index), that gets another activation; None for what is only added"""
 
     def delta(self, x: Tensor, tokens: Tensor) -> Tensor:
         """[n, d_model] what is added to x [n, d_model] on tokens [n]."""
@@ -121,20 +125,18 @@ def make_plan(
     """
     model.check_layers([one.feature.layer for one in interventions])
     layers: dict[int, list[Change]] = {}
-    ablated: set[tuple[object, ...]] = set()
-    for number, one in enumerate(interventions):
-        if one.mode == "ablate":
-            when = one.when and (one.when.checkpoint_path, one.when.feature.index)
-            key = (one.checkpoint_path, one.feature.index, one.where, str(one.positions), when)
-            if key in ablated:
-                continue
-            ablated.add(key)
+    for number, one in sorted(enumerate(interventions), key=lambda numbered: not _removes(numbered[1])):
         condition = _condition(one, load, model)
         pushes = _pushes(one, number, load, model)
         if pushes:
             positions = None if one.positions is None else frozenset(one.positions)
             layers.setdefault(one.feature.layer, []).append(Change(pushes, one.where, positions, condition))
     return SteerPlan(layers, prompt)
+
+
+def _removes(one: Intervention) -> bool:
+    """Whether it gives its feature an activation of 0."""
+    return one.mode in ("ablate", "swap") or (one.mode in ("clamp", "scale") and one.strength == 0)
 
 
 def _condition(
@@ -153,10 +155,13 @@ def _condition(
 
 def _pushes(one: Intervention, number: int, load: LoadDictionary, model: LanguageModel) -> tuple[Push, ...]:
     """The pushes of one intervention, without those whose length is always 0."""
+    own = one.checkpoint_path, one.feature.index
     match one.mode:
         case "component":
             feature = load_feature(one, load, model)
-            return (Push(feature.direction, _component(feature, one.strength), intervention=number),)
+            return (
+                Push(feature.direction, _component(feature, one.strength), intervention=number, sets=own),
+            )
         case "add" if one.unit == "activation":
             feature = load_feature(one, load, model)
             raised = Push(feature.direction, _raised(feature, one.strength), intervention=number)
@@ -172,7 +177,7 @@ def _pushes(one: Intervention, number: int, load: LoadDictionary, model: Languag
             return ()
         case "clamp" | "scale" | "ablate":
             feature = load_feature(one, load, model)
-            return (Push(feature.direction, _length(feature, _change(one)), intervention=number),)
+            return (Push(feature.direction, _length(feature, _change(one)), intervention=number, sets=own),)
 
 
 def _change(one: Intervention) -> Callable[[Tensor], Tensor]:
@@ -197,7 +202,8 @@ def _component(feature: DictionaryFeature, strength: float) -> Length:
 def _swap(
     one: Intervention, number: int, feature: DictionaryFeature, target: DictionaryFeature
 ) -> tuple[Push, ...]:
-    removed = Push(feature.direction, _length(feature, lambda activation: -activation))
+    own = one.checkpoint_path, one.feature.index
+    removed = Push(feature.direction, _length(feature, lambda activation: -activation), sets=own)
     if not one.strength:
         return (removed,)
     length = _length(feature, lambda activation: one.strength * activation, along=target)

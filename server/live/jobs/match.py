@@ -29,9 +29,23 @@ def match(
         )
     directions = left.directions.float()
     own = torch.cat([directions[job.indices], random_directions(directions, job.random)])
-    cosines, nearest = own.new_full((len(own),), -2.0), torch.zeros(len(own), dtype=torch.long)
+    cosines, nearest = yield from largest_cosines(own, right.W_dec, cancelled=cancelled)
+    n = len(job.indices)
+    yield RawMatches(
+        nearest=nearest[:n].tolist(), cosines=cosines[:n].tolist(), random_cosines=cosines[n:].tolist()
+    )
+
+
+def largest_cosines(
+    own: Tensor, rows: Tensor, *, cancelled: Callable[[], bool] = lambda: False
+) -> JobSteps[tuple[Tensor, Tensor]]:
+    """(cosines, indices) [n]: for unit vectors own [n, d] the largest cosine to rows [m, d], and whose it is.
+    Raises Cancelled.
+    """
+    cosines = own.new_full((len(own),), -2.0)
+    nearest = torch.zeros(len(own), dtype=torch.long, device=own.device)
     start = 0
-    for part in right.W_dec.split(PART):
+    for part in rows.split(PART):
         if cancelled():
             raise Cancelled
         found, places = (own @ torch.nn.functional.normalize(part.float(), dim=-1).T).max(dim=-1)
@@ -39,10 +53,7 @@ def match(
         cosines, nearest = torch.where(better, found, cosines), torch.where(better, start + places, nearest)
         start += len(part)
         yield Pause.TURN
-    n = len(job.indices)
-    yield RawMatches(
-        nearest=nearest[:n].tolist(), cosines=cosines[:n].tolist(), random_cosines=cosines[n:].tolist()
-    )
+    return cosines, nearest
 
 
 def random_directions(directions: Tensor, n: int) -> Tensor:
