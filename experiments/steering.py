@@ -192,7 +192,7 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
     by_density = live[np.argsort(density[live], kind="stable")]
     place = {int(feature): at for at, feature in enumerate(by_density)}
     step = draw.choice([-3, -2, -1, 1, 2, 3], len(chosen))
-    alike = by_density[np.clip([place[int(f)] for f in chosen] + step, 0, len(live) - 1)]
+    alike = by_density[moved(np.array([place[int(f)] for f in chosen]), step, len(live))]
     rivals = {
         EMBEDDING: F.normalize(centred[names], dim=-1),
         EQUAL_DENSITY: source.directions[alike],
@@ -238,6 +238,12 @@ def measure(ground: Ground, source: Source, plain: Source | None, *, n: int, see
         "strength": round(float(strengths[: len(chosen)][sampled].median()), 3),
         "kl_reached": round(float(((done.kl - KL).abs() < 0.1 * KL).float().mean()), 4),
     }
+
+
+def moved(place: np.ndarray, step: np.ndarray, n: int) -> np.ndarray:
+    """place + step, with the step turned round where it would leave the range 0 to n − 1."""
+    inside = (place + step >= 0) & (place + step < n)
+    return place + np.where(inside, step, -step)
 
 
 def tests_passed(features: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -218,14 +218,12 @@ class Letter(NamedTuple):
     by_chance: Tensor
 
 
-def absorbing(z: Tensor, rows: Tensor, x: Tensor, direction: Tensor) -> Tensor:
-    """[n] bool: one feature of z [n, m] with decoder rows [m, d] has a cosine of COSINE or more with a probe
-    direction [d] and writes SHARE or more of what the probe reads from centred x [n, d].
+def absorbing(z: Tensor, rows: Tensor, reads: Tensor, unit: Tensor) -> Tensor:
+    """[n] bool: one feature of z [n, m] with decoder rows [m, d] has a cosine of COSINE or more with a
+    direction [d] of norm 1, and writes SHARE or more of `reads` [n] along it, what the probe reads.
     """
-    unit = F.normalize(direction, dim=0)
     along = F.normalize(rows, dim=-1) @ unit >= COSINE
     written = z * (rows @ unit) * along
-    reads = x @ unit
     return (reads > 0) & (written.max(-1).values >= SHARE * reads)
 
 
@@ -246,10 +244,11 @@ def _letter(
     fires = active[:, main].any(-1) if main else torch.zeros_like(positive)
     own = judged & positive & right
     missed = ~fires[own]
-    x = raw[own] - raw[trains].mean(0)
+    units = F.normalize(directions, dim=0)
+    reads = (raw[own] - raw[trains].mean(0)) @ units[:, letter]
     other = (letter + 13) % 26
-    absorbed = missed & absorbing(z[own], rows, x, directions[:, letter])
-    by_chance = missed & absorbing(z[own], rows, x, directions[:, other])
+    absorbed = missed & absorbing(z[own], rows, reads, units[:, letter])
+    by_chance = missed & absorbing(z[own], rows, reads, units[:, other])
     return Letter(letter, main, f1(fires[judged], positive[judged]), missed, absorbed, by_chance)
 
 

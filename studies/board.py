@@ -17,7 +17,7 @@ from torch import Tensor
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyTable
 from lexiscope.records.study import Cell
-from studies.controls import random_dictionary
+from studies.controls import active_of, random_dictionary
 from studies.inputs import Stream, encode, load_inputs, own_passages, read_stream
 from studies.intervals import Interval, figure, mean_over, ratio_over
 from studies.match import dense
@@ -157,9 +157,10 @@ def find(arguments: BoardArguments) -> Findings:
     code = encode(dictionary, x, tokens)
     used = code.indices[code.values != 0].unique()
     own = measure(dense(code, used, dictionary.d_sae).abs(), states, judged, game)
-    drawn = encode(random_dictionary(dictionary, x, seed=arguments.seed), x, tokens)
+    control = random_dictionary(dictionary, x, active=active_of(code), seed=arguments.seed)
+    drawn = encode(control, x, tokens)
     some = drawn.indices[drawn.values != 0].unique()
-    random = measure(dense(drawn, some, dictionary.d_sae), states, judged, game)
+    random = measure(dense(drawn, some, dictionary.d_sae).abs(), states, judged, game)
     mixed = states[torch.randperm(len(states), generator=torch.Generator().manual_seed(arguments.seed))]
     shuffled = measure(dense(code, used, dictionary.d_sae).abs(), mixed, judged, game)
     linear = torch.stack([_probe_f1(x, states[:, each], judged) for each in range(len(STATES))])

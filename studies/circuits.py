@@ -30,6 +30,9 @@ DONE = 0.7
 """least share of pairs in which the model gives the answer"""
 CARRIED = 0.05
 """least share of the effect that features must carry"""
+VERIFIED = 8
+"""features of each layer, the strongest, that are exchanged one at a time"""
+PERMUTATIONS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,10 @@ def find(arguments: CircuitArguments) -> Findings:
     patched, by_chance = recovered(chosen), recovered(drawn)
     ablated = recovered({layer: every[layer] & ~chosen[layer] for layer in layers})
     ablated_chance = recovered({layer: every[layer] & ~drawn[layer] for layer in layers})
-    agreement, unrelated = _verify(model, dictionaries, holds, scores, top, every)
+    verified = {layer: features[:VERIFIED] for layer, features in top.items()}
+    claimed, found = _verify(model, dictionaries, holds, scores, verified, every)
+    agreement = correlation(claimed, found)
+    chance = chance_level(claimed, found, seed=arguments.seed)
     figures = [
         figure(
             "answers", "share", done, "Pairs in which the answer has the higher logit: does the model do it?"
@@ -113,8 +119,9 @@ def find(arguments: CircuitArguments) -> Findings:
             "verify: attribution against ablation",
             "correlation",
             agreement,
-            "Over the circuit's features, one at a time, on pairs that did not choose them.",
-            control=unrelated,
+            f"Over the {VERIFIED} strongest features a layer, one at a time, on pairs that did not choose "
+            "them. Control: what 95 % of permutations of the attributions stay below.",
+            control=chance,
         ),
         figure(
             "patch: faithfulness",
@@ -201,24 +208,31 @@ def _verify(
     dictionaries: Mapping,
     states: Sequence[PairState],
     scores: Mapping[int, Tensor],
-    top: Mapping[int, Tensor],
+    chosen: Mapping[int, Tensor],
     every: Mapping[int, Tensor],
-) -> tuple[float, float]:
-    """Correlation of attributions with what exchanging each feature alone does, and with the attributions
-    permuted.
-    """
+) -> tuple[Tensor, Tensor]:
+    """([m] the attributions of the chosen features of all layers, [m] what exchanging each alone does)."""
     whole = torch.tensor([state.difference for state in states])
     claimed, found = [], []
-    for layer, features in top.items():
-        for feature in features[:8].tolist():
+    for layer, features in chosen.items():
+        for feature in features.tolist():
             kept = {each: mask.clone() for each, mask in every.items()}
             kept[layer][feature] = False
             found.append(float((whole - _run(model, dictionaries, states, kept)).mean()))
             claimed.append(float(scores[layer][feature]))
-    both = torch.tensor([claimed, found])
-    rolled = [torch.stack([both[0].roll(by), both[1]]) for by in range(1, len(claimed))]
-    by_chance = sum(float(torch.corrcoef(each)[0, 1]) for each in rolled) / max(1, len(rolled))
-    return float(torch.corrcoef(both)[0, 1]), by_chance
+    return torch.tensor(claimed), torch.tensor(found)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Of a and b [n]."""
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def chance_level(a: Tensor, b: Tensor, *, seed: int) -> float:
+    """The correlation of a and b [n] that 95 % of the permutations of a stay below."""
+    draw = torch.Generator().manual_seed(seed)
+    drawn = [correlation(a[torch.randperm(len(a), generator=draw)], b) for _ in range(PERMUTATIONS)]
+    return float(torch.tensor(drawn).quantile(0.95))
 
 
 def _motifs(weights: Sequence[Tensor], seed: int) -> StudyTable:
@@ -293,7 +307,8 @@ STUDY = Study(
     "Which features do a task, through which others, and is that so by intervention?",
     "Marks et al. 2024, Sparse feature circuits (arXiv 2403.19647); the five stages of From correlation to "
     "cause",
-    "as many other features that differ between the two prompts; attributions permuted.",
+    "as many other features that differ between the two prompts; for the correlation, what 95 % of "
+    "permutations of the attributions stay below.",
     "over pairs of prompts that did not choose the features (percentile bootstrap).",
     CircuitArguments,
     find,

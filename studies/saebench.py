@@ -20,7 +20,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import ChartPoint, ChartSeries, StudyChart, StudyFigure, StudyTable
 from lexiscope.records.study import Cell
-from studies.controls import random_dictionary
+from studies.controls import active_of, random_dictionary
 from studies.inputs import Inputs, Stream, check_fixed_rows, encode, load_inputs, read_passages, read_stream
 from studies.intervals import Interval, figure, mean_over, percent, ratio_over
 from studies.interventions import Positions, losses, unchanged
@@ -71,7 +71,9 @@ def find(arguments: BenchArguments) -> Findings:
     for name in (OWN, RANDOM):
         used = dictionary
         if name == RANDOM:
-            used = random_dictionary(dictionary, plain.x[layer], seed=arguments.seed)
+            x = plain.x[layer]
+            active = active_of(encode(dictionary, x, plain.tokens))
+            used = random_dictionary(dictionary, x, active=active, seed=arguments.seed)
         texts, pairs = (
             Texts(each.x[layer], encode(used, each.x[layer], each.tokens), each.passage, len(some))
             for each, some in ((plain, every), (both, cased))

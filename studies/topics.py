@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexiscope.adaptive_selection import NormMatch
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from lexiscope.records import ChartSeries, StudyChart, StudyTable
@@ -51,6 +52,19 @@ def name_scores(embedding: Tensor, names: Tensor, topic: Tensor) -> Tensor:
 def unit_scores(scores: Tensor) -> Tensor:
     """Scores [m] from 0 to 1."""
     return (scores - scores.min()) / (scores.max() - scores.min()).clamp_min(1e-12)
+
+
+def can_swap(dictionary: Dictionary) -> bool:
+    """Whether pre-activations times scores select as the pre-activations do: not where features have a sign,
+    or the input decides beside them.
+    """
+    selection = dictionary.selection
+    return not (
+        selection.iterative
+        or selection.signed
+        or isinstance(selection, NormMatch)
+        or dictionary.normalise != "none"
+    )
 
 
 def swapped(dictionary: Dictionary, scores: Tensor) -> Change:
@@ -103,9 +117,7 @@ def find(arguments: TopicArguments) -> Findings:
     for name, vector in vectors.items():
         for strength in STRENGTHS:
             changes[_key(name, strength)] = added(strength * size * vector)
-    swaps = not (
-        dictionary.selection.iterative or dictionary.selection.signed or dictionary.normalise != "none"
-    )
+    swaps = can_swap(dictionary)
     if swaps:
         for name, each in ((SWAP, cosines), (RANDOM, mixed)):
             scores = torch.zeros(dictionary.d_sae)

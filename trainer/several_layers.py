@@ -12,7 +12,7 @@ it.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +26,11 @@ from trainer.architectures import Architecture
 from trainer.initialise import Centring, centring
 
 CROSSCODER = "crosscoder.safetensors"
-"""Beside a crosscoder's weights: for each later layer, W_dec.<layer> [d_sae, d_in] and b_dec.<layer> [d_in],
-in the raw space of that layer.
+"""Beside a crosscoder's weights: for each later layer, W_dec.<layer> [d_sae, d_in], b_dec.<layer> [d_in] and,
+where there is a dense path, dense_out.<layer> [rank, d_in], in the raw space of that layer.
 """
+WRITING = ("W_dec", "b_dec", "dense_out")
+"""What a crosscoder has for each layer; all else is of the layer that it reads."""
 PART = 65536
 
 
@@ -94,19 +96,20 @@ def written_results(
         reads.mean.cpu(), reads.scale, target_mean=writes.mean.cpu(), target_scale=writes.scale
     )
     width = whole.d_in
-    rows = [part / each.scale for part, each in zip(whole.W_dec.split(width, 1), found.values(), strict=True)]
-    bias = [part / each.scale for part, each in zip(whole.b_dec.split(width), found.values(), strict=True)]
+    joint = {name: tensor.split(width, -1) for name, tensor in whole.tensors().items() if name in WRITING}
+    own: dict[int, dict[str, Any]] = {
+        layer: {name: (split[at] / each.scale).contiguous() for name, split in joint.items()}
+        for at, (layer, each) in enumerate(found.items())
+    }
     home = next(iter(found))
     fit = architecture.anchor_fit(lift)
     first = found[home]
-    at_home = replace(whole, W_dec=rows[0].contiguous(), b_dec=bias[0].contiguous())
+    at_home = replace(whole, **own.pop(home))
     fit = fit._replace(
         anchors=(fit.anchors[:, :width] / first.scale).contiguous(),
         mean=(fit.mean[:width] / first.scale).contiguous(),
     )
-    tensors: dict[str, Tensor] = {}
-    for layer, each, offset in list(zip(found, rows, bias, strict=True))[1:]:
-        tensors |= {f"W_dec.{layer}": each.contiguous(), f"b_dec.{layer}": offset.contiguous()}
+    tensors = {f"{name}.{layer}": part for layer in own for name, part in own[layer].items()}
     return ForLayer(at_home, fit, first.scale, first.mean_norm), tensors
 
 
@@ -130,8 +133,10 @@ def explained(
     """
     code, found = dictionary.encode(x), {}
     for layer, actual in others.items():
-        rebuilt = replace(dictionary, W_dec=tensors[f"W_dec.{layer}"]).decode_sparse(code, x)
-        error = rebuilt + tensors[f"b_dec.{layer}"] - actual
+        own: dict[str, Any] = {
+            name: tensors[f"{name}.{layer}"] for name in WRITING if f"{name}.{layer}" in tensors
+        }
+        error = replace(dictionary, **own).decode(code, x) - actual
         spread = (actual - actual.mean(0)).square().sum()
         found[layer] = float(1 - error.square().sum() / spread)
     return found

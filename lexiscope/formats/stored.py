@@ -206,6 +206,9 @@ def check_widths(path: Path, dictionary: Dictionary, d_in: Any, d_sae: Any, d_ou
     d_out = d_out or d_in or dictionary.d_out
     d_in, d_sae = d_in or d_out, d_sae or dictionary.d_sae
     expected = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    if dictionary.dense_in is not None:
+        rank = dictionary.dense_in.shape[-1:]
+        expected |= {"dense_in": (d_in, *rank), "dense_out": (*rank, d_out)}
     tensors = dictionary.tensors()
     for name, shape in (expected | dict.fromkeys(dictionary.selection.tensors(), (d_sae,))).items():
         found = tensors[name]

@@ -192,6 +192,13 @@ def test_the_normalisation_of_inputs_round_trips(normalise: str, tmp_path: Path)
     assert torch.equal(found.reconstruct(x), dictionary.reconstruct(x))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("dense_in", (5, 2)), ("dense_out", (2, 12))])
+def test_a_dense_path_of_another_width_is_refused(tmp_path: Path, name: str, shape: tuple[int, int]) -> None:
+    dictionary = replace(random_dictionary(dense=True), **{name: torch.zeros(shape)})
+    with pytest.raises(CheckpointError, match=rf"{name} has shape \({shape[0]}, {shape[1]}\)"):
+        load_checkpoint(write(tmp_path / "run", dictionary))
+
+
 def test_a_selection_without_a_spelling_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Signed"):
         write(tmp_path / "run", replace(random_dictionary(), selection=Signed()))

@@ -11,7 +11,7 @@ import torch
 
 from experiments.tic_tac_toe import make, make_tokenizer
 from studies import STUDIES, StudyError
-from studies.board import THRESHOLDS, BoardArguments, coverage, detectors, measure
+from studies.board import THRESHOLDS, BoardArguments, Measured, coverage, detectors, measure
 from studies.tic_tac_toe import ENDS, SQUARES, boards, game, seen_by_the_next, winner
 
 
@@ -71,25 +71,46 @@ def test_every_letter_of_a_game_is_one_token() -> None:
     assert len(tokenizer.encode("aebX")) == 4 and tokenizer.decode(tokenizer.encode("cgd=")) == "cgd="
 
 
-def test_a_study_of_games_and_a_text_that_is_none(games: Path, text_file: Path, tmp_path: Path) -> None:
+def test_random_directions_are_measured_by_magnitude_as_the_dictionarys_own_are(
+    games: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trained("abstopk", games, tmp_path)
+    seen: list[torch.Tensor] = []
+
+    def recorded(activations: torch.Tensor, *rest: torch.Tensor) -> Measured:
+        seen.append(activations)
+        return measure(activations, *rest)
+
+    monkeypatch.setattr("studies.board.measure", recorded)
+    ask = {"dictionaries": (folder,), "text": (str(games / "games.jsonl"),), "tokens": 3000, "length": 16}
+    STUDIES["board"].run(BoardArguments(**ask))
+    assert len(seen) == 3 and all((each >= 0).all() for each in seen)
+    assert ((seen[1] > 0).sum(1) == 4).all(), "every firing counts"
+
+
+def trained(recipe: str, games: Path, out: Path) -> Path:
+    """A checkpoint of layer 1 of the games' model."""
     from rich.console import Console
 
     import trainer
     from lexiscope.language_model import load_language_model
 
-    model = load_language_model(str(games / "model"))
     plan = trainer.Plan(
         sources=[str(games / "games.jsonl")],
-        runs=[(replace(trainer.recipe("plain"), k=4, batch=128), [1])],
-        out=tmp_path,
+        runs=[(replace(trainer.recipe(recipe), k=4, batch=128), [1])],
+        out=out,
         tokens=3000,
         seen=6000,
         eval_tokens=300,
         length=16,
         width=48,
     )
-    trainer.train(model, plan, console=Console(quiet=True))
-    ask = {"dictionaries": (tmp_path / "model" / "1-plain",), "tokens": 3000, "length": 16}
+    [folder] = trainer.train(load_language_model(str(games / "model")), plan, console=Console(quiet=True))
+    return folder
+
+
+def test_a_study_of_games_and_a_text_that_is_none(games: Path, text_file: Path, tmp_path: Path) -> None:
+    ask = {"dictionaries": (trained("plain", games, tmp_path),), "tokens": 3000, "length": 16}
     record = STUDIES["board"].run(BoardArguments(text=(str(games / "games.jsonl"),), **ask))
     figures = {figure.label: figure for figure in record.figures}
     assert 0 <= figures["board reconstruction"].value <= 1 and len(record.tables[0].rows) == 18

@@ -1,6 +1,6 @@
 """Attributions add up to what they explain, and slopes are those of finite differences."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
 from studies import STUDIES, StudyError, attribution
 from studies.attribution import edges, integrated_gradients, metric, state_of, with_features
-from studies.circuits import CircuitArguments
+from studies.circuits import CircuitArguments, chance_level, correlation
 from studies.motifs import bi_fans, motifs, relays, rewired, strong
 from studies.tasks import Pair
 
@@ -80,6 +80,19 @@ def test_keeping_every_feature_changes_nothing(
     assert with_features(model, dictionaries, state, every) == pytest.approx(state.difference, abs=1e-4)
     none = {layer: ~mask for layer, mask in every.items()}
     assert with_features(model, dictionaries, state, none) != pytest.approx(state.difference, abs=1e-4)
+
+
+def test_attributions_that_say_nothing_stay_below_the_level_of_chance_in_19_of_20() -> None:
+    draws = [(torch.randn(8), torch.randn(8)) for _ in range(100)]
+    below = [correlation(a, b) < chance_level(a, b, seed=0) for a, b in draws]
+    assert 88 <= sum(below) <= 100
+    a = torch.arange(8.0)
+    assert chance_level(a, a + 0.1 * torch.randn(8), seed=0) < 0.8 < correlation(a, 2 * a)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("studies.circuits.PERMUTATIONS", 4000)
+        small = torch.randn(4), torch.randn(4)
+        every = sorted(correlation(small[0][list(order)], small[1]) for order in permutations(range(4)))
+        assert every[21] - 1e-5 <= chance_level(*small, seed=0) <= every[23] + 1e-5
 
 
 def test_a_task_that_the_model_cannot_be_asked_is_refused(runs: list[Path], text_file: Path) -> None:

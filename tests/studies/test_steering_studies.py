@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lexiscope.adaptive_selection import NormMatch
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel
 from lexiscope.sparse_code import SparseCode
@@ -16,7 +17,7 @@ from studies.forecast import ForecastArguments, Gate
 from studies.inputs import Stream, check_fixed_rows
 from studies.interventions import Positions
 from studies.optimise import OptimiseArguments, ascend, projected, with_openings
-from studies.topics import TopicArguments, name_scores, swapped, unit_scores
+from studies.topics import TopicArguments, can_swap, name_scores, swapped, unit_scores
 from studies.unlearn import UnlearnArguments, activity, chosen_features
 from tests import tiny
 
@@ -54,6 +55,18 @@ def test_a_swap_with_equal_scores_changes_nothing(runs: list[Path], model: Langu
     none = torch.zeros(dictionary.d_sae)
     without = swapped(dictionary, none)(x, at)
     assert torch.allclose(without, x - dictionary.decode_sparse(dictionary.encode(x), x), atol=1e-4)
+
+
+def test_what_the_input_selects_too_is_not_swapped(
+    runs: list[Path], ask: dict, other_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = load_checkpoint(runs[2])
+    assert can_swap(checkpoint.dictionary)
+    matched = checkpoint._replace(dictionary=replace(checkpoint.dictionary, selection=NormMatch(8)))
+    monkeypatch.setattr("studies.inputs.load_checkpoint", lambda *_, **__: matched)
+    both = ask | {"against": (str(other_text),), "topic": "cat dog", "features": 4, "judged": 3}
+    record = STUDIES["topics"].run(TopicArguments(**both))
+    assert record.figures and not any("swap" in figure.label for figure in record.figures)
 
 
 def test_features_to_forget_are_active_there_and_hardly_elsewhere() -> None:

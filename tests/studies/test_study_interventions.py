@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lexiscope.adaptive_selection import Sparsemax, TwoSided
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
-from studies.controls import drawn_alike, random_dictionary
+from lexiscope.selection import Threshold
+from studies.controls import active_of, drawn_alike, random_dictionary
 from studies.interventions import Positions, added, adding, clamped, gated, losses, unchanged
 
 
@@ -90,9 +92,27 @@ def test_a_random_dictionary_keeps_the_selection_and_centres(
     model: LanguageModel, dictionary: Dictionary, found: list[np.ndarray]
 ) -> None:
     x = model.read(torch.from_numpy(found[0])[None], [1])[1][0, 1:].float()
-    drawn = random_dictionary(dictionary, x, seed=0)
+    drawn = random_dictionary(dictionary, x, active=4, seed=0)
     code = drawn.encode(x)
     assert code.values.shape == dictionary.encode(x).values.shape
     row, feature = 2, int(code.indices[2, 0])
     slow = float((x[row] - x.mean(0)) @ drawn.W_dec[feature])
     assert float(code.values[row, 0]) == pytest.approx(slow, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("kind", ["threshold", "two-sided", "sparsemax"])
+def test_a_random_dictionary_has_as_many_active_features_whatever_the_scale(kind: str, scale: float) -> None:
+    rows, x = torch.nn.functional.normalize(torch.randn(200, 16), dim=-1), 3 + torch.randn(400, 16)
+    selection = {
+        "threshold": Threshold(torch.rand(200) + 1),
+        "two-sided": TwoSided(torch.rand(200) + 1),
+        "sparsemax": Sparsemax(3.0),
+    }[kind]
+    one = Dictionary(rows.T, torch.zeros(200), rows, torch.zeros(16), selection)
+    scaled = one.fold(torch.zeros(16), 1 / scale)
+    active = active_of(scaled.encode(scale * x))
+    assert active == pytest.approx(active_of(one.encode(x)), rel=0.01) and active > 1
+    drawn = random_dictionary(scaled, scale * x, active=active, seed=0)
+    assert type(drawn.selection) is type(selection)
+    assert active_of(drawn.encode(scale * x)) == pytest.approx(active, rel=0.02)

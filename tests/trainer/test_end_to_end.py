@@ -12,6 +12,7 @@ from lexiscope.text import passages
 from trainer.activations.harvest import harvest
 from trainer.activations.passages import LayerActivations, TrainingBatch
 from trainer.architectures import Architecture, Config, Start, Step, build
+from trainer.architectures.endtoend import EndToEndConfig
 from trainer.architectures.gsae import GradientTopKConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.errors import RecipeError
@@ -139,6 +140,12 @@ def test_gradients_reach_the_rows_through_the_model(
         b_dec -= size * gradient
         after = sum(float(loss) for loss in architecture.gradients(batch, step).losses.values())
     assert before - after == pytest.approx(float(size * gradient.square().sum()), rel=0.1)
+
+
+def test_early_stopping_on_an_error_that_is_not_trained_on_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"patience is 3.*local above 0"):
+        EndToEndConfig(epochs=20, patience=3)
+    assert EndToEndConfig(epochs=20, patience=3, local=0.1).patience == 3
 
 
 def test_single_positions_are_refused(bundled: LanguageModel, activations: LayerActivations) -> None:

@@ -113,6 +113,39 @@ def test_boosting_trains_each_member_on_what_those_before_leave() -> None:
     assert_gradients(architecture, errors, p)
 
 
+def test_silent_features_of_a_boosted_member_learn_from_what_the_member_reads() -> None:
+    architecture, _ = built(BoostingConfig(k=4, members=2, dense_rank=2, aux_k=8, aux_after=5))
+    architecture.matmul_dtype = torch.float32
+    silent = [torch.arange(3), torch.arange(D_SAE // 2, D_SAE // 2 + 3)]
+    architecture.silent[torch.cat(silent)] = 6
+    with torch.no_grad():
+        architecture.parameters["encoder"][torch.cat(silent)] *= 0.01  # not in any code
+    p, x = {name: t.detach() for name, t in architecture.parameters.items()}, some_batch(architecture).x
+    first = group_code(p, x, 0) @ unit(p["decoder"])
+    second = group_code(p, x - first, 1) @ unit(p["decoder"])
+    missed = x - first - second - x @ p["dense_in"] @ p["dense_out"] - p["b_dec"]
+    expected = 0.0
+    for rows, read in zip(silent, (x, x - first), strict=True):
+        code = (read @ p["encoder"][rows].T).relu()
+        error = (code @ p["decoder"][rows] - missed).square().mean()
+        expected += float(1 / 32 * 3 / 8 * error / missed.var(0, correction=0).mean())
+    with torch.no_grad():
+        found = architecture.gradients(some_batch(architecture), STEP).losses["aux_k"]
+    assert found.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_boosted_members_feature_restarts_at_what_the_member_reads() -> None:
+    architecture, _ = built(BoostingConfig(k=4, members=2, dense_rank=0))
+    architecture.matmul_dtype = torch.float32
+    batch = some_batch(architecture, 2)
+    features = torch.tensor([3, D_SAE // 2 + 3])
+    p = {name: t.detach().clone() for name, t in architecture.parameters.items()}
+    read = torch.stack([batch.x[0], batch.x[1] - (group_code(p, batch.x, 0) @ unit(p["decoder"]))[1]])
+    with torch.no_grad():
+        architecture.restart(features, batch)
+    assert torch.allclose(architecture.parameters["decoder"][features], unit(read), atol=1e-4)
+
+
 @pytest.mark.parametrize("config", [BaggingConfig, BoostingConfig])
 def test_members_that_do_not_divide_k_or_the_width_are_refused(config: type[BaggingConfig]) -> None:
     with pytest.raises(RecipeError, match="must divide k, 5"):

@@ -52,6 +52,12 @@ def test_top_afa_takes_features_until_the_norm_of_the_code_is_nearest_to_the_inp
     assert_gradients(architecture, (code @ unit(p["decoder"]) + rest(p, x) - x).square().mean() + afa, p)
 
 
+def test_the_width_bounds_the_code_of_top_afa() -> None:
+    architecture, start = built(TopAFAConfig(k=2 * D_SAE, batch=64))
+    Training(architecture, start.random, steps=2).over(sample())
+    assert architecture.selection().max_active == D_SAE
+
+
 def test_top_afa_refuses_a_dense_path() -> None:
     with pytest.raises(RecipeError, match="dense_rank=0"):
         TopAFAConfig(dense_rank=2)
@@ -352,6 +358,8 @@ def test_a_restarted_feature_of_a_variational_dictionary_has_its_first_variance(
         (MutualChoiceConfig, {"dying": 2.0}, "must not be above 1"),
         (AENConfig, {"last_norm": 0.5}, "last_norm=1"),
         (SignedGatedConfig, {"aux_k": 8}, "has no AuxK"),
+        (SignedGatedConfig, {"terms": "kl:1,off_support:1", "batch_of": "passages"}, "has a radius"),
+        (SignedGatedConfig, {"terms": "l1_l2:1"}, "has a radius"),
         (VSAEConfig, {"divergence": -1.0}, "divergence is -1"),
         (MFRConfig, {"peers": 0}, "peers is 0"),
         (SparsemaxConfig, {"terms": "off_support:1"}, "no terms"),

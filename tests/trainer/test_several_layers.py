@@ -82,15 +82,22 @@ def test_a_group_whose_last_dictionary_could_not_be_written_is_resumed(
     )
 
 
+@pytest.mark.parametrize("rank", [0, 3])
 def test_a_crosscoder_writes_the_later_layer_from_the_code_of_the_first(
-    model: LanguageModel, text_file: Path, tmp_path: Path, streams: dict[int, torch.Tensor]
+    model: LanguageModel, text_file: Path, tmp_path: Path, streams: dict[int, torch.Tensor], rank: int
 ) -> None:
-    (folder,) = trainer.train(model, plan("crosscoder", text_file, tmp_path, [0, 1]), console=QUIET)
+    asked = plan("crosscoder", text_file, tmp_path, [0, 1])
+    [(config, layers)] = asked.runs
+    asked = asked._replace(runs=[(replace(config, dense_rank=rank), layers)])  # type: ignore[call-arg]
+    (folder,) = trainer.train(model, asked, console=QUIET)
     found, tensors = load_checkpoint(folder), load_file(folder / CROSSCODER)
     assert folder.name == "0-crosscoder" and found.metrics["fve"] > 0.3
     code = found.dictionary.encode(streams[0])
     dense = torch.zeros(len(code.values), 64).scatter_add(1, code.indices, code.values)
     rebuilt = dense @ tensors["W_dec.1"] + tensors["b_dec.1"]
+    if rank:
+        assert found.dictionary.dense_in is not None
+        rebuilt += streams[0] @ found.dictionary.dense_in @ tensors["dense_out.1"]
     error = (rebuilt - streams[1]).square().sum() / (streams[1] - streams[1].mean(0)).square().sum()
     assert 1 - error.item() > 0.3
     assert found.details["explained"]["1"] == pytest.approx(1 - error.item(), abs=0.1)

@@ -29,6 +29,7 @@ from trainer.architectures import Architecture, Config, Start, build
 from trainer.architectures.endtoend import EndToEndConfig
 from trainer.architectures.ensemble import BoostingConfig
 from trainer.architectures.gsae import GradientTopKConfig
+from trainer.architectures.sasa import SASAConfig
 from trainer.architectures.sparsemax import SparsemaxConfig
 from trainer.architectures.topafa import TopAFAConfig
 from trainer.architectures.topk import TopKConfig
@@ -101,6 +102,19 @@ def test_training_lowers_the_loss_and_the_dictionary_maps_raw_x_to_the_raw_targe
         if config.name == "sasa":  # in other axes of the same blocks
             found, made = (each.unflatten(1, (-1, 4)).norm(dim=-1) for each in (found, made))
         assert torch.allclose(found, made, atol=1e-3)
+
+
+def test_the_rows_of_a_sasa_block_start_on_the_side_of_what_their_encoder_rows_are_to_write() -> None:
+    architecture, _ = built(small(SASAConfig(block=4), dense_rank=0))
+    encoder, decoder = (architecture.parameters[name].detach() for name in ("encoder", "decoder"))
+    found, first = pairs(), torch.arange(D_SAE) % 4 == 0
+    assert found.target is not None
+    x = architecture.centring.normalise(found.x)
+    target = architecture.target_centring.normalise(found.target)
+    begun = torch.nn.functional.normalize(x, dim=-1) @ torch.nn.functional.normalize(encoder, dim=-1).T
+    samples = target[begun.argmax(0)]
+    along = torch.nn.functional.cosine_similarity(decoder, samples, dim=-1)
+    assert (along > -1e-4).all() and along[first].min() > 0.999
 
 
 def plan(text: Path, out: Path, *names: str, **changes: Any) -> trainer.Plan:

@@ -34,6 +34,11 @@ class EndToEndConfig(TopKConfig):
         super().__post_init__()
         self._positive("kl")
         self._not_negative("downstream", "local")
+        if self.patience and not self.local:
+            raise RecipeError(
+                f"patience is {self.patience}: it goes by the reconstruction's error, which {self.name} "
+                "trains on only with local above 0."
+            )
 
     @property
     def needs_later_layers(self) -> bool:

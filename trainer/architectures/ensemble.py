@@ -75,8 +75,11 @@ class Bagging(TopKArchitecture):
         rest = x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
         self._outputs: list[Tensor] = []
         """[n, d_out] of each member"""
+        self._inputs: list[Tensor] = []
+        """[n, d_in] what each member reads"""
         left = x
         for member in range(self.config.members):
+            self._inputs.append(left)
             codes.append(self._code(left, member))
             self._outputs.append(sparse.decode(codes[-1], p["decoder"], unit_rows=True))
             if self.boosted:
@@ -87,7 +90,7 @@ class Bagging(TopKArchitecture):
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
         """Bagging: the mean of the members' own errors. Boosting: what the last leaves, then what each
-        before it leaves. And AuxK, for the whole.
+        before it leaves. And AuxK, for the whole; in boosting for each member, of what it reads.
         """
         p = self.parameters
         left = batch.target - batch.x @ p["dense_in"] @ p["dense_out"] - p["b_dec"]
@@ -119,3 +122,22 @@ class Boosting(Bagging):
     config_type = BoostingConfig
     config: BoostingConfig
     boosted = True
+
+    def _aux_k(self, residual: Tensor, x: Tensor, silent: Tensor) -> Tensor:
+        """The sum over the members, each of what it read in the last pass."""
+        aux_k, terms = super()._aux_k, list[Tensor]()
+        for member, left in enumerate(self._inputs):
+            own = silent[self._member(silent) == member]
+            if len(own):
+                terms.append(aux_k(residual, left, own))
+        return torch.stack(terms).sum()
+
+    def _member(self, features: Tensor) -> Tensor:
+        return features // (self.d_sae // self.config.members)
+
+    def restart(self, features: Tensor, samples: TrainingBatch) -> None:
+        """At what the member of each feature reads of its sample."""
+        self.forward(samples.x)
+        each = torch.arange(len(features), device=self.device)
+        left = torch.stack(self._inputs)[self._member(features), each]
+        super().restart(features, samples._replace(x=left, target=left))

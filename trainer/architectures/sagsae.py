@@ -35,6 +35,11 @@ class SignedGatedConfig(PenalisedConfig):
         super().__post_init__()
         if self.aux_k:
             raise RecipeError(f"{self.name} has no AuxK, whose features have a bias: set aux_k=0.")
+        if {"off_support", "l1_l2"} & objectives.term_weights(self.terms).keys():
+            raise RecipeError(
+                f"terms={self.terms} are of pre-activations with a bias: {self.name} has a radius in its "
+                "place."
+            )
 
 
 class SignedGated(Penalised):

@@ -56,9 +56,11 @@ class SASA(TopKArchitecture):
     precise = True
 
     def initialise(self, start: Start) -> None:
-        """As TopK, with orthogonal rows within a block."""
+        """As TopK, with orthogonal rows within a block, each on the side of its sample."""
         super().initialise(start)
-        rows = torch.linalg.qr(self.blocks("decoder").transpose(1, 2)).Q.transpose(1, 2)
+        began = self.blocks("decoder")
+        rows = torch.linalg.qr(began.transpose(1, 2)).Q.transpose(1, 2)
+        rows = torch.where((rows * began).sum(-1, keepdim=True) < 0, -rows, rows)
         self.parameters["decoder"] = rows.flatten(0, 1).contiguous()
         if not self.transcoder:
             self.parameters["encoder"] = self.parameters["decoder"] * self.encoder_norm

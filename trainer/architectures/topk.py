@@ -98,8 +98,9 @@ class TopKArchitecture(Architecture):
         some = kept[torch.randperm(len(kept), generator=start.random)[:START_SAMPLE]]
         sample, wanted = start.batch(some), start.target_batch(some)
         largest = abs_top_k if self.signed else top_k
+        most = min(self.config.k, self.d_sae)
         decoded = torch.cat(
-            [gather_sum(largest(x @ begin.T, self.config.k), directions) for x in sample.split(ENCODED)]
+            [gather_sum(largest(x @ begin.T, most), directions) for x in sample.split(ENCODED)]
         )
         shrink = (  # least squares: the first reconstruction is no overshoot
             decoded * (wanted - (sample @ principal) @ dense_map)
@@ -176,10 +177,14 @@ class TopKArchitecture(Architecture):
         losses = {"mse": objectives.mse(made.output, batch.target)}
         silent = self._silent_features(made.code)
         if len(silent):
-            p = self.parameters
-            rows = SilentRows(p["encoder"][silent], p["b_enc"][silent], p["decoder"][silent])
-            losses["aux_k"] = self._aux_loss((batch.target - made.output).detach(), batch.x, rows)
+            losses["aux_k"] = self._aux_k((batch.target - made.output).detach(), batch.x, silent)
         return losses
+
+    def _aux_k(self, residual: Tensor, x: Tensor, silent: Tensor) -> Tensor:
+        """AuxK of the features `silent` [m], which read x [n, d_in]."""
+        p = self.parameters
+        rows = SilentRows(p["encoder"][silent], p["b_enc"][silent], p["decoder"][silent])
+        return self._aux_loss(residual, x, rows)
 
     def _silent_features(self, code: SparseCode) -> Tensor:
         """[m] features that AuxK is for: long silent, and not in this step's code either."""
