@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +24,11 @@ from torch import Tensor
 from experiments.figures import keep_row, kept_rows
 from experiments.page import DOCS, RESULTS, fill, table
 from indexer.causal.steering import KL, Ground, neutral_prefixes
-from indexer.lenses import LENGTH
+from indexer.lenses import lens_prompts
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.evidence import CHOOSING, FlatText, halves_of
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.language_model.jacobian import SKIPPED
 from lexiscope.text import passages
 from lexiscope.tokens import folded
 
@@ -152,12 +150,6 @@ def _by_score(units: np.ndarray, rate: np.ndarray) -> list[int]:
     return [int(each[at]) for at in np.argsort(-score, kind="stable")]
 
 
-def lens_prompts(ground: Cell, n: int) -> list[Tensor]:
-    """Beginnings of the first n passages of the choosing half that are long enough."""
-    long = (p[:LENGTH] for p in ground.choosing if len(p) > SKIPPED + 1)
-    return [torch.from_numpy(p.astype(np.int64)) for p in islice(long, n)]
-
-
 @torch.no_grad()
 def direction_lists(
     ground: Cell, run: Checkpoint, sample: Tensor, lens: Tensor, prompts: Sequence[Tensor], mean_norm: float
@@ -230,7 +222,7 @@ def measure(
     rows = torch.from_numpy(sample)
     spelled = [folded(raw) or raw.decode("latin-1") for raw in model.vocabulary.raw]
     lists = read_lists(chosen, occurrences, spelled, n)
-    lists |= direction_lists(ground, run, rows, lens, lens_prompts(ground, key_prompts), mean_norm)
+    lists |= direction_lists(ground, run, rows, lens, lens_prompts(ground.choosing, key_prompts), mean_norm)
     held_out = Ground(model, ground.layer, ground.prefixes, mean_norm=mean_norm, fast=True)
     oracle = changes(held_out, ground.dictionary.directions[rows], LEVELS).topk(N, dim=1).indices.tolist()
     best = strongest(judged)
@@ -300,7 +292,9 @@ def main() -> None:
             model, run.layer, run.dictionary, choosing, judging, neutral_prefixes(judging, n=given.prefixes)
         )
         if (model.id, run.layer) not in lenses:
-            fitted = model.jacobians(lens_prompts(ground, given.lens_prompts), [run.layer], fast=True)
+            fitted = model.jacobians(
+                lens_prompts(ground.choosing, given.lens_prompts), [run.layer], fast=True
+            )
             lenses[model.id, run.layer] = fitted.get(run.layer, torch.eye(model.d_model))
         for row in measure(
             ground,

@@ -33,6 +33,12 @@ class Lenses(NamedTuple):
 NO_LENSES = Lenses({}, "")
 
 
+def lens_prompts(passages: Iterable[np.ndarray], n: int) -> list[Tensor]:
+    """Beginnings of the first n passages that are long enough."""
+    usable = (torch.as_tensor(passage[:LENGTH]).long() for passage in passages if len(passage) > SKIPPED + 1)
+    return list(islice(usable, n))
+
+
 def jacobian_lenses(
     model: LanguageModel,
     layers: Sequence[int],
@@ -48,8 +54,7 @@ def jacobian_lenses(
     A file is for the very tokens that its lenses were fitted on. Raises TextError where no passage is long
     enough.
     """
-    usable = (torch.as_tensor(passage[:LENGTH]).long() for passage in passages if len(passage) > SKIPPED + 1)
-    fitted_on = list(islice(usable, prompts))
+    fitted_on = lens_prompts(passages, prompts)
     tokens = fingerprint([prompt.tolist() for prompt in fitted_on])
     path = folder / f"{model.id}-{model.identity}-{tokens}-{prompts}.safetensors"
     below = sorted({layer for layer in layers if layer < model.n_layers - 1})
