@@ -21,7 +21,15 @@ from lexiscope.errors import CheckpointError, LexiscopeError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.measures import RUN, Measure, as_text, placed
 from lexiscope.text import fingerprint, passages
-from trainer import Candidate, Measured, Plan, check_candidates, held_out_passages, measure
+from trainer import (
+    Candidate,
+    Measured,
+    Plan,
+    check_candidates,
+    held_out_passages,
+    held_out_rule,
+    measure,
+)
 
 TOKENS = 100_000
 """Default number of held-out tokens."""
@@ -127,11 +135,18 @@ def _model_of(checkpoint: Checkpoint, request: EvaluationRequest) -> tuple[str, 
 def _amounts(
     checkpoint: Checkpoint, request: EvaluationRequest, text: str
 ) -> tuple[bool, int, int, int | None]:
-    """(the run's own held-out passages of its training text?, passage length, tokens, tokens scored)."""
+    """(the run's own held-out passages of its training text?, passage length, tokens, tokens scored).
+
+    Raises CheckpointError for a run on this text that held out other passages than such a run does now.
+    """
     details, before = checkpoint.details, checkpoint.metrics
-    own_split = (
-        details.get("text_fingerprint") == text and details.get("plan", {}).get("held_out") != "other text"
-    )
+    held_out = details.get("plan", {}).get("held_out")
+    own_split = details.get("text_fingerprint") == text and held_out != "other text"
+    if own_split and held_out not in (None, rule := held_out_rule(_plan(request.text))):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on this text but for {held_out}; evaluation would take {rule}, "
+            "which are not the same passages. Give a text of its own with --text."
+        )
     context = checkpoint.metadata.get("context_size") or 256
     tokens = request.tokens or (own_split and before.get("tokens")) or TOKENS
     ce_tokens = request.ce_tokens
@@ -144,10 +159,13 @@ def _passages(
     model: LanguageModel, text: Sequence[str], *, own_split: bool, length: int, tokens: int
 ) -> list[np.ndarray]:
     if own_split:  # the text it was trained on: only its held-out passages may be evaluated
-        return held_out_passages(
-            model, Plan(text, [], Path(), tokens=0, seen=0, eval_tokens=tokens, length=length)
-        )
+        return held_out_passages(model, _plan(text)._replace(eval_tokens=tokens, length=length))
     return list(passages(model, text, length=length, tokens=tokens))
+
+
+def _plan(text: Sequence[str]) -> Plan:
+    """Of a run on the text, without held-out text of its own."""
+    return Plan(text, [], Path(), tokens=0, seen=0, eval_tokens=0)
 
 
 def _candidate(model: LanguageModel, checkpoint: Checkpoint, chosen: Sequence[np.ndarray]) -> Candidate:

@@ -1,5 +1,6 @@
 """What studies read: checkpoints of one model, the model, and the residual stream of a text."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -108,8 +109,15 @@ class Stream(NamedTuple):
 def read_passages(
     model: LanguageModel, text: Sequence[str], *, tokens: int, length: int, field: str | None = None
 ) -> list[np.ndarray]:
-    """Passages of token ids [≤ length], BOS first. Raises TextError for a text that gives none."""
-    return list(passages(model, Text(tuple(text), field), length=length, tokens=tokens))
+    """Passages of token ids [≤ length], BOS first. Raises TextError for a text that gives none.
+
+    Several files are read in turn, every second time backwards: every second passage is then of each of them.
+    """
+    met, placed = Counter[int](), list[tuple[int, int, np.ndarray]]()
+    for source, ids in passages(model, Text(tuple(text), field), length=length, tokens=tokens).sourced():
+        placed.append((met[source], -source if met[source] % 2 else source, ids))
+        met[source] += 1
+    return [ids for *_, ids in sorted(placed, key=lambda each: each[:2])]
 
 
 def own_passages(

@@ -7,7 +7,7 @@ from trainer.anchor_survey import Survey, anchor_sources, survey
 from trainer.architectures import Config
 from trainer.errors import RecipeError, TrainingDiverged
 from trainer.evaluation import Candidate, Measured, check_candidates, measure
-from trainer.plan import Plan, held_out_passages
+from trainer.plan import Plan, held_out_passages, held_out_rule
 from trainer.presets import Recipe, configured, described, recipe, recipes
 from trainer.run import train
 
@@ -26,6 +26,7 @@ __all__ = [
     "described",
     "harvest",
     "held_out_passages",
+    "held_out_rule",
     "measure",
     "recipe",
     "recipes",

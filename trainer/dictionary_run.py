@@ -24,7 +24,7 @@ from trainer.distributed import Ranks
 from trainer.errors import TrainingDiverged
 from trainer.initialise import Centring
 from trainer.logs import Log
-from trainer.plan import Plan, defaults_of, destination, identity, provenance, set_of
+from trainer.plan import Plan, defaults_of, destination, identity, provenance, set_of, training_sources
 from trainer.several_layers import ForLayer
 from trainer.snapshot import TRAINED, UnfinishedRun
 from trainer.step import LogLine, Training
@@ -113,7 +113,10 @@ class DictionaryRun:
 
     def _activations(self, harvest: Harvest) -> LayerActivations:
         if not self.group:
-            return harvest.at(self.layer, transcoder=self.plan.transcoder)
+            found = harvest.at(self.layer, transcoder=self.plan.transcoder)
+            if not self.config.patience:
+                return found
+            return found._replace(sources=training_sources(self.model, self.plan, len(found.numbers)))
         self._centrings = self._centrings or several_layers.centrings(harvest, self.group)
         join = several_layers.shared if self.config.layers == "shared" else several_layers.written
         return join(harvest, self._centrings)

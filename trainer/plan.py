@@ -4,26 +4,28 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, fields
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lexiscope.errors import TextError
 from lexiscope.files import portable_command
 from lexiscope.language_model import LanguageModel
-from lexiscope.text import Text, fingerprint, passages
+from lexiscope.text import Sourced, Text, fingerprint, passages
 from trainer.activations.buffer import cropped
 from trainer.activations.harvest import Positions
-from trainer.activations.passages import VALIDATION_EVERY
+from trainer.activations.passages import VALIDATION_EVERY, every_nth
 from trainer.architectures import Config, check_restarts
 from trainer.distributed import Ranks
 from trainer.errors import RecipeError
 from trainer.logs import check_logger
 
 HELD_OUT_EVERY = 10
-"""Every tenth passage is held out, unless there is held-out text of its own."""
+"""Every tenth passage of each source is held out, unless there is held-out text of its own."""
 BUFFER = 500_000
 """Tokens the buffer holds unless --buffer is given."""
 
@@ -187,7 +189,9 @@ def identity(model: LanguageModel, plan: Plan, config: Config, layer: int) -> di
     amounts = {name: getattr(plan, name) for name in ("tokens", "seen", "length", "seed", "filling")}
     text = {"text": fingerprint(plan.sources), "held_out": held_out_rule(plan)}
     what = {"recipe": asdict(config), "layer": layer, "width": plan.width or model.vocab_size}
-    kind = {"transcoder": True} if plan.transcoder else {}
+    kind: dict[str, Any] = {"transcoder": True} if plan.transcoder else {}
+    if config.patience and len(plan.sources) > 1:
+        kind["validation"] = f"every {VALIDATION_EVERY}th passage of each source"
     return {"model": model.id, "weights": model.fingerprint} | what | text | amounts | kind
 
 
@@ -219,7 +223,10 @@ def provenance(plan: Plan, identified: dict[str, Any], *, model_id: str, set_nam
 
 
 def held_out_rule(plan: Plan) -> str:
-    return "other text" if plan.held_out else f"every {HELD_OUT_EVERY}th passage"
+    """What is held out of the text, in words; runs of another rule have other passages in them."""
+    if plan.held_out:
+        return "other text"
+    return f"every {HELD_OUT_EVERY}th passage{' of each source' if len(plan.sources) > 1 else ''}"
 
 
 def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
@@ -228,11 +235,9 @@ def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
         return list(passages(model, plan.held_out, length=plan.length, tokens=plan.eval_tokens))
     found: list[np.ndarray] = []
     left = plan.eval_tokens
-    for passage in islice(
-        passages(model, plan.sources, length=plan.length), HELD_OUT_EVERY - 1, None, HELD_OUT_EVERY
-    ):
-        found.append(passage)
-        left -= len(passage) - 1
+    for passage in _split(model, plan, held_out=True):
+        found.append(passage.ids)
+        left -= len(passage.ids) - 1
         if left <= 0:
             break
     if not found:
@@ -245,8 +250,20 @@ def held_out_passages(model: LanguageModel, plan: Plan) -> list[np.ndarray]:
 
 def training_passages(model: LanguageModel, plan: Plan) -> Iterator[np.ndarray]:
     """Passages to train on."""
-    every = 0 if plan.held_out else HELD_OUT_EVERY
-    found = enumerate(passages(model, plan.sources, length=plan.length))
-    return cropped(
-        (passage for index, passage in found if not every or index % every != every - 1), plan.tokens
-    )
+    return cropped((passage.ids for passage in _split(model, plan, held_out=False)), plan.tokens)
+
+
+def training_sources(model: LanguageModel, plan: Plan, n: int) -> Tensor:
+    """[n] the source of each of the first n passages to train on."""
+    found = islice(_split(model, plan, held_out=False), n)
+    return torch.tensor([passage.source for passage in found])
+
+
+def _split(model: LanguageModel, plan: Plan, *, held_out: bool) -> Iterator[Sourced]:
+    """The passages of `sources` that are held out, or those that are trained on."""
+    found = passages(model, plan.sources, length=plan.length).sourced()
+    if plan.held_out:
+        return found
+    found, again = tee(found)
+    chosen = every_nth((passage.source for passage in again), HELD_OUT_EVERY)
+    return (passage for passage, out in zip(found, chosen, strict=True) if out == held_out)

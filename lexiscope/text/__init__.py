@@ -6,12 +6,14 @@ from lexiscope.text.passages import Passages, passages
 from lexiscope.text.plain import END
 from lexiscope.text.report import TextReport
 from lexiscope.text.request import FORMATS, Text, fingerprint
+from lexiscope.text.spool import Sourced
 
 __all__ = [
     "END",
     "FORMATS",
     "Batch",
     "Passages",
+    "Sourced",
     "Text",
     "TextReport",
     "batches",

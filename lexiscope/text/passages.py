@@ -12,7 +12,7 @@ from lexiscope.text.documents import documents
 from lexiscope.text.fields import Conversation
 from lexiscope.text.report import TextReport
 from lexiscope.text.request import Text
-from lexiscope.text.spool import Spool, spooled
+from lexiscope.text.spool import Sourced, Spool, spooled
 
 SHORTEST = 8
 """Shorter passages (the end of a document) are left out."""
@@ -33,10 +33,14 @@ class Passages:
         return self._spool.report
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return (passage.ids for passage in self.sourced())
+
+    def sourced(self) -> Iterator[Sourced]:
+        """Each passage with the number of its source."""
         left = self._tokens if self._tokens is not None else float("inf")
         for passage in self._spool:
             yield passage
-            left -= len(passage) - 1
+            left -= len(passage.ids) - 1
             if left <= 0:
                 return
 
@@ -53,17 +57,17 @@ def passages(
     return Passages(spooled(model, text, length, lambda report: _read(model, text, length, report)), tokens)
 
 
-def _read(model: LanguageModel, text: Text, length: int, report: TextReport) -> Iterator[np.ndarray]:
-    streams = [_of_source(model, source, text, length, report) for source in text.sources]
+def _read(model: LanguageModel, text: Text, length: int, report: TextReport) -> Iterator[Sourced]:
+    streams = dict(enumerate(_of_source(model, source, text, length, report) for source in text.sources))
     while streams:
-        for stream in list(streams):
+        for source, stream in list(streams.items()):
             passage = next(stream, None)
             if passage is None:
-                streams.remove(stream)
+                del streams[source]
                 continue
             report.passages += 1
             report.tokens += len(passage) - 1
-            yield passage
+            yield Sourced(source, passage)
     report.ended = True
     if not report.passages:
         raise TextError(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,16 @@ LARGEST = 256 << 20
 TEXTS = 4
 """texts of a model that are kept"""
 
-Read = Callable[[TextReport], Iterator[np.ndarray]]
+
+class Sourced(NamedTuple):
+    """A passage and where it is from."""
+
+    source: int
+    """the number of its source in the text, from 0"""
+    ids: np.ndarray
+
+
+Read = Callable[[TextReport], Iterator[Sourced]]
 
 
 class Spool:
@@ -33,21 +42,21 @@ class Spool:
     def __init__(self, read: Read, *, largest: int = LARGEST) -> None:
         self.report = TextReport()
         self._read = read
-        self._fresh: Iterator[np.ndarray] | None = read(self.report)
+        self._fresh: Iterator[Sourced] | None = read(self.report)
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (closed with the spool)
-        self._ends = array("q", [0])
+        self._ends, self._sources = array("q", [0]), array("q")
         self._largest = largest
         self._error: Exception | None = None
         self._lock = threading.Lock()
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[Sourced]:
         number = 0
         while (passage := self._kept(number)) is not None:
             yield passage
             number += 1
         yield from self._rest(number)
 
-    def _kept(self, number: int) -> np.ndarray | None:
+    def _kept(self, number: int) -> Sourced | None:
         """A passage by number, made and kept where that is still to be done; None after the last that is."""
         with self._lock:
             if number < len(self._ends) - 1:
@@ -65,16 +74,18 @@ class Spool:
                 self._fresh = None
                 return None
             self._file.seek(self._ends[-1])
-            self._file.write(passage.tobytes())
-            self._ends.append(self._ends[-1] + passage.nbytes)
+            self._file.write(passage.ids.tobytes())
+            self._sources.append(passage.source)
+            self._ends.append(self._ends[-1] + passage.ids.nbytes)
             return passage
 
-    def _stored(self, number: int) -> np.ndarray:
+    def _stored(self, number: int) -> Sourced:
         start, end = self._ends[number : number + 2]
         self._file.seek(start)
-        return np.frombuffer(self._file.read(end - start), dtype=np.int32).copy()
+        ids = np.frombuffer(self._file.read(end - start), dtype=np.int32).copy()
+        return Sourced(self._sources[number], ids)
 
-    def _rest(self, number: int) -> Iterator[np.ndarray]:
+    def _rest(self, number: int) -> Iterator[Sourced]:
         """What comes after the passages that are kept."""
         if self._ends[-1] < self._largest:
             return iter(())

@@ -43,6 +43,12 @@ def test_runs_evaluated_on_their_training_text_reproduce_their_metrics(
     assert torch.allclose(*(torch.tensor(pair) for pair in pairs), atol=1e-2)
 
 
+def test_a_run_that_held_out_other_passages_of_its_text_is_refused_on_it(copy: Path, text_file: Path) -> None:
+    edit(copy / "cfg.json", lambda c: c["metadata"]["lexiscope"]["plan"].update(held_out="every 7th passage"))
+    with pytest.raises(CheckpointError, match=r"but for every 7th passage.*Give a text of its own"):
+        evaluate_runs([copy], EvaluationRequest([str(text_file)]), console=QUIET)
+
+
 @pytest.fixture
 def copy(runs: list[Path], tmp_path: Path) -> Path:
     """A checkpoint to tamper with."""

@@ -21,7 +21,7 @@ from lexiscope.errors import ModelError, TextError
 from lexiscope.language_model import LanguageModel, load_language_model
 from lexiscope.text import END, Text, TextReport, batches, documents, fingerprint, passages
 from lexiscope.text.plain import BLOCK
-from lexiscope.text.spool import Spool
+from lexiscope.text.spool import Sourced, Spool
 from tests import tiny
 
 TEXTS = ["First document, with a line\nbreak.", "Second document."]
@@ -350,7 +350,7 @@ def counted(n: int, *, fails: bool = False) -> tuple[Callable[[TextReport], Any]
     def read(report: TextReport) -> Any:
         for number in range(n):
             made.append(number)
-            yield np.full(10, number, dtype=np.int32)
+            yield Sourced(number % 2, np.full(10, number, dtype=np.int32))
         if fails:
             raise TextError("line 7")
 
@@ -361,8 +361,10 @@ def test_passages_beyond_what_is_kept_are_made_again() -> None:
     read, made = counted(50)
     spool = Spool(read, largest=400)
     first, second = iter(spool), iter(spool)
-    assert [int(p[0]) for p in first] == list(range(50)) == [int(p[0]) for p in second]
-    assert len(made) == 100 and [int(p[0]) for p in spool] == list(range(50))
+    expected = [(number % 2, number) for number in range(50)]
+    for reading in (first, second):
+        assert [(p.source, int(p.ids[0])) for p in reading] == expected
+    assert len(made) == 100 and [(p.source, int(p.ids[0])) for p in spool] == expected
 
 
 def test_an_error_in_a_text_is_raised_by_every_iteration() -> None:
@@ -370,7 +372,7 @@ def test_an_error_in_a_text_is_raised_by_every_iteration() -> None:
     spool = Spool(read)
     for _ in range(2):
         found = iter(spool)
-        assert [int(next(found)[0]) for _ in range(3)] == [0, 1, 2]
+        assert [int(next(found).ids[0]) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(TextError, match="line 7"):
             next(found)
 

@@ -6,6 +6,8 @@ sees what an uninterrupted one would have seen.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +57,8 @@ class LayerActivations(NamedTuple):
     """the token at position 0 of each passage, where that position is not among the activations"""
     target: Tensor | None = None
     """[n, d_out] bf16, raw: what a transcoder reconstructs from x; None where that is x itself"""
+    sources: Tensor | None = None
+    """[text's passages] the source of each, in the order of the text; None where all have one"""
 
     @property
     def lengths(self) -> Tensor:
@@ -78,7 +82,22 @@ class LayerActivations(NamedTuple):
 
     def validation(self) -> Tensor:
         """[passages] bool: every sixth of the text."""
-        return self.numbers % VALIDATION_EVERY == VALIDATION_EVERY - 1
+        sources = [0] * len(self.numbers) if self.sources is None else self.sources.tolist()
+        return torch.tensor(list(every_nth(sources, VALIDATION_EVERY)))[self.numbers]
+
+
+def every_nth(sources: Iterable[int], n: int) -> Iterator[bool]:
+    """Whether each passage is one of every n, from its source. One is due at the n-th, 2n-th, … passage, and
+    is the next whose source has no larger share of them than an n-th: several sources, which are read in
+    turn, all have a share.
+    """
+    read, taken, all_taken = Counter[int](), Counter[int](), 0
+    for all_read, source in enumerate(sources, 1):
+        read[source] += 1
+        due = all_taken < all_read // n and taken[source] * n < read[source]
+        taken[source] += due
+        all_taken += due
+        yield due
 
 
 class Rows(NamedTuple):
