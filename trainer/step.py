@@ -50,15 +50,15 @@ class LogLine(NamedTuple):
     step: int
     tokens: int
     loss: float
-    """the reconstruction loss in scaled space, since the last line; mean squared error a dimension, so 1 −
-    FVE, roughly
+    """mean squared error a dimension of the reconstruction in scaled space, since the last line: roughly 1 −
+    FVE where activations are centred
     """
     live: float
     """share of features that fired since the last restart, or with validation since the epoch began"""
     tokens_per_second: float
     seconds: float
     terms: dict[str, float]
-    """the other weighted terms of the loss, where they entered"""
+    """the other weighted parts of the loss, where they entered"""
     epoch: int
     validation_loss: float | None
     """at the end of an epoch, where the recipe stops early"""
@@ -101,6 +101,9 @@ class Training:
         self.steps, self.ranks, self.every, self.report = steps, ranks, every, report
         self.step, self.tokens, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
         self.fired = torch.zeros(architecture.d_sae, dtype=torch.bool, device=architecture.device)
+        """[d_sae] since the last restart"""
+        self.fired_in_epoch = self.fired.clone()
+        """[d_sae] since the epoch began"""
         architecture.ranks = ranks
         ranks.share_start(list(architecture.parameters.values()) + list(architecture.buffers.values()))
         self.optimiser = torch.optim.Adam(
@@ -147,8 +150,8 @@ class Training:
         self._since, self._cpu_since, self._tokens_before = time.monotonic(), time.process_time(), self.tokens
         while self.step < end:
             nth_epoch, at = divmod(self.step - begins, order.per_epoch)
-            if self._validates and at == 0:
-                self.fired.zero_()
+            if at == 0:
+                self.fired_in_epoch.zero_()
             self.train_on(activations, order.rows(nth_epoch, at))
             validated = None
             if self._validates and at + 1 == order.per_epoch:
@@ -208,7 +211,7 @@ class Training:
         """Gradients, Adam, constraints; returns the squared error of each token [n]."""
         architecture = self.architecture
         made = architecture.gradients(batch, Step(self.step, self.steps))
-        self._losses.append(made.losses)
+        self._losses.append(made.losses | {"mse": made.squares.sum() / batch.target.numel()})
         error = made.squares.mean() / batch.target.square().sum(-1).mean()
         self._unchecked.append((self.step, made.losses, error))
         self._check_losses(late=1 if architecture.device.type == "cuda" else 0)
@@ -216,6 +219,7 @@ class Training:
         fired = sparse.fired(made.code, architecture.d_sae)
         self.ranks.unite(fired)
         self.fired |= fired
+        self.fired_in_epoch |= fired
         architecture.silent += 1
         architecture.silent.masked_fill_(fired, 0)
         architecture.constrain_gradients()
@@ -328,12 +332,12 @@ class Training:
         for name in dict.fromkeys(name for losses in self._losses for name in losses):
             values = torch.stack([losses[name] for losses in self._losses if name in losses])
             means[name] = float(self.ranks.mean(values.mean()))
-        first = next(iter(means), "")
+        live = self.fired_in_epoch if self._validates else self.fired
         line = LogLine(
             step=self.step,
             tokens=self.tokens,
-            loss=round(means.pop(first, math.nan), 5),
-            live=round(self.fired.float().mean().item(), 4),
+            loss=round(means.pop("mse", math.nan), 5),
+            live=round(live.float().mean().item(), 4),
             tokens_per_second=round(tokens / max(took, 1e-9), 1),
             seconds=round(self.seconds, 1),
             terms={name: float(f"{value:.5g}") for name, value in means.items()},
@@ -352,6 +356,7 @@ class Training:
             "buffers": self.architecture.buffers,
             "optimiser": self.optimiser.state_dict(),
             "fired": self.fired,
+            "fired_in_epoch": self.fired_in_epoch,
             "silent": self.architecture.silent,
             "recent": list(self._recent),
             "random": self.random.get_state(),
@@ -369,6 +374,7 @@ class Training:
         self._load(state["parameters"], state["buffers"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.fired.copy_(state["fired"])
+        self.fired_in_epoch.copy_(state.get("fired_in_epoch", state["fired"]))
         self.architecture.silent.copy_(state["silent"])
         self._recent.extend(state["recent"])
         self.random.set_state(state["random"])

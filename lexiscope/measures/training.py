@@ -8,8 +8,8 @@ TRAINING = by_name(
             "loss",
             "loss",
             "number",
-            "mean squared error a dimension of the reconstruction since the last line, in the scaled space "
-            "of training: roughly 1 − FVE",
+            "mean squared error a dimension of the reconstruction since the last line, in the space of "
+            "training: roughly 1 − FVE where that is centred and scaled",
         ),
         Measure(
             "live",

@@ -69,7 +69,7 @@ def test_matryoshka_sums_the_errors_of_its_nested_dictionaries() -> None:
     made = architecture.forward(batch.x)
     losses = architecture.losses(batch, made, STEP)
     code, decoder = dense(made.code), architecture.parameters["decoder"]
-    for name, width in (("mse_5", 5), ("mse_20", 20), ("mse", D_SAE)):
+    for name, width in (("mse_5", 5), ("mse_20", 20), (f"mse_{D_SAE}", D_SAE)):
         output = code[:, :width] @ decoder[:width] + rest(architecture, batch.x)
         assert losses[name].item() == pytest.approx(F.mse_loss(output, batch.target).item() / 3, rel=1e-4)
 

@@ -14,8 +14,9 @@ the decoder, the dense path, the start and the restarts that most share. It impl
                                 changes itself (a running threshold): dicts of tensors, in every snapshot.
     forward(x)                  x [n, d_in] → Pass(code, output), differentiable. `trainer.sparse` encodes and
                                 decodes so that gradients touch only rows that fired.
-    losses(batch, made, step)   {name: scalar}; their sum is minimised. The first is the reconstruction loss,
-                                the log's `loss`; the others are logged under their names.
+    losses(batch, made, step)   {name: scalar}; their sum is minimised. `mse` is the mean squared error of the
+                                reconstruction, which is the log's `loss` whether it is minimised or not; the
+                                others are logged under their names.
     dictionary()                the inference form in scaled space; the engine folds centring and scale in.
 
 and may override
@@ -291,7 +292,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
-        """The weighted terms of the loss, the reconstruction's first; `made` is `forward(batch.x)`."""
+        """The weighted terms of the loss; `made` is `forward(batch.x)`."""
 
     @abstractmethod
     def dictionary(self) -> Dictionary:

@@ -55,13 +55,13 @@ class EndToEnd(TopKArchitecture):
     config: EndToEndConfig
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
-        """The divergence first: it is what training minimises. Raises RecipeError as `run_patched`."""
+        """Raises RecipeError as `run_patched`."""
         run, config = run_patched(self, batch, made), self.config
         losses = {"kl": config.kl * run.divergence.mean()}
         if config.downstream:
             losses["downstream"] = config.downstream * later_error(run)
         if config.local:
-            losses["mse"] = config.local * objectives.mse(made.output, batch.target)
+            losses["local"] = config.local * objectives.mse(made.output, batch.target)
         silent = super().losses(batch, made, step)
         if "aux_k" in silent:
             losses["aux_k"] = silent["aux_k"]

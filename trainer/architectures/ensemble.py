@@ -102,7 +102,7 @@ class Bagging(TopKArchitecture):
         if self.boosted:
             losses = {"mse": errors[-1]} | {f"after_{n}": error for n, error in enumerate(errors[:-1], 1)}
         else:
-            losses = {"mse": torch.stack(errors).mean()}
+            losses = {"members": torch.stack(errors).mean()}
         whole = super().losses(batch, made, step)
         return losses | {name: loss for name, loss in whole.items() if name != "mse"}
 

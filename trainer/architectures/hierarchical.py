@@ -57,7 +57,7 @@ class Hierarchical(TopKArchitecture):
     config: HierarchicalConfig
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
-        """The weighted mean over budgets, and TopK's other terms. `mse` is that mean, not the error at k."""
+        """The weighted mean over budgets, and TopK's other terms."""
         p, losses = self.parameters, super().losses(batch, made, step)
         share = torch.zeros(self.config.k, device=self.device)
         ladder = self.config.ladder()
@@ -68,7 +68,8 @@ class Hierarchical(TopKArchitecture):
         mean: Tensor = _PrefixErrors.apply(
             made.code.values, made.code.indices, p["decoder"], rest, share / share.sum()
         )
-        return {**losses, "mse": mean}
+        del losses["mse"]
+        return {"budgets": mean, **losses}
 
 
 class _PrefixErrors(torch.autograd.Function):

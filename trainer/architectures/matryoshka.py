@@ -51,7 +51,7 @@ class Matryoshka(BatchTopK):
     config: MatryoshkaConfig
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, torch.Tensor]:
-        """The mean over all nested dictionaries of their mean squared errors, the whole one's first."""
+        """The mean over all nested dictionaries of their mean squared errors, by width."""
         widths = self.config.inner_widths(self.d_sae)
         losses = super().losses(batch, made, step)
         share = 1 / (len(widths) + 1)
@@ -61,4 +61,4 @@ class Matryoshka(BatchTopK):
             part = SparseCode(values * outer, indices)
             output = output - sparse.decode(part, self.parameters["decoder"], unit_rows=True)
             losses[f"mse_{low}"] = share * objectives.mse(output, batch.target)
-        return {"mse": share * losses.pop("mse"), **losses}
+        return {f"mse_{self.d_sae}": share * losses.pop("mse"), **losses}
