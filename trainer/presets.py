@@ -98,6 +98,7 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> list[Config]:
     Raises RecipeError for a setting that no recipe has, or a value of another type.
     """
     configs = {name: recipe(name) for name in names}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in configs}
     for setting in settings:
         target, _, value = setting.partition("=")
         only, dot, field = target.strip().rpartition(".")
@@ -107,9 +108,8 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> list[Config]:
             known = "; ".join(f"{name}: {', '.join(_settings(configs[name]))}" for name in chosen or configs)
             raise RecipeError(f"'{setting}' sets nothing; write FIELD=VALUE with a field of {known}.")
         for name in having:
-            changed = {field: _parsed(configs[name], field, value.strip())}
-            configs[name] = replace(configs[name], **changed)
-    return list(configs.values())
+            changes[name][field] = _parsed(configs[name], field, value.strip())
+    return [replace(config, **changes[name]) for name, config in configs.items()]
 
 
 def _settings(config: Config) -> list[str]:

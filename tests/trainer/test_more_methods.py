@@ -9,10 +9,13 @@ from torch import Tensor
 from lexiscope.adaptive_selection import Blocks, Sparsemax
 from tests.trainer.test_architectures import D_SAE, STEP, D, built, dense, sample, some_batch
 from tests.trainer.test_literature_methods import assert_gradients, copies, unit
-from trainer.architectures import Start, build
+from trainer.architectures import Config, Start, build
 from trainer.architectures.aen import AEN, AENConfig
 from trainer.architectures.base import Step
+from trainer.architectures.endtoend import EndToEndConfig
 from trainer.architectures.gba import GBA, GBAConfig
+from trainer.architectures.gsae import GradientTopKConfig
+from trainer.architectures.itda import ITDAConfig
 from trainer.architectures.metasae import MetaSAEConfig
 from trainer.architectures.mfr import MFRConfig
 from trainer.architectures.mutualchoice import MutualChoice, MutualChoiceConfig, zipf
@@ -20,7 +23,6 @@ from trainer.architectures.sagsae import SignedGated, SignedGatedConfig
 from trainer.architectures.sasa import SASAConfig, nuclear_norms
 from trainer.architectures.sparsemax import SparsemaxAttention, SparsemaxConfig
 from trainer.architectures.topafa import TopAFAConfig
-from trainer.architectures.topk import TopKConfig
 from trainer.architectures.vsae import VSAEConfig
 from trainer.errors import RecipeError
 from trainer.step import Training, train_on_sample
@@ -367,7 +369,10 @@ def test_a_restarted_feature_of_a_variational_dictionary_has_its_first_variance(
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(
-    config: type[TopKConfig], settings: dict[str, object], says: str
+    config: type[Config], settings: dict[str, object], says: str
 ) -> None:
     with pytest.raises(RecipeError, match=says):
-        replace(config(), **settings)  # type: ignore[arg-type]
+        replace(config(), **settings)  # type: ignore[arg-type, call-arg]
+        (EndToEndConfig, {"batch_of": "tokens"}, "needs whole passages"),
+        (GradientTopKConfig, {"batch_of": "tokens"}, "needs whole passages"),
+        (ITDAConfig, {"lookup": "trained"}, "no gradients"),

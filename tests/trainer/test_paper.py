@@ -261,6 +261,7 @@ def test_the_dictionary_encodes_as_the_trained_model_does() -> None:
         ("paper-soft", "anchor_weight=nan", "anchor_weight is nan"),
         ("paper-soft", "k=0", "k is 0"),
         ("paper-hard", "anchor_weight=0.1", "freezes the decoder"),
+        ("paper-hard", "terms=orthogonality:1", "freezes the decoder"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(name: str, setting: str, says: str) -> None:

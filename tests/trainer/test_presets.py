@@ -1,5 +1,7 @@
 """`--recipe` and `--set` select a config, typed and checked."""
 
+from itertools import permutations
+
 import pytest
 
 from trainer.errors import RecipeError
@@ -44,6 +46,28 @@ def test_a_setting_that_cannot_be_used_is_refused_in_words(setting: str, says: s
 def test_a_learning_rate_that_cannot_train_is_refused(rate: str) -> None:
     with pytest.raises(RecipeError, match="learning_rate is"):
         configured(["vasae"], [f"learning_rate={rate}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("plain", ["epochs=5", "batch_of=passages", "patience=2", "terms=kl:1"]),
+        ("vasae", ["layers=shared", "lookup=none"]),
+        ("vasae", ["centre=false", "lookup=none"]),
+        ("bagging", ["k=30", "members=3"]),
+        ("sasa", ["k=30", "block=5"]),
+        ("hierarchical", ["budgets=1,4,16", "k=16"]),
+        ("metasae", ["meta_width=3", "meta_k=2"]),
+        ("paper-soft", ["frozen=true", "anchor_weight=0"]),
+    ],
+)
+def test_settings_may_be_given_in_any_order(name: str, settings: list[str]) -> None:
+    assert len({configured([name], order)[0] for order in permutations(settings)}) == 1
+
+
+def test_of_settings_of_one_field_the_last_holds() -> None:
+    cone, plain = configured(["cone", "plain"], ["k=3", "plain.k=5", "cone.k=0", "cone.k=7"])
+    assert (cone.k, plain.k) == (7, 5)
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:

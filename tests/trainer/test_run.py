@@ -14,6 +14,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.measures import RUN
 from lexiscope.text import passages
 from tests import tiny
+from trainer.__main__ import main
 from trainer.evaluation import Candidate, measure
 from trainer.logs import LOGGERS
 from trainer.plan import training_passages

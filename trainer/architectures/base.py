@@ -84,7 +84,7 @@ class Config:
     batch: int = 2048
     """Tokens a step, or passages where batch_of is passages."""
     batch_of: Literal["tokens", "passages"] = "tokens"
-    """passages where an objective needs whole ones; the harvest must then fit in the buffer."""
+    """passages where an objective needs whole ones."""
     learning_rate: float = 2e-3
     """Adam's."""
     schedule: Literal["warmup-decay", "constant"] = "warmup-decay"
@@ -148,6 +148,10 @@ class Config:
                 "set, such as current."
             )
 
+    def _needs_passages(self) -> None:
+        if self.batch_of != "passages":
+            raise RecipeError(f"{self.name} runs the model, which needs whole passages: batch_of=passages.")
+
     def _positive(self, *fields: str) -> None:
         for field in fields:
             value = getattr(self, field)
@@ -182,6 +186,10 @@ class Config:
             raise RecipeError(
                 f"{self.name} has anchors={self.anchors}, which are made from the residual stream: a "
                 "transcoder takes another set, such as current."
+            )
+        if term_weights(self.terms).keys() & MODEL_TERMS:
+            raise RecipeError(
+                f"terms={self.terms} patch a residual stream into the model: a transcoder writes none."
             )
         self.check_other_target("a transcoder")
 

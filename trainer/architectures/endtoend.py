@@ -32,6 +32,7 @@ class EndToEndConfig(TopKConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._needs_passages()
         self._positive("kl")
         self._not_negative("downstream", "local")
         if self.patience and not self.local:

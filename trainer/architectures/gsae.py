@@ -32,6 +32,7 @@ class GradientTopKConfig(TopKConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._needs_passages()
         self._not_negative("beta")
 
     def check_other_target(self, what: str) -> None:

@@ -38,8 +38,10 @@ class ITDAConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._positive("k", "threshold", "until")
-        if self.restarts or self.terms:
-            raise RecipeError("itda has no gradients: restarts and terms of the loss have no meaning in it.")
+        if self.restarts or self.terms or self.lookup == "trained":
+            raise RecipeError(
+                "itda has no gradients: restarts, terms and a trained look-up have no meaning in it."
+            )
 
     def check(self, *, d_in: int, d_sae: int, embedding: tuple[int, ...]) -> None:
         if self.k > d_sae:

@@ -57,6 +57,8 @@ class PaperConfig(Config):
                 f"{self.name} freezes the decoder, so that anchor_weight {self.anchor_weight} would have no "
                 "effect; leave it out."
             )
+        if self.frozen and "orthogonality" in objectives.term_weights(self.terms):
+            raise RecipeError(f"{self.name} freezes the decoder, which terms={self.terms} are to move.")
 
     def check(self, *, d_in: int, d_sae: int, embedding: tuple[int, ...]) -> None:
         vocab, d_embedding = embedding
