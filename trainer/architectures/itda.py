@@ -16,10 +16,11 @@ from torch import Tensor
 
 from lexiscope.dictionary import Dictionary
 from lexiscope.selection import Pursuit
-from lexiscope.sparse_code import gather_sum
+from lexiscope.sparse_code import SparseCode, gather_sum
 from trainer import objectives
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Architecture, Config, Gradients, Pass, Step
+from trainer.architectures.topk import ENCODED
 from trainer.errors import RecipeError
 from trainer.initialise import Start
 
@@ -64,7 +65,12 @@ class ITDA(Architecture):
 
     def forward(self, x: Tensor) -> Pass:
         rows = self.parameters["decoder"].detach()
-        code = Pursuit(self.config.k).encode(x @ rows.T, lambda found: gather_sum(found, rows) @ rows.T)
+        chosen = Pursuit(self.config.k)
+        parts = [
+            chosen.encode(part @ rows.T, lambda found: gather_sum(found, rows) @ rows.T)
+            for part in x.split(ENCODED)
+        ]
+        code = SparseCode(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         return Pass(code, gather_sum(code, rows))
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lexiscope.dictionary import Dictionary
+from lexiscope.rounded import Scratch
 from lexiscope.selection import TopK
 from trainer import kernels, objectives, sparse
 from trainer.activations.harvest import Positions
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures.base import Architecture, Config, Pass, Step
+from trainer.architectures.topk import ENCODED
 from trainer.errors import RecipeError
 from trainer.initialise import Start
 from trainer.objectives import AnchorMode
@@ -100,6 +102,7 @@ class Paper(Architecture):
             tensors |= {"decoder": decoder.weight.T, "b_dec": decoder.bias}
         self.parameters = {name: t.detach().contiguous().to(self.device) for name, t in tensors.items()}
         self._anchors = self.anchors.to(self.device)
+        self._scratch = Scratch(ENCODED)
 
     @property
     def decoder(self) -> Tensor:
@@ -113,7 +116,7 @@ class Paper(Architecture):
     def forward(self, x: Tensor) -> Pass:
         p = self.parameters
         with torch.no_grad():
-            selected = kernels.encode_top_k(x, p["encoder"], p["b_enc"], self.config.k)
+            selected = kernels.encode_top_k(x, p["encoder"], p["b_enc"], self.config.k, scratch=self._scratch)
         code = sparse.encode(x, p["encoder"], p["b_enc"], selected)
         output = sparse.decode(code, self.decoder)
         return Pass(code, output if self.config.frozen else output + p["b_dec"])

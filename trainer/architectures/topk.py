@@ -116,7 +116,7 @@ class TopKArchitecture(Architecture):
         }
         self.parameters = {name: t.contiguous().to(self.device) for name, t in tensors.items()}
         self._align()
-        self._scratch = Scratch(min(self.config.batch, ENCODED))
+        self._scratch = Scratch(ENCODED)
 
     def _rows_at(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder and decoder rows, of norm 1, that start at samples x [m, d_in] and their targets
