@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import torch
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -55,7 +56,7 @@ class AnchorFit(NamedTuple):
     """The vectors that names and cosines are computed from."""
 
     anchors: Tensor
-    """[vocab, d_in] anchor vectors (any norm), in the centred raw space of the hook point"""
+    """[vocab, d_in] directions of anchors (any norm), in the centred raw space of the hook point"""
     counts: Tensor
     """[vocab] occurrences of each token in the training text"""
     mean: Tensor
@@ -241,7 +242,7 @@ def save_weights(
     write_tensors(folder / WEIGHTS, layout.tensors)
     if fit is not None:
         anchors = {
-            "anchors": fit.anchors.half().contiguous(),
+            "anchors": _in_half(fit.anchors),
             "counts": fit.counts,
             "mean": fit.mean.float(),
             "assigned": fit.assigned,
@@ -259,6 +260,17 @@ def save_weights(
     if hook_out:
         metadata["hook_name_out"] = hook_out
     write_json(folder / CONFIG, layout.config | {"metadata": metadata})
+
+
+def _in_half(anchors: Tensor) -> Tensor:
+    """[vocab, d] in fp16. Rows whose largest entry is no normal number there are multiplied by a power of
+    two: only the directions of anchors count.
+    """
+    largest = anchors.abs().amax(-1, keepdim=True)
+    kind = torch.finfo(torch.float16)
+    outside = (largest > kind.max) | (largest < kind.tiny)
+    exponent = torch.where(outside, largest.frexp().exponent, 0)
+    return anchors.ldexp(-exponent).half().contiguous()
 
 
 def export_saelens(checkpoint: Checkpoint, out: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lexiscope.anchors import nearest_tokens
 from lexiscope.checkpoint import (
     ANCHORS,
     CONFIG,
@@ -36,8 +37,11 @@ class Signed(Selection):
     select = of_feature = encode
 
 
-def write(folder: Path, dictionary: Dictionary, *, hook_out: str = "") -> Path:
-    fit = AnchorFit(torch.randn(9, 6).half().float(), torch.arange(9.0), torch.randn(6), torch.arange(20) - 1)
+def write(
+    folder: Path, dictionary: Dictionary, *, hook_out: str = "", anchors: torch.Tensor | None = None
+) -> Path:
+    anchors = torch.randn(9, 6).half().float() if anchors is None else anchors
+    fit = AnchorFit(anchors, torch.arange(9.0), torch.randn(6), torch.arange(20) - 1)
     with new_checkpoint(folder) as partial:
         save_weights(
             partial,
@@ -64,6 +68,21 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert torch.equal(found.dictionary.reconstruct(x), dictionary.reconstruct(x))
     assert found.details == {"layer": 1}
     assert found.fit is not None and found.fit.assigned.tolist() == list(range(-1, 19))
+
+
+@pytest.mark.parametrize("largest", [65_500.0, 1e5, 1e15, 1e-7])
+def test_anchors_of_any_size_keep_the_names_of_all_features(largest: float, tmp_path: Path) -> None:
+    anchors = torch.randn(9, 6)
+    anchors[2] *= largest / anchors[2].abs().max()
+    anchors[5] = 0
+    dictionary = random_dictionary()
+    found = load_checkpoint(write(tmp_path / "run", dictionary, anchors=anchors)).fit
+    assert found is not None
+    before, after = (nearest_tokens(dictionary.directions, each, 1) for each in (anchors, found.anchors))
+    assert torch.equal(before.tokens, after.tokens)
+    assert torch.allclose(before.cosines, after.cosines, atol=1e-3)
+    ordinary = torch.arange(9) != 2
+    assert torch.equal(found.anchors[ordinary], anchors[ordinary].half().float())
 
 
 def test_a_plain_dictionary_has_the_keys_and_shapes_saelens_reads(folder: Path) -> None:
