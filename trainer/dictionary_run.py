@@ -276,7 +276,7 @@ class DictionaryRun:
             **({"target_scale": architecture.target_centring.scale} if plan.transcoder else {}),
             **({"layers": {self.config.layers: list(self.group)}} if self.group else {}),
             **({"explained": dict(explained)} if explained else {}),
-            "tokens_distinct": self._distinct,
+            "tokens_distinct": min(self._distinct, training.tokens),
             "tokens_seen": training.tokens,
             "seconds": round(training.seconds, 1),
             "cpu_seconds": round(training.cpu_seconds, 1),

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.trainer.test_architectures import built, sample, small, some_batch
+from tests.trainer.test_architectures import built, dense, sample, small, some_batch
 from trainer.activations.passages import TrainingBatch
 from trainer.architectures import Architecture, Step
 from trainer.architectures.abstopk import AbsTopKConfig
+from trainer.architectures.jumprelu import JumpReLUConfig
+from trainer.architectures.standard import StandardConfig
 from trainer.architectures.topk import TopKConfig
 from trainer.objectives import TERMS
 from trainer.objectives.dictionary_terms import largest_cosines
@@ -35,6 +37,20 @@ def test_penalties_before_the_selection_are_those_of_each_token_by_itself(config
         ratios.append(sum(ordered) / sum(z * z for z in ordered) ** 0.5)
     assert term(architecture, "off_support") == pytest.approx(sum(off) / len(off), rel=1e-3)
     assert term(architecture, "l1_l2") == pytest.approx(sum(ratios) / len(ratios), rel=1e-3)
+
+
+@pytest.mark.parametrize("config", [StandardConfig(), JumpReLUConfig()], ids=lambda config: config.name)
+@torch.no_grad()
+def test_what_a_code_of_any_length_selects_is_not_off_its_support(config: TopKConfig) -> None:
+    architecture, _ = built(small(config))
+    batch, p = some_batch(architecture), architecture.parameters
+    code = architecture.forward(batch.x).code
+    pre = (batch.x @ p["encoder"].T + p["b_enc"]).relu()
+    fires = dense(code) != 0
+    padded = (code.values == 0) & (code.indices == 0)
+    assert (fires[:, 0] & padded.any(1)).any(), "feature 0 both fires and pads"
+    expected = (pre * ~fires).sum().item() / len(pre)
+    assert term(architecture, "off_support") == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [8192, 10])

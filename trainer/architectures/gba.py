@@ -84,6 +84,7 @@ class GBA(TopKArchitecture):
 
     def constrain_gradients(self) -> None:
         """The threshold is in place of a bias."""
+        super().constrain_gradients()
         self.gradient("b_enc").zero_()
 
     def constrain_weights(self) -> None:

@@ -45,21 +45,25 @@ class MFR(TopKArchitecture):
     config: MFRConfig
 
     def initialise(self, start: Start) -> None:
-        """Each peer as TopK, at samples drawn after those of the first."""
-        every: dict[str, Tensor] = {}
+        """The first as TopK, whatever peers it has; each peer at samples drawn after those of the first."""
+        super().initialise(start)
+        parameters, norm, drawn = self.parameters, self.encoder_norm, start.random.get_state()
         for peer in range(self.config.peers):
             super().initialise(start)
             own = ("encoder", "b_enc", "decoder", "b_dec")
-            every |= {f"{name}_{peer}": self.parameters[name] for name in own}
-        super().initialise(start)
-        self.parameters |= every
+            parameters |= {f"{name}_{peer}": self.parameters[name] for name in own}
+        self.parameters, self.encoder_norm = parameters, norm
+        start.random.set_state(drawn)
 
     def losses(self, batch: TrainingBatch, made: Pass, step: Step) -> dict[str, Tensor]:
-        """TopK's, the peers' errors, and the penalty, mean over all pairs."""
+        """TopK's, the peers' errors, and the penalty, mean over all pairs. The peers are trained beside the
+        first's dense path and look-up, which they do not move.
+        """
         losses, config, p = super().losses(batch, made, step), self.config, self.parameters
-        dense = batch.x @ p["dense_in"] @ p["dense_out"]
+        x, target = batch.x.detach(), batch.target.detach()
+        rest = target - (x @ p["dense_in"] @ p["dense_out"]).detach()
         for peer in range(config.peers):
-            losses[f"peer_{peer}"] = objectives.mse(self._peer_output(batch.x, peer) + dense, batch.target)
+            losses[f"peer_{peer}"] = objectives.mse(self._peer_output(x, peer), rest)
         if config.mutual:
             weight = config.mutual * min(1.0, step.progress / config.warm_up)
             losses["mutual"] = weight * (1 - self._agreement(step))

@@ -21,7 +21,8 @@ def off_support(architecture: "Architecture", batch: "TrainingBatch", made: "Pas
     not selected is to be small, so that the selection is clear.
     """
     pre = _positive(architecture, batch)
-    selected = torch.zeros_like(pre, dtype=torch.bool).scatter(1, made.code.indices, made.code.values != 0)
+    firing = (made.code.values != 0).to(pre.dtype)  # a code is padded with feature 0, which may also fire
+    selected = torch.zeros_like(pre).scatter_add(1, made.code.indices, firing) > 0
     return pre.masked_fill(selected, 0).sum() / len(pre)
 
 
