@@ -19,6 +19,7 @@ from bench.peer_environments import VENVS, interpreter
 from bench.report import machine, times
 from experiments.page import DOCS, RESULTS, ROOT, fill, table
 from lexiscope.language_model import load_language_model
+from lexiscope.precision import precision
 from lexiscope.text import fingerprint
 from trainer.activations.cache import MANIFEST, Origin, cached, place
 from trainer.plan import held_out_rule, training_passages
@@ -60,7 +61,13 @@ def activations(cache: Path) -> Path:
     runs = [(trainer.recipe("plain"), [LAYER])]
     plan = trainer.Plan(sources, runs, cache, TOKENS + HELD_OUT, SEEN, HELD_OUT)
     origin = Origin(
-        model.id, model.fingerprint, fingerprint(sources), plan.length, plan.tokens, held_out_rule(plan)
+        model.id,
+        model.fingerprint,
+        fingerprint(sources),
+        plan.length,
+        plan.tokens,
+        held_out_rule(plan),
+        precision=precision(model.device),
     )
     cached(model, list(training_passages(model, plan)), layers=[LAYER], origin=origin, folder=cache)
     return place(cache, origin)

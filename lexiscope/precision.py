@@ -29,6 +29,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def precision(device: torch.device) -> str:
+    """The same in words, "bfloat16" or "float32"."""
+    return str(fast_dtype(device)).removeprefix("torch.")
+
+
 @cache
 def _asked(variable: str | None) -> str:
     """The setting, read again only when the variable has another value: reading all settings takes 10 ms."""

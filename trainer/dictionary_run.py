@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lexiscope.checkpoint import new_checkpoint, save_weights
 from lexiscope.language_model import LanguageModel, Point, hook_name
+from lexiscope.precision import precision
 from trainer import several_layers
 from trainer.activations.buffer import Filling
 from trainer.activations.harvest import Harvest, points
@@ -167,6 +168,7 @@ class DictionaryRun:
         training = Training(architecture, start.random, steps=steps, ranks=self.ranks)
         state = self.unfinished.load() if plan.resume else None
         if state:
+            self.unfinished.refuse_other_precision(state.get("precision"), precision(model.device))
             training.load_state(state)
         if self.ranks.writes:
             name = f"{model.id}/{self.path.name}"
@@ -207,7 +209,7 @@ class DictionaryRun:
             with self.unfinished.errors():
                 self._log.write(line)
             if time.monotonic() - self._saved >= self.plan.snapshot_every:
-                self.unfinished.save(training.state())
+                self.unfinished.save(training.state() | {"precision": precision(self.model.device)})
                 self._saved, self._saved_step = time.monotonic(), line.step
 
     def _diverged(self, error: TrainingDiverged) -> TrainingDiverged:

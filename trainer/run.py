@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.language_model import LanguageModel, hook_name
+from lexiscope.precision import precision
 from lexiscope.progress import watched
 from lexiscope.text import fingerprint
 from trainer.activations.buffer import Filling, from_cache, from_model
@@ -91,7 +92,16 @@ def _fillings(model: LanguageModel, plan: Plan) -> Iterator[Filling]:
     """The plan's fillings. Raises TextError where the text is too short."""
     if plan.cache:
         text, rule = fingerprint(plan.sources), held_out_rule(plan)
-        origin = Origin(model.id, model.fingerprint, text, plan.length, plan.tokens, rule, plan.positions)
+        origin = Origin(
+            model.id,
+            model.fingerprint,
+            text,
+            plan.length,
+            plan.tokens,
+            rule,
+            plan.positions,
+            precision(model.device),
+        )
         refuse_foreign(place(plan.cache, origin), origin)
         fillings = from_cache(model, list(training_passages(model, plan)), origin=origin, folder=plan.cache)
     else:

@@ -23,13 +23,15 @@ from lexiscope.checkpoint import LOG, load_checkpoint, refuse_existing, write_js
 from lexiscope.errors import CheckpointError
 from lexiscope.files import Locked, lack_of_space, lock, replace_file
 from lexiscope.formats.saelens import CONFIG
+from lexiscope.precision import VARIABLE
 from trainer.evaluation import Measured
 
 PLAN, SNAPSHOT, TRAINED = "plan.json", "snapshot.pt", "checkpoint"
 
 
 class UnfinishedRun:
-    """The run that will stand at `destination`. `plan` is plain JSON: equal plans, equal weights.
+    """The run that will stand at `destination`. `plan` is plain JSON: equal plans, on one machine equal
+    weights.
 
     `defaults` are those of the fields of the plan's recipe: a run that was begun before a field existed has
     it at its default.
@@ -129,6 +131,16 @@ class UnfinishedRun:
             raise CheckpointError(
                 f"{file} is damaged ({type(error).__name__}). Remove {self.folder} to start again."
             ) from error
+
+    def refuse_other_precision(self, saved: str | None, now: str) -> None:
+        """Raises CheckpointError where the snapshot was trained in another precision than training would go
+        on in; None in older snapshots.
+        """
+        if saved not in (None, now):
+            raise CheckpointError(
+                f"{self.folder} was trained in {saved}, and products here are in {now}. It is kept: resume "
+                f"with {VARIABLE}={saved}, or remove it to start again."
+            )
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the snapshot. Raises CheckpointError where the disk is full; the one before is kept."""

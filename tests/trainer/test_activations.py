@@ -156,7 +156,14 @@ def test_training_from_a_cache_equals_training_from_the_model_and_later_seeds_re
 
 @pytest.mark.parametrize(
     "changes",
-    [{"text": "another"}, {"length": 47}, {"weights": "0"}, {"tokens": 400}, {"held_out": "other text"}],
+    [
+        {"text": "another"},
+        {"length": 47},
+        {"weights": "0"},
+        {"tokens": 400},
+        {"held_out": "other text"},
+        {"precision": "bfloat16"},
+    ],
 )
 def test_a_cache_of_other_activations_is_refused(
     model: LanguageModel, some_passages: list[np.ndarray], tmp_path: Path, changes: dict[str, Any]

@@ -255,6 +255,22 @@ def test_a_disk_that_fills_up_in_the_evaluation_leaves_a_run_that_resumes(tmp_pa
     }
 
 
+def test_a_run_is_not_resumed_in_another_precision(
+    model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = plan(text_file, tmp_path, runs=[(replace(trainer.recipe("plain"), k=4, batch=64), [1])])
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        interrupt(patched, after=2)
+        trainer.train(model, asked, console=QUIET)
+    asked = asked._replace(resume=True)
+    with monkeypatch.context() as patched:
+        patched.setenv("LEXISCOPE_PRECISION", "bfloat16")
+        with pytest.raises(CheckpointError, match=r"trained in float32.*LEXISCOPE_PRECISION=float32"):
+            trainer.train(model, asked, console=QUIET)
+    (path,) = trainer.train(model, asked, console=QUIET)
+    assert load_checkpoint(path).details["tokens_seen"] > 0
+
+
 def test_an_error_before_the_first_snapshot_leaves_nothing(
     model: LanguageModel, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

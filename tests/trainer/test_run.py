@@ -87,6 +87,33 @@ def test_a_layer_that_does_not_exist_a_k_too_large_and_an_unknown_recipe_are_ref
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--recipe e2e --set batch_of=tokens", "needs whole passages"),
+        ("--recipe g-sae --set batch_of=tokens", "needs whole passages"),
+        ("--recipe matched --set batch_of=passages --set terms=kl:1 --transcoder", "patch a residual stream"),
+        ("--recipe paper-hard --set terms=orthogonality:1", "freezes the decoder"),
+        ("--recipe itda --set lookup=trained", "no gradients"),
+    ],
+)
+def test_a_recipe_that_can_never_train_is_refused_before_anything_is_written(
+    arguments: str, says: str, model_folder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    given = [str(model_folder), "--text", str(text_file), "--layers", "0", "--out", str(tmp_path)]
+    with pytest.raises(LexiscopeError, match=says):
+        main([*given, *arguments.split()], prog="train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_more_tokens_are_distinct_than_were_trained_on(
+    model: LanguageModel, text_file: Path, tmp_path: Path
+) -> None:
+    (path,) = trainer.train(model, plan(text_file, tmp_path, tokens=1000, seen=128), console=QUIET)
+    details = load_checkpoint(path).details
+    assert details["tokens_distinct"] == details["tokens_seen"] == 128
+
+
 def test_restarts_of_a_recipe_that_knows_none_are_refused_before_any_time_is_spent(
     model: LanguageModel, text_file: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,8 @@
 refills as training goes on.
 
 Both are a series of `Filling`s, the same in every run of one plan. Which tokens a filling holds is known from
-the text alone, so that a resumed run skips what it has trained on without running the model.
+the text alone, so that a resumed run reads the first one, which it starts from, and skips the others that it
+has trained on without running the model.
 """
 
 import itertools

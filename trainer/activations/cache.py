@@ -51,14 +51,17 @@ class Origin(NamedTuple):
     """which passages were left out for evaluation"""
     positions: Positions = "after-first"
     """which positions of a passage are kept"""
+    precision: str = "float32"
+    """what the model multiplied in (`lexiscope.precision`)"""
 
     def manifest(self) -> dict[str, str | int]:
-        """What the manifest holds; `positions` is written only where it is not the default, which older
-        caches lack.
+        """What the manifest holds; `positions` and `precision` are written only where they are not the
+        default, which older caches lack.
         """
         fields: dict[str, str | int] = self._asdict()
-        if self.positions == "after-first":
-            del fields["positions"]
+        for name in ("positions", "precision"):
+            if fields[name] == self._field_defaults[name]:
+                del fields[name]
         return fields
 
     @property
