@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,33 +32,3 @@ def abs_top_k(pre_activations: Tensor, k: int) -> SparseCode:
 def gather_sum(code: SparseCode, rows: Tensor) -> Tensor:
     """Σ_j values_j · rows[indices_j] for each token: [n, d] from rows [d_sae, d], without a dense code."""
     return F.embedding_bag(code.indices, rows, per_sample_weights=code.values.to(rows.dtype), mode="sum")
-
-
-class FiringOrder(NamedTuple):
-    """A code turned round: its firings sorted by feature, for sums over the tokens of each feature."""
-
-    features: Tensor
-    """[m] the features that fired, ascending"""
-    offsets: Tensor
-    """[m] where each feature's firings begin"""
-    tokens: Tensor
-    """[firings] the token (row of the code) of each firing"""
-    entries: Tensor
-    """[firings] its place in the flattened code"""
-
-    def sum(self, weights: Tensor, x: Tensor) -> Tensor:
-        """The transpose of `gather_sum`: [m, d] Σ over each feature's tokens of weight · x[token]; weights
-        [n, k], x [n, d].
-        """
-        weight = weights.reshape(-1)[self.entries].to(x.dtype)
-        return F.embedding_bag(self.tokens, x, self.offsets, per_sample_weights=weight, mode="sum")
-
-
-def firing_order(code: SparseCode) -> FiringOrder:
-    """Entries with value 0 are left out."""
-    entries = (code.values.reshape(-1) != 0).nonzero().squeeze(1)
-    flat = code.indices.reshape(-1)[entries]
-    order = flat.argsort()
-    features, counts = torch.unique_consecutive(flat[order], return_counts=True)
-    entries = entries[order]
-    return FiringOrder(features, counts.cumsum(0) - counts, entries // code.indices.shape[1], entries)

@@ -165,7 +165,7 @@ def test_the_folded_dictionary_is_the_trained_pass_on_raw_activations(config: Co
     with torch.no_grad():
         y = architecture.normalise(x, tokens)
         expected = architecture.restore(architecture.forward(y).output, tokens)
-        code = architecture.code(y)
+        code = architecture.forward(y).code
     if dictionary.lookup is not None and architecture.lookup is not None:
         exact = architecture.centring.restore(architecture.lookup)
         assert torch.equal(dictionary.lookup, exact.bfloat16())

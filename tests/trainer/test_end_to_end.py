@@ -184,4 +184,4 @@ def test_g_sae_selects_by_activation_times_the_gradient_of_each_passages_loss(
         plain = z.topk(4).indices.sort().values
     assert (found == expected).float().mean() > 0.99
     assert (plain == expected).float().mean() < 0.99, "the gradient changes the choice"
-    assert (architecture.code(batch.x).indices.sort().values == plain).float().mean() > 0.95
+    assert (architecture.forward(batch.x).code.indices.sort().values == plain).float().mean() > 0.95

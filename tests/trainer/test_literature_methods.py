@@ -238,7 +238,7 @@ def test_feature_choice_gives_every_feature_the_tokens_it_is_largest_on() -> Non
     for feature in range(D_SAE):
         tokens = pre[:, feature].topk(each).indices
         code[tokens, feature] = pre[tokens, feature]
-    assert torch.allclose(dense(architecture.code(x)), code, atol=1e-4)
+    assert torch.allclose(dense(architecture.forward(x).code), code, atol=1e-4)
     output = code @ unit(p["decoder"]) + x @ p["dense_in"] @ p["dense_out"] + p["b_dec"]
     assert_gradients(architecture, (output - x).square().mean(), p)
 
@@ -248,7 +248,7 @@ def test_feature_choice_spends_a_budget_that_does_not_divide_by_the_features() -
     architecture.parameters["b_enc"].data += 100  # nothing is negative
     x, taken = some_batch(architecture).x, torch.zeros(D_SAE)
     for _ in range(5):
-        code = dense(architecture.code(x)) > 0
+        code = dense(architecture.forward(x).code) > 0
         assert code.sum() == 64 * 3 and set(code.sum(0).tolist()) == {4, 5}
         taken += code.sum(0)
         architecture.buffers["batches"] += 1

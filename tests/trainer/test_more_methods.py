@@ -87,12 +87,12 @@ def test_mutual_choice_gives_aux_k_to_the_dying_features_alone() -> None:
     for step in range(1, 4):
         losses = architecture.gradients(batch, Step(step, 10)).losses
         assert ("aux_k" in losses) == (step > 2)
-        code = dense(architecture.code(batch.x))
+        code = dense(architecture.forward(batch.x).code)
         architecture.constrain_weights()
         density.lerp_((code != 0).float().mean(0), max(1 / step, 0.5))
     assert torch.allclose(architecture.buffers["density"], density, atol=1e-6)
     dying = (density < 0.2 * zipf(density)).nonzero().squeeze(1)
-    assert torch.equal(architecture._silent_features(architecture.code(batch.x)), dying)
+    assert torch.equal(architecture._silent_features(architecture.forward(batch.x).code), dying)
     assert (density[dying] > 0).any(), "some of them fire"
 
 
@@ -109,7 +109,7 @@ def test_gba_moves_thresholds_as_its_paper_says() -> None:
         threshold = architecture.buffers["threshold"].clone()
         pre = x @ p["encoder"].T
         code = pre * (pre > threshold)
-        assert torch.allclose(dense(architecture.code(x)), code, atol=1e-5)
+        assert torch.allclose(dense(architecture.forward(x).code), code, atol=1e-5)
         architecture.gradients(some_batch(architecture), STEP)
         architecture.constrain_gradients()
         assert not architecture.gradient("b_enc").any()
@@ -127,6 +127,15 @@ def test_gba_moves_thresholds_as_its_paper_says() -> None:
             assert moved == pytest.approx(-min(0.1 * usual, float(threshold[feature])), abs=1e-4)
         else:
             assert moved == 0
+
+
+def test_gba_with_aligned_rows_moves_encoder_rows_across_their_decoder_rows_alone() -> None:
+    architecture, _ = built(GBAConfig(k=4, aligned=True))
+    with torch.no_grad():
+        architecture.gradients(some_batch(architecture), STEP)
+        architecture.constrain_gradients()
+    along = (architecture.gradient("encoder") * architecture.parameters["decoder"]).sum(-1)
+    assert architecture.gradient("encoder").any() and torch.allclose(along, torch.zeros(D_SAE), atol=1e-6)
 
 
 def test_gba_features_fire_no_more_than_their_groups_are_to() -> None:
@@ -158,7 +167,7 @@ def test_sa_gsae_opens_on_both_sides_and_has_the_losses_of_its_paper() -> None:
     loss = (code @ unit(p["decoder"]) + beside - x).square().mean()
     loss = loss + 0.02 * gate.abs().sum() / len(x)
     loss = loss + (gate @ p["decoder"].detach() + beside.detach() - x).square().mean()
-    assert torch.allclose(dense(architecture.code(x)), code, atol=1e-4)
+    assert torch.allclose(dense(architecture.forward(x).code), code, atol=1e-4)
     assert torch.allclose(dense(architecture.dictionary().encode(x)), code, atol=1e-4)
     assert_gradients(architecture, loss, p)
 
@@ -192,7 +201,9 @@ def test_vsae_draws_in_training_and_adds_the_divergence_from_a_standard_normal()
     )
     assert float(steps.std()) > 0.5, "noise of about the variance"
     with torch.no_grad():
-        assert torch.allclose(dense(architecture.code(batch.x)).max(1).values, mean.max(1).values, atol=1e-4)
+        assert torch.allclose(
+            dense(architecture.forward(batch.x).code).max(1).values, mean.max(1).values, atol=1e-4
+        )
 
 
 # --- AEN ---
@@ -366,6 +377,9 @@ def test_a_restarted_feature_of_a_variational_dictionary_has_its_first_variance(
         (MFRConfig, {"peers": 0}, "peers is 0"),
         (SparsemaxConfig, {"terms": "off_support:1"}, "no terms"),
         (TopAFAConfig, {"afa": -1.0}, "afa is -1"),
+        (EndToEndConfig, {"batch_of": "tokens"}, "needs whole passages"),
+        (GradientTopKConfig, {"batch_of": "tokens"}, "needs whole passages"),
+        (ITDAConfig, {"lookup": "trained"}, "no gradients"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(
@@ -373,6 +387,3 @@ def test_settings_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=says):
         replace(config(), **settings)  # type: ignore[arg-type, call-arg]
-        (EndToEndConfig, {"batch_of": "tokens"}, "needs whole passages"),
-        (GradientTopKConfig, {"batch_of": "tokens"}, "needs whole passages"),
-        (ITDAConfig, {"lookup": "trained"}, "no gradients"),

@@ -47,7 +47,7 @@ def test_batchtopk_selects_the_largest_pre_activations_of_the_batch() -> None:
     pre = (x @ p["encoder"].T + p["b_enc"]).relu()
     kept = pre.reshape(-1).topk(4 * len(x)).indices
     expected = torch.zeros(pre.numel()).scatter(0, kept, pre.reshape(-1)[kept]).view_as(pre)
-    code = architecture.code(x)
+    code = architecture.forward(x).code
     assert torch.allclose(dense(code), expected, atol=1e-4)
     assert (expected[0] > 0).sum() > 16
 
@@ -112,7 +112,7 @@ def test_gated_reconstructs_by_gate_and_magnitude_and_folds_into_thresholds() ->
     linear = x @ p["encoder"].T
     magnitude = (linear * p["scale"].exp() + p["b_magnitude"]).relu()
     expected = magnitude * (linear + p["b_enc"] > 0)
-    assert torch.allclose(dense(architecture.code(x)), expected, atol=1e-4)
+    assert torch.allclose(dense(architecture.forward(x).code), expected, atol=1e-4)
     assert torch.allclose(dense(architecture.dictionary().encode(x)), expected, atol=1e-4)
 
 

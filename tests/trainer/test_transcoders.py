@@ -98,7 +98,7 @@ def test_training_lowers_the_loss_and_the_dictionary_maps_raw_x_to_the_raw_targe
         y = architecture.centring.normalise(x)
         expected = architecture.target_centring.restore(architecture.forward(y).output)
         assert torch.allclose(dictionary.reconstruct(x), expected, atol=1e-3)
-        found, made = dense(dictionary.encode(x)), dense(architecture.code(y))
+        found, made = dense(dictionary.encode(x)), dense(architecture.forward(y).code)
         if config.name == "sasa":  # in other axes of the same blocks
             found, made = (each.unflatten(1, (-1, 4)).norm(dim=-1) for each in (found, made))
         assert torch.allclose(found, made, atol=1e-3)

@@ -23,7 +23,7 @@ and may override
 
     gradients(batch, step)      fill `.grad` of every parameter: autograd through `losses` unless overridden.
                                 An override computes the gradient of the same losses by hand, for speed; a
-                                test compares each with autograd. A subclass that changes `forward`, `code` or
+                                test compares each with autograd. A subclass that changes `forward` or
                                 `losses` gets autograd back.
     constrain_gradients()       before Adam: remove what a constraint would undo.
     constrain_weights()         after Adam: unit norm, cones.
@@ -276,7 +276,7 @@ class Architecture(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """A hand-written gradient holds only for the losses it was written for."""
         super().__init_subclass__(**options)
-        changed = {"forward", "code", "losses"} & vars(cls).keys()
+        changed = {"forward", "losses"} & vars(cls).keys()
         if changed and "gradients" not in vars(cls):
             cls.gradients = Architecture.gradients  # type: ignore[method-assign]
 
@@ -305,10 +305,6 @@ class Architecture(ABC):
     @abstractmethod
     def dictionary(self) -> Dictionary:
         """The inference form in scaled space; without a graph."""
-
-    def code(self, x: Tensor) -> SparseCode:
-        """The code of x [n, d_in]."""
-        return self.forward(x).code
 
     def normalise(self, x: Tensor, tokens: Tensor) -> Tensor:
         """[n, d_in] what is trained on: raw x [n, d_in] in scaled space, without the look-up's part."""
