@@ -7,6 +7,8 @@ that wait for each other would take the time of the other processes. Commands st
 
 import os
 
+import tests.environment  # noqa: F401  (before Lexiscope, which reads it)
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["LEXISCOPE_PRECISION"] = "float32"  # tests compare with slow computations, on any CPU
 os.environ["LEXISCOPE_ALLOWED_HOSTS"] = "testserver,test"  # how in-process clients call the application
