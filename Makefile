@@ -4,7 +4,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: bill-of-materials fuzz screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean
+.PHONY: bill-of-materials fuzz screenshots docker-test test-long soak audit demo test test-fast lint smoke results perf bench bench-demo bench-train bench-index bench-steer demo-smollm2 check-foreign clean clean-data
 
 demo: .venv/installed
 	$(BIN)/lexiscope demo
@@ -67,9 +67,12 @@ check-foreign: .venv/installed-test
 demo-smollm2: .venv/installed
 	$(BIN)/python -m cli.smollm2 $(TEXT)
 
+# Makes the environment in a folder, or what is missing of one where that was interrupted or had no python3-venv.
+environment = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1)
+
 # torch first, exactly this version: a looser pin fetches gigabytes of CUDA packages.
 .venv/installed: pyproject.toml constraints.txt
-	test -d .venv || $(PYTHON) -m venv .venv
+	$(call environment,.venv)
 	$(BIN)/python -m pip install -q --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install -q torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
@@ -94,7 +97,7 @@ soak: .venv/installed
 	$(BIN)/python -m bench.soak $(ARGS)
 
 .venv/audit/installed:
-	test -d .venv/audit || $(PYTHON) -m venv .venv/audit
+	$(call environment,.venv/audit)
 	PYTHONPATH= .venv/audit/bin/pip install -q pip-audit cyclonedx-bom
 	touch $@
 
@@ -106,5 +109,9 @@ bill-of-materials: .venv/audit/installed
 audit: .venv/audit/installed
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
+# The environment. What was trained, indexed and downloaded stays: clean-data removes it.
 clean:
-	rm -rf .venv data/runs data/index data/models
+	rm -rf .venv
+
+clean-data:
+	rm -rf data/runs data/index data/lenses data/tables data/models data/studies

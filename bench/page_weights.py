@@ -13,7 +13,7 @@ import httpx
 from playwright.sync_api import Browser, sync_playwright
 
 from bench.report import Report, write_option
-from tests.browser.conftest import CHROMIUM
+from tests.browser.chromium import launch
 from tests.browser.screenshots import pages
 
 WIRE, SHIFT, PAINT = 200_000, 0.02, 1.0
@@ -72,7 +72,7 @@ def main() -> None:
     with httpx.Client(base_url=given.url, timeout=120) as client:
         todo = list(pages(client, given.word))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = launch(playwright)
         for name, address in todo:
             wire, shift, paint = map(
                 median, zip(*(load(browser, given.url + address) for _ in range(given.loads)), strict=True)

@@ -139,10 +139,11 @@ class Settings(BaseSettings):
         ByteSize(4 << 30), description="weights the model worker keeps; the least recently used leave first"
     )
     worker_device: str = Field(
-        "", description="where the model worker computes, for example cuda:1; empty: a GPU where there is one"
+        "",
+        description="where the model worker computes, for example `cuda:1`; empty: a GPU where there is one",
     )
     worker_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="precision of the language model's weights"
+        "float32", description="precision of the language model's weights, or `bfloat16`"
     )
     reader_threads: int = Field(
         1,

@@ -7,10 +7,13 @@ that wait for each other would take the time of the other processes. Commands st
 
 import os
 
+import tests.environment  # noqa: F401  (before Lexiscope, which reads it)
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["LEXISCOPE_PRECISION"] = "float32"  # tests compare with slow computations, on any CPU
 os.environ["LEXISCOPE_ALLOWED_HOSTS"] = "testserver,test"  # how in-process clients call the application
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,22 +32,25 @@ settings.load_profile("lexiscope")
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
-NEEDS = {
-    "chromium": "browser",
-    "server": "postgres",
-    "mortal": "postgres",
-    "worker": "slow",
-    "narrow": "slow",
-    "client": "slow",
-}
-"""Fixture → the mark of the tests that take it. A model worker is a process, which imports torch."""
+MARKS = {"chromium": "browser", "starts_postgres": "postgres", "starts_worker": "slow"}
+"""Fixture → the mark of the tests that need it, by themselves or through other fixtures."""
+
+
+@pytest.fixture(scope="session")
+def starts_postgres() -> None:
+    """Taken by fixtures that start a PostgreSQL server."""
+
+
+@pytest.fixture(scope="session")
+def starts_worker() -> None:
+    """Taken by fixtures that start a model worker: a process, which imports torch."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures and parameters that they take."""
+    """Mark tests by the fixtures and parameters that they need."""
     for item in items:
-        for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
-            item.add_marker(NEEDS[fixture])
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if "postgres" in parameters.values():
             item.add_marker("postgres")
@@ -66,6 +72,7 @@ def make_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
         place, done = root / name, root / f"{name}.done"
         with files.lock(root / f"{name}.lock", wait=True):
             if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what a `make` that failed has left
                 place.mkdir()
                 make(place)
                 done.touch()

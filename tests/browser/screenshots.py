@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.conftest import CHROMIUM
+from tests.browser.chromium import launch
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = DOCS / "screenshots"
@@ -121,7 +121,7 @@ def main() -> None:
         todo = dict(pages(client, given.word, given.feature, given.steer, given.strength))
     only = given.only or list(todo)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = launch(playwright)
         if given.readme:
             page = browser.new_context(base_url=given.url, **VIEWS["light"]).new_page()
             shoot(page, todo["feature"], "feature", DOCS / "feature.png", tallest=800)

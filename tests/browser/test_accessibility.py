@@ -6,9 +6,10 @@ from axe_playwright_python.base import AXE_FILE_PATH
 from lexiscope.progress import ProgressFile
 from lexiscope.settings import Settings
 from lexiscope.study_files import write_record
-from tests.browser.conftest import running
+from server import create_app
 from tests.browser.test_reading import client, reading, tiny  # noqa: F401 (fixtures)
 from tests.server.test_study_pages import FLOW, record
+from tests.server_thread import running
 from tests.store import synthetic
 
 AXE = AXE_FILE_PATH.read_text()
@@ -56,10 +57,10 @@ def test_studies_and_a_build_that_runs_have_no_violation(chromium, tmp_path):
     write_record(studies, record("one-tiny", FLOW))
     context = chromium.new_context()
     page = context.new_page()
-    with running(Settings(index=index, studies=studies)) as address:
+    with running(create_app(Settings(index=index, studies=studies))) as address:
         assert violations(page, f"{address}/studies") == [] == violations(page, f"{address}/studies/one-tiny")
     with (
-        running(Settings(index=empty, studies=studies)) as address,
+        running(create_app(Settings(index=empty, studies=studies))) as address,
         ProgressFile(empty, "demo", ["train 4-vasae", "index 4-vasae"]) as kept,
         kept.step("train 4-vasae"),
     ):

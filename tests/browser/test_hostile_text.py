@@ -1,17 +1,15 @@
 """Vocabularies and texts from anywhere: no token of them breaks a page or runs on it."""
 
-import threading
-import time
 import unicodedata
 
 import pyarrow as pa
 import pytest
-import uvicorn
 
 from lexiscope import tokens
 from lexiscope.settings import Settings
 from server import create_app
 from store import BuildWriter
+from tests.server_thread import running
 from tests.store import synthetic
 
 HOSTILE = (
@@ -48,14 +46,8 @@ def hostile_site(tmp_path_factory):
         one = synthetic.Dictionary("tiny", 0, d_sae=20)
         synthetic.add(builder, [one], vocabulary=len(table), tokens={"tiny": table})
         builder.publish()
-    server = uvicorn.Server(uvicorn.Config(create_app(Settings(index=root)), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+    with running(create_app(Settings(index=root))) as address:
+        yield address
 
 
 def test_hostile_text_breaks_no_page(chromium, hostile_site):

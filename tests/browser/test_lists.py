@@ -6,8 +6,9 @@ import httpx
 import pytest
 
 from lexiscope.settings import Settings
+from server import create_app
 from store import ApiKeys
-from tests.browser.conftest import running
+from tests.server_thread import running
 from tests.store import synthetic
 
 ID, OTHER = "tiny/1-vasae/6", "tiny/1-vasae/5"
@@ -191,7 +192,7 @@ def test_a_list_of_a_key_is_kept_by_the_server_and_found_in_another_browser(chro
     keys = ApiKeys(settings)
     password = {"username": "ann", "password": keys.add("ann")}
     keys.close()
-    with running(settings) as address:
+    with running(create_app(settings)) as address:
         for number in range(2):
             context = chromium.new_context(base_url=address, http_credentials=password)
             page = context.new_page()

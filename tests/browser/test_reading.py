@@ -1,12 +1,9 @@
 """The reading page over the tiny live model: the table of names, the features of one token, two texts."""
 
-import threading
-import time
-
 import pytest
-import uvicorn
 
 from tests.live.conftest import client, tiny  # noqa: F401 (fixtures)
+from tests.server_thread import running
 
 TEXT = "Once upon a time"
 
@@ -14,19 +11,11 @@ TEXT = "Once upon a time"
 @pytest.fixture
 def reading(client, chromium):  # noqa: F811
     """A page in a browser on a server whose index leads to a model that can be run."""
-    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    context = chromium.new_context(
-        base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    )
-    context.set_default_timeout(60_000)
-    yield context
-    context.close()
-    server.should_exit = True
-    thread.join()
+    with running(client.app, lifespan="off") as address:
+        context = chromium.new_context(base_url=address)
+        context.set_default_timeout(60_000)
+        yield context
+        context.close()
 
 
 def test_a_text_is_read_and_a_token_lists_its_features(reading):

@@ -30,7 +30,8 @@ from lexiscope.records.live import (
     SweepResponse,
 )
 from lexiscope.settings import Settings
-from tests.browser.conftest import running
+from server import create_app
+from tests.server_thread import running
 from tests.store import synthetic
 
 pytestmark = pytest.mark.skipif(find_spec("server.steer") is None, reason="this server has no /steer")
@@ -435,7 +436,7 @@ def test_the_link_of_a_finished_steer_shows_what_was_generated(page, chromium, s
 def test_dictionaries_of_every_k_have_a_slider_for_it_on_both_pages(chromium, tmp_path):
     usual = synthetic.Dictionary("tiny", 1)
     synthetic.publish(tmp_path, [synthetic.Dictionary("tiny", 0, "hierarchical"), usual])
-    with running(Settings(index=tmp_path)) as address:
+    with running(create_app(Settings(index=tmp_path))) as address:
         most = httpx.get(f"{address}/api/v1/models/tiny").json()["layers"][0]["k"]
         page = chromium.new_context(base_url=address).new_page()
         page.set_default_timeout(60_000)

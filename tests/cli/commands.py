@@ -14,11 +14,7 @@ import cli.main
 
 def places(work: Path) -> dict[str, str]:
     """The environment of a command that keeps its runs and its index under `work`."""
-    return {
-        "LEXISCOPE_RUNS": str(work / "runs"),
-        "LEXISCOPE_INDEX": str(work / "index"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    return {"LEXISCOPE_RUNS": str(work / "runs"), "LEXISCOPE_INDEX": str(work / "index")}
 
 
 def lexiscope(*arguments: str, work: Path) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,10 @@ installed.
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,13 +30,11 @@ with TestClient(server.create_app(Settings()), base_url="http://localhost") as c
 @pytest.mark.slow
 def test_an_installed_wheel_serves_a_page(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    copied = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    for name in copied:
-        target = source / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    for folder in (pattern.removesuffix("*").replace(".", "/") for pattern in found["include"]):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "-q"]
     options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     subprocess.run(

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tests.environment  # noqa: F401  (Compose hands LEXISCOPE_ variables of the shell to the containers)
 from tests.docker.engine import BASE, compose, make_base, run, start_engine
 from tests.docker.visitor import ANY_CERTIFICATE, get, steer, use
 

@@ -119,15 +119,26 @@ def test_every_document_that_the_code_cites_exists() -> None:
 
 
 def commands(text: str, program: str) -> Iterator[list[str]]:
-    """The arguments of each call of a program in a page's code: fences, indented blocks and inline code."""
+    """The arguments of each call of a program in a page's code: fences, indented blocks and inline code; in a
+    container too.
+    """
+    text = text.replace("\\\n", " ")
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
     rest = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"^    (.*)$", rest, re.MULTILINE) + re.findall(r"`([^`\n]+)`", rest)
     for line in lines:
-        match = re.match(rf"(?:\S*/)?{program} (.*)", re.split(r"\s#\s|; ", line.strip())[0])
+        match = re.match(
+            rf"(?:docker compose run .* train )?(?:\S*/)?{program} (.*)",
+            re.split(r"\s#\s|; ", line.strip())[0],
+        )
         if match:
             yield shlex.split(match[1].replace("[", " ").replace("]", " "))
+
+
+def test_commands_are_found_whole_in_containers_and_over_lines() -> None:
+    text = "    docker compose run --rm train lexiscope index FOLDER \\\n        --text FILE  # a comment\n"
+    assert list(commands(text, "lexiscope")) == [["index", "FOLDER", "--text", "FILE"]]
 
 
 def find_command(arguments: list[str]) -> tuple[Any, list[str]]:

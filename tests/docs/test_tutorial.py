@@ -3,21 +3,18 @@
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from rich.console import Console
 
 from cli.demo_command import MODEL, MODEL_ID, TEXT, Amounts, build
 from lexiscope.language_model import load_language_model
 from lexiscope.settings import ROOT, Settings
 from server import create_app
-from tests.smoke import free_port
+from tests.server_thread import running
 
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
@@ -43,19 +40,12 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         settings=settings,
         console=Console(quiet=True),
     )
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    monkeypatch.setenv("TUTORIAL_SERVER", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("LEXISCOPE_RUNS", str(settings.runs))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with running(create_app(settings), log_level="error") as address:
+        monkeypatch.setenv("TUTORIAL_SERVER", address)
+        yield address
 
 
 def test_every_cell_of_the_tutorial_runs(address: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ from lexiscope.tokens import PieceFormat, plain
 from tests import tiny
 
 TARGETS = (" Paris", " cat", " dog", " rain")
-"""feature i fires on the i-th of these, at 1 + the place in its prompt / 10"""
+"""feature i fires on the i-th of these, at 1 + the square of the place in its prompt / 100: skewed, so that
+equal widths hold unequal shares
+"""
 SILENT = len(TARGETS)
 """a feature that never fires"""
 
@@ -53,7 +55,7 @@ def values(model: LanguageModel, prompt: Sequence[int], feature: int) -> list[fl
     if feature == SILENT:
         return [0.0] * len(prompt)
     return [
-        round(1 + place / 10, 3) if token == target(model, feature) else 0.0
+        round(1 + place**2 / 100, 3) if token == target(model, feature) else 0.0
         for place, token in enumerate(prompt)
     ]
 
@@ -88,10 +90,11 @@ def feature(
     for low, high in ((highest / 2, highest), (0.0, highest / 2)):
         inside = [item for item in found if low <= item[0] <= high]
         activations += [
-            context(number, place, low, high, len(inside) / len(found)) for _, number, place in inside[:8]
+            context(number, place, low, high, len(inside) / len(found))
+            for _, number, place in [*inside[:2], *(item for item in inside[2:] if item[0] > 0)][:10]
         ]
     counts, edges = (
-        np.histogram([value for value, _, _ in firing], 10) if firing else (np.zeros(0, int), np.zeros(1))
+        np.histogram([value for value, _, _ in firing], 40) if firing else (np.zeros(0, int), np.zeros(1))
     )
     words = pieces(model, range(40, 60))
     return {

@@ -286,10 +286,11 @@ def test_quantiles_are_fifths_of_the_firings_and_not_equal_widths(
     feature, firing = record(taken, model, 1), []
     for prompt in dashboards.prompts(model):
         firing += [value for value in dashboards.values(model, prompt, 1) if value > 0]
-    for context in feature.contexts:
-        if context.kind == "quantile":
-            share = np.mean(np.array(firing) < context.value)
-            assert context.quantile is not None and abs(context.quantile / 5 - share) < 0.35
+    sampled = [context for context in feature.contexts if context.kind == "quantile"]
+    for context in sampled:
+        share = np.mean(np.array(firing) < context.value)
+        assert context.quantile is not None and abs(context.quantile / 5 - share) <= 0.2
+    assert len({context.quantile for context in sampled}) > 3
 
 
 def test_density_and_histogram_are_of_their_run_and_firings_of_the_contexts(

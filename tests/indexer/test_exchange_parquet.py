@@ -84,16 +84,16 @@ def test_an_exported_index_comes_back_row_for_row(served: Settings, exported: Pa
         assert after[table].num_rows > 0
 
 
-def test_an_export_does_not_choose_what_the_worker_opens(exported: Path, tmp_path: Path) -> None:
+def test_an_export_does_not_choose_what_the_worker_opens(copy: Path, tmp_path: Path) -> None:
     def elsewhere(rows: pa.Table) -> pa.Table:
         for name in ("model_path", "checkpoint_path", "lens_path"):
             place = rows.schema.get_field_index(name)
             rows = rows.set_column(place, rows.schema.field(name), pa.array(["someone/model"] * len(rows)))
         return rows
 
-    rewrite(exported, "dictionary", elsewhere)
+    rewrite(copy, "dictionary", elsewhere)
     settings = Settings(index=tmp_path / "index")
-    import_parquet(exported, settings=settings)
+    import_parquet(copy, settings=settings)
     store = Store(settings)
     assert {(each.model_path, each.checkpoint_path, each.lens_path) for each in store.dictionaries()} == {
         ("", "", "")

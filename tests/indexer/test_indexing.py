@@ -1,5 +1,6 @@
 """An index says what features really do, and is published whole or not at all."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,11 +181,12 @@ def test_tokens_that_are_no_whole_character_are_indexed_by_their_bytes(
 
 
 def test_indexing_one_dictionary_again_keeps_the_others(
-    indexed: Settings, model: LanguageModel, runs: list[Path], text_file: Path
+    indexed: Settings, model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
 ) -> None:
     before = Store(indexed).feature("tiny", "0-vasae", 3).feature
-    quick(indexed, model, runs[2:], text_file, tokens=2000)
-    store = Store(indexed)
+    settings = Settings(index=shutil.copytree(indexed.index, tmp_path / "index"))
+    quick(settings, model, runs[2:], text_file, tokens=2000)
+    store = Store(settings)
     assert {layer.source for layer in store.home().models[0].layers} == {"0-vasae", "1-vasae", "1-plain"}
     assert store.feature("tiny", "0-vasae", 3).feature.contexts == before.contexts
 

@@ -2,7 +2,6 @@
 old index serves.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -116,7 +115,6 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
     job = subprocess.Popen(
         command,
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
     )
     for _ in range(1200):

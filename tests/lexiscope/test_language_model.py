@@ -219,9 +219,8 @@ def test_a_model_whose_configuration_names_no_class_loads_by_its_own(
 
 def test_an_unknown_architecture_is_refused_without_a_list_of_all_others(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = GitConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = GitConfig(vocab_size=400, vision_config={**size, "image_size": 8, "patch_size": 4}, **size)
     tiny.save_tokenizer(tmp_path)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(

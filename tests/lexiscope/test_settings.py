@@ -3,17 +3,28 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ByteSize
 
-from lexiscope.settings import Settings, SettingsError
+from lexiscope.settings import ROOT, Settings, SettingsError
+
+
+def written(default: object) -> str:
+    """A default as the table has it."""
+    if isinstance(default, Path):
+        default = default.relative_to(ROOT)
+    elif isinstance(default, ByteSize):
+        default = default.human_readable().replace(".0", "")
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    return "empty" if default == "" else f"`{default}`"
 
 
 def test_every_setting_is_documented_and_nothing_else() -> None:
-    rows = [
-        line.split("|")[1].strip(" `")
-        for line in Path("docs/settings.md").read_text().splitlines()
-        if line.startswith("| `")
+    lines = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("| `")] == [
+        f"| `LEXISCOPE_{name.upper()}` | {written(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
     ]
-    assert rows == [f"LEXISCOPE_{name.upper()}" for name in Settings.model_fields]
 
 
 def test_wrong_settings_are_said_all_at_once_by_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:

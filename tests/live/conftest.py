@@ -69,13 +69,13 @@ def model_cache() -> ModelCache:
 
 
 @pytest.fixture(scope="module")
-def worker():
+def worker(starts_worker):
     with spawn_worker(Settings()) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def narrow():
+def narrow(starts_worker):
     """A worker that runs one job at a time; four may wait, two of one client."""
     with spawn_worker(Settings(worker_queue=4, worker_batch=1)) as running:
         yield running
@@ -93,7 +93,7 @@ def ask(worker):
 
 
 @pytest.fixture(scope="module")
-def client(tiny, tmp_path_factory):
+def client(starts_worker, tiny, tmp_path_factory):
     """The application over a synthetic index with the paths of the tiny model and its dictionaries."""
 
     class Here(Store):

@@ -5,16 +5,15 @@ shape.
 import json
 import os
 import signal
-import threading
 import time
 
 import httpx
 import pytest
-import uvicorn
 
 from lexiscope.records import ErrorRecord
 from server.live import WorkerClient
 from tests.live.jobs import finish
+from tests.server_thread import running
 
 
 def post(client, *features, query="", **given):
@@ -258,15 +257,9 @@ def test_a_closed_tab_stops_its_generation(client):
     begun = time.monotonic()
     assert client.post("/api/v1/steer", json=body).status_code == 200
     whole = time.monotonic() - begun
-    server = uvicorn.Server(uvicorn.Config(client.app, port=0, lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api/v1/steer"
     worker = WorkerClient(client.app.state.worker)
-    try:
-        with httpx.stream("POST", url, json=body, trust_env=False) as answer:
+    with running(client.app, lifespan="off") as address:
+        with httpx.stream("POST", f"{address}/api/v1/steer", json=body, trust_env=False) as answer:
             lines = answer.iter_lines()
             assert next(lines)
             assert finish(worker.health()).running
@@ -274,9 +267,6 @@ def test_a_closed_tab_stops_its_generation(client):
         while finish(worker.health()).running:
             time.sleep(0.01)
         assert time.monotonic() - closed < whole / 2
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_the_page_is_filled_in_from_its_address(client):

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import tests.environment  # noqa: F401  (before Lexiscope, which reads it)
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: a process with threads of its own cannot be forked
 
 

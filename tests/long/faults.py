@@ -38,6 +38,7 @@ from server import create_app
 from store import BuildWriter, Labels, StoreError, build_files
 from tests.long.kills import QUIET, begin, forked, plan
 from tests.server.test_study_pages import record
+from tests.smoke import free_port
 from tests.store import postgres_server, synthetic
 
 PAGES = (
@@ -334,9 +335,7 @@ def descriptors(folder: Path, rounds: int, draw: random.Random) -> tuple[int, st
     """Connections take every descriptor of a server: it says so to new ones, logs little, and recovers."""
     index = folder / "index"
     synthetic.publish(index, SMALL)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "log"
     with log.open("wb") as sink:
         server = subprocess.Popen(

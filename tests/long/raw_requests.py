@@ -30,6 +30,7 @@ from lexiscope.checkpoint import load_checkpoint
 from lexiscope.settings import Settings
 from lexiscope.text import Text
 from tests.long.kills import QUIET, begin, plan
+from tests.smoke import free_port
 
 NASTY = [
     "", "0", "-1", "1e309", "NaN", "null", "true", "[]", "{}", "..", "../../etc/passwd", "%00", "\x00",
@@ -157,9 +158,7 @@ def running(folder: Path) -> Iterator[tuple[int, Path]]:
     ask = indexer.IndexRequest(tokens=3000, length=48)
     loaded = [(model, [load_checkpoint(path) for path in paths])]
     indexer.index(loaded, Text((str(folder / "text.txt"),)), settings=own, console=QUIET, request=ask)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     environment = {
         f"LEXISCOPE_{name.upper()}": str(folder / name) for name in ("index", "runs", "lenses", "studies")
     }

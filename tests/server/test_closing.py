@@ -21,25 +21,25 @@ from server.live.messages import Event
 from server.logs import OnceInAWhile
 from server.worker_requests import _until
 from tests.live.jobs import finish
+from tests.smoke import free_port
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+def start(index: Path, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+    """`lexiscope serve` as a process."""
+    given = {f"LEXISCOPE_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, "-c", "import cli; cli.run()", "serve", *arguments],
+        env={**os.environ, "LEXISCOPE_INDEX": str(index), **given},
+        stderr=subprocess.PIPE,
+    )
 
 
 class Running:
-    """`lexiscope serve` as a process."""
+    """`lexiscope serve` as a process that answers."""
 
     def __init__(self, index: Path, **settings: str) -> None:
         self.port = free_port()
-        given = {f"LEXISCOPE_{name.upper()}": value for name, value in settings.items()}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "import cli; cli.run()", "serve", "--port", str(self.port)],
-            env={**os.environ, "LEXISCOPE_INDEX": str(index), **given},
-            stderr=subprocess.PIPE,
-        )
+        self.process = start(index, "--port", str(self.port), **settings)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -47,6 +47,9 @@ class Running:
                 return
             except httpx.TransportError:
                 time.sleep(0.1)
+        self.process.kill()
+        _, said = self.process.communicate()
+        pytest.fail(f"the server did not start: {said.decode()}")
 
     def half_a_request(self, text: str) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port))
@@ -110,10 +113,10 @@ def test_a_worker_that_never_answers_does_not_hold_up_the_end(index: Path) -> No
 
 @pytest.mark.slow
 def test_a_wrong_setting_is_one_line(index: Path) -> None:
-    server = Running(index, database_url="mysql://alice:s3cret@db/x", worker_queue="none")
-    _, said = server.process.communicate(timeout=60)
+    server = start(index, database_url="mysql://alice:s3cret@db/x", worker_queue="none")
+    _, said = server.communicate(timeout=60)
     text = said.decode()
-    assert server.process.returncode == 1 and text.count("\n") == 1
+    assert server.returncode == 1 and text.count("\n") == 1
     assert "LEXISCOPE_DATABASE_URL" in text and "LEXISCOPE_WORKER_QUEUE" in text and "s3cret" not in text
 
 

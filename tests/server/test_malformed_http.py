@@ -1,35 +1,25 @@
 """What is no HTTP gets an error in the one shape, and other connections go on."""
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from lexiscope.records import ErrorRecord
 from lexiscope.settings import Settings
 from server import create_app
 from server.connections import Protocol
-from tests.smoke import free_port
+from tests.server_thread import running
 
 REST = b"Host: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def port(index: Path) -> Iterator[int]:
-    port = free_port()
-    config = uvicorn.Config(create_app(Settings(index=index)), port=port, http=Protocol, log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield port
-    server.should_exit = True
-    thread.join()
+    with running(create_app(Settings(index=index)), http=Protocol, log_level="critical") as address:
+        yield int(address.rpartition(":")[2])
 
 
 def send(port: int, sent: bytes) -> tuple[bytes, bytes]:

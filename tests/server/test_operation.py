@@ -16,6 +16,7 @@ from lexiscope.settings import Settings
 from server import create_app, dependencies
 from server.answers import Answers
 from server.logs import JsonLines
+from store import Store
 from tests.store import synthetic
 
 
@@ -52,14 +53,14 @@ def test_a_request_is_a_line_without_its_query(browser: TestClient, caplog: pyte
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
 def test_what_passes_is_a_503_without_a_trace(
-    browser: TestClient, monkeypatch: pytest.MonkeyPatch, number: int
+    index: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fails(*_: object) -> None:
         raise OSError(number, os.strerror(number), "/srv/index/secret")
 
-    monkeypatch.setattr(type(browser.app.state.store), "home", fails)
+    monkeypatch.setattr(Store, "home", fails)
     monkeypatch.setattr(Answers, "get", lambda *_: None)  # a kept answer needs no store
-    with TestClient(browser.app, raise_server_exceptions=False) as client:
+    with TestClient(create_app(Settings(index=index)), raise_server_exceptions=False) as client:
         answer = client.get("/index.json")
     assert answer.status_code == 503 and answer.headers["retry-after"] and "secret" not in answer.text
 

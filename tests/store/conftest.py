@@ -16,7 +16,7 @@ DATABASES = ("duckdb", "postgres")
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server(starts_postgres: None) -> Iterator[Server]:
     yield from running_server()
 
 

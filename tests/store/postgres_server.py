@@ -4,7 +4,6 @@ free port.
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
+
+from tests.smoke import free_port
 
 PASSWORD = "s3cret"
 
@@ -35,9 +36,7 @@ class Server:
     def __init__(self, programs: Path) -> None:
         self._programs = programs
         self._folder = Path(mkdtemp(prefix="lexiscope-pg-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         self._as_owner: list[str] = []
         if os.getuid() == 0:  # PostgreSQL refuses to run as root
             shutil.chown(self._folder, "postgres")

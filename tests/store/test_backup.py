@@ -7,7 +7,7 @@ from pathlib import Path
 from lexiscope.settings import Settings
 from store import Store
 from tests.store import synthetic
-from tests.store.postgres_server import Server
+from tests.store.postgres_server import Server, binaries
 
 SMALL = [synthetic.Dictionary("m", 0, d_sae=30)]
 
@@ -34,8 +34,8 @@ def test_a_dump_of_the_database_is_restored(server: Server, tmp_path: Path) -> N
     first, second = server.new_database(), server.new_database()
     settings = Settings(index=tmp_path, database_url=server.url(first))
     synthetic.publish(settings, SMALL)
-    [tools] = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
-    dump = tmp_path / "dump"
+    tools, dump = binaries(), tmp_path / "dump"
+    assert tools is not None
 
     def address(name: str) -> str:
         return server.url(name).replace("postgresql+psycopg://", "postgresql://")

@@ -21,7 +21,7 @@ def here(server: Server, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
-def mortal() -> Iterator[Server]:
+def mortal(starts_postgres: None) -> Iterator[Server]:
     """A server of these tests' own, to be stopped."""
     yield from running_server()
 

@@ -78,3 +78,56 @@ def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
 def test_a_look_up_needs_centred_activations() -> None:
     with pytest.raises(RecipeError, match="A token look-up needs centre=true"):
         configured(["vasae"], ["centre=false"])
+
+
+PAPER = {
+    "positions": "all",
+    "centre": False,
+    "k": 32,
+    "dense_rank": None,
+    "lookup": "none",
+    "anchors": "embedding",
+    "anchor_mode": "nearest",
+    "anchor_every": 1,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "epochs": 20,
+    "patience": 3,
+    "length": 128,
+    "batch": 32,
+    "batch_of": "passages",
+    "restarts": 0,
+    "terms": "",
+}
+OURS = {
+    "positions": "after-first",
+    "centre": True,
+    "k": 32,
+    "anchors": "current",
+    "learning_rate": 2e-3,
+    "schedule": "warmup-decay",
+    "epochs": 0,
+    "patience": 0,
+    "batch": 2048,
+    "batch_of": "tokens",
+    "restarts": 4,
+    "aux_k": 64,
+    "aux_weight": 1 / 32,
+    "terms": "",
+}
+DEFINED = {
+    "paper-plain": PAPER | {"anchor_weight": 0, "frozen": False},
+    "paper-soft": PAPER | {"anchor_weight": 1e-4, "frozen": False},
+    "paper-hard": PAPER | {"anchor_weight": 0, "frozen": True},
+    "vasae": OURS | {"lookup": "fixed", "dense_rank": 16, "cosine": None},
+    "matched": OURS | {"lookup": "none", "dense_rank": 16, "cosine": None},
+    "cone": OURS | {"lookup": "none", "dense_rank": 16, "cosine": 0.802},
+    "plain": OURS | {"lookup": "none", "dense_rank": 0, "cosine": None},
+}
+"""The tables of docs/method.md: #the-vasae-paper and #recipes. None: no such setting."""
+
+
+@pytest.mark.parametrize("name", DEFINED)
+def test_the_settings_of_a_recipe_are_those_that_the_method_says(name: str) -> None:
+    config, defined = recipe(name), DEFINED[name]
+    assert {field: getattr(config, field, None) for field in defined} == defined
