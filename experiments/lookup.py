@@ -209,7 +209,7 @@ def front(arms: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The arms that no other arm beats: at ΔCE (lower) or the share of tested features whose names hold
     (higher), without being worse at the other. Arms whose names were not judged are not among them.
     """
-    judged = {name: row for name, row in arms.items() if "holds_tested" in row}
+    judged = {name: row for name, row in arms.items() if row.get("holds_tested") is not None}
     points = {name: (-row["delta_ce"], row["holds_tested"]) for name, row in judged.items()}
     return {
         name
@@ -227,7 +227,7 @@ def _cells(arm: str, row: dict[str, Any], *, on_front: bool) -> list[str]:
         "–".join(f"{end:.4f}" for end in row["delta_ce_ci"]),
         f"{row['dead_share']:.1%}",
         f"{row['lookup_share']:.2f}",
-        *(f"{row[name]:.2f}" if name in row else "–" for name in ("holds_tested", "holds_firing")),
+        *("–" if row.get(name) is None else f"{row[name]:.2f}" for name in ("holds_tested", "holds_firing")),
         "yes" if on_front else "",
     ]
 

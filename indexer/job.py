@@ -5,8 +5,9 @@ to time (`job_files`). Then everything is added that the weights say, and the ro
 (`rows`). Until the new build is published, the old one is served.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -42,12 +43,14 @@ from lexiscope.precision import fast_dtype
 from lexiscope.progress import say, watched
 from lexiscope.settings import Settings
 from lexiscope.vocabulary_tables import family_table, word_table
-from store import BuildWriter
+from store import BuildLocked, BuildWriter
 
 LOG_TOKENS = 50_000
 """Where the output is not a terminal, progress is printed once in so many tokens."""
 MAX_LENGTH = 1 << 16
 """Tokens of a passage; positions are kept in 16 bits."""
+WAIT_SECONDS = 1.0
+"""Between looks whether another process still writes a build."""
 BYTES_A_FEATURE = 8000
 """On disk: 2 kB in the index; in the unfinished work as much, and 4 kB of sampled firings at most."""
 
@@ -134,7 +137,7 @@ def index(
         for model, members in identified
     ]
     if request.shard is None:
-        with BuildWriter(settings):
+        with suppress(BuildLocked), BuildWriter(settings):
             pass  # a build that cannot be written fails before the text is read, not after
     with ExitStack() as locks:
         for job in jobs:
@@ -142,16 +145,16 @@ def index(
         check_space(settings.index, sum(BYTES_A_FEATURE * sum(job.shape.widths) for job in jobs))
         try:
             counted = [count_text(job) for job in jobs]
+            if request.shard is not None:
+                for job in jobs:
+                    _report_missing_shards(job)
+                return None
+            lenses = [_lenses(job, settings) for job in jobs]
+            build = _publish(jobs, counted, lenses, corpus, settings)
         except KeyboardInterrupt:
             raise IndexingError(
                 f"Interrupted: nothing was published. The same command with --resume continues. {KEPT}"
             ) from None
-        if request.shard is not None:
-            for job in jobs:
-                _report_missing_shards(job)
-            return None
-        lenses = [_lenses(job, settings) for job in jobs]
-        build = _publish(jobs, counted, lenses, corpus, settings)
         for job in jobs:
             job.folder.remove()
     return build
@@ -202,7 +205,9 @@ def _publish(
     corpus: str,
     settings: Settings,
 ) -> str:
-    with BuildWriter(settings) as writer:
+    with _build_writer(jobs[0], settings) as writer:
+        for job in jobs:  # another job may have published while this one read
+            refuse_other_model(job.model, [member.source for member in job.members], settings)
         kept = writer.keep_others(
             replacing=[(job.model.id, member.source) for job in jobs for member in job.members]
         )
@@ -223,6 +228,23 @@ def _publish(
         return writer.publish()
 
 
+@contextmanager
+def _build_writer(job: ModelJob, settings: Settings) -> Iterator[BuildWriter]:
+    """Waits while another process writes a build."""
+    with ExitStack() as held:
+        said = False
+        while True:
+            try:
+                writer = held.enter_context(BuildWriter(settings))
+                break
+            except BuildLocked as error:
+                if not said:
+                    job.say(f"{error}; what was counted is saved, and this job publishes then.")
+                said = True
+                time.sleep(WAIT_SECONDS)
+        yield writer
+
+
 def count_text(job: ModelJob) -> CountedModel:
     """Name all dictionaries, then read the text and count: all of it, or a shard."""
     model, request = job.model, job.request
@@ -231,6 +253,12 @@ def count_text(job: ModelJob) -> CountedModel:
     state = job.folder.load() if request.resume else PassState(job.shape)
     if len(state.blocks):
         job.say(f"continuing after {len(state.blocks):,} blocks of the text ({state.n_tokens:,} tokens).")
+    elif request.resume and (others := job.folder.others()):
+        job.say(
+            "no unfinished work is of this very job. That of others, begun with other dictionaries, text or "
+            f"settings, is in {', '.join(map(str, others))}: --resume continues one with the options it was "
+            "begun with; delete those that are no longer needed."
+        )
     fits = AnchorFits(job)
     columns = (
         TextColumn("{task.description}"),
@@ -266,7 +294,7 @@ def count_text(job: ModelJob) -> CountedModel:
     state.settle()
     job.say(job.passages().report.sentence())
     _check_firings(job, state)
-    if request.shard is not None:
+    if request.shard is not None or len(state.blocks) > len(done):
         job.folder.save(state, finished=True)
     return CountedModel(model, job.members, named, fits, model.vocabulary, tables, state)
 

@@ -70,6 +70,11 @@ class JobFolder:
     def unfinished(self) -> bool:
         return bool(self._saved())
 
+    def others(self) -> list[Path]:
+        """Folders of other jobs' unfinished work that no process is at."""
+        folders = sorted(self.path.parent.glob("work-*"))
+        return [folder for folder in folders if folder != self.path and not _in_use(folder)]
+
     def _saved(self) -> list[Path]:
         """The states that this job can resume from: a shard's own, or all there are."""
         if self.shard is not None:
@@ -128,6 +133,16 @@ class JobFolder:
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    try:
+        with ExitStack() as held:
+            for path in folder.glob("LOCK-*"):
+                held.enter_context(files.lock(path))
+    except (files.Locked, OSError):
+        return True
+    return False
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

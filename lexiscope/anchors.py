@@ -142,12 +142,12 @@ def nearest_embedding(directions: Tensor, embedding: Tensor) -> Tensor:
 def nearest_tokens(directions: Tensor, anchors: Tensor, m: int = 6) -> NearestTokens:
     """The m nearest anchors [vocab, d] of each direction [n, d], by cosine."""
     found = Columns(F.normalize(anchors, dim=-1)).largest(F.normalize(directions, dim=-1), m)
-    return NearestTokens(found.indices, found.values)
+    return NearestTokens(found.indices, found.values.clamp(-1, 1))
 
 
 def own_cosine(directions: Tensor, anchors: Tensor, tokens: Tensor) -> Tensor:
     """[n] cosine of each direction [n, d] to the anchor of its token [n]."""
-    return F.cosine_similarity(directions, anchors[tokens], dim=-1)
+    return F.cosine_similarity(directions, anchors[tokens], dim=-1).clamp(-1, 1)
 
 
 def random_directions(covariance: Tensor, n: int, *, seed: int = 0) -> Tensor:
@@ -199,4 +199,4 @@ def _non_negative_fit(target: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
     gram = atoms @ atoms.mT + 1e-6 * torch.eye(atoms.shape[1])
     weights = torch.linalg.solve(gram, atoms @ target[..., None]).clamp_min(0)
     fit = (weights * atoms).sum(1)
-    return fit, F.cosine_similarity(fit, target, dim=-1)
+    return fit, F.cosine_similarity(fit, target, dim=-1).clamp(-1, 1)

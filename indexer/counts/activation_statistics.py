@@ -4,7 +4,7 @@ and position.
 
 import numpy as np
 
-from indexer.counts.exact_sum import ExactSum
+from indexer.counts.exact_sum import DROPPED, ExactSum
 from indexer.counts.text_chunk import TextChunk
 from lexiscope.evidence import FlatFirings
 
@@ -14,6 +14,10 @@ the end bins.
 """
 BINS = len(EDGES) - 1
 POWERS = 4
+ROUNDING = 2.0**-44
+"""At most this part of a block's sum is lost to float64."""
+CERTAIN = 0.01
+"""Skewness and kurtosis are given where rounding changes them by less."""
 
 
 def position_edges(length: int) -> np.ndarray:
@@ -98,12 +102,14 @@ class ActivationStatistics:
 
     def measures(self, n_tokens: int) -> dict[str, np.ndarray]:
         """Those of `lexiscope.measures.FEATURE` by name, each [d_sae]; NaN where the moments need more
-        firings, or spread. `n_tokens`: positions of the text.
+        firings, or more spread than rounding leaves. `n_tokens`: positions of the text.
         """
         mean, second, third, fourth = self.powers.value() / np.maximum(self.count, 1)
         variance = second - mean**2
         spread = (self.count > 1) & (variance > 1e-9 * second)
         std = np.sqrt(np.where(spread, variance, np.nan))
+        lost = 16 * (ROUNDING * fourth + DROPPED)  # of the fourth central moment; the third loses less
+        shaped = np.where(lost < CERTAIN * std**4, std, np.nan)
         return {
             "density": self.count / max(n_tokens, 1),
             "n_firings": self.count,
@@ -111,6 +117,6 @@ class ActivationStatistics:
             "mean_activation": mean,
             "max_activation": self.max,
             "std_activation": std,
-            "skewness": (third - 3 * mean * second + 2 * mean**3) / std**3,
-            "kurtosis": (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / std**4 - 3,
+            "skewness": (third - 3 * mean * second + 2 * mean**3) / shaped**3,
+            "kurtosis": (fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4) / shaped**4 - 3,
         }

@@ -1,17 +1,19 @@
 """Sums of floats that are the same in any order, so that they do not depend on how the text is split.
 
 Each addend is a block's own float64 sum, which is always taken in one order. It is cut into four integers,
-and integers add associatively. What is below 2^-48 of an addend is dropped.
+and integers add associatively.
 """
 
 import numpy as np
 
-EXPONENTS = (48, 16, -16, -48)
+EXPONENTS = (52, 10, -32, -74)
 """powers of two that each integer counts"""
+DROPPED = 2.0 ** EXPONENTS[-1]
+"""less than this is dropped of an addend"""
 
 
 class ExactSum:
-    """A sum of arrays of one shape, for totals below 2^110."""
+    """A sum of arrays of one shape: of up to 2^21 addends, for totals below 2^115."""
 
     def __init__(self, *shape: int) -> None:
         self.limbs = np.zeros((len(EXPONENTS), *shape), np.int64)

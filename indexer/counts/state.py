@@ -23,7 +23,7 @@ TOP, SAMPLED, NEAR_MISSES = 20, 25, 5
 """Contexts of each feature in the index, by kind."""
 SPARE = 4
 """Contexts kept beyond those, because some will turn out to repeat a text."""
-FORMAT = 5
+FORMAT = 6
 """Of the arrays; part of a job's fingerprint, so that another version's unfinished work is left alone."""
 
 

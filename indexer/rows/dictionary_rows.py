@@ -148,13 +148,20 @@ def name_shares(
 
 
 def distributions(cosines: torch.Tensor, densities: np.ndarray) -> dict[str, list[float]]:
-    """The histograms of a dictionary's page: cosines of its live features, densities of those that fired."""
+    """The histograms of a dictionary's page: cosines of its live features, densities of those that fired.
+    Values outside the edges go to the end bins.
+    """
     return {
-        "cosine_counts": np.histogram(cosines, COSINE_EDGES)[0].tolist(),
+        "cosine_counts": _counts(cosines.numpy(), COSINE_EDGES),
         "cosine_edges": COSINE_EDGES.tolist(),
-        "density_counts": np.histogram(densities[densities > 0], DENSITY_EDGES)[0].tolist(),
+        "density_counts": _counts(densities[densities > 0], DENSITY_EDGES),
         "density_edges": DENSITY_EDGES.tolist(),
     }
+
+
+def _counts(values: np.ndarray, edges: np.ndarray) -> list[int]:
+    within = np.clip(values.astype(np.float64), edges[0], edges[-1])
+    return np.histogram(within, edges)[0].tolist()
 
 
 def _mean(values: torch.Tensor) -> float | None:

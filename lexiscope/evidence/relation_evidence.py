@@ -35,7 +35,7 @@ class RelationEvidence(NamedTuple):
     q: np.ndarray
     verdict: np.ndarray
     """one of VERDICTS"""
-    finds: float
+    finds: float | None
     """as `found_words` gives it"""
 
     @property
@@ -59,8 +59,10 @@ class RelationEvidence(NamedTuple):
             name: np.where(named & (judged.firings > 0), values, np.nan) for name, values in found.items()
         } | {name: np.where(named, values, -1) for name, values in counts.items()}
 
-    def shares(self, live: np.ndarray, firings: np.ndarray) -> dict[str, float]:
-        """Those of `lexiscope.measures.DICTIONARY` by name; live [d_sae] bool, firings [d_sae]."""
+    def shares(self, live: np.ndarray, firings: np.ndarray) -> dict[str, float | None]:
+        """Those of `lexiscope.measures.DICTIONARY` by name, None where they would be of nothing; live [d_sae]
+        bool, firings [d_sae].
+        """
         tested = live & self.judged.tested
         return {
             "holds_live": _share(self.holds, live),
@@ -74,19 +76,20 @@ class RelationEvidence(NamedTuple):
         }
 
     def firing_shares(self, firings: np.ndarray) -> dict[str, float]:
-        """{verdict: share of all firings}"""
-        return {verdict: _share(self.verdict == verdict, firings) for verdict in VERDICTS}
+        """{verdict: share of all firings}; empty where there are none."""
+        shares = {verdict: _share(self.verdict == verdict, firings) for verdict in VERDICTS}
+        return {verdict: share for verdict, share in shares.items() if share is not None}
 
 
-def _share(holds: np.ndarray, weight: np.ndarray) -> float:
-    """Σ weight · holds by Σ weight; 0 where there is no weight."""
+def _share(holds: np.ndarray, weight: np.ndarray) -> float | None:
+    """Σ weight · holds by Σ weight; None where there is no weight."""
     total = float(weight.sum())
-    return float((weight * holds).sum()) / total if total else 0.0
+    return float((weight * holds).sum()) / total if total else None
 
 
-def _median(values: np.ndarray) -> float:
-    """0 of no values."""
-    return float(np.median(values)) if len(values) else 0.0
+def _median(values: np.ndarray) -> float | None:
+    """None of no values."""
+    return float(np.median(values)) if len(values) else None
 
 
 class SampledText:
@@ -144,9 +147,10 @@ def relation_evidence(sample: FiringSample, text: SampledText, live: np.ndarray)
 
 def found_words(
     names: RelationNames, judged: JudgedNames, firings: np.ndarray, occurrences: np.ndarray
-) -> float:
+) -> float | None:
     """Of the words with at least OFTEN occurrences, the share that a feature named *on* them detects with an
-    F1 of at least FOUND; firings [d_sae] and occurrences [vocab] in the judged passages.
+    F1 of at least FOUND, None where no word occurs so often; firings [d_sae] and occurrences [vocab] in the
+    judged passages.
 
     A word's hits are its share of the judged firings times all firings.
     """
@@ -158,8 +162,7 @@ def found_words(
         hits = 2 * share[known] * firings[on][known]
         f1 = hits / np.maximum(firings[on][known] + occurrences[word[known]], 1)
         np.maximum.at(best, word[known], f1)
-    often = occurrences >= OFTEN
-    return float((best[often] >= FOUND).mean()) if often.any() else 0.0
+    return _share(best >= FOUND, occurrences >= OFTEN)
 
 
 def _chunks(sample: FiringSample) -> list[tuple[int, int]]:

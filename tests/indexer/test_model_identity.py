@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import indexer
+from indexer import job
 from indexer.exchange import (
     ImportRefused,
     NeuronpediaImportRequest,
@@ -93,6 +94,28 @@ def test_another_model_under_the_id_of_one_in_the_index_is_refused_and_nothing_c
     finally:
         finetuned.id = finetuned_id
     assert {summary.model for summary in Store(settings).home().models} == {"tiny", "tiny-finetuned"}
+
+
+def test_another_model_that_was_published_while_the_text_was_read_is_refused_too(
+    model: LanguageModel,
+    finetuned: LanguageModel,
+    runs: list[Path],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(index=tmp_path)
+    count = job.count_text
+
+    def count_while_another_publishes(counted: job.ModelJob) -> object:
+        monkeypatch.setattr(job, "count_text", count)
+        index(model, runs[1:2], text_file, settings)
+        return count(counted)
+
+    monkeypatch.setattr(job, "count_text", count_while_another_publishes)
+    with pytest.raises(ModelError, match=r"another model under the id 'tiny'.*1-vasae.*--model-id"):
+        index(finetuned, runs[:1], text_file, settings)
+    assert [entry.source for entry in Store(settings).dictionaries()] == ["1-vasae"]
 
 
 def test_what_an_id_replaces_is_said(

@@ -1,9 +1,12 @@
-"""What a feature's row says of other names."""
+"""What rows of the index say of other names, of distributions and of contexts."""
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
+from indexer.rows.dictionary_rows import COSINE_EDGES, DENSITY_EDGES, distributions
 from indexer.rows.feature_rows import follows_more
+from lexiscope.anchors import nearest_tokens, own_cosine, phrases
 
 
 def test_only_a_token_that_follows_beats_the_name():
@@ -14,3 +17,20 @@ def test_only_a_token_that_follows_beats_the_name():
     tokens, names, n = torch.tensor([0, 0, 2, 1]), torch.tensor([1, 1, 0, 1]), np.full(4, 85)
     follows, named = np.array([0, 60, 60, 60]), np.zeros(4)
     assert follows_more(follows, named, tokens, names, n, occurrences).tolist() == [False, True, False, False]
+
+
+def test_rows_that_are_their_anchors_are_all_in_the_histogram_of_cosines():
+    anchors = torch.randn(500, 48)
+    rows = normalize(anchors, dim=-1)
+    cosines = nearest_tokens(rows, anchors).cosines
+    own = torch.arange(500)
+    for found in (cosines, own_cosine(rows, anchors, own), phrases(rows, anchors, own).cosines):
+        assert found.max() <= 1
+    assert cosines[:, 0].min() > 0.999
+    counts = distributions(cosines[:, 0], np.zeros(500))["cosine_counts"]
+    assert counts == [0] * (len(COSINE_EDGES) - 2) + [500]
+
+
+def test_every_feature_that_fired_is_in_the_histogram_of_densities_however_rarely():
+    found = distributions(torch.zeros(0), np.array([0, 1e-12, 1e-7, 0.5, 1]))["density_counts"]
+    assert found == [2, *[0] * (len(DENSITY_EDGES) - 4), 1, 1]

@@ -125,6 +125,21 @@ def test_any_split_of_the_text_in_any_order_counts_the_same(
     assert tables[:2] == tables[2:]
 
 
+def test_contexts_of_a_kind_are_ranked_by_strength_whatever_their_quantile() -> None:
+    state = merged(parts(1, SHAPE))
+    table, _ = context_table(
+        state.dictionaries[0], PassageTexts(state.passages), dictionary_id=0, first_passage=0
+    )
+    found: dict[tuple[int, str], list[tuple[int, float]]] = {}
+    for row in table.select(["feature", "kind", "rank", "value"]).to_pylist():
+        found.setdefault((row["feature"], row["kind"]), []).append((row["rank"], abs(row["value"])))
+    assert {kind for _, kind in found} == {"top", "quantile", "near_miss"}
+    for contexts in found.values():
+        ranks, values = zip(*sorted(contexts), strict=True)
+        assert list(ranks) == list(range(len(ranks)))
+        assert list(values) == sorted(values, reverse=True)
+
+
 @pytest.mark.parametrize("shape", [SHAPE, TIGHT], ids=["roomy", "tight"])
 def test_a_state_survives_being_written_and_read(shape: StateShape) -> None:
     whole = merged(parts(3, shape))
@@ -179,6 +194,48 @@ def test_statistics_equal_counting_one_firing_at_a_time(seed: int) -> None:
             assert measures["std_activation"][feature] == pytest.approx(values.std())
             assert measures["skewness"][feature] == pytest.approx((deviation**3).mean(), abs=1e-6)
             assert measures["kurtosis"][feature] == pytest.approx((deviation**4).mean() - 3, abs=1e-6)
+
+
+def moments_of(values: np.ndarray) -> tuple[float, float, float]:
+    """(standard deviation, skewness, excess kurtosis) of one feature with these activations, counted in
+    several parts.
+    """
+    statistics = ActivationStatistics(1, len(EDGES_OF_POSITIONS) - 1)
+    for part in np.array_split(values, 5):
+        chunk = chunk_of([np.zeros(LENGTH, np.int32)] * (len(part) // (LENGTH - 1) + 1))
+        nothing = np.zeros(len(part), int)
+        statistics.add(FlatFirings(nothing, np.arange(len(part)), part), chunk, np.zeros(1, int))
+    measures = statistics.measures(len(values))
+    return tuple(float(measures[name][0]) for name in ("std_activation", "skewness", "kurtosis"))
+
+
+def slow_moments(values: np.ndarray) -> tuple[float, float, float]:
+    exact = values.astype(float)
+    deviation = (exact - exact.mean()) / exact.std()
+    return exact.std(), (deviation**3).mean(), (deviation**4).mean() - 3
+
+
+@pytest.mark.parametrize("scale", [1, 1e-4, 1e4])
+def test_the_shape_of_activations_does_not_depend_on_their_scale(scale: float) -> None:
+    values = (np.random.default_rng(0).lognormal(0, 0.3, 2000) * scale).astype(np.float32)
+    assert moments_of(values) == pytest.approx(slow_moments(values), rel=1e-4)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_shape_is_given_only_where_rounding_leaves_it(sign: int) -> None:
+    draw, given = np.random.default_rng(0), []
+    for spread in np.geomspace(1e-6, 1, 25):
+        for level in (0.03, 1.0, 700.0):
+            values = (sign * level * (1 + spread * draw.random(3000))).astype(np.float32)
+            (std, skewness, kurtosis), exact = moments_of(values), slow_moments(values)
+            given.append(not np.isnan(kurtosis))
+            assert given[-1] == (not np.isnan(skewness))
+            if given[-1]:
+                assert std == pytest.approx(exact[0], rel=1e-4)
+                assert (skewness, kurtosis) == pytest.approx(exact[1:], abs=0.01)
+                assert skewness**2 - 2.03 <= kurtosis <= len(values)
+    assert given[-24:] == [True] * 24 and not any(given[:39]), "a fiftieth is enough, a thousandth is not"
+    assert np.isnan(moments_of(np.full(3000, sign * 0.1, np.float32))[0]), "equal activations have no spread"
 
 
 @given(st.lists(st.floats(2**-20, 2**20, width=32), min_size=1, max_size=50))

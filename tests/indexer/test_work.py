@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import duckdb
@@ -15,7 +16,7 @@ import torch
 from rich.console import Console
 
 import indexer
-from indexer import job_files
+from indexer import job, job_files
 from indexer.counts.state import PassState, StateShape
 from indexer.job_files import JobFolder
 from indexer.text_pass.blocks import Block
@@ -26,6 +27,7 @@ from lexiscope.errors import ModelError
 from lexiscope.evidence import NameTables
 from lexiscope.language_model import LanguageModel
 from lexiscope.settings import Settings
+from store import build_files
 from tests import tiny
 
 TABLES = {
@@ -183,6 +185,63 @@ def test_an_interrupted_job_says_how_to_go_on_and_publishes_nothing(
         build(tmp_path, model, runs[:1], text_file, REQUEST._replace(save_seconds=0))
     assert not (tmp_path / "CURRENT").exists()
     assert list(tmp_path.glob("work-*/all.npz"))
+
+
+def refuse_to_read(self: TextPass, block: Block) -> None:
+    raise AssertionError(f"block {block.number} is read again")
+
+
+def test_a_job_waits_for_another_that_writes_a_build_and_has_saved_what_it_counted(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with ExitStack() as other:
+        other.enter_context(build_files.lock(tmp_path))
+
+        def listen(self: job.ModelJob, message: str) -> None:
+            said.append(message)
+            if "is writing the index" in message:
+                assert self.folder.load().n_tokens > 0
+                other.close()
+
+        monkeypatch.setattr(job.ModelJob, "say", listen)
+        monkeypatch.setattr(job, "WAIT_SECONDS", 0.01)
+        assert build(tmp_path, model, runs[:1], text_file, REQUEST._replace(tokens=1000))
+    assert any("is writing the index" in message for message in said)
+    assert not list(tmp_path.glob("work-*"))
+
+
+def test_a_job_that_ends_after_the_text_was_read_does_not_read_it_again(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    request = REQUEST._replace(tokens=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "add_model", interrupted)
+        with pytest.raises(indexer.IndexingError, match="--resume continues"):
+            build(tmp_path / "resumed", model, runs[:1], text_file, request)
+    with monkeypatch.context() as patch:
+        patch.setattr(TextPass, "read", refuse_to_read)
+        build(tmp_path / "resumed", model, runs[:1], text_file, request._replace(resume=True))
+    build(tmp_path / "whole", model, runs[:1], text_file, request)
+    assert rows(tmp_path / "resumed") == rows(tmp_path / "whole")
+
+
+def test_work_of_other_settings_is_named_where_there_is_nothing_to_resume(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    build(tmp_path, model, runs[:1], text_file, REQUEST._replace(shard=indexer.parse_shard("1/2")))
+    (left,) = tmp_path.glob("work-*")
+    running = JobFolder(tmp_path, "running", StateShape(10, 16, (4,), (0,)), None)
+    told = Console(record=True, width=1000)
+    with running.lock():
+        build(tmp_path, model, runs[:1], text_file, REQUEST._replace(tokens=1000, resume=True), told)
+    said = told.export_text()
+    assert "begun with other dictionaries, text or settings" in said
+    assert str(left) in said and str(running.path) not in said
+    assert left.is_dir()
 
 
 def test_damaged_work_a_second_process_and_a_disk_that_fills_are_refused_and_kept(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lexiscope.evidence.families import matched_controls
-from lexiscope.evidence.relation_evidence import found_words
+from lexiscope.evidence.relation_evidence import RelationEvidence, found_words
 from lexiscope.evidence.relations import (
     COMMONEST,
     FARTHEST,
@@ -30,6 +30,7 @@ from lexiscope.evidence.relations import (
     verdicts,
 )
 from lexiscope.evidence.words import shown_tokens, words_of
+from lexiscope.measures import OFTEN
 from lexiscope.metrics import bootstrap_mean
 
 OFFSETS = (0, -1, 1, *range(-FARTHEST, -NEAREST + 1))
@@ -306,6 +307,20 @@ def test_a_word_is_found_by_a_detector_of_it() -> None:
     judged = JudgedNames(nothing, nothing, cumulative, nothing, nothing, nothing, nothing)
     firings, occurrences = np.full(4, 10), np.array([10, 100, 9, 10, 10])
     assert found_words(names, judged, firings, occurrences) == pytest.approx(1 / 4)
+
+
+def test_a_share_of_nothing_is_absent_and_not_zero() -> None:
+    names = RelationNames(np.zeros(2, int), np.zeros((2, 3), int))
+    nothing = np.zeros(2)
+    judged = JudgedNames(nothing, nothing, np.zeros((2, 3)), nothing, nothing, nothing, nothing)
+    assert found_words(names, judged, nothing, np.array([OFTEN - 1, 0])) is None
+    found = RelationEvidence(names, judged, nothing, np.array(["untested", "dead"]), None)
+    shares = found.shares(np.array([True, False]), np.array([4, 0]))
+    absent = {"holds_tested", "share_tested", "chance_tested", "finds"}
+    assert {name for name, share in shares.items() if share is None} == absent
+    assert shares["holds_live"] == shares["tested_live"] == 0
+    assert set(found.shares(np.zeros(2, bool), np.zeros(2)).values()) == {None}
+    assert found.firing_shares(np.array([4, 0]))["untested"] == 1 and not found.firing_shares(np.zeros(2))
 
 
 def test_the_commonest_words_are_those_that_occur_most() -> None:
