@@ -132,7 +132,8 @@ class EvidenceCounts:
         rate, family_rate = occurrences / total, family_sums[self.names].double() / total
         p = {}
         for row, kind in enumerate(KINDS):
-            pooled = pooled_rate(self.control_hits[row].double(), n, frequency_bins(occurrences))
+            control_hits, fired = self.control_hits[row].double(), self.firings.double()
+            pooled = pooled_rate(control_hits, fired, frequency_bins(occurrences))
             floor = torch.maximum(null[kind], pooled)
             if kind != "reads_near":
                 floor = torch.maximum(floor, family_rate if kind == "reads_family" else rate)

@@ -80,7 +80,7 @@ DICTIONARY = by_name(
             "aligned_live_embedding",
             "aligned to W_E, live",
             "share",
-            "share of live features whose cosine to the raw embedding row of their name is at least 0.8",
+            "share of live features whose cosine to their name's row of raw W_E, centred, is at least 0.8",
             places=("tiles", "alignment"),
         ),
         Measure(

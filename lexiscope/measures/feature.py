@@ -159,7 +159,7 @@ FEATURE = by_name(
             "reads_family",
             "on its family",
             "share of firings on the name or its family: case, space and inflection variants, and the 20 "
-            "nearest tokens by raw W_E",
+            "nearest tokens by raw W_E, centred",
             _SILENT,
             "evidence",
         ),

@@ -80,7 +80,7 @@ RUN = by_name(
             "aligned_live_embedding",
             "aligned, W_E",
             "share",
-            "share of live features whose cosine to the nearest raw embedding row is at least 0.8",
+            "share of live features whose cosine to the nearest row of raw W_E, centred, is at least 0.8",
         ),
         DICTIONARY["coverage"],
         Measure(

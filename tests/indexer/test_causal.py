@@ -11,7 +11,7 @@ from indexer.causal.effects import CausalEffects, CausalRequest, causal_effects
 from indexer.causal.scores import PROMPT, STRENGTH, input_scores
 from indexer.counts.firings import TextFirings
 from lexiscope.dictionary import Dictionary
-from lexiscope.evidence import FDR, matched_controls
+from lexiscope.evidence import FDR, AblationCounts, ablation_p, benjamini_hochberg, matched_controls
 from lexiscope.language_model import LanguageModel
 from lexiscope.selection import TopK
 
@@ -110,25 +110,90 @@ def falls(
     return (model.logits(tokens) - model.logits(tokens, {LAYER: ablate}))[0, position]
 
 
-def test_ranks_and_shares_equal_running_the_model_twice_for_every_firing(
+@pytest.fixture(scope="module")
+def lowered(
     model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
-) -> None:
-    causal = effects(model, dictionary, passages, found, contexts=3)
+) -> dict[int, list[torch.Tensor]]:
+    """{feature: [vocab] how far each logit falls, in each of three contexts}"""
     chosen = spread_over_activations(found, torch.ones(FEATURES, dtype=torch.bool), 3)
     by_feature: dict[int, list[torch.Tensor]] = {}
     for firing in zip(*(column.tolist() for column in chosen), strict=True):
         by_feature.setdefault(firing[0], []).append(falls(model, dictionary, passages, firing))
-    counts = torch.bincount(torch.from_numpy(np.concatenate(passages)), minlength=model.vocab_size)
-    controls = matched_controls(counts)
-    for feature, each in by_feature.items():
+    return by_feature
+
+
+def test_ranks_and_shares_equal_running_the_model_twice_for_every_firing(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    occurrences: torch.Tensor,
+    lowered: dict[int, list[torch.Tensor]],
+) -> None:
+    causal = effects(model, dictionary, passages, found, contexts=3)
+    controls = matched_controls(occurrences)
+    for feature, each in lowered.items():
         name = feature + 1
         ranks = [int((fall > fall[name]).sum()) for fall in each]
         assert causal.ablation_contexts[feature] == len(each)
         assert abs(causal.ablation_rank[feature] - np.median(ranks)) <= 1  # the two ways differ by rounding
+        assert causal.ablation_top1[feature] == pytest.approx(np.mean([rank < 1 for rank in ranks]))
         assert causal.ablation_top5[feature] == pytest.approx(np.mean([rank < 5 for rank in ranks]))
         drawn = [int((fall > fall[c]).sum()) for fall in each for c in controls[name].tolist()]
         assert causal.ablation_top5_null[feature] == pytest.approx(np.mean([rank < 5 for rank in drawn]))
         assert causal.ablation_top1_null[feature] == pytest.approx(np.mean([rank < 1 for rank in drawn]))
+
+
+def slow_counts(
+    lowered: dict[int, list[torch.Tensor]], tokens: torch.Tensor, controls: torch.Tensor
+) -> AblationCounts:
+    """Of any of each feature's tokens [d_sae, w] and of any of their controls, context by context."""
+    most = {
+        feature: [set(fall.topk(5).indices.tolist()) for fall in each] for feature, each in lowered.items()
+    }
+    n = sum(map(len, most.values()))
+    contexts, hits, rate = torch.zeros(3, len(tokens))
+    control_hits = torch.zeros(len(tokens), controls.shape[1])
+    for feature, each in most.items():
+        own = set(tokens[feature].tolist())
+        contexts[feature], hits[feature] = len(each), sum(bool(own & five) for five in each)
+        for draw, drawn in enumerate(controls[tokens[feature]].T.tolist()):
+            control_hits[feature, draw] = sum(bool(set(drawn) & five) for five in each)
+        others = [five for other, theirs in most.items() if other != feature for five in theirs]
+        met = sum(token in five for five in others for token in tokens[feature].tolist())
+        rate[feature] = min(1, met / (n - len(each)))
+    return AblationCounts(contexts.long(), hits.long(), control_hits.long(), rate)
+
+
+def test_the_tests_of_a_name_and_of_a_write_list_equal_a_count_over_contexts(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    occurrences: torch.Tensor,
+    lowered: dict[int, list[torch.Tensor]],
+) -> None:
+    """Of every third feature, name and list hold what its ablation lowers."""
+    names = torch.arange(1, FEATURES + 1)
+    writes = torch.arange(3 * FEATURES).view(FEATURES, 3) % model.vocab_size
+    for feature in list(lowered)[::3]:
+        names[feature] = writes[feature, 1] = lowered[feature][0].argmax()
+    causal = effects(model, dictionary, passages, found, contexts=3, names=names, writes=writes)
+    controls = matched_controls(occurrences)
+    for tokens, q, share, chance in (
+        (names[:, None], causal.q_ablation, causal.ablation_top5, causal.ablation_top5_null),
+        (writes, causal.q_write, causal.write_top5, causal.write_top5_null),
+    ):
+        counts = slow_counts(lowered, tokens, controls)
+        known = counts.contexts > 0
+        p = ablation_p(counts, occurrences[tokens].amax(1))
+        expected = benjamini_hochberg(p.nan_to_num(1), known)
+        assert torch.equal(q.isnan(), ~known)
+        assert q[known].tolist() == pytest.approx(expected[known].tolist(), rel=1e-4)
+        assert share[known].tolist() == pytest.approx((counts.hits / counts.contexts)[known].tolist())
+        by_chance = counts.control_hits.float().mean(1) / counts.contexts
+        assert chance[known].tolist() == pytest.approx(by_chance[known].tolist())
+        assert len(expected[known].unique()) > 3 and by_chance[known].any()
 
 
 def test_a_feature_named_by_what_its_ablation_lowers_most_is_found_and_other_names_are_at_chance(
@@ -213,10 +278,15 @@ def test_features_share_passages_and_a_feature_takes_different_ones() -> None:
 
 
 def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_contexts(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    occurrences: torch.Tensor,
 ) -> None:
     names = torch.tensor([int(passages[0][feature % LENGTH]) for feature in range(FEATURES)])
     causal = effects(model, dictionary, passages, found, names=names, contexts=1)
+    controls = matched_controls(occurrences).tolist()
     for feature in range(FEATURES):
         strongest = []
         for passage in range(PASSAGES):
@@ -227,6 +297,9 @@ def test_the_input_score_counts_names_among_the_strongest_tokens_of_the_best_con
             assert causal.input_score[feature] == pytest.approx(
                 np.mean([token == names[feature] for token in strongest])
             )
+            drawn = controls[int(names[feature])]
+            by_chance = np.mean([token == control for token in strongest for control in drawn])
+            assert causal.input_score_null[feature] == pytest.approx(by_chance)
         else:
             assert causal.input_score[feature].isnan()
 
@@ -240,9 +313,14 @@ def test_the_strongest_contexts_of_a_signed_feature_may_be_negative() -> None:
 
 
 def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
-    model: LanguageModel, dictionary: Dictionary, passages: list[np.ndarray], found: TextFirings
+    model: LanguageModel,
+    dictionary: Dictionary,
+    passages: list[np.ndarray],
+    found: TextFirings,
+    occurrences: torch.Tensor,
 ) -> None:
     causal = effects(model, dictionary, passages, found, contexts=1)
+    controls = matched_controls(occurrences).tolist()
     tokens = torch.tensor([[model.bos, *model.tokenise(PROMPT)]])
 
     def score(logits: torch.Tensor, token: int) -> float:
@@ -257,8 +335,11 @@ def test_the_output_score_is_the_rise_of_the_names_rank_weighted_probability(
             stream[0, -1] += STRENGTH * 2.0 * dictionary.W_dec[feature]
             return stream
 
-        expected = score(model.logits(tokens, {LAYER: add})[0, -1], feature + 1) - score(before, feature + 1)
+        after = model.logits(tokens, {LAYER: add})[0, -1]
+        expected = score(after, feature + 1) - score(before, feature + 1)
         assert causal.output_score[feature] == pytest.approx(expected, abs=1e-5)
+        drawn = [score(after, control) - score(before, control) for control in controls[feature + 1]]
+        assert causal.output_score_null[feature] == pytest.approx(np.mean(drawn), abs=1e-5)
 
 
 def test_what_is_not_tested_says_so(

@@ -1,6 +1,8 @@
 """An index says what features really do, and is published whole or not at all."""
 
+import math
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +144,43 @@ def test_a_signed_dictionary_is_counted_by_magnitude_and_shown_with_its_sign(
         assert sum(feature.histogram.counts) == feature.n_firings
     html = TestClient(create_app(settings)).get(f"/tiny/1-signed/{index}").text
     assert "<b>signed</b>" in html and ' below"' in html
+
+
+def test_other_names_of_a_feature_take_the_shares_that_a_count_over_its_firings_gives(
+    indexed: Settings, model: LanguageModel, runs: list[Path], text_file: Path
+) -> None:
+    dictionary = load_checkpoint(runs[0]).dictionary
+    on: dict[int, Counter[int]] = {index: Counter() for index in range(dictionary.d_sae)}
+    before: dict[int, Counter[int]] = {index: Counter() for index in range(dictionary.d_sae)}
+    text = Counter[int]()
+    for passage in passages(model, [str(text_file)], length=48):
+        ids = torch.from_numpy(passage.astype("int64"))
+        code = dictionary.encode(model.read(ids[None], [0])[0][0, 1:].float(), ids[1:])
+        text.update(ids[1:].tolist())
+        following = [*ids[2:].tolist(), -1]
+        for row in range(len(following)):
+            for value, index in zip(code.values[row].tolist(), code.indices[row].tolist(), strict=True):
+                if value > 0:
+                    on[index][int(ids[1 + row])] += 1
+                    before[index][following[row]] += 1
+    beaten = set()
+    for index in sorted(on, key=lambda index: -on[index].total())[:40]:
+        feature, n = Store(indexed).feature("tiny", "0-vasae", index).feature, on[index].total()
+        gains = {
+            token: hits / n * math.log(hits / n / (text[token] / text.total()))
+            for token, hits in on[index].items()
+        }
+        token = max(gains, key=lambda token: (gains[token], -token))
+        found, hits, named = feature.afterwards, on[index][token], on[index][feature.name.id]
+        assert found is not None and found.lift is not None and feature.n_firings == n
+        assert found.lift.id == token and found.lift.score == pytest.approx(hits / n, rel=1e-5)
+        beats = token != feature.name.id and hits - named > 2.6 * math.sqrt(hits + named)
+        assert found.beats_name == beats
+        raised = int(model.read_out(dictionary.directions[[index]])[0].argmax())
+        assert found.logit.id == raised
+        assert found.logit_share == pytest.approx(before[index][raised] / n, rel=1e-5)
+        beaten.add(beats)
+    assert beaten == {True, False}
 
 
 def test_every_layer_has_a_summary_and_every_token_a_page(

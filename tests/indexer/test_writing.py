@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from indexer.causal.effects import write_shares
 from indexer.causal.steering import KL, PREFIX_LENGTH, Ground, neutral_prefixes
 from indexer.causal.writing import CONTROLS, WriteRequest, content_words, steered_writes
 from lexiscope.dictionary import Dictionary
@@ -111,6 +112,12 @@ def test_words_are_written_by_the_feature_that_a_lens_finds_for_them(
         assert word in {row["index"] for row in rows if row["kind"] == "feature"}
         assert [row["index"] for row in rows if row["kind"] == "embedding"] == [word]
     assert "writes_rows" not in found.shares
+
+
+def test_shares_of_write_verdicts_are_over_the_features_tested() -> None:
+    verdict = np.array(["both", "steering", "steering", "ablation", "none", "untested", "dead"])
+    assert write_shares(verdict) == {"write_steering": 3 / 5, "write_ablation": 2 / 5}
+    assert write_shares(verdict[5:]) == {}
 
 
 def test_nothing_to_steer_gives_nothing(ground: Ground, dictionary: Dictionary) -> None:

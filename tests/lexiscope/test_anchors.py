@@ -49,6 +49,13 @@ def test_every_row_goes_to_a_token_that_occurs(counts: list[int], rows: int) -> 
     assert all(n == 0 for n, count in zip(given_rows.tolist(), counts, strict=True) if count == 0)
 
 
+def test_rows_go_to_tokens_in_proportion_to_a_power_of_their_counts() -> None:
+    counts = [5000, 600, 70, 8, 0, 1]
+    whole = sum(count**0.7 for count in counts if count)
+    expected = [1000 * count**0.7 / whole if count else 0 for count in counts]
+    assert rows_per_token(torch.tensor(counts), 1000).tolist() == pytest.approx(expected, abs=1)
+
+
 def test_names_are_the_nearest_anchors_in_order() -> None:
     directions, anchors = torch.randn(30, 8), torch.randn(100, 8)
     found = nearest_tokens(directions, anchors, 3)

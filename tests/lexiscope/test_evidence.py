@@ -168,6 +168,20 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
     assert found.q_reads[0] > FDR and not found.supported[0]
 
 
+def test_features_that_never_fire_leave_the_pooled_chance_of_the_others_as_it_is() -> None:
+    names, _, tables = setup()
+    text = FlatText(random_text())
+    code, silent = random_code(len(text)), names.repeat(20)
+    found = []
+    for each in (names, torch.cat([names, silent])):
+        counts = EvidenceCounts(each, tables)
+        counts.add(code, text)
+        found.append(counts.result(counts.firings > 0))
+    few, many = found
+    assert torch.equal(many.q_reads[:FEATURES], few.q_reads)
+    assert torch.equal(many.q_predicts[:FEATURES], few.q_predicts)
+
+
 def slow_ablation_p(n: int, hits: int, pooled: float, rate: float, controls: list[float]) -> float:
     expected = n * max(pooled, rate)
     below = sum(math.exp(i * math.log(expected) - expected - math.lgamma(i + 1)) for i in range(hits))
@@ -221,6 +235,21 @@ def test_families_hold_case_space_and_inflection_variants() -> None:
     assert set(kin[0].tolist()) >= {0, 1, 2}
     assert {4, 5, 6} <= set(kin[4].tolist())
     assert 3 not in kin[0].tolist()
+
+
+def test_families_hold_the_twenty_tokens_nearest_by_cosine_of_the_centred_embedding() -> None:
+    embedding = torch.randn(80, 12) + 2  # what all rows have in common says nothing
+    centre = [sum(column) / 80 for column in embedding.double().T.tolist()]
+    rows = [[value - middle for value, middle in zip(row, centre)] for row in embedding.double().tolist()]
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b)) / math.hypot(*a) / math.hypot(*b)
+
+    kin = families(embedding, [f"word{token}" for token in range(80)])
+    for token in range(80):
+        others = sorted(set(range(80)) - {token}, key=lambda other: -cosine(rows[token], rows[other]))
+        family = [member for member in kin[token].tolist() if member >= 0]
+        assert family[0] == token and set(family) == {token, *others[:20]}
 
 
 @pytest.mark.parametrize(("hits", "expected"), [(0, 3.0), (1, 0.01), (5, 2.5), (40, 20.0)])

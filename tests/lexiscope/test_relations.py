@@ -296,6 +296,39 @@ def test_verdicts_follow_size_significance_and_how_much_was_judged() -> None:
     assert verdicts(~live, judged()).tolist() == ["dead"]
 
 
+def test_the_shares_of_a_dictionary_are_over_its_live_and_tested_features_and_over_firings() -> None:
+    verdict = np.array(["specific", "partial", "weak", "untested", "dead"])
+    live, firings = np.arange(5) < 4, np.array([600, 300, 90, 10, 5])
+    shares, chance = np.array([0.9, 0.3, 0.2, 0.8, 1.0]), np.array([0.01, 0.02, 0.05, 0.4, 0.5])
+    judged_firings, passages, nothing = (
+        np.array([100, 40, 20, 19, 99]),
+        np.array([50, 20, 5, 9, 40]),
+        np.zeros(5),
+    )
+    cumulative = np.repeat(shares[:, None], 3, 1)
+    judged = JudgedNames(judged_firings, passages, cumulative, nothing, nothing, chance, nothing)
+    found = RelationEvidence(RelationNames.empty(5), judged, nothing, verdict, finds=0.25)
+    assert found.shares(live, firings) == {
+        "holds_live": 2 / 4,
+        "holds_tested": 2 / 3,
+        "holds_firing": 900 / 1000,
+        "specific_live": 1 / 4,
+        "tested_live": 3 / 4,
+        "share_tested": 0.3,
+        "chance_tested": 0.02,
+        "finds": 0.25,
+    }
+    assert found.firing_shares(firings) == {
+        "specific": 600 / 1005,
+        "partial": 300 / 1005,
+        "weak": 90 / 1005,
+        "none": 0,
+        "untested": 10 / 1005,
+        "dead": 5 / 1005,
+    }
+    assert set(found.shares(live & False, firings).values()) == {0, 0.25}
+
+
 def test_a_word_is_found_by_a_detector_of_it() -> None:
     """Word 0: 8 of 10 firings on it, 10 occurrences. Word 1: half of the firings, second word. Word 2: rare.
     Word 3: fired after. Word 4: 4 of 10 firings.

@@ -299,7 +299,7 @@ def dictionary_table(
         "position_edges": POSITION_EDGES,
         "position_totals": [40, 80, 480, 1920],
         "training": json.dumps({"recipe": entry.recipe, "seed": 0}),
-        "metrics": json.dumps({"fve": 0.75}),
+        "metrics": json.dumps({"fve": summary_values(dictionary_id, entry)["fve"]}),
         "causal": None if entry.model == UNTESTED else json.dumps({"contexts": 4, "strength": 0.5}),
         "mean_norm": None if entry.model == UNTESTED else 4.0,
         "previous_dictionary": dictionary_id - 1 if links[0] else None,
@@ -314,26 +314,34 @@ def dictionary_table(
     return pa.table({name: pa.array([value], kinds.get(name)) for name, value in row.items()})
 
 
+def summary_values(dictionary_id: int, entry: Dictionary) -> dict[str, float | None]:
+    """The measures of a dictionary in `layer_summary`: no two are equal, nor are those of two dictionaries,
+    but for numbers of features and tokens.
+    """
+    live = sum(index % 10 != 9 for index in range(entry.d_sae))
+    drawn = {name: 0.5 + place / 128 + dictionary_id / 4096 for place, name in enumerate(DICTIONARY)}
+    known = {
+        "n_live": live,
+        "dead_share": 1 - live / entry.d_sae,
+        "dense_share": None,
+        "lookup_share": None,
+        "index_tokens": 1000 * entry.d_sae,
+    }
+    if entry.model == UNTESTED:
+        known |= {"ablation_top1": None, "ablation_top5": None}
+    return {name: value for name, value in (drawn | known).items() if name in schema.layer_summary.c}
+
+
 def summary_table(dictionary_id: int, entry: Dictionary, **others: float) -> pa.Table:
     live = sum(index % 10 != 9 for index in range(entry.d_sae))
     row = {
-        **{name: 0.5 for name in DICTIONARY if name in schema.layer_summary.c},
+        **summary_values(dictionary_id, entry),
         "dictionary_id": dictionary_id,
-        "n_live": live,
-        "l0": 7.5,
-        "random_cosine": 0.25,
-        "dead_share": 1 - live / entry.d_sae,
         "verdicts": json.dumps(
             {"specific": live // 3, "partial": live - live // 3, "dead": entry.d_sae - live}
         ),
         "write_verdicts": json.dumps({"both": 1, "untested": live - 1, "dead": entry.d_sae - live}),
         "verdict_firings": json.dumps({"specific": 0.75, "partial": 0.25}),
-        "fve": 0.75,
-        "delta_ce": 0.125,
-        "dense_share": None,
-        "lookup_share": None,
-        **dict.fromkeys(("ablation_top1", "ablation_top5"), None if entry.model == UNTESTED else 0.25),
-        "index_tokens": 1000 * entry.d_sae,
         "cosine_counts": [0, live],
         "cosine_edges": [-1.0, 0.0, 1.0],
         "density_counts": [live // 2, live - live // 2],

@@ -1,4 +1,6 @@
-"""Attributions add up to what they explain, and slopes are those of finite differences."""
+"""Attributions add up to what they explain, slopes are those of finite differences, and a circuit does what
+exchanging its features one by one does.
+"""
 
 from itertools import combinations, permutations
 from pathlib import Path
@@ -10,11 +12,12 @@ import torch
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
 from lexiscope.language_model import LanguageModel
-from studies import STUDIES, StudyError, attribution
-from studies.attribution import edges, integrated_gradients, metric, state_of, with_features
-from studies.circuits import CircuitArguments, chance_level, correlation
+from lexiscope.records import FeatureCell
+from studies import STUDIES, StudyError, attribution, circuits, tasks
+from studies.attribution import PairState, edges, integrated_gradients, metric, state_of, with_features
+from studies.circuits import CircuitArguments, _others, _verify, chance_level, correlation
 from studies.motifs import bi_fans, motifs, relays, rewired, strong
-from studies.tasks import Pair
+from studies.tasks import Pair, pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,160 @@ def test_keeping_every_feature_changes_nothing(
     assert with_features(model, dictionaries, state, every) == pytest.approx(state.difference, abs=1e-4)
     none = {layer: ~mask for layer, mask in every.items()}
     assert with_features(model, dictionaries, state, none) != pytest.approx(state.difference, abs=1e-4)
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task in words that are tokens of the tiny model, which is asked whatever it answers."""
+    real, asked = tasks._pair, {" was": " ran", " were": " sat"}
+
+    def pair(model: LanguageModel, clean: str, corrupt: str, answer: str, wrong: str) -> Pair | None:
+        return real(model, clean, corrupt, asked[answer], asked[wrong])
+
+    monkeypatch.setattr(tasks, "_pair", pair)
+    monkeypatch.setattr(tasks, "NOUNS", ("cat:dog", "mat:rain", "stone:night", "one:houses"))
+    monkeypatch.setattr(tasks, "PLURALS", ("one night the {}", "and then the {}"))
+    monkeypatch.setattr(circuits, "DONE", 0.0)
+    monkeypatch.setattr(circuits, "CARRIED", float("-inf"))
+
+
+@pytest.fixture
+def states(model: LanguageModel, dictionaries: dict[int, Dictionary], words: None) -> list[PairState]:
+    return [state_of(model, dictionaries, each) for each in pairs_of(model, "agreement", 8, seed=0)]
+
+
+def exchanged(
+    model: LanguageModel, dictionaries: dict[int, Dictionary], state: PairState, features: dict[int, set[int]]
+) -> float:
+    """The logit difference where each of some features writes what it writes in the corrupt prompt."""
+
+    def patch(layer: int, x: torch.Tensor) -> torch.Tensor:
+        dictionary, out = dictionaries[layer], x.clone()
+        code = dictionary.encode(x[0], state.pair.clean)
+        for position, corrupt in list(enumerate(state.corrupt[layer].tolist()))[1:]:
+            own = dict(zip(code.indices[position].tolist(), code.values[position].tolist()))
+            for feature in features.get(layer, ()):
+                if change := corrupt[feature] - own.get(feature, 0.0):
+                    out[0, position] += change * dictionary.W_dec[feature]
+        return out
+
+    patches = {layer: lambda x, layer=layer: patch(layer, x) for layer in dictionaries}
+    with torch.inference_mode():
+        return float(metric(model.logits(state.pair.clean[None], patches), state.pair)[0])
+
+
+def test_verification_equals_exchanging_one_feature_after_another(
+    model: LanguageModel, dictionaries: dict[int, Dictionary], states: list[PairState]
+) -> None:
+    every = {layer: torch.ones(each.d_sae, dtype=torch.bool) for layer, each in dictionaries.items()}
+    scores = {layer: torch.randn(each.d_sae) for layer, each in dictionaries.items()}
+    chosen = {
+        layer: sum((state.clean[layer] - state.corrupt[layer]).abs().sum(0) for state in states)
+        .topk(4)
+        .indices
+        for layer in dictionaries
+    }
+    claimed, found = _verify(model, dictionaries, states[:3], scores, chosen, every)
+    each = [(layer, feature) for layer in dictionaries for feature in chosen[layer].tolist()]
+    assert claimed.tolist() == [float(scores[layer][feature]) for layer, feature in each]
+    expected = [
+        sum(
+            state.difference - exchanged(model, dictionaries, state, {layer: {feature}})
+            for state in states[:3]
+        )
+        / 3
+        for layer, feature in each
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-4)
+    assert all(max(map(abs, expected[at : at + 4])) > 1e-2 for at in (0, 4)), "at either layer"
+    assert all(mask.all() for mask in every.values()), "left as it was"
+
+
+def test_the_control_is_of_other_features_that_differ_between_the_prompts(states: list[PairState]) -> None:
+    for layer in (0, 1):
+        differ = {
+            feature
+            for state in states
+            for feature in range(state.clean[layer].shape[1])
+            if state.clean[layer][:, feature].tolist() != state.corrupt[layer][:, feature].tolist()
+        }
+        top = torch.tensor(sorted(differ)[:3])
+        drawn = _others(states, layer, top, 5, seed=0).tolist()
+        assert len(set(drawn)) == 5 and set(drawn) <= differ - set(top.tolist())
+        assert _others(states, layer, top, 5, seed=1).tolist() != drawn
+        assert set(_others(states, layer, top, 10**6, seed=0).tolist()) == differ - set(top.tolist())
+
+
+def test_the_study_says_what_exchanging_its_circuit_one_feature_at_a_time_does(
+    model: LanguageModel,
+    dictionaries: dict[int, Dictionary],
+    states: list[PairState],
+    runs: list[Path],
+    text_file: Path,
+) -> None:
+    record = STUDIES["circuits"].run(
+        CircuitArguments(
+            dictionaries=(runs[0], runs[2]),
+            text=(str(text_file),),
+            tokens=600,
+            length=48,
+            pairs=8,
+            features=6,
+            drawn=2,
+        )
+    )
+    figures = {figure.label: figure for figure in record.figures}
+    finds, holds = states[::2], states[1::2]
+    scores = {}
+    for layer, dictionary in dictionaries.items():
+        each = [
+            integrated_gradients(model, layer, dictionary, state)
+            * (state.clean[layer] - state.corrupt[layer])
+            for state in finds
+        ]
+        scores[layer] = sum(one.sum(0) for one in each) / len(finds)
+    top = {layer: score.abs().argsort(descending=True)[:6].tolist() for layer, score in scores.items()}
+    rows = record.tables[0].rows
+    assert [row[0] for row in rows] == ["0-vasae"] * 6 + ["1-plain"] * 6
+    assert all(isinstance(row[1], FeatureCell) and row[1].text for row in rows)
+    expected = [float(scores[layer][feature]) for layer in top for feature in top[layer]]
+    assert [row[2] for row in rows] == pytest.approx(expected, abs=1e-5)
+
+    all_of = {layer: set(range(dictionary.d_sae)) for layer, dictionary in dictionaries.items()}
+    circuit = {layer: set(features) for layer, features in top.items()}
+    rest = {layer: all_of[layer] - circuit[layer] for layer in all_of}
+    whole = sum(state.difference for state in holds)
+    none, kept, without = (
+        sum(exchanged(model, dictionaries, state, features) for state in holds)
+        for features in (all_of, rest, circuit)
+    )
+    corrupt = sum(state.corrupt_difference for state in holds)
+    for label, value in (
+        ("answers", sum(state.difference > 0 for state in states) / len(states)),
+        ("effect that features carry", (whole - none) / (whole - corrupt)),
+        ("patch: faithfulness", (kept - none) / (whole - none)),
+        ("ablate: what is left without the circuit", (without - none) / (whole - none)),
+    ):
+        assert figures[label].value == pytest.approx(value, rel=1e-2, abs=1e-3), label
+    assert figures["patch: faithfulness"].control is not None
+    assert f"keep {100 * figures['patch: faithfulness'].value:.1f} %".replace("-", "−") in record.answer
+
+    chart = record.chart
+    assert chart is not None and [node.column for node in chart.nodes] == [2, 0, 0, 1, 1]
+    last = {link.source: link.weight for link in chart.links if link.target == "logit difference"}
+    assert last == {f"1/{f}": pytest.approx(float(scores[1][f]), abs=1e-5) for f in top[1][:2]}
+    gradients = [integrated_gradients(model, 1, dictionaries[1], state) for state in finds]
+    between = sum(
+        edges(model, (0, 1), dictionaries, state, gradient, torch.tensor(top[1]))
+        for state, gradient in zip(finds, gradients)
+    )
+    graph = {(link.source, link.target): link.weight for link in chart.links}
+    for row, late in enumerate(top[1][:2]):
+        for early in top[0][:2]:
+            weight = float(between[row, early]) / len(finds)
+            assert graph[f"0/{early}", f"1/{late}"] == pytest.approx(weight, abs=1e-5)
+    drawn = motifs([between[:, top[0]] / len(finds)], seed=0)
+    assert [row[:2] for row in record.tables[1].rows] == [[each.name, each.times] for each in drawn]
 
 
 def test_attributions_that_say_nothing_stay_below_the_level_of_chance_in_19_of_20() -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from lexiscope import metrics
+from lexiscope import evidence, metrics
 from lexiscope.checkpoint import AnchorFit
 from lexiscope.dictionary import Dictionary
 from lexiscope.errors import CheckpointError, LexiscopeError, ModelError, TextError
@@ -20,6 +20,7 @@ from lexiscope.language_model import LanguageModel
 from lexiscope.selection import TopK
 from lexiscope.sparse_code import SparseCode
 from lexiscope.text import passages as passages_of
+from lexiscope.vocabulary_tables import family_table, word_table
 from trainer import evaluation
 from trainer.evaluation import Candidate, Measured, check_candidates, measure
 
@@ -29,10 +30,27 @@ LAYER = 0
 def candidate(
     model: LanguageModel, *, d_sae: int = 60, seed: int = 0, dense: bool = False, layer: int = LAYER
 ) -> Candidate:
-    """A dictionary whose rows are random mixtures, roughly reconstructing the residual stream."""
+    """A dictionary that roughly reconstructs the residual stream: four rows near each of some rows of W_E,
+    which are anchors, then random rows with and without an anchor nearby; the last five never fire.
+    """
     draw = torch.Generator().manual_seed(seed)
     d = model.d_model
     rows = F.normalize(torch.randn(d_sae, d, generator=draw), dim=-1)
+    anchors = torch.randn(model.vocab_size, d, generator=draw)
+    assigned = torch.randint(-1, model.vocab_size, (d_sae,), generator=draw)
+    embedding = F.normalize(model.embedding - model.embedding.mean(0), dim=-1)
+    common = model.tokenise(" the cat sat on mat dog rain old")
+    for feature in range(32):
+        token = common[feature // 4]
+        anchors[token] = embedding[token]
+        rows[feature] = F.normalize(
+            embedding[token] + (0.2, 0.4, 0.6, 0.8)[feature % 4] * rows[feature], dim=0
+        )
+        if feature % 3:
+            assigned[feature] = token
+    anchors[32:45] = rows[32:45] + 0.3 * torch.randn(13, d, generator=draw) / d**0.5
+    bias = torch.zeros(d_sae)
+    bias[-5:] = -1e3
     path = (
         {
             "dense_in": torch.randn(d, 2, generator=draw) * 0.1,
@@ -41,10 +59,7 @@ def candidate(
         if dense
         else {}
     )
-    dictionary = Dictionary(rows.T * 0.3, torch.zeros(d_sae), rows.clone(), torch.zeros(d), TopK(5), **path)
-    anchors = torch.randn(model.vocab_size, d, generator=draw)
-    anchors[:30] = rows[:30] + 0.3 * torch.randn(30, d, generator=draw) / d**0.5
-    assigned = torch.randint(-1, model.vocab_size, (d_sae,), generator=draw)
+    dictionary = Dictionary(rows.T * 0.3, bias, rows.clone(), torch.zeros(d), TopK(5), **path)
     counts = torch.randint(0, 50, (model.vocab_size,), generator=draw).float()
     return Candidate(
         layer, dictionary, AnchorFit(anchors, counts, torch.randn(d, generator=draw), assigned), seed
@@ -67,17 +82,10 @@ class Slow:
     """The sums, one passage and one position at a time."""
 
     def __init__(self, model: LanguageModel, c: Candidate, held_out: list[np.ndarray]) -> None:
-        self.x, self.x_hat, self.fired, self.tokens = [], [], [], []
-        self.ce, self.ce_sae, self.ce_zero, self.ce_mean, self.kl, self.lens, self.by_passage = (
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-        )
-        for passage in held_out:
+        self.x, self.x_hat, self.fired, self.tokens, self.following, self.places = ([] for _ in range(6))
+        self.ce, self.ce_sae, self.ce_zero, self.ce_mean, self.kl = ([] for _ in range(5))
+        self.lens, self.by_passage = [], []
+        for number, passage in enumerate(held_out):
             tokens = torch.from_numpy(passage).long()[None]
             residual = model.read(tokens, [c.layer])[c.layer]
             x = residual[0, 1:]
@@ -108,12 +116,14 @@ class Slow:
                 code = c.dictionary.encode(residual[0, position][None])
                 self.fired.append(
                     {
-                        i
+                        i: v
                         for v, i in zip(code.values[0].tolist(), code.indices[0].tolist(), strict=True)
                         if v > 0
                     }
                 )
+                self.places.append((number, position))
                 self.tokens.append(int(passage[position]))
+                self.following.append(int(passage[position + 1]) if position + 1 < len(passage) else -1)
                 tops = [
                     model.unembed_residual(r[0, position]).argmax().item() for r in (residual, patched["sae"])
                 ]
@@ -197,6 +207,136 @@ def test_features_are_live_named_and_aligned_as_in_a_loop(
     assert m["dead_share_seen"] == pytest.approx(mean([f not in live for f in of_seen]))
     held = [f for f in live if c.fit.assigned[f] >= 0]
     assert m["name_is_assigned"] == pytest.approx(mean([names[f] == c.fit.assigned[f].item() for f in held]))
+
+
+def test_alignment_by_energy_and_to_the_embedding_equals_a_loop(
+    model: LanguageModel, measured: Measured, slow: Slow
+) -> None:
+    c, m = candidate(model, dense=True), measured.metrics
+    rows, live = c.dictionary.W_dec, measured.features["firings"].tolist()
+    energy = [
+        sum(fired.get(feature, 0.0) ** 2 for fired in slow.fired) * float(rows[feature] @ rows[feature])
+        for feature in range(60)
+    ]
+    centred = model.embedding - model.embedding.mean(0)
+    to_anchor, to_embedding = (
+        [max(F.cosine_similarity(row, vector, dim=0).item() for vector in vectors) for row in rows]
+        for vectors in (c.fit.anchors, centred)
+    )
+    aligned = [each for each, cosine in zip(energy, to_anchor) if cosine >= 0.8]
+    assert m["aligned_energy"] == pytest.approx(sum(aligned) / sum(energy), rel=1e-5)
+    assert m["aligned_energy"] != pytest.approx(m["aligned_firing"], rel=1e-2)
+    assert m["aligned_live_embedding"] == pytest.approx(
+        mean([cosine >= 0.8 for cosine, firings in zip(to_embedding, live) if firings])
+    )
+    assert 0 < m["aligned_live_embedding"] < 1
+
+
+class SlowNames:
+    """The evidence for names [d_sae], one firing at a time: hits of each name, and of a control in its
+    place.
+    """
+
+    KINDS = ("reads", "family", "predicts")
+
+    def __init__(self, model: LanguageModel, c: Candidate, slow: Slow, names: list[int]) -> None:
+        self.names, self.tokens, kin = names, slow.tokens, family_table(model).tolist()
+        self.families = [{member for member in family if member >= 0} for family in kin]
+        self.firings = [0] * len(names)
+        self.hits, self.null = ({kind: [0] * len(names) for kind in self.KINDS} for _ in range(2))
+        controls = matched_controls(c.fit.counts).tolist()
+        for token, following, fired in zip(slow.tokens, slow.following, slow.fired):
+            for feature in fired:
+                drawn = controls[names[feature]]
+                control = drawn[(feature + token) % len(drawn)]
+                self.firings[feature] += 1
+                for name, found in ((names[feature], self.hits), (control, self.null)):
+                    found["reads"][feature] += token == name
+                    found["family"][feature] += token in self.families[name]
+                    found["predicts"][feature] += following == name
+
+    def p(self, kind: str, feature: int) -> float:
+        """Of the hits: a Poisson tail, with the largest of three estimates of chance."""
+        occurs = [self.tokens.count(name) for name in self.names]
+        alike = [
+            f for f, n in enumerate(occurs) if int(math.log2(n + 1)) == int(math.log2(occurs[feature] + 1))
+        ]
+        pooled = sum(self.null[kind][f] for f in alike) / max(1, sum(self.firings[f] for f in alike))
+        name = self.names[feature]
+        own = self.families[name] if kind == "family" else {name}
+        rate = sum(token in own for token in self.tokens) / len(self.tokens)
+        n = self.firings[feature]
+        expected = n * max(self.null[kind][feature] / n, pooled, rate)
+        return 1 - math.fsum(
+            math.exp(-expected) * expected**i / math.factorial(i) for i in range(self.hits[kind][feature])
+        )
+
+    def supported(self) -> list[int]:
+        """The features whose better question passes at a false discovery rate of 5 %."""
+        found = {}
+        for feature, n in enumerate(self.firings):
+            if n:
+                reads = min(1, 2 * min(self.p("reads", feature), self.p("family", feature)))
+                found[feature] = min(1, 2 * min(reads, self.p("predicts", feature)))
+        passed = [rank for rank, p in enumerate(sorted(found.values()), 1) if p * len(found) / rank <= 0.05]
+        return sorted(found, key=lambda feature: found[feature])[: max(passed, default=0)]
+
+
+def test_the_evidence_for_names_equals_a_loop_over_firings(
+    model: LanguageModel, measured: Measured, slow: Slow
+) -> None:
+    c, m = candidate(model, dense=True), measured.metrics
+    found = SlowNames(model, c, slow, measured.features["names"].tolist())
+    n = sum(found.firings)
+    for kind, share, null in (
+        ("reads", "reads_precision", "reads_null"),
+        ("family", "reads_family", "reads_family_null"),
+        ("predicts", "predicts_precision", "predicts_null"),
+    ):
+        assert m[share] == pytest.approx(sum(found.hits[kind]) / n) and m[share] > 0
+        assert m[null] == pytest.approx(sum(found.null[kind]) / n) and m[null] > 0
+    assert m["reads_family"] > m["reads_precision"] > m["reads_null"]
+    supported = found.supported()
+    assert measured.features["supported"].nonzero().squeeze(1).tolist() == sorted(supported)
+    assert m["supported_live"] == pytest.approx(len(supported) / m["n_live"])
+    assert m["supported_firing"] == pytest.approx(sum(found.firings[f] for f in supported) / n)
+    assert 0 < m["supported_live"] < 1
+
+
+def test_support_of_permuted_names_equals_a_loop_over_firings(
+    model: LanguageModel, measured: Measured, slow: Slow
+) -> None:
+    names = measured.features["names"].tolist()
+    fired = [feature for feature, n in enumerate(measured.features["firings"].tolist()) if n]
+    order = torch.randperm(len(fired), generator=torch.Generator().manual_seed(0)).tolist()
+    dealt = dict(zip(fired, (names[fired[place]] for place in order)))
+    permuted = [dealt.get(feature, name) for feature, name in enumerate(names)]
+    found = SlowNames(model, candidate(model, dense=True), slow, permuted)
+    supported = found.supported()
+    assert supported, "four features have one name, so some are dealt their own"
+    assert measured.metrics["supported_permuted"] == pytest.approx(len(supported) / len(fired))
+    assert measured.metrics["supported_permuted_firing"] == pytest.approx(
+        sum(found.firings[f] for f in supported) / sum(found.firings)
+    )
+
+
+def test_names_with_a_relation_are_judged_on_every_firing_of_every_passage(
+    model: LanguageModel, held_out: list[np.ndarray], measured: Measured, slow: Slow
+) -> None:
+    words, halves = word_table(model), []
+    relations, sample = evidence.RelationCounts(model.vocab_size), evidence.FiringSample(60)
+    for passage in held_out:
+        halves.append(evidence.halves_of(FlatText([passage])))
+        relations.add(FlatText([passage]), halves[-1], words)
+    for (number, position), fired in zip(slow.places, slow.fired):
+        code = evidence.place_codes(np.array([number]), np.array([position]))
+        for feature in fired:
+            sample.add(np.array([feature]), halves[number], code)
+    read = evidence.SampledText(evidence.PassageWords(dict(enumerate(held_out)), words), relations)
+    firings = measured.features["firings"].numpy()
+    found = evidence.relation_evidence(sample, read, firings > 0).shares(firings > 0, firings)
+    assert {name: measured.metrics[name] for name in found} == pytest.approx(found)
+    assert len(set(found.values())) > 5, "they are told apart"
 
 
 def test_cross_entropy_may_be_taken_over_the_first_passages_only(

@@ -62,9 +62,11 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
-    """Training ends in an error right after its `after`-th snapshot."""
-    save, saved = UnfinishedRun.save, []
+def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int | None) -> list[int]:
+    """Training ends in an error right after its `after`-th snapshot; never, if that is None. The steps of the
+    snapshots, as they are taken.
+    """
+    save, saved = UnfinishedRun.save, list[int]()
 
     def counted(self: UnfinishedRun, state: dict[str, Any]) -> None:
         save(self, state)
@@ -73,6 +75,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
             raise Interrupted
 
     monkeypatch.setattr(UnfinishedRun, "save", counted)
+    return saved
 
 
 @pytest.mark.slow

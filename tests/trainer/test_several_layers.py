@@ -13,6 +13,7 @@ from lexiscope.checkpoint import load_checkpoint
 from lexiscope.errors import CheckpointError
 from lexiscope.language_model import LanguageModel
 from lexiscope.text import passages
+from tests.trainer.test_resume import Interrupted, interrupt, same
 from trainer.activations.harvest import harvest
 from trainer.architectures.topk import TopKConfig
 from trainer.dictionary_run import DictionaryRun
@@ -54,12 +55,34 @@ def test_a_groups_dictionary_encodes_each_layer_by_its_own_centre_and_scale(
     assert (at_home.indices == there.indices).float().mean() > 0.8
 
 
-def test_a_group_that_was_interrupted_is_resumed_whole(
-    model: LanguageModel, text_file: Path, tmp_path: Path
+@pytest.mark.slow
+@pytest.mark.parametrize("buffer", [None, 300])
+@pytest.mark.parametrize("recipe", ["layer-group", "crosscoder"])
+def test_a_dictionary_of_several_layers_goes_on_to_the_weights_that_it_would_have_had(
+    model: LanguageModel,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
+    buffer: int | None,
 ) -> None:
-    asked = plan("layer-group", text_file, tmp_path, [0, 1], resume=True)
-    folders = trainer.train(model, asked, console=QUIET)
-    assert trainer.train(model, asked, console=QUIET) == folders
+    asked = plan(recipe, text_file, tmp_path / "whole", [0, 1], buffer=buffer, snapshot_every=0)
+    whole = trainer.train(model, asked, console=QUIET)
+    parts = asked._replace(out=tmp_path / "parts", resume=True)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        before = interrupt(patched, after=2)
+        trainer.train(model, parts, console=QUIET)
+    with monkeypatch.context() as patched:
+        afterwards = interrupt(patched, after=None)
+        resumed = trainer.train(model, parts, console=QUIET)
+    assert 0 < before[-1] < afterwards[0], "it went on from its snapshot"
+    assert same(whole, resumed)
+    for one, other in zip(whole, resumed, strict=True):
+        assert (one / CROSSCODER).is_file() == (recipe == "crosscoder")
+        if recipe == "crosscoder":
+            tensors, again = load_file(one / CROSSCODER), load_file(other / CROSSCODER)
+            assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+    assert trainer.train(model, parts, console=QUIET) == resumed, "what is finished is not trained again"
 
 
 def test_a_group_whose_last_dictionary_could_not_be_written_is_resumed(
