@@ -155,6 +155,11 @@ def arms_in(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["arms"]) if path.is_file() else {}
 
 
+def write_page(page: Path = PAGE) -> None:
+    """The tables of docs/methods.md."""
+    fill(page, {"methods": tables()})
+
+
 def tables() -> list[str]:
     """A table a model and layer: a row an arm, alone and beside a look-up."""
     lines: list[str] = []
@@ -208,7 +213,7 @@ def main() -> None:
     given = parse(parser)
     if not given.tables:
         run(given)
-    fill(PAGE, {"methods": tables()})
+    write_page()
 
 
 if __name__ == "__main__":

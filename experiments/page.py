@@ -35,6 +35,16 @@ def fill(page: Path, blocks: dict[str, list[str]]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
+SETS = {"fixed": "vasae", "none": "matched"}
+"""What pages call the sets that `experiments.lookup` calls by their look-up."""
+
+
+def dictionary_name(kept: str) -> str:
+    """A dictionary's name, MODEL/LAYER-SET, with the set by its recipe."""
+    before, dash, name = kept.rpartition("-")
+    return f"{before}{dash}{SETS.get(name, name)}"
+
+
 def outdated(text: str, record: Mapping[str, Any]) -> str:
     """A label of a table, with a dagger where its record says what it was `measured_before`. A record that is
     measured again does not say so.
