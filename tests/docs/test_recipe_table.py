@@ -6,8 +6,8 @@ from trainer import recipe
 
 def test_the_documented_settings_of_our_recipes_are_their_defaults() -> None:
     page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    block = page.split("<!-- our recipes -->\n")[1].split("<!-- /our recipes -->")[0]
-    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in block.splitlines()]
+    lines = page[page.index("| setting | `vasae`") :].partition("\n\n")[0].splitlines()
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
     for column, name in enumerate(header[1:-1], start=1):
         config = recipe(name)
         for row in rows:
