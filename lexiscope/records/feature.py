@@ -15,12 +15,12 @@ Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
-    "specific": "Even the lower end of the share's 95 % interval is at least half of its firings, and the "
-    "share is five times what chance gives.",
-    "partial": "Even the lower end of the share's 95 % interval is at least a tenth of its firings, and the "
-    "share is five times what chance gives.",
-    "weak": "More of its firings are as the name says than by chance, but that lower end is below a tenth, "
-    "or the share below five times chance.",
+    "specific": "At least half of its firings are as the name says, even at the lower end of the 95 % "
+    "interval, and five times as many as by chance.",
+    "partial": "At least a tenth of its firings are as the name says, even at the lower end of the 95 % "
+    "interval, and five times as many as by chance.",
+    "weak": "More of its firings are as the name says than by chance, but at the lower end of the 95 % "
+    "interval less than a tenth, or not five times as many.",
     "none": "No word says beyond chance what it fires on: read the contexts.",
     "untested": "Too few firings to tell: fewer than 20 to judge a name on, or in fewer than 5 passages.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
