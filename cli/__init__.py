@@ -1,4 +1,4 @@
-"""The command line: the one place that knows every room. Each room is imported when its command runs."""
+"""The command line: the one place that knows every package. Each is imported when its command runs."""
 
 from cli.main import app, run
 

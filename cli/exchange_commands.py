@@ -171,7 +171,7 @@ def neuronpedia_in(
     ] = None,
     set_name: Annotated[
         str | None,
-        typer.Option("--set", "--set-name", help="the set's name, instead of the one in the files"),
+        typer.Option(help="the set's name, instead of the one in the files"),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="the layer, instead of the one in the files")

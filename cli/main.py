@@ -23,7 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Features named by the vocabulary.",
+    help="Train sparse autoencoders, name their features by a language model's vocabulary, and serve a "
+    "dashboard.",
 )
 app.add_typer(export_commands, name="export")
 app.add_typer(import_commands, name="import")
@@ -56,9 +57,7 @@ Layer = Annotated[
 ]
 SetName = Annotated[
     str | None,
-    typer.Option(
-        "--set", "--set-name", help="the name of the dictionaries' set, instead of their folder's name"
-    ),
+    typer.Option(help="the name of the dictionaries' set, instead of their folder's name"),
 ]
 Length = Annotated[int, typer.Option(min=16, help="tokens in a passage, BOS included")]
 
@@ -91,6 +90,25 @@ def run() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+@app.command()
+def demo(
+    port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
+    build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
+) -> None:
+    """Train, index and serve the bundled model: pages are there as soon as the first dictionary is. Steps
+    that are already done are skipped.
+    """
+    from cli.demo_command import build_demo
+    from cli.serving_build import serve_while_building
+
+    settings = Settings()
+    if build_only:
+        build_demo(settings, console)
+    else:
+        changed = {} if port is None else {"port": port}
+        serve_while_building(build_demo, settings.model_copy(update=changed), console)
 
 
 @app.command(
@@ -183,7 +201,7 @@ def anchors(
     chat: Chat = False,
 ) -> None:
     """Compare anchor sets on each layer by how well they name a briefly trained plain dictionary: the
-    bake-off of --anchors auto.
+    comparison that `--anchors auto` makes.
     """
     from cli.anchors_command import show, survey_layers
     from lexiscope import text as texts
@@ -298,12 +316,12 @@ def name(
         typer.Argument(help="dictionaries of one model: folders or files of any library that is read"),
     ],
     text: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
-            "--text",
-            help="required, may be repeated: a file or a data set to fit anchors and test names on",
+            help="a file or a data set to fit anchors and test names on, best of the kind that the model was "
+            "trained on: 40,000 tokens are enough for frequent features, a million for most; may be repeated"
         ),
-    ] = None,
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="the language model, where the dictionaries do not record it or record another"),
@@ -334,7 +352,7 @@ def name(
     request = NamingRequest(model, model_id, layer, set_name, anchors, tokens, length, ablate)
     name_dictionaries(
         dictionary_paths(dictionaries, every),
-        texts.Text(tuple(text or ()), field, chat),
+        texts.Text(tuple(text), field, chat),
         request,
         settings=Settings(),
         console=console,
@@ -408,22 +426,3 @@ def worker(
     from server.live.__main__ import main
 
     main(["--host", host, "--port", str(port)])
-
-
-@app.command()
-def demo(
-    port: Annotated[int | None, typer.Option(help="port to bind; 0 takes a free one")] = None,
-    build_only: Annotated[bool, typer.Option(help="train and index, do not serve")] = False,
-) -> None:
-    """Train, index and serve the bundled model: pages are there as soon as the first dictionary is. Steps
-    that are already done are skipped.
-    """
-    from cli.demo_command import build_demo
-    from cli.serving_build import serve_while_building
-
-    settings = Settings()
-    if build_only:
-        build_demo(settings, console)
-    else:
-        changed = {} if port is None else {"port": port}
-        serve_while_building(build_demo, settings.model_copy(update=changed), console)

@@ -16,6 +16,13 @@ def show(console: Console) -> None:
         console.print(line, soft_wrap=True)
         own = [f"{field}={getattr(recipe.config, field)}" for field in recipe.own_fields]
         console.print(f"    {' '.join(own)}", soft_wrap=True, highlight=False)
-    common = ", ".join(field.name for field in fields(Config) if field.name != "name")
-    console.print(f"\nAll recipes have: {common}.", soft_wrap=True, highlight=False)
+    usual = Config(name="")
+    common = [
+        f"{field.name}={getattr(usual, field.name)}" for field in fields(Config) if field.name != "name"
+    ]
+    console.print(
+        f"\nAll recipes have, unless their line says otherwise: {' '.join(common)}",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print(f"Terms of the loss (--set terms=NAME:WEIGHT): {', '.join(TERMS) or 'none'}.")

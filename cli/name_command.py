@@ -62,12 +62,6 @@ def name_dictionaries(
     console: Console,
 ) -> None:
     """Index the dictionaries over the text, publish, and show a table a dictionary."""
-    if not sources:
-        raise LexiscopeError(
-            "Names are tested on a text: give --text FILE, best of the "
-            "kind that the model was trained on; 40,000 tokens are enough for frequent features, a million "
-            "for most."
-        )
     checkpoints = [
         load_checkpoint(path, anchors=request.anchors is None, layer=request.layer, set_name=request.set_name)
         for path in paths

@@ -9,7 +9,8 @@ its features' names among the rest. An arm whose figures are there is not run ag
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from rich.console import Console
 import trainer
 from bench.report import machine
 from experiments.figures import rounded
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dagger, fill, outdated, table
 from experiments.training import parse, plan_of, training_parser
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.files import portable_command
@@ -120,7 +121,8 @@ def figures(folder: Path) -> dict[str, Any]:
     details = found.details
     kept = {figure: found.metrics[figure] for figure in FIGURES}
     kept |= {"seen": details["tokens_seen"], "distinct": details["tokens_distinct"]}
-    return kept | {"cpu_seconds": details["cpu_seconds"], "explained": details.get("explained", {})}
+    kept |= {"cpu_seconds": details["cpu_seconds"], "explained": details.get("explained", {})}
+    return kept | {"machine": machine()}
 
 
 def run(given: argparse.Namespace) -> None:
@@ -142,7 +144,6 @@ def run(given: argparse.Namespace) -> None:
             "model": model.id,
             "layer": given.layer,
             "weights": model.fingerprint,
-            "machine": machine(),
             "arms": {each: arms[each] for each in NAMES if each in arms},
         }
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -154,12 +155,18 @@ def arms_in(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())["arms"]) if path.is_file() else {}
 
 
+def write_page(page: Path = PAGE) -> None:
+    """The tables of docs/methods.md."""
+    fill(page, {"methods": tables()})
+
+
 def tables() -> list[str]:
     """A table a model and layer: a row an arm, alone and beside a look-up."""
     lines: list[str] = []
     for path in sorted(FOLDER.glob("*.json")):
         kept = json.loads(path.read_text())
-        some = next(iter(kept["arms"].values()))
+        arms = kept["arms"]
+        some, usual = next(iter(arms.values())), most_used(arms.values())
         lines += [
             f"**{kept['model']}, layer {kept['layer']}**: {some['d_sae']:,} features; {some['seen']:,} "
             f"tokens seen, {some['distinct']:,} distinct; {some['tokens']:,} held out, ΔCE on "
@@ -167,23 +174,32 @@ def tables() -> list[str]:
             "",
         ]
         header = ["method", "L0", "FVE", "ΔCE", "dead", "specific", "holds", "tokens/CPU s"]
-        lines += table(header, [row_of(name, row) for name, row in kept["arms"].items()])
+        lines += table(header, [row_of(name, row, usual) for name, row in arms.items()])
+        others = [one for one in dict.fromkeys(row["machine"] for row in arms.values()) if one != usual]
+        threads = " and, of rows marked ‡, ".join(one.partition(", ")[2] for one in (usual, *others))
+        lines += ["", f"Tokens a CPU second: one thread of {threads}.", *dagger(arms.values())]
         lines.append("")
     return lines[:-1]
 
 
-def row_of(name: str, row: dict[str, Any]) -> list[str]:
+def most_used(arms: Iterable[Mapping[str, Any]]) -> str:
+    """The machine that most arms were trained on."""
+    return Counter(row["machine"] for row in arms).most_common(1)[0][0]
+
+
+def row_of(name: str, row: dict[str, Any], usual: str) -> list[str]:
+    """An arm's row; its speed is marked where its machine is not the usual one."""
     arm, _, beside = name.partition("+")
     label = ARMS[arm].label or f"`{ARMS[arm].recipe}`"
     return [
-        f"{label} + look-up" if beside else label,
+        outdated(f"{label} + look-up" if beside else label, row),
         f"{row['l0']:.1f}",
         f"{row['fve']:.3f}",
         f"{row['delta_ce']:.4f}",
         f"{row['dead_share']:.1%}",
         f"{row['specific_live']:.1%}",
         f"{row['holds_live']:.1%}",
-        f"{row['seen'] / row['cpu_seconds']:,.0f}",
+        f"{row['seen'] / row['cpu_seconds']:,.0f}" + " ‡" * (row["machine"] != usual),
     ]
 
 
@@ -197,7 +213,7 @@ def main() -> None:
     given = parse(parser)
     if not given.tables:
         run(given)
-    fill(PAGE, {"methods": tables()})
+    write_page()
 
 
 if __name__ == "__main__":

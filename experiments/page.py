@@ -1,7 +1,8 @@
 """Markdown tables, and pages of docs/ in which a script owns the text between two comments."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "results"
@@ -32,6 +33,29 @@ def fill(page: Path, blocks: dict[str, list[str]]) -> None:
     for block, lines in blocks.items():
         text = filled(text, block, lines)
     page.write_text(text, encoding="utf-8")
+
+
+SETS = {"fixed": "vasae", "none": "matched"}
+"""What pages call the sets that `experiments.lookup` calls by their look-up."""
+
+
+def dictionary_name(kept: str) -> str:
+    """A dictionary's name, MODEL/LAYER-SET, with the set by its recipe."""
+    before, dash, name = kept.rpartition("-")
+    return f"{before}{dash}{SETS.get(name, name)}"
+
+
+def outdated(text: str, record: Mapping[str, Any]) -> str:
+    """A label of a table, with a dagger where its record says what it was `measured_before`. A record that is
+    measured again does not say so.
+    """
+    return f"{text} †" if record.get("measured_before") else text
+
+
+def dagger(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The lines under a table that say what the records with a dagger were measured before."""
+    changes = dict.fromkeys(change for each in records if (change := each.get("measured_before")))
+    return ["", f"† Measured before {'; or before '.join(changes)}."] if changes else []
 
 
 def bold(text: str, *, met: bool) -> str:

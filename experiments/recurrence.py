@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from experiments.figures import keep_row, kept_rows
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dictionary_name, fill, table
 from experiments.relation_names import see
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
 from lexiscope.evidence import relation_evidence
@@ -71,7 +71,12 @@ def write_page(page: Path = PAGE, kept: Path = KEPT) -> None:
     for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]:
         shares = [f"{row[key]:.2f}" for key in ("any", "nearest", "nearest_permuted")]
         any_feature = f"**{shares[0]}**" if row["any"] >= RECURS_AT_LEAST else shares[0]
-        counts = [row["dictionary"], str(row["seeds"]), f"{row['tokens']:,}", f"{row['different']:,.0f}"]
+        counts = [
+            dictionary_name(row["dictionary"]),
+            str(row["seeds"]),
+            f"{row['tokens']:,}",
+            f"{row['different']:,.0f}",
+        ]
         rows.append([*counts, any_feature, *shares[1:]])
     fill(page, {"recurrence": table([*header, "the nearest, names permuted"], rows)})
 

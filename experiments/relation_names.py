@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from experiments.figures import keep_row, kept_rows
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dictionary_name, fill, table
 from lexiscope.anchor_sets import ANCHOR_SETS, CONTROLS, Material
 from lexiscope.anchors import TokenSums, nearest_tokens
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
@@ -155,7 +155,12 @@ def write_page(page: Path = PAGE, kept: Path = KEPT) -> None:
     for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]:
         shares = [f"{100 * row['of_tested'][verdict]:.1f}" for verdict in JUDGED]
         holds = [100 * (row[key]["specific"] + row[key]["partial"]) for key in ("of_live", "of_firings")]
-        counts = [row["dictionary"], row["names"], f"{row['tokens']:,}", f"{row['tested']:,}"]
+        counts = [
+            dictionary_name(row["dictionary"]),
+            row["names"],
+            f"{row['tokens']:,}",
+            f"{row['tested']:,}",
+        ]
         rows.append([*counts, *shares, *(f"{share:.1f}" for share in holds)])
     fill(page, {"relation names": table(header, rows)})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments import indexed, lookup
 from experiments.figures import CONTROLS, RECIPES, Group, Model, interval, load, mean, ratio
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dictionary_name, fill, table
 from experiments.plots import COLOURS, DISTINCT, Panel, Point, Series, draw
 
 PAGE, PLOTS = DOCS / "results.md", DOCS / "plots"
@@ -78,7 +78,7 @@ def names(models: list[Model], kept: Path = RESULTS / "relation-names.json") -> 
             shares = [row["of_tested"]["specific"]]
             for key in ("of_tested", "of_live", "of_firings"):
                 shares.append(row[key]["specific"] + row[key]["partial"])
-            rows.append([row["dictionary"], row["names"], *map(number, shares)])
+            rows.append([dictionary_name(row["dictionary"]), row["names"], *map(number, shares)])
     header = ["specific, of tested", "holds, of tested", "of live", "of firings"]
     return table(["dictionary", "named by", *header], rows)
 
@@ -93,9 +93,9 @@ def seeds(models: list[Model]) -> list[str]:
                 values = [mean(each.get(way, {}).get(key) for each in found) for key, way in STABLE]
                 rows.append([model.name, name, *map(number, values)])
     header = [
-        "by anchors: same name, nearest feature",
+        "by nearest anchor: the same, nearest feature",
         "any live feature",
-        "by highest lift: same name",
+        "by highest lift: the same",
         "any",
     ]
     return table(["model", "dictionary", *header], rows)
@@ -114,7 +114,7 @@ def controls(models: list[Model]) -> list[str]:
                 if group := model.get(layer, name):
                     figures = [number(group.metrics.get(key), 3 if key == "delta_ce" else 2) for key in keys]
                     rows.append([model.name, layer, "own" if name == "cone" else name, *figures])
-    header = ["aligned, live", "on the name", "dead", "ΔCE"]
+    header = ["aligned, live", "on the anchor's token", "dead", "ΔCE"]
     return table(["model", "layer", "anchors", *header], rows)
 
 

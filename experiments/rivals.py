@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.figures import keep_row, kept_rows
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dictionary_name, fill, table
 from indexer.causal.steering import KL, Ground, neutral_prefixes
 from indexer.lenses import lens_prompts
 from lexiscope.checkpoint import Checkpoint, load_checkpoint
@@ -253,14 +253,13 @@ def outputs(tokens: Sequence[int], oracle: Sequence[int]) -> tuple[float, float]
     return len(set(tokens) & set(oracle)) / N, float(tokens[:1] == list(oracle[:1]))
 
 
-def write_page() -> None:
-    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+def write_page(page: Path = PAGE, kept: Path = KEPT) -> None:
     lines = []
-    for row in kept["rows"]:
+    for row in json.loads(kept.read_text(encoding="utf-8"))["rows"]:
         shown = f"**{row['names']}**" if row["names"] in OURS else row["names"]
         cells = [f"{mean:.3f} ± {error:.3f}" for mean, error in (row[score] for score in SCORES)]
-        lines.append([f"{row['dictionary']} ({row['features']})", shown, *cells])
-    fill(PAGE, {"rivals": table(["dictionary (features)", "list", *SCORES], lines)})
+        lines.append([f"{dictionary_name(row['dictionary'])} ({row['features']})", shown, *cells])
+    fill(page, {"rivals": table(["dictionary (features)", "list", *SCORES], lines)})
 
 
 def main() -> None:

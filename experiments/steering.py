@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.report import machine
-from experiments.page import DOCS, RESULTS, fill, table
+from experiments.page import DOCS, RESULTS, dagger, fill, outdated, table
 from indexer.causal.scores import STRENGTH, output_scores
 from lexiscope.checkpoint import load_checkpoint
 from lexiscope.dictionary import Dictionary
@@ -271,13 +271,20 @@ def scores(model: LanguageModel, source: Source, chosen: np.ndarray) -> np.ndarr
 
 def write_page(page: Path = PAGE, results: Path = RESULTS) -> None:
     """The table of docs/steering.md, from every results/<model>/steering.json."""
-    rows = []
-    for file in sorted(results.glob("*/steering.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        rows += [[found["model"], *_cells(row)] for row in found["rows"]]
-    header = ["model", "layer", "set", "every control", "the features", "raw embedding", "equal density"]
+    kept = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("*/steering.json"))]
+    rows = [[outdated(found["model"], found), *_cells(row)] for found in kept for row in found["rows"]]
+    header = [
+        "model",
+        "layer",
+        "set",
+        "every control",
+        "by chance",
+        "the features",
+        "raw embedding",
+        "equal density",
+    ]
     header += ["plain's nearest", "every control, predicts only", "strength"]
-    fill(page, {"steering": table(header, rows)})
+    fill(page, {"steering": [*table(header, rows), *dagger(kept)]})
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -286,6 +293,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["layer"]) if row["where"] == "everywhere" else f"{row['layer']}, last position",
         f"`{row['set']}`",
         f"**{_share(row['success'])}** ({row['n']})",
+        _share(1 / (len(beats) + 1)),
         _share(row["over_features"]),
         *(_share(beats.get(name)) for name in (EMBEDDING, EQUAL_DENSITY, NEAREST_PLAIN)),
         f"{_share(predicts['success'])} ({predicts['n']})" if predicts["n"] else "–",

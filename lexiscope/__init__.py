@@ -1,1 +1,1 @@
-"""The domain: the dictionary, its anchors, the metrics, the evidence, and the records every room shares."""
+"""The domain: the dictionary, its anchors, the metrics, the evidence, and the records that all share."""

@@ -9,8 +9,7 @@
 
 A dictionary loads in SAELens as it is where SAELens has its architecture. One with a dense path or a token
 look-up names an architecture of its own, so that SAELens refuses it instead of reconstructing wrongly.
-`load_checkpoint` is the one door, for other libraries' dictionaries too (`lexiscope.formats`). Pickle is
-never executed.
+`load_checkpoint` loads other libraries' dictionaries too (`lexiscope.formats`). Pickle is never executed.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Every setting of every room, read from `LEXISCOPE_*` environment variables (docs/settings.md is this
+"""Every setting of every package, read from `LEXISCOPE_*` environment variables (docs/settings.md is this
 table).
 """
 

@@ -227,7 +227,7 @@ def _chart(measured: Mapping[str, Measured]) -> StudyChart:
 
 STUDY = Study(
     "saebench",
-    "How does the dictionary fare on the metrics of SAEBench that small models can be asked?",
+    "How does the dictionary fare on the metrics of SAEBench that need no labels?",
     "Karvonen et al. 2025, SAEBench (arXiv 2503.09532), and its code",
     "a dictionary of random directions with the same selection.",
     "over passages that trained no probe, or over classes for TPP (percentile bootstrap).",

@@ -1,4 +1,4 @@
-"""What every room's tests share: a tiny language model on disk and in memory, a text for it, and a trained
+"""What all tests share: a tiny language model on disk and in memory, a text for it, and a trained
 dictionary.
 
 Tests run in several processes (pytest-xdist), each with one torch thread: the tensors are small, and threads

@@ -1,5 +1,5 @@
-"""The trainer: harvest activations, train dictionaries, evaluate them, write checkpoints. `train` is the
-door.
+"""The trainer: harvest activations, train dictionaries, evaluate them, write checkpoints. `train` does
+all of it.
 """
 
 from trainer.activations.harvest import harvest

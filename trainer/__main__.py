@@ -62,18 +62,20 @@ def train(
             help="a setting of the recipes (a wrong field lists all); may be repeated",
         ),
     ] = None,
-    k: Annotated[int | None, typer.Option(help="active features a token; short for --set k=…")] = None,
+    k: Annotated[int | None, typer.Option(help="active features a token; short for --set k=… (32)")] = None,
     anchors: Annotated[
-        str | None, typer.Option(help="the anchor set (a wrong name lists all); short for --set anchors=…")
+        str | None,
+        typer.Option(help="the anchor set (a wrong name lists all); short for --set anchors=… (current)"),
     ] = None,
     cosine: Annotated[
-        float | None, typer.Option(help="least cosine of a row to its anchor; short for --set cosine=…")
+        float | None,
+        typer.Option(help="least cosine of a row to its anchor; short for --set cosine=… (cone: 0.802)"),
     ] = None,
     dense_rank: Annotated[
-        int | None, typer.Option(help="rank of the dense path; short for --set dense_rank=…")
+        int | None, typer.Option(help="rank of the dense path; short for --set dense_rank=… (vasae: 16)")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Adam's; short for --set learning_rate=…")
+        float | None, typer.Option(help="Adam's; short for --set learning_rate=… (0.002, in most recipes)")
     ] = None,
     width: Annotated[
         int | None, typer.Option(min=1, help="features a dictionary; the vocabulary's size unless given")
@@ -91,13 +93,13 @@ def train(
         int | None, typer.Option(min=1, help="of those, tokens for patched cross-entropies; all unless given")
     ] = None,
     length: Annotated[int, typer.Option(min=16, help="tokens of a passage, BOS included")] = 256,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="of weights, batches and restarts")] = 0,
     cache: Annotated[
         Path | None, typer.Option(help="keep activations in this folder, and reuse those in it")
     ] = None,
     buffer: Annotated[
         int | None,
-        typer.Option(min=1, help="tokens of activations held at once, without --cache; 500,000"),
+        typer.Option(min=1, help="tokens of activations held at once, without --cache; 500,000 unless given"),
     ] = None,
     transcoder: Annotated[
         bool,

@@ -1,9 +1,9 @@
-"""Name evidence (docs/method.md#name-evidence): does a feature named t fire on t, on t's family, near t, or
-where t comes next?
+"""What a feature fires on and what it writes, and how far that is beyond chance (docs/evidence.md).
 
-Pure functions of tensors and one streaming accumulator, `EvidenceCounts`. Shares are over all firings of a
-feature, so all activation quantiles count by their size. Each share has its chance: the same share for random
-tokens of like frequency.
+Of a name, words and the feature's relation to them: `relations`, `FiringSample`, `relation_evidence`.
+Of what a feature writes: `writing`. Of the token of its nearest anchor, on which no verdict rests:
+`EvidenceCounts`, `AblationCounts`. Pure functions of tensors, and counts that merge. Each share has its
+chance: the same share for tokens or words of like frequency.
 """
 
 from lexiscope.evidence.ablation import AblationCounts, ablation_p

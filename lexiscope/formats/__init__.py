@@ -1,5 +1,4 @@
-"""Dictionaries in the layouts of the libraries that wrote them; one module a library, and `load` the one
-door.
+"""Dictionaries in the layouts of the libraries that wrote them; one module a library, and `load` for all.
 
 A format is a `Format` in `FORMATS`; another library adds its module and one entry there.
 """

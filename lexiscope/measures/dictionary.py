@@ -18,7 +18,7 @@ DICTIONARY = by_name(
             "d_sae",
             "features",
             "features",
-            "features of the dictionary; one a name where it is as wide as the vocabulary",
+            "features of the dictionary",
             places=("tiles",),
         ),
         Measure(
@@ -80,7 +80,8 @@ DICTIONARY = by_name(
             "aligned_live_embedding",
             "aligned to W_E, live",
             "share",
-            "share of live features whose cosine to their name's row of raw W_E, centred, is at least 0.8",
+            "share of live features whose cosine to the raw embedding row of their nearest anchor's token, "
+            "centred, is at least 0.8",
             places=("tiles", "alignment"),
         ),
         Measure(
@@ -94,8 +95,9 @@ DICTIONARY = by_name(
             "holds_live",
             "name holds",
             "share",
-            "share of live features whose name with a relation is specific or partial: at least a tenth of "
-            "their firings, and five times chance, on passages that did not choose the name",
+            "share of live features whose name with a relation is specific or partial: the lower end of the "
+            "95 % interval of its share of the firings is at least a tenth, and the share five times "
+            "chance, on passages that did not choose the name",
             absent=_NOT_JUDGED,
             places=("tiles", "table", "plot", "eval"),
             better="more",
@@ -121,7 +123,8 @@ DICTIONARY = by_name(
             "specific_live",
             "specific",
             "share",
-            "share of live features whose name is specific: at least half of their firings",
+            "share of live features whose name is specific: the lower end of the 95 % interval of its "
+            "share of the firings is at least half",
             absent=_NOT_JUDGED,
             places=("tiles", "table", "plot", "eval"),
             better="more",
@@ -226,7 +229,8 @@ DICTIONARY = by_name(
             "coverage",
             "coverage",
             "share",
-            "share of the tokens that occur in the text which name a live, aligned feature",
+            "share of the tokens that occur in the text which are the nearest anchor of a live, aligned "
+            "feature",
             places=("tiles", "eval"),
             better="more",
         ),
@@ -235,7 +239,7 @@ DICTIONARY = by_name(
             "ablation, top 1",
             "share",
             "mean over the live features tested of the share of contexts where, without the feature, the "
-            "name's logit falls most of all tokens'",
+            "logit of the nearest anchor's token falls most of all tokens'",
             absent=_NO_PASS,
             places=("tiles",),
         ),
@@ -251,8 +255,8 @@ DICTIONARY = by_name(
             "random_cosine",
             "random cosine",
             "cosine",
-            "mean nearest-anchor cosine of random directions of equal covariance: what a name is worth by "
-            "chance",
+            "mean cosine of random directions of equal covariance to their nearest anchors: what chance "
+            "gives",
             places=("tiles", "alignment"),
         ),
         Measure(
@@ -289,7 +293,8 @@ DICTIONARY = by_name(
             "dense_share",
             "dense share",
             "share",
-            "part of the explained energy that goes through the dense path, and so through no named feature",
+            "the dense path's part of the reconstruction's covariance with x, which no feature fires for: "
+            "with the token look-up's part and the features' it adds up to 1",
             absent=_NOT_RECORDED,
             places=("tiles", "eval"),
         ),
@@ -297,7 +302,7 @@ DICTIONARY = by_name(
             "lookup_share",
             "look-up share",
             "share",
-            "part of the explained energy that the token look-up gives, which no feature fires for",
+            "the token look-up's part of the reconstruction's covariance with x, which no feature fires for",
             absent=_NOT_RECORDED,
             places=("tiles", "eval"),
         ),

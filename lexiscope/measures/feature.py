@@ -15,7 +15,7 @@ _NOT_STEERED = "where it was not drawn to be steered"
 
 
 def _tested(name: str, label: str, meaning: str, absent: str, place: Place) -> Measure:
-    """A share that is measured for the name and, beside it, for chance."""
+    """A share that is measured for the nearest anchor's token and, beside it, for chance."""
     return Measure(name, label, "share", meaning, chance=f"{name}_null", absent=absent, places=(place,))
 
 
@@ -58,7 +58,7 @@ FEATURE = by_name(
             "judged_firings",
             "judged firings",
             "tokens",
-            "firings of the sample on which the name was judged",
+            "firings of the sample on which the relation was judged",
             absent=_UNNAMED,
         ),
         Measure(
@@ -68,7 +68,7 @@ FEATURE = by_name(
             "passages that these firings are in",
             absent=_UNNAMED,
         ),
-        Measure("cosine", "cosine", "cosine", "cosine of the direction to the anchor of its name"),
+        Measure("cosine", "cosine", "cosine", "cosine of the direction to the nearest anchor"),
         Measure(
             "cosine_assigned",
             "cosine to the assigned anchor",
@@ -80,9 +80,11 @@ FEATURE = by_name(
             "cosine_embedding",
             "cosine to W_E",
             "cosine",
-            "cosine of the direction to the name's row of raw W_E, centred",
+            "cosine of the direction to the raw W_E row of the nearest anchor's token, centred",
         ),
-        Measure("margin", "margin", "cosine", "cosine of the name minus cosine of the second name"),
+        Measure(
+            "margin", "margin", "cosine", "cosine to the nearest anchor minus cosine to the second nearest"
+        ),
         Measure(
             "phrase_cosine",
             "phrase cosine",
@@ -91,16 +93,16 @@ FEATURE = by_name(
         ),
         Measure(
             "n_same_name",
-            "same name",
+            "same anchor",
             "features",
-            "features of this dictionary with the same name, itself included",
+            "features of this dictionary with the same nearest anchor, itself included",
         ),
         Measure(
             "n_same_family",
             "same spelling",
             "features",
-            "features of this dictionary whose name differs from it in case and outer space at most, itself "
-            "included",
+            "features of this dictionary whose nearest anchor's token differs in case and outer space at "
+            "most, itself included",
         ),
         Measure("live", "live", "flag", "fires on at least one token in 100,000"),
         Measure(
@@ -154,28 +156,40 @@ FEATURE = by_name(
             absent=_NARROW,
             places=("activity",),
         ),
-        _tested("reads_here", "on the name", "share of firings on the name itself", _SILENT, "evidence"),
+        _tested(
+            "reads_here",
+            "on the anchor's token",
+            "share of firings on the nearest anchor's token itself",
+            _SILENT,
+            "evidence",
+        ),
         _tested(
             "reads_family",
             "on its family",
-            "share of firings on the name or its family: case, space and inflection variants, and the 20 "
-            "nearest tokens by raw W_E, centred",
+            "share of firings on the nearest anchor's token or its family: case, space and inflection "
+            "variants, and the 20 nearest tokens by raw W_E, centred",
             _SILENT,
             "evidence",
         ),
         _tested(
             "reads_near",
-            "near the name",
-            "share of firings with the name among the 32 tokens before, or there",
+            "near the anchor's token",
+            "share of firings with the nearest anchor's token among the 32 tokens before, or there",
             _SILENT,
             "evidence",
         ),
-        _tested("predicts", "before the name", "share of firings that the name follows", _SILENT, "evidence"),
+        _tested(
+            "predicts",
+            "before the anchor's token",
+            "share of firings that the nearest anchor's token follows",
+            _SILENT,
+            "evidence",
+        ),
         Measure(
             "recall",
             "recall",
             "share",
-            "share of the name's occurrences on which the feature fires",
+            "share of the occurrences of the nearest anchor's token on which the feature fires",
             absent=_SILENT,
             places=("evidence",),
         ),
@@ -196,10 +210,10 @@ FEATURE = by_name(
         ),
         Measure(
             "name_rank",
-            "rank of the name",
+            "rank of the anchor's token",
             "rank",
-            "rank of the name among the logits that the direction raises, through the final norm and the "
-            "unembedding; 0 = raised most",
+            "rank of the nearest anchor's token among the logits that the direction raises, through the "
+            "final norm and the unembedding; 0 = raised most",
             absent="where only the top ones are known",
         ),
         Measure(
@@ -212,14 +226,16 @@ FEATURE = by_name(
         _tested(
             "ablation_top1",
             "top 1",
-            "share of contexts where, without the feature, the name's logit falls most of all tokens'",
+            "share of contexts where, without the feature, the logit of the nearest anchor's token falls "
+            "most of all tokens'",
             _NOT_ABLATED,
             "ablation",
         ),
         _tested(
             "ablation_top5",
             "top 5",
-            "share of contexts where, without the feature, the name's logit is among the five that fall most",
+            "share of contexts where, without the feature, the logit of the nearest anchor's token is among "
+            "the five that fall most",
             _NOT_ABLATED,
             "ablation",
         ),
@@ -227,7 +243,8 @@ FEATURE = by_name(
             "ablation_rank",
             "median rank",
             "median rank",
-            "median rank of the name among the logits that fall without the feature; 0 = falls most",
+            "median rank of the nearest anchor's token among the logits that fall without the feature; 0 = "
+            "falls most",
             absent=_NOT_ABLATED,
         ),
         Measure(
@@ -240,15 +257,15 @@ FEATURE = by_name(
         _tested(
             "input_score",
             "input score",
-            "share of its top contexts whose strongest token is the name (Arad et al. 2025)",
+            "share of its top contexts whose strongest token is the nearest anchor's (Arad et al. 2025)",
             _NOT_ABLATED,
             "scores",
         ),
         _tested(
             "output_score",
             "output score",
-            "rise of the name's rank-weighted probability when the feature is amplified on a neutral prompt "
-            "(Arad et al. 2025)",
+            "rise of the rank-weighted probability of the nearest anchor's token when the feature is "
+            "amplified on a neutral prompt (Arad et al. 2025)",
             _NOT_ABLATED,
             "scores",
         ),
@@ -306,15 +323,17 @@ FEATURE = by_name(
         ),
         Measure(
             "beats_name",
-            "the lift token beats the name",
+            "the lift token beats the anchor's",
             "flag",
-            "the lift token takes more of its firings than the name does, by more than chance",
+            "the lift token takes more of its firings than the nearest anchor's token does, by more than "
+            "chance",
         ),
         Measure(
             "logit_beats_name",
-            "the logit token beats the name",
+            "the logit token beats the anchor's",
             "flag",
-            "the top logit token follows more of its firings than the name does, by more than chance",
+            "the top logit token follows more of its firings than the nearest anchor's token does, by more "
+            "than chance",
         ),
     ]
 )

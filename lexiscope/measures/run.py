@@ -85,15 +85,15 @@ RUN = by_name(
         DICTIONARY["coverage"],
         Measure(
             "name_is_assigned",
-            "name is assigned",
+            "anchor is assigned",
             "share",
-            "share of the live features with an assigned token that are named by it",
+            "share of the live features with an assigned token whose nearest anchor is that token's",
         ),
         Measure(
             "reads_precision",
             "reads",
             "share",
-            "share of firings on the name, over all live features",
+            "share of firings on the nearest anchor's token, over all live features",
             chance="reads_null",
             places=("eval",),
         ),
@@ -101,7 +101,7 @@ RUN = by_name(
             "reads_family",
             "reads its family",
             "share",
-            "share of firings on the name or its family, over all live features",
+            "share of firings on the nearest anchor's token or its family, over all live features",
             chance="reads_family_null",
             places=("eval",),
         ),
@@ -109,7 +109,7 @@ RUN = by_name(
             "predicts_precision",
             "predicts",
             "share",
-            "share of firings that the name follows, over all live features",
+            "share of firings that the nearest anchor's token follows, over all live features",
             chance="predicts_null",
             places=("eval",),
         ),
@@ -140,8 +140,8 @@ RUN = by_name(
             "supported_permuted",
             "supported, permuted",
             "share",
-            "the supported share when names are permuted among the live features: at most 5 % if the test "
-            "is right",
+            "the supported share when nearest anchors are permuted among the live features: at most 5 % if "
+            "the test is right",
             places=("eval",),
         ),
         Measure(
@@ -159,6 +159,6 @@ RUN = by_name(
         ),
     ]
 )
-"""`metrics.json` holds beside them a block `named_<kind>` for each way to name the features: some of the same
-measures for those names.
+"""`metrics.json` holds beside them a block `named_<kind>` for each other token that a feature can be called
+by (`lift`, `lens`, `assigned`): some of the same measures, of that token instead of the nearest anchor's.
 """

@@ -71,8 +71,8 @@ class LayerSummary(Record):
     text: str = Field("", description="files or data sets of the indexed text; empty where they are unknown")
 
     @computed_field(  # type: ignore[prop-decorator]
-        description="part of the explained energy that goes through no feature: of the dense path and the "
-        "look-up together; null where neither was recorded"
+        description="part of the reconstruction's covariance with x that no feature gives: `dense_share` and "
+        "`lookup_share` together; null where neither was recorded"
     )
     @property
     def bypass(self) -> float | None:

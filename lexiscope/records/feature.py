@@ -15,9 +15,12 @@ Bucket = Literal["strong", "medium", "weak", "none"]
 ContextKind = Literal["top", "quantile", "near_miss"]
 
 VERDICT_WORDS: dict[str, str] = {
-    "specific": "At least half of its firings are as the name says, and five times as many as by chance.",
-    "partial": "At least a tenth of its firings are as the name says, and five times as many as by chance.",
-    "weak": "More of its firings are as the name says than by chance, but few, or not five times as many.",
+    "specific": "At least half of its firings are as the name says, even at the lower end of the 95 % "
+    "interval, and five times as many as by chance.",
+    "partial": "At least a tenth of its firings are as the name says, even at the lower end of the 95 % "
+    "interval, and five times as many as by chance.",
+    "weak": "More of its firings are as the name says than by chance, but at the lower end of the 95 % "
+    "interval less than a tenth, or not five times as many.",
     "none": "No word says beyond chance what it fires on: read the contexts.",
     "untested": "Too few firings to tell: fewer than 20 to judge a name on, or in fewer than 5 passages.",
     "dead": "Fires on fewer than one token in 100,000: nothing is known about what it does.",
@@ -267,9 +270,7 @@ class FeatureRecord(Record):
     name: Token = Field(description="the anchor nearest to its direction")
     cosine: float = measured(FEATURE["cosine"])
     cosine_embedding: float = measured(FEATURE["cosine_embedding"])
-    assigned: Token | None = Field(
-        None, description="the anchor it was trained towards; the name is the nearest anchor"
-    )
+    assigned: Token | None = Field(None, description="the anchor it was trained towards")
     cosine_assigned: float | None = measured(FEATURE["cosine_assigned"], None)
     anchor_kind: str
     bucket: Bucket

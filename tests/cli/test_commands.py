@@ -131,3 +131,5 @@ def test_methods_lists_every_recipe_with_its_settings(tmp_path: Path) -> None:
     for name, config in recipes().items():
         [at] = [place for place, line in enumerate(listed) if line.split()[:1] == [name]]
         assert f"k={config.k}" in listed[at + 1].split()
+    [common] = [line for line in listed if line.startswith("All recipes have")]
+    assert {"batch=2048", "learning_rate=0.002", "schedule=warmup-decay"} <= set(common.split())

@@ -41,7 +41,7 @@ def test_dashboards_come_in_and_go_out_from_the_command_line(
         str(batches),
         "--model",
         str(model_folder),
-        "--set",
+        "--set-name",
         "theirs",
         work=tmp_path,
     )

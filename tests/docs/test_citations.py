@@ -18,7 +18,7 @@ from lexiscope.settings import Settings
 from trainer.__main__ import app as trainer_app
 
 ROOT = Path(__file__).parents[2]
-ROOMS = (
+PACKAGES = (
     "lexiscope",
     "trainer",
     "indexer",
@@ -33,7 +33,7 @@ ROOMS = (
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md")])
 CODE = sorted(
     [ROOT / "Makefile", ROOT / "pyproject.toml"]
-    + [file for room in (*ROOMS, "tests", "data/demo") for file in (ROOT / room).rglob("*.py")]
+    + [file for package in (*PACKAGES, "tests", "data/demo") for file in (ROOT / package).rglob("*.py")]
 )
 GENERATED = (
     "data/runs",
@@ -45,7 +45,7 @@ GENERATED = (
     "data/tables",
 )
 PATH = re.compile(
-    rf"(?<![\w/.<-])((?:{'|'.join((*ROOMS, 'docs', 'results', 'data', 'tests'))})/[\w./-]*\w/?)(#[\w-]+)?"
+    rf"(?<![\w/.<-])((?:{'|'.join((*PACKAGES, 'docs', 'results', 'data', 'tests'))})/[\w./-]*\w/?)(#[\w-]+)?"
 )
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)]*)?\)")
 """[text](path#anchor)"""
@@ -97,15 +97,15 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
 
 def test_every_module_of_a_room_in_the_architecture_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    inside = text.partition("## Inside the rooms")[2].partition("\n## ")[0]
-    rooms = re.split(r"^\*\*`([\w/]+)/`\*\*", inside, flags=re.MULTILINE)[1:]
-    assert rooms[::2]
+    inside = text.partition("## Inside the packages")[2].partition("\n## ")[0]
+    packages = re.split(r"^\*\*`([\w/]+)/`\*\*", inside, flags=re.MULTILINE)[1:]
+    assert packages[::2]
     missing_modules = []
-    for room, modules in zip(rooms[::2], rooms[1::2], strict=True):
+    for package, modules in zip(packages[::2], packages[1::2], strict=True):
         for module in re.findall(r"`([a-z_]+)/?`", modules):
-            path = ROOT / room / module
+            path = ROOT / package / module
             if not path.is_dir() and not path.with_suffix(".py").exists():
-                missing_modules.append(f"{room}/{module}")
+                missing_modules.append(f"{package}/{module}")
     assert not missing_modules
 
 

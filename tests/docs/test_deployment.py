@@ -1,4 +1,4 @@
-"""The files of the containers name every setting, every room and a version of every image."""
+"""The files of the containers name every setting, every package and a version of every image."""
 
 import re
 import subprocess

@@ -32,8 +32,8 @@ FORBIDDEN = {
 
 CODE = [
     file
-    for room in "lexiscope trainer indexer store server studies cli frontend data/demo tests".split()
-    for file in sorted((ROOT / room).rglob("*.py"))
+    for package in "lexiscope trainer indexer store server studies cli frontend data/demo tests".split()
+    for file in sorted((ROOT / package).rglob("*.py"))
     if file != Path(__file__)
 ]
 

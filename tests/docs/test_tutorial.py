@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from cli.demo_command import MODEL, MODEL_ID, TEXT, Amounts, build
+from lexiscope.client import Lexiscope
 from lexiscope.language_model import load_language_model
 from lexiscope.settings import ROOT, Settings
 from server import create_app
@@ -29,7 +30,7 @@ def cells() -> list[str]:
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server of `vasae` and `plain` at layer 2, trained and indexed for seconds."""
-    settings = Settings(index=tmp_path / "index", runs=tmp_path / "runs", lenses=tmp_path / "lenses")
+    settings = Settings(**{name: tmp_path / name for name in ("runs", "index", "lenses", "tables")})
     build(
         lambda: load_language_model(str(MODEL), model_id=MODEL_ID),
         MODEL_ID,
@@ -40,7 +41,8 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         settings=settings,
         console=Console(quiet=True),
     )
-    monkeypatch.setenv("LEXISCOPE_RUNS", str(settings.runs))
+    for name in ("runs", "index", "lenses", "tables"):  # of the commands that the notebook starts
+        monkeypatch.setenv(f"LEXISCOPE_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
     with running(create_app(settings), log_level="error") as address:
@@ -54,4 +56,7 @@ def test_every_cell_of_the_tutorial_runs(address: str, capsys: pytest.CaptureFix
         exec(compile(cell, f"cell {number}", "exec"), names)
     shown = capsys.readouterr().out
     assert "␣king" in shown and "steered:" in shown
+    with Lexiscope(address) as server:
+        published = [f"{one.model}/{one.source}" for one in server.dictionaries()]
+    assert published == ["demo/2-foreign", "demo/2-plain", "demo/2-vasae"]
     assert names["feature"]._repr_html_() and len(names["table"]) == names["feature"].dictionary.d_sae

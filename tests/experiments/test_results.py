@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 
-from experiments import false_positives, indexed, lookup, results, steering
+from experiments import (
+    false_positives,
+    indexed,
+    lookup,
+    methods,
+    recurrence,
+    relation_names,
+    results,
+    rivals,
+    steering,
+)
 from experiments.collect import collect
 from experiments.figures import STABILITY, Model, average, load, ratio, rounded
-from experiments.page import filled
+from experiments.page import dictionary_name, filled
 from lexiscope.settings import Settings
 from tests.store import synthetic
 
@@ -124,6 +134,11 @@ def test_plots_hold_every_run_and_every_point_of_a_sweep(folder: Path) -> None:
     assert results.cone_sweep(models).count("<circle") == 3 * 3
 
 
+def test_pages_call_a_dictionary_by_its_recipe() -> None:
+    found = [dictionary_name(f"demo/4-{name}") for name in ("fixed", "none", "plain")]
+    assert found == ["demo/4-vasae", "demo/4-matched", "demo/4-plain"]
+
+
 def test_only_the_named_block_of_a_page_is_replaced() -> None:
     page = "before\n<!-- a -->\nold\n<!-- /a -->\nafter\n"
     assert filled(page, "a", ["new", "lines"]) == "before\n<!-- a -->\nnew\nlines\n<!-- /a -->\nafter\n"
@@ -132,12 +147,14 @@ def test_only_the_named_block_of_a_page_is_replaced() -> None:
 
 
 def test_the_pages_are_what_the_committed_figures_make(tmp_path: Path) -> None:
-    copies = {page: tmp_path / page.name for page in (results.PAGE, steering.PAGE, false_positives.PAGE)}
+    pages = (results.PAGE, steering.PAGE, false_positives.PAGE, methods.PAGE)
+    copies = {page: tmp_path / page.name for page in pages}
     for page, copy in copies.items():
         copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     results.write(copies[results.PAGE], tmp_path)
     steering.write_page(copies[steering.PAGE])
-    false_positives.write_page(copies[false_positives.PAGE])
+    for experiment in (false_positives, relation_names, rivals, recurrence, methods):
+        experiment.write_page(copies[experiment.PAGE])
     for page, copy in copies.items():
         assert copy.read_text(encoding="utf-8") == page.read_text(encoding="utf-8"), page
     for plot in results.PLOTS.glob("*.svg"):

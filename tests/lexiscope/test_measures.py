@@ -20,6 +20,12 @@ def test_every_measure_has_a_label_and_a_definition_without_a_final_stop(table: 
     assert len(set(labels)) == len(labels), "two measures of one table under one label"
 
 
+def test_a_name_is_a_relation_to_words_and_the_nearest_anchor_is_called_so() -> None:
+    for name, measure in FEATURE.items():
+        said = f"{measure.label} {measure.meaning}"
+        assert "name" not in said.replace("_name", "") or name.startswith("relation_"), name
+
+
 def test_a_record_field_is_described_by_the_measure_it_holds() -> None:
     schema = NameEvidence.model_json_schema()["properties"]
     assert schema["recall"]["description"] == FEATURE["recall"].meaning

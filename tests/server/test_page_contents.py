@@ -207,7 +207,7 @@ def test_the_dictionary_page_shows_hubs_verdicts_in_words_and_ablation(browser: 
         assert f'href="/tokens/tiny/{hub["token"]["id"]}"' in html and hub["n_near"] in values(html)
     assert all(
         verdict in words(html)
-        for verdict in ("At least half of its firings", "few, or not five times", "read the contexts")
+        for verdict in ("At least half of its firings", "or not five times as many", "read the contexts")
     )
     assert {
         record["summary"][key] for key in ("l0", "half_live", "ablation_top1", "ablation_top5")
