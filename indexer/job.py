@@ -134,8 +134,9 @@ def index(
         for model, members in identified
     ]
     if request.shard is None:
-        with BuildWriter(settings):
-            pass  # a build that cannot be written fails before the text is read, not after
+        with BuildWriter(settings) as writer:  # what cannot be written or kept is said before reading
+            if note := writer.note_on_others():
+                console.print(f"{note}.", highlight=False)
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(job.folder.lock())
