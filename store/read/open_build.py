@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import duckdb
 import sqlalchemy as sa
 
 from lexiscope.measures import DICTIONARY, FOUND, OFTEN
@@ -32,6 +33,7 @@ Row = sa.Row[*tuple[Any, ...]]
 """A result row of any width."""
 
 Cached = TypeVar("Cached")
+Fetched = TypeVar("Fetched")
 
 
 def integer_parameter(name: str) -> sa.BindParameter[int]:
@@ -199,14 +201,23 @@ class OpenBuild:
         return {row.dictionary_id: row.n / of_model[row.model] for row in self.rows(FOUND_BY_ROWS)}
 
     def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
-        """All rows of a statement. A dead connection is replaced once. Raises Unreachable, or NoIndex where
-        the build was damaged or deleted.
+        """All rows of a statement. Raises as `run`."""
+        return self.run(statement, lambda result: result.all(), **values)
+
+    def run(
+        self,
+        statement: sa.Select[Any],
+        fetch: Callable[[sa.CursorResult[*tuple[Any, ...]]], Fetched],
+        **values: object,
+    ) -> Fetched:
+        """What `fetch` makes of a statement's result. A dead connection is replaced once. Raises Unreachable,
+        or NoIndex where the build was damaged or deleted.
         """
         for last in (False, True):
             try:
                 with self.engine.connect() as connection:
-                    return connection.execute(statement, values).all()
-            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                    return fetch(connection.execute(statement, values))
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, duckdb.Error) as error:
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self._backend.failure(error, self.id) from error
         raise AssertionError

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
 from lexiscope.settings import Settings
@@ -74,6 +75,21 @@ def test_a_byte_that_changed_costs_one_page_and_then_the_last_good_build_is_serv
         for _ in range(2):
             fresh.get("/m/0-vasae/3.json")
         assert fresh.get("/m/0-vasae/3.json").json() == good
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_an_export_of_a_damaged_build_is_an_error_and_the_next_is_of_the_last_good_one(
+    tmp_path: Path, form: str
+) -> None:
+    good = synthetic.publish(tmp_path)
+    address = f"/api/v1/dictionaries/tiny/0-vasae/export?format={form}"
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    whole = client.get(address)
+    assert good in whole.headers["etag"]
+    synthetic.spoil(tmp_path / f"{synthetic.publish(tmp_path)}.duckdb", "feature")
+    assert client.get(address).status_code == 503
+    again = client.get(address)
+    assert again.status_code == 200 and again.content == whole.content
 
 
 def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> None:
