@@ -248,12 +248,26 @@ class OpenBuild:
             raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
         return entries
 
+    def chosen(
+        self, model: str | None = None, source: str | None = None, layer: int | None = None
+    ) -> list[DictionaryEntry]:
+        """The dictionaries of a model, a source and a layer, each where it is given, in layer order. Raises
+        NotFound for one that the index, or the model, lacks.
+        """
+        entries = list(self.dictionaries.values()) if model is None else self.of_model(model)
+        whose = "the index" if model is None else model
+        sources = list(dict.fromkeys(entry.source for entry in entries))
+        layers = sorted({entry.layer for entry in entries})
+        if source is not None and source not in sources:
+            raise NotFound(f"{whose} has no dictionary {source!r}: it has {_listed(sources)}")
+        if layer is not None and layer not in layers:
+            listed = ", ".join(map(str, layers))
+            raise NotFound(f"{whose} has no dictionary at layer {layer}: it has layers {listed}")
+        return [entry for entry in entries if source in (None, entry.source) and layer in (None, entry.layer)]
+
     def dictionary(self, model: str, source: str) -> DictionaryEntry:
         """Raises NotFound."""
-        if (model, source) not in self.by_source:
-            sources = _listed([entry.source for entry in self.of_model(model)])
-            raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
-        return self.by_source[model, source]
+        return self.by_source.get((model, source)) or self.chosen(model, source)[0]
 
     def vocabulary(self, model: str) -> SearchVocabulary:
         with self._lock:

@@ -316,11 +316,7 @@ class Store:
         its space.
         """
         with self._reading() as build:
-            entries = build.of_model(model)
-            at_layer = [entry for entry in entries if layer is None or entry.layer == layer]
-            if not at_layer:
-                layers = ", ".join(str(number) for number in sorted({entry.layer for entry in entries}))
-                raise NotFound(f"{model} has no dictionary at layer {layer}: it has layers {layers}")
+            at_layer = build.chosen(model, layer=layer)
             token = find_token(build, model, wanted)
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]
