@@ -9,7 +9,7 @@ from statistics import median
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -67,6 +67,11 @@ async def page(
     """Two dictionaries of one model. Without `left` or `right`, two of one layer are chosen; one that only
     another model has counts as not given: the form sends it when another model is chosen.
     """
+    async with contextmanager_in_threadpool(store.held()) as held:
+        return await _page(request, held, worker, query)
+
+
+async def _page(request: Request, store: Store, worker: WorkerClient, query: CompareQuery) -> Response:
     compared = await run_in_threadpool(_compared, store, query)
     model, notes = compared.left.model, list[str]()
     matched = read = None

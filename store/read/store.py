@@ -6,6 +6,7 @@ calls go to it, and the old build is closed when the last call that reads it end
 read is not served: the old one is, until there is a better.
 """
 
+import copy
 import logging
 import random
 import threading
@@ -104,11 +105,23 @@ class Store:
         )
         self._lock = threading.Lock()
         self._build: OpenBuild | None = None
+        self._held: OpenBuild | None = None
         self._refused = ""
         """a published build that cannot be read: the one before is served until another is published"""
 
     @contextmanager
+    def held(self) -> Iterator["Store"]:
+        """This store, whose calls all read the build that is served now, while newer ones are published."""
+        with self._reading() as build:
+            store = copy.copy(self)
+            store._held = build
+            yield store
+
+    @contextmanager
     def _reading(self) -> Iterator[OpenBuild]:
+        if self._held is not None:
+            yield self._held
+            return
         build = self._enter()
         try:
             yield build

@@ -157,6 +157,16 @@ def test_a_request_in_flight_finishes_on_the_build_it_began_on(place: Settings) 
         assert build.id == first and build.token("tiny", 0).shown == "␣Paris"
 
 
+def test_a_held_store_answers_from_one_build(place: Settings) -> None:
+    first = synthetic.publish(place)
+    store = Store(place)
+    ref = store.feature_refs(["tiny/1-vasae/6"])
+    with store.held() as held:
+        second = synthetic.publish(place, [synthetic.Dictionary("tiny", 1, d_sae=60)])
+        assert held.build_id() == first and held.feature_refs(["tiny/1-vasae/6"]) == ref
+        assert store.build_id() == second and store.feature_refs(["tiny/1-vasae/6"]) != ref
+
+
 def test_only_the_new_build_and_the_one_before_are_kept(
     place: Settings, request: pytest.FixtureRequest
 ) -> None:
