@@ -175,7 +175,8 @@ def _record(
         left = f"{compared.left.model}/{compared.left.source}"
         own = refs_by_id(store, [f"{left}/{index}" for index in compared.sample])
         pairs = list(zip(own.values(), found[n:], strict=True))
-        summary = _summary(pairs, matched.cosines[n:], matched.random_cosines)
+        named = [store.named_alike(*pair) for pair in pairs if pair[0].verdict in HOLDS]
+        summary = _summary(named, matched.cosines[n:], matched.random_cosines)
     return ComparePage(
         build=compared.build,
         model=compared.left.model,
@@ -196,23 +197,19 @@ def _record(
     )
 
 
-def _summary(
-    pairs: Sequence[tuple[FeatureRef, FeatureRef]], cosines: Sequence[float], chance: Sequence[float]
-) -> MatchSummary | None:
-    """None where no feature is live."""
-    if not pairs:
+def _summary(named: Sequence[bool], cosines: Sequence[float], chance: Sequence[float]) -> MatchSummary | None:
+    """`named`: for each judged feature, whether the nearest has its name. None where no feature is live."""
+    if not cosines:
         return None
-    judged = [(own, near) for own, near in pairs if own.verdict in HOLDS]
-    same = sum(own.relation == near.relation and own.words[:1] == near.words[:1] for own, near in judged)
     counts = [sum(low <= value < high for value in cosines) for low, high in pairwise(EDGES)]
     counts[-1] += sum(value >= 1 for value in cosines)
     return MatchSummary(
-        sampled=len(pairs),
+        sampled=len(cosines),
         median=median(cosines),
         share_08=sum(value >= 0.8 for value in cosines) / len(cosines),
         share_05=sum(value >= 0.5 for value in cosines) / len(cosines),
         random_median=median(chance),
-        judged=len(judged),
-        same_name=same / len(judged) if judged else None,
+        judged=len(named),
+        same_name=sum(named) / len(named) if named else None,
         cosines=Histogram(edges=EDGES, counts=counts, zeros=sum(value < 0 for value in cosines)),
     )

@@ -37,7 +37,7 @@ from store.duckdb_folder import FolderBackend
 from store.errors import MAKE_ONE, Damaged, NoIndex, NotFound, UnreadablePointer, WrongVersion
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
-from store.read.compare_page import ComparedDictionaries, comparable, compare_page
+from store.read.compare_page import ComparedDictionaries, comparable, compare_page, name_of
 from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.examples import example_tokens
@@ -264,6 +264,12 @@ class Store:
     def compare(self, model: str, left: str, right: str, filters: Filters) -> ComparedDictionaries:
         with self._reading() as build:
             return compare_page(build, model, left, right, filters)
+
+    def named_alike(self, one: FeatureRef, other: FeatureRef) -> bool:
+        """Whether two features of a model have the same relation, if any, to the same first word."""
+        with self._reading() as build:
+            vocabulary = build.vocabulary(one.model)
+            return name_of(vocabulary, one) == name_of(vocabulary, other)
 
     def comparable(self, model: str | None) -> tuple[str, str, str]:
         """(model, left source, right source) of two dictionaries to compare first."""
