@@ -6,6 +6,7 @@ WRITTEN = 3
 """The first tokens of a write list, which are tested together by ablation; steering tests the first."""
 
 _SILENT = "where the feature never fired"
+_UNSEEN = "where the feature did not fire on the passages that evidence is counted on"
 _UNNAMED = "where no word and relation could be chosen"
 _NOT_ABLATED = "where the ablation pass did not test it"
 _NOT_STEERED = "where it was not drawn to be steered"
@@ -147,29 +148,29 @@ FEATURE = by_name(
             absent="without spread",
             places=("activity",),
         ),
-        _tested("reads_here", "on the name", "share of firings on the name itself", _SILENT, "evidence"),
+        _tested("reads_here", "on the name", "share of firings on the name itself", _UNSEEN, "evidence"),
         _tested(
             "reads_family",
             "on its family",
             "share of firings on the name or its family: case, space and inflection variants, and the 20 "
             "nearest tokens by raw W_E",
-            _SILENT,
+            _UNSEEN,
             "evidence",
         ),
         _tested(
             "reads_near",
             "near the name",
             "share of firings with the name among the 32 tokens before, or there",
-            _SILENT,
+            _UNSEEN,
             "evidence",
         ),
-        _tested("predicts", "before the name", "share of firings that the name follows", _SILENT, "evidence"),
+        _tested("predicts", "before the name", "share of firings that the name follows", _UNSEEN, "evidence"),
         Measure(
             "recall",
             "recall",
             "share",
             "share of the name's occurrences on which the feature fires",
-            absent=_SILENT,
+            absent=_UNSEEN,
             places=("evidence",),
         ),
         Measure(
@@ -177,7 +178,7 @@ FEATURE = by_name(
             "q, reading",
             "q-value",
             "false-discovery-rate q-value of reads_here or reads_family, over live features",
-            absent=_SILENT,
+            absent=_UNSEEN,
         ),
         Measure(
             "q_predicts",
@@ -185,7 +186,7 @@ FEATURE = by_name(
             "q-value",
             "false-discovery-rate q-value of predicts, and of the ablation test where it was run, over live "
             "features",
-            absent=_SILENT,
+            absent=_UNSEEN,
         ),
         Measure(
             "name_rank",
