@@ -137,8 +137,10 @@ def index(
         for model, members in identified
     ]
     if request.shard is None:
-        with suppress(BuildLocked), BuildWriter(settings):
-            pass  # a build that cannot be written fails before the text is read, not after
+        with suppress(BuildLocked), BuildWriter(settings) as writer:
+            # what cannot be written or kept is said before the text is read, not after
+            if note := writer.note_on_others():
+                console.print(f"{note}.", highlight=False)
     with ExitStack() as locks:
         for job in jobs:
             locks.enter_context(job.folder.lock())

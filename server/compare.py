@@ -9,7 +9,7 @@ from statistics import median
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -67,6 +67,11 @@ async def page(
     """Two dictionaries of one model. Without `left` or `right`, two of one layer are chosen; one that only
     another model has counts as not given: the form sends it when another model is chosen.
     """
+    async with contextmanager_in_threadpool(store.held()) as held:
+        return await _page(request, held, worker, query)
+
+
+async def _page(request: Request, store: Store, worker: WorkerClient, query: CompareQuery) -> Response:
     compared = await run_in_threadpool(_compared, store, query)
     model, notes = compared.left.model, list[str]()
     matched = read = None
@@ -170,7 +175,8 @@ def _record(
         left = f"{compared.left.model}/{compared.left.source}"
         own = refs_by_id(store, [f"{left}/{index}" for index in compared.sample])
         pairs = list(zip(own.values(), found[n:], strict=True))
-        summary = _summary(pairs, matched.cosines[n:], matched.random_cosines)
+        named = [store.named_alike(*pair) for pair in pairs if pair[0].verdict in HOLDS]
+        summary = _summary(named, matched.cosines[n:], matched.random_cosines)
     return ComparePage(
         build=compared.build,
         model=compared.left.model,
@@ -191,23 +197,19 @@ def _record(
     )
 
 
-def _summary(
-    pairs: Sequence[tuple[FeatureRef, FeatureRef]], cosines: Sequence[float], chance: Sequence[float]
-) -> MatchSummary | None:
-    """None where no feature is live."""
-    if not pairs:
+def _summary(named: Sequence[bool], cosines: Sequence[float], chance: Sequence[float]) -> MatchSummary | None:
+    """`named`: for each judged feature, whether the nearest has its name. None where no feature is live."""
+    if not cosines:
         return None
-    judged = [(own, near) for own, near in pairs if own.verdict in HOLDS]
-    same = sum(own.relation == near.relation and own.words[:1] == near.words[:1] for own, near in judged)
     counts = [sum(low <= value < high for value in cosines) for low, high in pairwise(EDGES)]
     counts[-1] += sum(value >= 1 for value in cosines)
     return MatchSummary(
-        sampled=len(pairs),
+        sampled=len(cosines),
         median=median(cosines),
         share_08=sum(value >= 0.8 for value in cosines) / len(cosines),
         share_05=sum(value >= 0.5 for value in cosines) / len(cosines),
         random_median=median(chance),
-        judged=len(judged),
-        same_name=same / len(judged) if judged else None,
+        judged=len(named),
+        same_name=sum(named) / len(named) if named else None,
         cosines=Histogram(edges=EDGES, counts=counts, zeros=sum(value < 0 for value in cosines)),
     )

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -15,6 +14,7 @@ from server.dependencies import OpenStore
 from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.pages import DictionaryQuery, ModelId, SourceName
+from server.responses import started
 from store import ListedNumbers
 
 router = PageRouter()
@@ -39,7 +39,7 @@ def features_csv(
     """All features of a dictionary that pass the filters, as CSV: words and names as they are shown (␣ ↵ ⇥),
     words separated by spaces; a number that was not measured is empty.
     """
-    pieces = _started(store.whole_list(model, source, query.filters()))
+    pieces = started(store.whole_list(model, source, query.filters()))
     name = f"{model}-{source}.csv"
     return StreamingResponse(_csv(pieces), media_type="text/csv; charset=utf-8", headers=_saved_as(name))
 
@@ -54,14 +54,9 @@ def features_json(
     query: Annotated[DictionaryQuery, Query()],
 ) -> StreamingResponse:
     """All features of a dictionary that pass the filters, as a JSON list."""
-    pieces = _started(store.whole_list(model, source, query.filters()))
+    pieces = started(store.whole_list(model, source, query.filters()))
     name = f"{model}-{source}.json"
     return StreamingResponse(_json(pieces), media_type="application/json", headers=_saved_as(name))
-
-
-def _started(pieces: Pieces) -> Pieces:
-    """With the first piece read, so that an error is a response of its own."""
-    return chain([next(pieces)], pieces)
 
 
 def _saved_as(name: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from server.dependencies import OpenBuild
 from server.errors import error_responses
 from server.page_router import API, PageRouter
 from server.pages import ModelId, SourceName
-from server.responses import headers_of_build, not_modified
+from server.responses import headers_of_build, not_modified, started
 from store import BuildSnapshot, DictionaryEntry, arrow_schema
 
 Format = Literal["parquet", "jsonl"]
@@ -57,7 +57,7 @@ def export(
         part = build.part(model=model, source=source)
         [entry] = part.dictionaries
         pieces = _pieces(part, table, entry)
-        content = _until_read(WRITERS[format](pieces), stack.pop_all())
+        content = started(_until_read(WRITERS[format](pieces), stack.pop_all()))
         headers = headers_of_build(request, build.id)
     name = f"{model}-{source}-{table}.{format}".encode("ascii", "replace").decode()
     headers["content-disposition"] = f'attachment; filename="{name.replace(chr(34), "_")}"'

@@ -83,8 +83,8 @@ def kept_list(
     request: Request, store: OpenStore, lists: OpenLists, key: KeyName, list_id: ListId
 ) -> Response:
     """A list that the server keeps, with what the index says of its features."""
-    found, build = lists.get(list_id), store.build_id()
-    known = _known(store, list(dict.fromkeys(one.id for one in found.features)))
+    found = lists.get(list_id)
+    build, known = _known(store, list(dict.fromkeys(one.id for one in found.features)))
     entries = [ListEntry(id=one.id, feature=known.get(one.id), note=one.note) for one in found.features]
     record = KeptListPage(build=build, kept=found.summary, entries=entries)
     if is_json_route(request):
@@ -106,7 +106,7 @@ def lists(
     """The list in the address, with what the index says of its features, and the lists of this browser."""
     ids = list(dict.fromkeys(query.feature))
     notes = dict(note.split(" ", 1) for note in query.note if " " in note)
-    build, found = store.build_id(), _known(store, ids)
+    build, found = _known(store, ids)
     record = SharedList(
         build=build,
         name=query.name,
@@ -137,8 +137,13 @@ def _owner(key: str) -> str:
     return key
 
 
-def _known(store: Store, ids: list[str]) -> dict[str, FeatureRef]:
-    """Those of the ids that the index has."""
+def _known(store: Store, ids: list[str]) -> tuple[str, dict[str, FeatureRef]]:
+    """(build, {id: reference} of those that it has)."""
+    with store.held() as held:
+        return held.build_id(), _known_of(held, ids)
+
+
+def _known_of(store: Store, ids: list[str]) -> dict[str, FeatureRef]:
     found: dict[str, FeatureRef] = {}
     for start in range(0, len(ids), AT_ONCE):
         part = ids[start : start + AT_ONCE]
@@ -147,5 +152,5 @@ def _known(store: Store, ids: list[str]) -> dict[str, FeatureRef]:
         except NotFound:
             if len(part) > 1:
                 for one in part:
-                    found |= _known(store, [one])
+                    found |= _known_of(store, [one])
     return found

@@ -92,7 +92,9 @@ def features(request: Request, store: OpenBuild, query: Annotated[FeaturesQuery,
         return indexed_json(request, store.features(query.filters()))
     if others := [name for name in query.model_fields_set if name != "id"]:
         raise HTTPException(422, f"{others[0]}: features by `id` are neither filtered nor sorted")
-    return indexed_json(request, FeatureBatch(build=store.build_id(), features=store.feature_refs(query.id)))
+    with store.held() as held:
+        batch = FeatureBatch(build=held.build_id(), features=held.feature_refs(query.id))
+    return indexed_json(request, batch)
 
 
 Prefix = Annotated[

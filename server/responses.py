@@ -6,9 +6,10 @@ Both have an ETag made of the index build, the address and the templates. A brow
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
@@ -39,6 +40,16 @@ PROTECTION = {
 """headers of every response: no script, style, frame or request but the site's own, and none within a page.
 Images are drawn from `data:` and `blob:` where a chart is exported.
 """
+
+
+Piece = TypeVar("Piece")
+
+
+def started(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces of a file, at least one, with the first made already: an error in it is a response of its
+    own.
+    """
+    return chain([next(pieces)], pieces)
 
 
 class PageContent(NamedTuple):

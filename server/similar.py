@@ -5,7 +5,7 @@ model.
 from typing import Annotated
 
 from fastapi import Query, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
@@ -49,8 +49,9 @@ async def similar(
     if cached := await run_in_threadpool(not_modified, request):
         return cached
     own = f"{model}/{source}/{index}"
-    build = await run_in_threadpool(store.build_id)  # a newer one may be published before the worker answers
-    found = await similar_features(request, store, worker, own, to or source, limit=limit)
+    async with contextmanager_in_threadpool(store.held()) as held:
+        found = await similar_features(request, held, worker, own, to or source, limit=limit)
+        build = await run_in_threadpool(held.build_id)
     if found is None:
         return CLIENT_CLOSED_REQUEST
     return indexed_json(request, SimilarFeatures(build=build, id=own, features=found))

@@ -16,6 +16,12 @@ DAMAGE = (
 """words of DuckDB's errors that do not pass"""
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether DuckDB says that a file is not as it was written."""
+    said = str(error).lower()
+    return any(words in said for words in DAMAGE)
+
+
 class FolderBackend:
     """A `Backend`."""
 
@@ -46,6 +52,5 @@ class FolderBackend:
         return build_files.builds_before(self._root, build)
 
     def failure(self, error: Exception, build: str) -> StoreError:
-        said = str(error).lower()
-        kind = Damaged if any(words in said for words in DAMAGE) else NoIndex
+        kind = Damaged if is_damage(error) else NoIndex
         return kind(f"{self.name(build)} cannot be read ({reason(error)}): {MAKE_ONE}")

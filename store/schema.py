@@ -307,7 +307,7 @@ token = sa.Table(
         sa.Integer,
         "its word: the smallest id among the tokens that differ from it in case, outer space or inflection",
     ),
-    _column("count", sa.BigInteger, "occurrences in the indexed corpus"),
+    _column("count", sa.BigInteger, "occurrences in the text that the model was last indexed over"),
     comment="one row a token of each model's vocabulary, named or not",
 )
 

@@ -316,9 +316,10 @@ DERIVED = by_name(
             "finds_rows",
             "token rows find",
             "share",
-            "share of the words with at least 10 occurrences in the indexed text that one row of the token "
-            "look-up detects with an F1 of at least 0.5. A row stands for one spelling by construction: it "
-            "misses only words of several spellings and those that the training text lacks",
+            "share of the words with at least 10 occurrences in the text that the model was last indexed "
+            "over, that one row of the token look-up detects with an F1 of at least 0.5. A row stands for "
+            "one spelling by construction: it misses only words of several spellings and those that the "
+            "training text lacks",
             absent="where there is no token look-up",
         ),
     ]

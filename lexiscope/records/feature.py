@@ -70,7 +70,8 @@ class FeatureRef(Record):
         description="or a direction of a token, which is no feature and can be added and nothing else: its "
         "row of the dictionary's look-up (`id` is `model/source/token-<id>`), its raw embedding "
         "(`model/source/embedding-<id>`) or its direction by the Jacobian lens "
-        "(`model/source/jacobian-<id>`). `index` is then the token's id",
+        "(`model/source/jacobian-<id>`). `index` is then the token's id, and `density` its share of the text "
+        "that the model was last indexed over",
     )
 
     @property
@@ -213,8 +214,8 @@ class Writing(Record):
 
 
 class NameEvidence(Record):
-    """Does the feature do what its nearest anchor says? Shares of its firings in the passages that names are
-    judged on; `n_firings` are those of the whole text.
+    """Does the feature do what its nearest anchor says? Shares of its firings on the passages that evidence
+    is counted on: the half that names are judged on, or the contexts of an import. `n_firings` are all.
     """
 
     n_firings: int = measured(FEATURE["n_firings"])
@@ -299,9 +300,7 @@ class FeatureRecord(Record):
         "Jacobian lens; empty where the lens was not fitted",
     )
     evidence: NameEvidence | None = Field(
-        None,
-        description="absent where the feature never fired in the passages that names are judged on, half of "
-        "the text",
+        None, description="absent when the feature did not fire on the passages that evidence is counted on"
     )
     afterwards: Afterwards | None = None
     contexts: list[Context]

@@ -36,7 +36,7 @@ class TokenHit(Record):
 
     model: str
     token: Token
-    count: int = Field(description="occurrences in the indexed corpus")
+    count: int = Field(description="occurrences in the text that the model was last indexed over")
     n_features: int
     spelling: Token | None = Field(
         None, description="where it names nothing: the commonest token of its word that names features"

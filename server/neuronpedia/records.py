@@ -15,7 +15,7 @@ BOS = (
 
 
 class NeuronpediaExplanation(Record):
-    """A name with its verdict, in words, or a person's own label."""
+    """A name with its verdict, in words."""
 
     id: str
     modelId: str
@@ -26,7 +26,6 @@ class NeuronpediaExplanation(Record):
     notes: str
     typeName: str
     explanationModelName: str
-    authorName: str | None = Field(None, description="who wrote the label; null for a name")
     scores: list[Any] = Field([])
 
 

@@ -76,13 +76,18 @@ class KeptDatabase:
             return []
 
     def write(self, change: Callable[[sa.Connection], Result]) -> Result:
-        """The result of one transaction. Raises StoreError."""
-        try:
-            if not self._made:
-                self._make()
-            return self._run(change)
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-            raise self._failure(error) from error
+        """The result of one transaction, which is run again where another one made the same row meanwhile.
+        Raises StoreError.
+        """
+        for last in (False, True):
+            try:
+                if not self._made:
+                    self._make()
+                return self._run(change)
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+                if last or not isinstance(error, sa.exc.IntegrityError):
+                    raise self._failure(error) from error
+        raise AssertionError
 
     def close(self) -> None:
         self._engine.dispose()

@@ -55,6 +55,8 @@ def anchor_counts(
         AnchorCount(token=vocabulary.get(row[0]), n_features=row[1], n_live=row[2], n_near=row[3])
         for row in rows
     ]
+    if not rows and start:  # the totals stand in rows
+        return [], *anchor_counts(build, entry, by, start=0, limit=1)[1:]
     return counts, *((int(rows[0][4]), int(rows[0][5])) if rows else (0, 0))
 
 

@@ -14,7 +14,7 @@ RELATIONS = ("on", "after", "before", "near")
 
 
 OWN = schema.best_by_name.c
-BEST = sa.select(*(OWN[column.name] for column in REF_COLUMNS), OWN.token).where(
+BEST = sa.select(*(OWN[column.name] for column in REF_COLUMNS), OWN.token, OWN.effect).where(
     OWN.token.in_(sa.bindparam("tokens", type_=sa.Integer, expanding=True))
 )
 """The best features of tokens, in whatever model a token has that id."""
@@ -40,21 +40,22 @@ def with_best(build: OpenBuild, found: Sequence[tuple[str, VocabularyEntry]]) ->
 
 
 def _best(build: OpenBuild, model: str, ids: Sequence[int]) -> dict[int, list[FeatureRef]]:
-    """{token: the best feature of its word in each relation}. A word is shown by its commonest token, and
-    features know it by that one.
+    """{token: the best feature of its word in each relation}. Features know a word by its commonest token,
+    which differs between texts.
     """
     if not ids:
         return {}
     vocabulary = build.vocabulary(model)
     words = {token: vocabulary.of_word(token) for token in ids}
     wanted = sorted({form for forms in words.values() for form in forms})
-    of_token: dict[int, list[FeatureRef]] = {}
+    of_token: dict[int, list[tuple[float, FeatureRef]]] = {}
     for row in build.rows(BEST, tokens=listed(wanted)):
         if build.dictionaries[row.dictionary_id].model == model:
-            of_token.setdefault(row.token, []).append(build.ref(row))
+            of_token.setdefault(row.token, []).append((row.effect, build.ref(row)))
     best: dict[int, list[FeatureRef]] = {}
     for token, forms in words.items():
-        refs = [ref for form in forms for ref in of_token.get(form, [])]
+        named = [one for form in forms for one in of_token.get(form, [])]
+        refs = [ref for _, ref in sorted(named, key=lambda one: -one[0])]
         best[token] = [
             ref for relation in RELATIONS for ref in [one for one in refs if one.relation == relation][:1]
         ]

@@ -13,6 +13,7 @@ from store import schema
 from store.errors import NotFound
 from store.read.listing import LISTING, list_features
 from store.read.open_build import REF_COLUMNS, DictionaryEntry, OpenBuild
+from store.read.vocabulary import SearchVocabulary
 
 SAMPLE = 256
 """live features that a comparison is summarised over"""
@@ -82,24 +83,35 @@ def _sample(build: OpenBuild, entry: DictionaryEntry) -> list[int]:
 def _same_names(
     build: OpenBuild, entry: DictionaryEntry, features: Sequence[FeatureRef]
 ) -> list[list[FeatureRef]]:
-    """For each feature, those of `entry` with its relation to its first word. A word is its commonest token
-    in every dictionary of a model, so names are compared by that token.
-    """
-    words = {feature.words[0].id for feature in features if feature.relation}
-    found: dict[tuple[str, int], list[FeatureRef]] = {}
-    if words:
+    """For each feature, those of `entry` of the same name."""
+    vocabulary = build.vocabulary(entry.model)
+    names = [name_of(vocabulary, feature) for feature in features]
+    tokens = {token for name in names if name for token in vocabulary.of_word(name.word)}
+    found: dict[FeatureName, list[FeatureRef]] = {}
+    if tokens:
         columns = [NAMED[column.name] for column in REF_COLUMNS]
-        rows = build.rows(
-            sa.select(*columns)
-            .where(NAMED.dictionary_id == entry.dictionary_id, NAMED.by_relation == 1, NAMED.token.in_(words))
-            .order_by(NAMED.effect.desc(), NAMED.index)
-        )
+        own = (NAMED.dictionary_id == entry.dictionary_id, NAMED.by_relation == 1, NAMED.token.in_(tokens))
+        rows = build.rows(sa.select(*columns).where(*own).order_by(NAMED.effect.desc(), NAMED.index))
         for ref in map(build.ref, rows):
-            if ref.relation:
-                own = found.setdefault((ref.relation, ref.words[0].id), [])
-                if all(ref.id != other.id for other in own):
-                    own.append(ref)
-    return [
-        found.get((feature.relation, feature.words[0].id), [])[:SHOWN] if feature.relation else []
-        for feature in features
-    ]
+            if name := name_of(vocabulary, ref):
+                alike = found.setdefault(name, [])
+                if all(ref.id != other.id for other in alike):
+                    alike.append(ref)
+    return [found.get(name, [])[:SHOWN] if name else [] for name in names]
+
+
+class FeatureName(NamedTuple):
+    """What dictionaries are compared by. A word is shown by its commonest token in the text that a dictionary
+    was indexed over, which another text may change: the word itself it cannot.
+    """
+
+    relation: str
+    word: int
+    """its smallest token id"""
+
+
+def name_of(vocabulary: SearchVocabulary, feature: FeatureRef) -> FeatureName | None:
+    """A feature's relation to its first word; None where it has none."""
+    if not feature.relation:
+        return None
+    return FeatureName(feature.relation, vocabulary.word(feature.words[0].id))

@@ -223,15 +223,11 @@ class BuildSnapshot:
 
     def _arrow(self, table: sa.Table, statement: sa.Select[Any]) -> pa.Table:
         wanted = arrow_schema(table.name)
-        with self._build.engine.connect() as connection:
-            result = connection.execute(statement)
-            if self._build.engine.dialect.name == "duckdb":
-                with warnings.catch_warnings():
-                    warnings.simplefilter(
-                        "ignore", UserWarning
-                    )  # it warns of an extra copy, which is of one piece
-                    return result.cursor.to_arrow_table().cast(wanted)
-            columns = list(zip(*result.all(), strict=True)) or [()] * len(wanted)
+        if self._build.engine.dialect.name == "duckdb":
+            with warnings.catch_warnings():  # of an extra copy, which is of one piece
+                warnings.simplefilter("ignore", UserWarning)
+                return self._build.run(statement, lambda result: result.cursor.to_arrow_table()).cast(wanted)
+        columns = list(zip(*self._build.rows(statement), strict=True)) or [()] * len(wanted)
         return pa.table(
             [pa.array(column, field.type) for column, field in zip(columns, wanted, strict=True)],
             schema=wanted,

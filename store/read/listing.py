@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 
 from lexiscope.records import NUMBERS, Condition, FeatureRef, FeatureRow, Filters
@@ -60,16 +61,10 @@ class FeatureList(NamedTuple):
 
 
 def filtered_dictionaries(build: OpenBuild, filters: Filters) -> list[DictionaryEntry]:
-    """The dictionaries that pass the filters. Raises NotFound for a model or source that the index lacks."""
-    entries = list(build.dictionaries.values()) if filters.model is None else build.of_model(filters.model)
-    if filters.model is not None and filters.source is not None:
-        entries = [build.dictionary(filters.model, filters.source)]
-    return [
-        entry
-        for entry in entries
-        if (filters.source is None or entry.source == filters.source)
-        and (filters.layer is None or entry.layer == filters.layer)
-    ]
+    """The dictionaries that pass the filters. Raises NotFound for a model, source or layer that the index
+    lacks.
+    """
+    return build.chosen(filters.model, filters.source, filters.layer)
 
 
 def list_features(
@@ -289,8 +284,10 @@ def _meets(condition: Condition) -> sa.ColumnElement[bool]:
 
 
 def _real(value: float) -> sa.ColumnElement[float]:
-    """In 32 bits, as the columns are: a value shown as 0.7 is then at least 0.7."""
-    return sa.cast(value, sa.REAL)
+    """In 32 bits, as the columns are: a value shown as 0.7 is then at least 0.7. Rounded here, because
+    PostgreSQL refuses what 32 bits cannot hold.
+    """
+    return sa.cast(float(np.float32(value)), sa.REAL)
 
 
 UNIQUE = (SortKey(LISTING.dictionary_id), SortKey(LISTING.index))

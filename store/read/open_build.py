@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import duckdb
 import sqlalchemy as sa
 
 from lexiscope.measures import DICTIONARY, FOUND, OFTEN
@@ -32,6 +33,7 @@ Row = sa.Row[*tuple[Any, ...]]
 """A result row of any width."""
 
 Cached = TypeVar("Cached")
+Fetched = TypeVar("Fetched")
 
 
 def integer_parameter(name: str) -> sa.BindParameter[int]:
@@ -199,14 +201,23 @@ class OpenBuild:
         return {row.dictionary_id: row.n / of_model[row.model] for row in self.rows(FOUND_BY_ROWS)}
 
     def rows(self, statement: sa.Select[Any], **values: object) -> Sequence[Row]:
-        """All rows of a statement. A dead connection is replaced once. Raises Unreachable, or NoIndex where
-        the build was damaged or deleted.
+        """All rows of a statement. Raises as `run`."""
+        return self.run(statement, lambda result: result.all(), **values)
+
+    def run(
+        self,
+        statement: sa.Select[Any],
+        fetch: Callable[[sa.CursorResult[*tuple[Any, ...]]], Fetched],
+        **values: object,
+    ) -> Fetched:
+        """What `fetch` makes of a statement's result. A dead connection is replaced once. Raises Unreachable,
+        or NoIndex where the build was damaged or deleted.
         """
         for last in (False, True):
             try:
                 with self.engine.connect() as connection:
-                    return connection.execute(statement, values).all()
-            except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+                    return fetch(connection.execute(statement, values))
+            except (sa.exc.DBAPIError, sa.exc.TimeoutError, duckdb.Error) as error:
                 if last or not getattr(error, "connection_invalidated", False):
                     raise self._backend.failure(error, self.id) from error
         raise AssertionError
@@ -237,12 +248,26 @@ class OpenBuild:
             raise NotFound(f"there is no model {model!r}: the index holds {_listed(self.models)}")
         return entries
 
+    def chosen(
+        self, model: str | None = None, source: str | None = None, layer: int | None = None
+    ) -> list[DictionaryEntry]:
+        """The dictionaries of a model, a source and a layer, each where it is given, in layer order. Raises
+        NotFound for one that the index, or the model, lacks.
+        """
+        entries = list(self.dictionaries.values()) if model is None else self.of_model(model)
+        whose = "the index" if model is None else model
+        sources = list(dict.fromkeys(entry.source for entry in entries))
+        layers = sorted({entry.layer for entry in entries})
+        if source is not None and source not in sources:
+            raise NotFound(f"{whose} has no dictionary {source!r}: it has {_listed(sources)}")
+        if layer is not None and layer not in layers:
+            listed = ", ".join(map(str, layers))
+            raise NotFound(f"{whose} has no dictionary at layer {layer}: it has layers {listed}")
+        return [entry for entry in entries if source in (None, entry.source) and layer in (None, entry.layer)]
+
     def dictionary(self, model: str, source: str) -> DictionaryEntry:
         """Raises NotFound."""
-        if (model, source) not in self.by_source:
-            sources = _listed([entry.source for entry in self.of_model(model)])
-            raise NotFound(f"{model} has no dictionary {source!r}: it has {sources}")
-        return self.by_source[model, source]
+        return self.by_source.get((model, source)) or self.chosen(model, source)[0]
 
     def vocabulary(self, model: str) -> SearchVocabulary:
         with self._lock:

@@ -59,8 +59,7 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
     """`/search`, with the tokens after the first `tokens_from`. A query that is empty or matches nothing
     gives an empty page. Raises NotFound, BadCursor.
     """
-    if filters.model is not None:
-        build.of_model(filters.model)
+    filtered_dictionaries(build, filters)
     shown = list(
         islice(matches(build, query, filters.model, filters.match), tokens_from, tokens_from + filters.limit)
     )

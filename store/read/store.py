@@ -6,6 +6,7 @@ calls go to it, and the old build is closed when the last call that reads it end
 read is not served: the old one is, until there is a better.
 """
 
+import copy
 import logging
 import random
 import threading
@@ -36,7 +37,7 @@ from store.duckdb_folder import FolderBackend
 from store.errors import MAKE_ONE, Damaged, NoIndex, NotFound, UnreadablePointer, WrongVersion
 from store.postgres import PostgresBackend
 from store.read.anchor_page import anchor_page
-from store.read.compare_page import ComparedDictionaries, comparable, compare_page
+from store.read.compare_page import ComparedDictionaries, comparable, compare_page, name_of
 from store.read.completions import completions
 from store.read.dictionary_page import dictionary_page
 from store.read.examples import example_tokens
@@ -104,11 +105,23 @@ class Store:
         )
         self._lock = threading.Lock()
         self._build: OpenBuild | None = None
+        self._held: OpenBuild | None = None
         self._refused = ""
         """a published build that cannot be read: the one before is served until another is published"""
 
     @contextmanager
+    def held(self) -> Iterator["Store"]:
+        """This store, whose calls all read the build that is served now, while newer ones are published."""
+        with self._reading() as build:
+            store = copy.copy(self)
+            store._held = build
+            yield store
+
+    @contextmanager
     def _reading(self) -> Iterator[OpenBuild]:
+        if self._held is not None:
+            yield self._held
+            return
         build = self._enter()
         try:
             yield build
@@ -252,6 +265,12 @@ class Store:
         with self._reading() as build:
             return compare_page(build, model, left, right, filters)
 
+    def named_alike(self, one: FeatureRef, other: FeatureRef) -> bool:
+        """Whether two features of a model have the same relation, if any, to the same first word."""
+        with self._reading() as build:
+            vocabulary = build.vocabulary(one.model)
+            return name_of(vocabulary, one) == name_of(vocabulary, other)
+
     def comparable(self, model: str | None) -> tuple[str, str, str]:
         """(model, left source, right source) of two dictionaries to compare first."""
         with self._reading() as build:
@@ -316,11 +335,7 @@ class Store:
         its space.
         """
         with self._reading() as build:
-            entries = build.of_model(model)
-            at_layer = [entry for entry in entries if layer is None or entry.layer == layer]
-            if not at_layer:
-                layers = ", ".join(str(number) for number in sorted({entry.layer for entry in entries}))
-                raise NotFound(f"{model} has no dictionary at layer {layer}: it has layers {layers}")
+            at_layer = build.chosen(model, layer=layer)
             token = find_token(build, model, wanted)
             carriers = features_named(build, at_layer, token.id, limit=MAX_CARRIERS)
             ranked = [(place, ref) for refs in carriers.values() for place, ref in enumerate(refs)]

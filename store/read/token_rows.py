@@ -105,7 +105,7 @@ def _ref(build: OpenBuild, entry: DictionaryEntry, token_id: int, kind: Directio
         verdict="specific",
         name=token.token,
         cosine=1.0,
-        density=token.occurrences / max(entry.n_tokens, 1),
+        density=token.occurrences / max(vocabulary.n_tokens, 1),
         direction=kind,
     )
 

@@ -65,6 +65,7 @@ class SearchVocabulary:
     def __init__(self, model: str, entries: Sequence[VocabularyEntry]) -> None:
         self.model = model
         self.entries = sorted(entries, key=lambda entry: (-entry.occurrences, entry.token.id))
+        self.n_tokens = sum(entry.occurrences for entry in entries)
         self.place_of = {entry.token.id: place for place, entry in enumerate(self.entries)}
         self._by_id = {entry.token.id: entry.token for entry in entries}
         self._by_word: dict[int, list[int]] = {}
@@ -98,10 +99,15 @@ class SearchVocabulary:
         alike = (self.entries[place] for place in self._folded.find(SEPARATOR + own.folded + SEPARATOR))
         return [entry for entry in alike if entry.token.id != token_id]
 
+    def word(self, token_id: int) -> int:
+        """The smallest token id of a token's word; a token outside the vocabulary is a word of its own."""
+        place = self.place_of.get(token_id)
+        return token_id if place is None else self.entries[place].word
+
     def of_word(self, token_id: int) -> list[int]:
         """Ids of all tokens of a token's word, itself included, most frequent first."""
-        word = self.entries[self.place_of[token_id]].word
-        return [self.entries[place].token.id for place in self._by_word[word]]
+        places = self._by_word.get(self.word(token_id))
+        return [token_id] if places is None else [self.entries[place].token.id for place in places]
 
     def naming(self, entry: VocabularyEntry) -> Token | None:
         """The commonest token of an entry's word that names features; None where the entry itself does."""

@@ -11,7 +11,7 @@ Rows of `feature` and `context` must be sorted by (dictionary, feature), those o
 their order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from lexiscope.settings import Settings
 from store import build_files, duckdb_connection
+from store.duckdb_folder import is_damage
 from store.errors import StoreError, UnreadablePointer, reason
 from store.read.vocabulary import storable
 from store.schema import DUCKDB_INDEXES, KEY_SQL, LOADED, SCHEMA_VERSION, metadata
@@ -39,7 +40,7 @@ class KeptDictionaries(NamedTuple):
     sources: list[tuple[str, str]]
     """(model, source) of each dictionary copied"""
     note: str = ""
-    """why nothing could be copied, where that is so"""
+    """why nothing could be copied, or what of, where that is not the served build"""
 
 
 class BuildWriter:
@@ -56,6 +57,7 @@ class BuildWriter:
         self.next_passage_id = 0
         self._kept_models: set[str] = set()
         self._kept_on_server: list[int] = []
+        self._kept_build: str | None = None
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -66,13 +68,22 @@ class BuildWriter:
             if self._settings is not None:
                 self._postgres = PostgresWriter(self._settings, self.build)
                 opening.callback(self._postgres.close)
-            self._connection = duckdb_connection.writer(build_files.building_path(self.root, self.build))
-            opening.callback(self._connection.close)
-            for table in metadata.sorted_tables:
-                self._connection.execute(duckdb_connection.create_table(table))
-            self._sql("ALTER TABLE feature ADD COLUMN key BIGINT")
+            self._connect()
+            opening.callback(self._disconnect)
+            self._create()
             self._exit = opening.pop_all()
         return self
+
+    def _connect(self) -> None:
+        self._connection = duckdb_connection.writer(build_files.building_path(self.root, self.build))
+
+    def _disconnect(self) -> None:
+        self._connection.close()
+
+    def _create(self) -> None:
+        for table in metadata.sorted_tables:
+            self._connection.execute(duckdb_connection.create_table(table))
+        self._sql("ALTER TABLE feature ADD COLUMN key BIGINT")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -81,32 +92,79 @@ class BuildWriter:
 
     def keep_others(self, *, replacing: Iterable[tuple[str, str]]) -> KeptDictionaries:
         """Copy all dictionaries of the served build but those (model, source), with their passages and their
-        models' tokens.
+        models' tokens. Where its file is damaged, or CURRENT does not name it, those of the last published
+        build that can be read.
 
         Ids stay as they are, and `next_dictionary_id` and `next_passage_id` move past them. Must be called
         before the first `add`. Links from kept to replaced dictionaries become NULL, because the feature
         indices behind them would be wrong.
         """
-        if self._postgres is not None:
-            with _disk_errors():
-                return self._keep_on_server(self._postgres, set(replacing))
-        current = build_files.current_build(self.root)
-        if current is None:
-            return KeptDictionaries([])
-        old = build_files.build_path(self.root, current)
-        if not old.exists():
-            return KeptDictionaries([], f"{old} is gone: nothing of it could be kept")
         with _disk_errors():
-            self._sql(f"ATTACH '{str(old).replace(chr(39), chr(39) * 2)}' AS old (READ_ONLY)")
-            try:
-                return self._copy(set(replacing))
-            finally:
-                self._sql("DETACH old")
+            if self._postgres is not None:
+                return self._keep_on_server(self._postgres, set(replacing))
+            return self._from_old(lambda: self._copy(set(replacing)))
 
-    def _copy(self, replacing: set[tuple[str, str]]) -> KeptDictionaries:
+    def note_on_others(self) -> str:
+        """The note that `keep_others` would give, as far as a short look at the index says."""
+        with _disk_errors():
+            if self._postgres is not None:
+                return _server_note(self._postgres)
+            return self._from_old(self._look).note
+
+    def _from_old(self, work: Callable[[], KeptDictionaries]) -> KeptDictionaries:
+        """The result of `work`, which reads the attached database `old`, on the first build that is whole."""
+        said: list[str] = []
+        for build in self._published(said):
+            path = build_files.build_path(self.root, build)
+            if not path.exists():
+                said.append(f"{path} is gone")
+                continue
+            try:
+                self._sql(f"ATTACH {_quoted(str(path))} AS old (READ_ONLY)")
+                found = work()
+                self._sql("DETACH old")
+            except duckdb.Error as error:
+                if not is_damage(error):
+                    raise
+                said.append(f"{path} is damaged ({reason(error)})")
+                self._begin_again()
+                continue
+            self._kept_build = build
+            if said:
+                said.append(f"what is kept is of {path}")
+            return found._replace(note=found.note or "; ".join(said))
+        return KeptDictionaries([], "; ".join([*said, "nothing could be kept"]) if said else "")
+
+    def _published(self, said: list[str]) -> Iterator[str]:
+        """The served build, then those before it, the last published first."""
+        try:
+            served = build_files.current_build(self.root)
+        except UnreadablePointer:
+            said.append(f"{build_files.pointer(self.root)} names no build that can be read")
+            served = ""
+        if served:
+            yield served
+        if served is not None:
+            yield from build_files.builds_before(self.root, served)
+
+    def _begin_again(self) -> None:
+        """Without what was copied."""
+        self._disconnect()
+        build_files.remove_leftovers(self.root)
+        self._kept_models = set()
+        self._connect()
+        self._create()
+
+    def _look(self) -> KeptDictionaries:
+        """All dictionaries of `old`; none, with a note, where another version of the schema wrote them."""
         [(version,)] = self._sql("SELECT schema_version FROM old.meta")
         if version != SCHEMA_VERSION:
             return KeptDictionaries([], _too_old(version))
+        return KeptDictionaries(self._sql("SELECT model, source FROM old.dictionary ORDER BY dictionary_id"))
+
+    def _copy(self, replacing: set[tuple[str, str]]) -> KeptDictionaries:
+        if (found := self._look()).note:
+            return found
         rows = self._sql("SELECT dictionary_id, model, source FROM old.dictionary ORDER BY dictionary_id")
         kept = [row for row in rows if (row[1], row[2]) not in replacing]
         if not kept:
@@ -137,13 +195,8 @@ class BuildWriter:
         """
         if server.previous is None:
             return KeptDictionaries([])
-        version = server.previous_version()
-        if version is None:
-            return KeptDictionaries(
-                [], f"build {server.previous} is gone from the database: nothing of it could be kept"
-            )
-        if version != SCHEMA_VERSION:
-            return KeptDictionaries([], _too_old(version))
+        if note := _server_note(server):
+            return KeptDictionaries([], note)
         for name in ("dictionary", "layer_summary", "token"):
             self._insert(name, server.previous_rows(name))
         named = (
@@ -219,9 +272,10 @@ class BuildWriter:
                 self._sql(f"CREATE INDEX {table}_{columns[0]} ON {table} ({', '.join(columns)})")
             self._sql("CHECKPOINT")
             self._connection.close()
-            previous = None
-            with suppress(UnreadablePointer):  # it is replaced
-                previous = build_files.current_build(self.root)
+            previous = self._kept_build
+            if previous is None:
+                with suppress(UnreadablePointer):  # it is replaced
+                    previous = build_files.current_build(self.root)
             build_files.install(self.root, self.build)
             build_files.remove_builds(self.root, but={self.build, previous or self.build})
         return self.build
@@ -276,6 +330,16 @@ def _storable(rows: pa.Table) -> pa.Table:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _server_note(server: PostgresWriter) -> str:
+    """Why nothing of the served build can be kept; empty where it can, or where there is none."""
+    if server.previous is None:
+        return ""
+    version = server.previous_version()
+    if version is None:
+        return f"build {server.previous} is gone from the database: nothing of it could be kept"
+    return "" if version == SCHEMA_VERSION else _too_old(version)
 
 
 def _too_old(version: int) -> str:

@@ -14,6 +14,7 @@ from lexiscope.evidence import (
     Evidence,
     EvidenceCounts,
     FlatText,
+    NameHits,
     NameTables,
     ablation_p,
     benjamini_hochberg,
@@ -22,6 +23,7 @@ from lexiscope.evidence import (
     matched_controls,
     poisson_tail,
 )
+from lexiscope.measures import FEATURE
 from lexiscope.sparse_code import SparseCode
 
 VOCAB, FEATURES = 50, 30
@@ -30,6 +32,21 @@ VOCAB, FEATURES = 50, 30
 def random_text(n: int = 400, *, seed: int = 0) -> list[np.ndarray]:
     draw = np.random.default_rng(seed)
     return list(draw.integers(0, VOCAB, (n // 40, 40)))
+
+
+def test_a_feature_that_fired_on_no_passage_that_is_judged_has_no_evidence() -> None:
+    names, none = torch.arange(2), torch.full((2, 1), -1)
+    counts = EvidenceCounts.of(
+        names,
+        NameTables(none, torch.zeros(2, 1).long()),
+        NameHits(2),
+        np.array([0, 5]),  # of the judged half alone; in the other half both fired
+        np.array([3, 7]),
+    )
+    for name, values in counts.result(torch.tensor([True, True])).measures().items():
+        assert values.isnan().tolist() == [True, False], name
+        if name in FEATURE:
+            assert "did not fire on the passages that evidence is counted on" in FEATURE[name].comment
 
 
 def random_code(n: int, *, seed: int = 1) -> SparseCode:

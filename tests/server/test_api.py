@@ -106,6 +106,8 @@ def test_features_of_all_dictionaries_are_filtered_sorted_and_paged(browser: Tes
     densities = [ref["density"] for ref in found]
     assert densities == sorted(densities, reverse=True) and len({ref["id"] for ref in found}) == len(found)
     assert len({ref["source"] for ref in found}) > 2 and {ref["relation"] for ref in found} == {"on"}
+    for given in ({"source": "0-vasea"}, {"layer": 7}):
+        assert browser.get("/api/v1/features", params=given).status_code == 404
     both = browser.get("/api/v1/features", params={"id": "tiny/1-vasae/6", "sort": "density"})
     assert both.status_code == 422 and "sort" in both.json()["detail"]
 

@@ -85,6 +85,8 @@ def test_numbers_on_the_feature_page_are_those_of_the_record(browser: TestClient
         ("/search?q=a&cursor=zzz", 400, "first page"),
         ("/tiny/1-vasae?cursor=zzz", 400, "first page"),
         ("/search?q=a&model=nobody", 404, "other, tiny"),
+        ("/search?q=a&source=0-vasea", 404, "it has 0-vasae"),
+        ("/search?layer=7", 404, "it has layers 0, 1, 2"),
         ("/nothing", 404, "/search?q="),
         ("/search/", 404, "no slash at their end, /search"),
         ("/tiny/1-vasae?cursor=" + SURROGATE, 400, "another index build"),

@@ -3,16 +3,19 @@ not served.
 """
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 
+from lexiscope.records import FeatureRef
 from lexiscope.settings import Settings
 from server import create_app
 from server.dependencies import open_worker
 from server.live.messages import RawSimilar
+from store import Store
 from tests.store import synthetic
 
 SMALL = [synthetic.Dictionary("m", 0, d_sae=30)]
@@ -76,6 +79,21 @@ def test_a_byte_that_changed_costs_one_page_and_then_the_last_good_build_is_serv
         assert fresh.get("/m/0-vasae/3.json").json() == good
 
 
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_an_export_of_a_damaged_build_is_an_error_and_the_next_is_of_the_last_good_one(
+    tmp_path: Path, form: str
+) -> None:
+    good = synthetic.publish(tmp_path)
+    address = f"/api/v1/dictionaries/tiny/0-vasae/export?format={form}"
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    whole = client.get(address)
+    assert good in whole.headers["etag"]
+    synthetic.spoil(tmp_path / f"{synthetic.publish(tmp_path)}.duckdb", "feature")
+    assert client.get(address).status_code == 503
+    again = client.get(address)
+    assert again.status_code == 200 and again.content == whole.content
+
+
 def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> None:
     build = synthetic.publish(tmp_path, SMALL)
     client = TestClient(create_app(Settings(index=tmp_path)))
@@ -89,16 +107,38 @@ def test_a_pointer_that_cannot_be_read_leaves_what_is_served(tmp_path: Path) -> 
     assert client.get("/m/0-vasae/3.json").status_code == 503, "an index that was taken away is gone"
 
 
+@pytest.mark.parametrize("address", ["/api/v1/features?id=m/0-vasae/3", "/lists.json?feature=m/0-vasae/3"])
+def test_features_by_their_ids_are_those_of_the_build_that_the_answer_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    build = synthetic.publish(tmp_path, SMALL)
+    client = TestClient(create_app(Settings(index=tmp_path)))
+    before = client.get(address).json()
+    look_up = Store.feature_refs
+
+    def late(store: Store, ids: Sequence[str]) -> list[FeatureRef]:
+        synthetic.publish(tmp_path, [SMALL[0]._replace(d_sae=60)])
+        return look_up(store, ids)
+
+    with TestClient(create_app(Settings(index=tmp_path))) as fresh:
+        monkeypatch.setattr(Store, "feature_refs", late)
+        answer = fresh.get(address)
+        assert answer.json() == before and before["build"] == build
+        monkeypatch.undo()
+        assert fresh.get(address).json() != before
+
+
 def test_an_answer_of_the_worker_belongs_to_the_build_that_was_served_when_it_was_asked(
     tmp_path: Path,
 ) -> None:
     before = synthetic.publish(tmp_path, SMALL)
+    larger = [SMALL[0]._replace(d_sae=60)]
 
     class Publishing:
         @asynccontextmanager
         async def submit(self, *_: object, **__: object) -> AsyncIterator[AsyncIterator[RawSimilar]]:
             async def events() -> AsyncIterator[RawSimilar]:
-                synthetic.publish(tmp_path, SMALL)
+                synthetic.publish(tmp_path, larger)
                 yield RawSimilar(indices=[1], cosines=[0.5])
 
             yield events()
@@ -106,8 +146,12 @@ def test_an_answer_of_the_worker_belongs_to_the_build_that_was_served_when_it_wa
     app = create_app(Settings(index=tmp_path))
     app.dependency_overrides[open_worker] = Publishing
     client = TestClient(app)
+    named = client.get("/m/0-vasae/1.json").json()["feature"]
     answer = client.get("/api/v1/features/m/0-vasae/3/similar")
     assert answer.status_code == 200 and answer.json()["build"] == before
+    assert [(one["id"], one["density"]) for one in answer.json()["features"]] == [
+        (named["id"], named["density"])
+    ]
     assert before in answer.headers["etag"]
     again = client.get(
         "/api/v1/features/m/0-vasae/3/similar", headers={"if-none-match": answer.headers["etag"]}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def test_a_request_in_flight_finishes_on_the_build_it_began_on(place: Settings) 
         assert build.id == first and build.token("tiny", 0).shown == "␣Paris"
 
 
+def test_a_held_store_answers_from_one_build(place: Settings) -> None:
+    first = synthetic.publish(place)
+    store = Store(place)
+    ref = store.feature_refs(["tiny/1-vasae/6"])
+    with store.held() as held:
+        second = synthetic.publish(place, [synthetic.Dictionary("tiny", 1, d_sae=60)])
+        assert held.build_id() == first and held.feature_refs(["tiny/1-vasae/6"]) == ref
+        assert store.build_id() == second and store.feature_refs(["tiny/1-vasae/6"]) != ref
+
+
 def test_only_the_new_build_and_the_one_before_are_kept(
     place: Settings, request: pytest.FixtureRequest
 ) -> None:
@@ -264,18 +275,74 @@ def test_an_empty_place_says_how_to_make_an_index(place: Settings) -> None:
         Store(place).home()
 
 
-@pytest.mark.parametrize("damage", ["garbage in CURRENT", "no build", "truncated build"])
-def test_a_damaged_folder_says_how_to_make_an_index(tmp_path: Path, damage: str) -> None:
+def garbled(root: Path, _: str) -> None:
+    (root / "CURRENT").write_text("../../etc/passwd")
+
+
+def gone(root: Path, build: str) -> None:
+    build_files.build_path(root, build).unlink()
+
+
+def truncated(root: Path, build: str) -> None:
+    path = build_files.build_path(root, build)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def spoiled(root: Path, build: str) -> None:
+    synthetic.spoil(build_files.build_path(root, build), "context")
+
+
+Damage = Callable[[Path, str], None]
+
+
+@pytest.mark.parametrize("damage", [garbled, gone, truncated])
+def test_a_damaged_folder_says_how_to_make_an_index(tmp_path: Path, damage: Damage) -> None:
     build = synthetic.publish(tmp_path, SMALL)
-    path = build_files.build_path(tmp_path, build)
-    if damage == "garbage in CURRENT":
-        (tmp_path / "CURRENT").write_text("../../etc/passwd")
-    elif damage == "no build":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:5000])
+    damage(tmp_path, build)
     with pytest.raises(NoIndex, match="lexiscope index"):
         Store(Settings(index=tmp_path)).home()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (garbled, "CURRENT names no build"),
+        (gone, "is gone"),
+        (truncated, "is damaged"),
+        (spoiled, "is damaged"),
+    ],
+)
+def test_a_build_in_place_of_a_damaged_one_keeps_the_dictionaries_of_the_last_whole_one(
+    tmp_path: Path, damage: Damage, says: str
+) -> None:
+    whole = synthetic.publish(tmp_path, [synthetic.Dictionary("early", 0, d_sae=30)])
+    served = synthetic.publish(tmp_path, [synthetic.Dictionary("late", 0)])
+    damage(tmp_path, served)
+    source, model = (served, "late") if damage is garbled else (whole, "early")
+    with BuildWriter(tmp_path) as builder:
+        note = "" if damage is spoiled else builder.note_on_others()  # a short look does not read all of it
+        kept = builder.keep_others(replacing=[("m", "0-vasae")])
+        assert kept.sources == [(model, "0-vasae")]
+        assert says in kept.note and f"kept is of {build_files.build_path(tmp_path, source)}" in kept.note
+        assert note in ("", kept.note)
+        synthetic.add(builder, SMALL)
+        build = builder.publish()
+    store = Store(Settings(index=tmp_path))
+    assert store.build_id() == build and store.feature(model, "0-vasae", 3).feature.contexts
+    assert [one.model for one in store.home().models] == sorted(["m", model])
+    assert {path.stem for path in tmp_path.glob("*.duckdb")} == {build, source}
+
+
+@pytest.mark.parametrize("damage", [gone, truncated, spoiled])
+def test_a_damaged_index_without_a_whole_build_is_made_again(tmp_path: Path, damage: Damage) -> None:
+    served = synthetic.publish(tmp_path, [synthetic.Dictionary("late", 0)])
+    damage(tmp_path, served)
+    with BuildWriter(tmp_path) as builder:
+        kept = builder.keep_others(replacing=[])
+        assert kept.sources == [] and kept.note.endswith("nothing could be kept")
+        synthetic.add(builder, SMALL)
+        build = builder.publish()
+    assert Store(Settings(index=tmp_path)).build_id() == build
 
 
 def test_a_build_whose_figures_cannot_be_read_is_damaged_and_the_last_good_one_serves(
@@ -290,10 +357,13 @@ def test_a_build_whose_figures_cannot_be_read_is_damaged_and_the_last_good_one_s
     assert store.home().build == Store(Settings(index=tmp_path)).home().build == good
 
 
-def test_a_garbled_pointer_is_replaced_by_the_next_build(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\xff"])
+def test_a_garbled_pointer_is_replaced_by_the_next_build(tmp_path: Path, content: bytes) -> None:
     synthetic.publish(tmp_path, SMALL)
-    (tmp_path / "CURRENT").write_bytes(b"\xff")
-    build = synthetic.publish(tmp_path, SMALL)
+    (tmp_path / "CURRENT").write_bytes(content)
+    with BuildWriter(tmp_path) as builder:
+        assert builder.keep_others(replacing=[]).sources == [("m", "0-vasae")]
+        build = builder.publish()
     assert Store(Settings(index=tmp_path)).build_id() == build
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from indexer.exchange import export_parquet, import_parquet
 from lexiscope.settings import Settings
-from store import TABLES, NotFound, Store, arrow_schema
+from store import TABLES, NotFound, Store, StoreError, arrow_schema, build_files
 from tests.store import synthetic
 
 
@@ -59,6 +59,22 @@ def test_pieces_are_small_whatever_the_index(place: Settings) -> None:
         assert all(synthetic.whole_table(table, pieces[table]).equals(whole[table]) for table in TABLES)
         for table in ("feature", "passage", "token"):
             assert max(len(piece) for piece in pieces[table]) == ids[table]
+    store.close()
+
+
+@pytest.mark.parametrize("table", ["feature", "context"])
+def test_a_damaged_part_is_said_and_the_next_export_is_of_the_last_whole_build(
+    tmp_path: Path, table: str
+) -> None:
+    whole = synthetic.publish(tmp_path)
+    served = synthetic.publish(tmp_path)
+    synthetic.spoil(build_files.build_path(tmp_path, served), table)
+    store = Store(Settings(index=tmp_path))
+    with pytest.raises(StoreError, match=rf"{served}.*cannot be read"), store.snapshot() as snapshot:
+        for _ in snapshot.rows(table):
+            pass
+    with store.snapshot() as snapshot:
+        assert snapshot.id == whole and list(snapshot.rows(table))
     store.close()
 
 

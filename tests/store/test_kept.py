@@ -1,6 +1,7 @@
 """Labels, lists and keys stay when the index is made again, on both databases."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -189,6 +190,44 @@ def test_a_list_is_replaced_only_by_who_knows_its_version(place: Settings) -> No
     again.remove(first.id, owner="ann")
     assert [one.id for one in lists.every()] == [other.id]
     for opened in (lists, again):
+        opened.close()
+
+
+@contextmanager
+def overtaken(by: Callable[[], object]) -> Iterator[None]:
+    """The first row that is inserted in the block is inserted after `by`."""
+    waiting, execute = [by], sa.Connection.execute
+
+    def after(connection: sa.Connection, statement: sa.Executable, *given: object) -> object:
+        if isinstance(statement, sa.Insert) and waiting:
+            waiting.pop()()
+        return execute(connection, statement, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sa.Connection, "execute", after)
+        yield
+
+
+def test_of_two_who_make_a_list_of_one_name_at_once_the_second_is_told(place: Settings) -> None:
+    one, other = KeptLists(place), KeptLists(place)
+    one.put(asked("rivers"), owner="ann")
+    with (
+        overtaken(lambda: other.put(asked("cities", "a/0-b/7"), owner="ann")),
+        pytest.raises(Conflict, match="is at version 1 on the server"),
+    ):
+        one.put(asked("cities"), owner="ann")
+    assert sorted(made.name for made in one.every()) == ["cities", "rivers"]
+    for opened in (one, other):
+        opened.close()
+
+
+def test_of_two_who_make_a_key_of_one_name_at_once_the_second_is_told(place: Settings) -> None:
+    one, other = ApiKeys(place), ApiKeys(place)
+    one.add("ann")
+    with overtaken(lambda: other.add("bob")), pytest.raises(KeyExists, match="'bob'"):
+        one.add("bob")
+    assert [key.name for key in one.list()] == ["ann", "bob"]
+    for opened in (one, other):
         opened.close()
 
 

@@ -544,6 +544,8 @@ def test_anchors_are_counted_as_a_slow_count_does(store: Store) -> None:
     assert {a.token.id: a.n_near for a in page.anchors if a.n_near} == near
     some = store.anchor_page("tiny", "1-vasae", "near", start=5, limit=3)
     assert some.anchors == page.anchors[5:8]
+    beyond = store.anchor_page("tiny", "1-vasae", "near", start=5000, limit=3)
+    assert beyond.anchors == [] and beyond.total == page.total
 
 
 def whole(store: Store, filters: Filters) -> list[ListedNumbers]:
