@@ -3,10 +3,10 @@ a text read with both. The page, its `.json` twin and its REST address.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import Query, Request
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
@@ -23,7 +23,7 @@ from server.dependencies import OpenStore, Worker
 from server.live import MatchJob, WorkerClient, WorkerRefused
 from server.live.messages import RawMatches
 from server.page_router import PageRouter
-from server.pages import FormQuery
+from server.pages import FormQuery, FormText
 from server.read_response import read_response
 from server.requests_to_jobs import IndexedModel, dictionary_path, read_job
 from server.responses import PageContent, is_json_route, respond
@@ -36,8 +36,11 @@ WAIT_SECONDS = 4.0
 STARTING = (
     "Directions are not compared yet: the model worker is starting or busy. Load the page again in a moment."
 )
+ERRORS = (400, 404, 422, 429, 503, 504)
 HOLDS = ("specific", "partial", "weak")
 """verdicts of names that say something"""
+
+Done = TypeVar("Done")
 
 router = PageRouter()
 
@@ -48,7 +51,7 @@ class CompareQuery(FormQuery):
     model: str | None = Field(None, max_length=200)
     left: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
     right: str | None = Field(None, max_length=200, description="`<layer>-<set>`")
-    text: str | None = Field(None, max_length=20_000, description="a text to read with both")
+    text: FormText | None = Field(None, description="a text to read with both")
     relation: Relation | None = None
     verdict: Verdict | None = None
     live: bool | None = True
@@ -60,7 +63,7 @@ class CompareQuery(FormQuery):
     cursor: str | None = Field(None, max_length=1000, description="`next` of the page before")
 
 
-@router.page("/compare", ComparePage, api="/compare", navigation="Compare", errors=(400, 404, 422, 429, 503))
+@router.page("/compare", ComparePage, api="/compare", navigation="Compare", errors=ERRORS)
 async def page(
     request: Request, store: OpenStore, worker: Worker, query: Annotated[CompareQuery, Query()]
 ) -> Response:
@@ -73,26 +76,40 @@ async def page(
 
 async def _page(request: Request, store: Store, worker: WorkerClient, query: CompareQuery) -> Response:
     compared = await run_in_threadpool(_compared, store, query)
-    model, notes = compared.left.model, list[str]()
-    matched = read = None
+    notes = list[str]()
     patience = None if is_json_route(request) or query.text else WAIT_SECONDS
+    read = None
     try:
-        matched = await asyncio.wait_for(_matched(request, store, worker, compared), patience)
+        matching = asyncio.wait_for(_matched(request, store, worker, compared), patience)
+        matched = await _or_note(request, notes, "Directions were not compared", matching)
         if query.text:
-            read = await _read(request, store, worker, compared, query.text)
+            reading = _read(request, store, worker, compared, query.text)
+            read = await _or_note(request, notes, "The text was not read", reading)
+    except _ClientGone:
+        return CLIENT_CLOSED_REQUEST
+    record = await run_in_threadpool(_record, store, compared, matched, read, notes)
+    pair = {"model": record.model, "left": record.left.source, "right": record.right.source}
+    given = query.model_dump(exclude_defaults=True, exclude={*pair, "cursor"})
+    models = await run_in_threadpool(lambda: store.home().models)
+    context = {"models": models, "text": query.text or "", "query": {**pair, **given}}
+    return respond(request, PageContent(record, "compare.html", context=context))
+
+
+async def _or_note(request: Request, notes: list[str], what: str, work: Awaitable[Done]) -> Done | None:
+    """What the work gives; None and a note where it cannot be done: the rest is shown all the same. To a
+    program, a worker that has no time for it is an error. Raises WorkerRefused.
+    """
+    try:
+        return await work
     except TimeoutError:
         notes.append(STARTING)
     except WorkerRefused as error:
-        if error.status not in (422, 503):
+        if is_json_route(request) and error.status in (429, 504):
             raise
-        notes.append(f"Directions and texts were not compared. {error}")
-    except _ClientGone:
-        return CLIENT_CLOSED_REQUEST
-    if matched is None and not notes:
-        notes.append("Directions were not compared: the index has no weights of one of the dictionaries.")
-    record = await run_in_threadpool(_record, store, compared, matched, read, notes)
-    context = {"models": await run_in_threadpool(lambda: store.home().models), "text": query.text or ""}
-    return respond(request, PageContent(record, "compare.html", context={**context, "model": model}))
+        notes.append(f"{what}. {error}")
+    except HTTPException as error:
+        notes.append(f"{what}. {error.detail}")
+    return None
 
 
 class _ClientGone(Exception):
@@ -120,14 +137,12 @@ def _unless_of_another(store: Store, model: str | None, source: str | None) -> s
 
 async def _matched(
     request: Request, store: Store, worker: WorkerClient, compared: ComparedDictionaries
-) -> RawMatches | None:
-    """The matches of the shown features, then of the sample; None where weights are missing. Raises
-    WorkerRefused.
+) -> RawMatches:
+    """The matches of the shown features, then of the sample. Raises WorkerRefused, and HTTPException where
+    weights are missing.
     """
-    places = (await run_in_threadpool(IndexedModel, store, compared.left.model)).places
-    left, right = places[compared.left.source], places[compared.right.source]
-    if not (left.checkpoint_path and right.checkpoint_path):
-        return None
+    model = await run_in_threadpool(IndexedModel, store, compared.left.model)
+    left, right = (model.with_weights(own.source) for own in (compared.left, compared.right))
     job = MatchJob(
         left=dictionary_path(left),
         right=dictionary_path(right),
@@ -147,6 +162,7 @@ async def _matched(
 async def _read(
     request: Request, store: Store, worker: WorkerClient, compared: ComparedDictionaries, text: str
 ) -> ReadResponse:
+    """Raises WorkerRefused, and HTTPException where weights are missing."""
     sources = [compared.left.source, compared.right.source]
     body = ReadRequest(model=compared.left.model, text=text, sources=sources, positions=[])
     job, places = await run_in_threadpool(read_job, store, body)

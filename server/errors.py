@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -56,15 +57,22 @@ def install(app: FastAPI) -> None:
 
 
 def error_response(
-    request: Request, status: int, detail: str, *, kept: str = "", headers: dict[str, str] | None = None
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    kept: str = "",
+    headers: dict[str, str] | None = None,
+    first_page: str = "",
 ) -> Response:
-    """One error, as a page or as problem details."""
+    """One error, as a page or as problem details. The page links `first_page`, an address, where given."""
     record = ErrorRecord(status=status, detail=detail, kept=kept)
     if wants_json(request):
         return problem(record, headers)
     headers = {"cache-control": "no-store", **(headers or {})}
     templates: Templates = request.app.state.templates
-    return HTMLResponse(templates.html("error.html", page=record, json_url=""), status, headers)
+    html = templates.html("error.html", page=record, json_url="", first_page=first_page)
+    return HTMLResponse(html, status, headers)
 
 
 def wants_json(request: Request) -> bool:
@@ -95,7 +103,11 @@ async def _domain_error(request: Request, error: Exception) -> Response:
         return error_response(request, status, detail, headers={"retry-after": "10"})
     if status == 503:
         log.error("the index cannot be read: %s", error)
-    return error_response(request, status, error.public, kept=error.kept)
+    first_page = ""
+    if isinstance(error, BadCursor):
+        first = request.url.remove_query_params("cursor")
+        first_page = f"{quote(first.path)}?{first.query}"
+    return error_response(request, status, error.public, kept=error.kept, first_page=first_page)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

@@ -89,8 +89,9 @@ def kept_list(
     record = KeptListPage(build=build, kept=found.summary, entries=entries)
     if is_json_route(request):
         return json_response(record)
-    kept = _kept(found.summary.name, entries, found.summary.version)
-    context = {"kept": kept, "key": key, "mine": key == found.summary.owner}
+    mine = key == found.summary.owner
+    kept = _kept(found.summary.name, entries, found.summary.version if mine else 0)
+    context = {"kept": kept, "key": key, "mine": mine}
     state = f"{key} {list_id}-{found.summary.version}"
     return respond(request, PageContent(record, "lists.html", context, state))
 
@@ -121,7 +122,7 @@ def lists(
 
 
 def _kept(name: str, entries: list[ListEntry], version: int = 0) -> dict[str, object]:
-    """A list as browsers keep it."""
+    """A list as browsers keep it; `version` is that of the key's own list on the server."""
     features = [{"id": entry.id, "note": entry.note} for entry in entries]
     return {"name": name, "version": version, "features": features}
 

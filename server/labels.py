@@ -18,6 +18,8 @@ from server.responses import PageContent, json_response, respond
 from store import MOST_ID, Store
 
 OF_FEATURE = f"{API}/features/{{model}}/{{source}}/{{index:number}}/labels"
+A_PAGE = 50
+"""labels of a page, unless another number is asked for"""
 LabelId = Annotated[int, Path(ge=1, le=MOST_ID, description="`id` of the label", examples=[1])]
 
 router = PageRouter()
@@ -79,7 +81,7 @@ def search(
     source: Annotated[str | None, Query(max_length=200)] = None,
     author: Annotated[str | None, Query(max_length=80)] = None,
     before: Annotated[int | None, Query(ge=1, le=MOST_ID, description="`next` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200)] = A_PAGE,
 ) -> Response:
     """Labels that hold a text, the latest first."""
     found = labels.search(
@@ -92,9 +94,10 @@ def search(
         limit=limit + 1,
     )
     more = found[limit - 1].id if len(found) > limit else None
-    given = {"q": q, "model": model, "source": source, "author": author, "limit": limit}
-    kept = {name: value for name, value in given.items() if value}
-    context = {"query": q, "kept": kept, "before": before}
+    given = {"q": q, "model": model, "source": source, "author": author}
+    narrowed = {name: value for name, value in given.items() if value}
+    kept = narrowed if limit == A_PAGE else {**narrowed, "limit": limit}
+    context = {"query": q, "narrowed": narrowed, "kept": kept, "before": before}
     return respond(request, PageContent(LabelList(labels=found[:limit], next=more), "labels.html", context))
 
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from fastapi import Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
 
 from lexiscope.records import (
     AnchorPage,
@@ -28,6 +28,15 @@ LABELS = 5
 """labels that a search shows; `/labels` has all of them"""
 
 router = PageRouter()
+
+
+def _lines(text: Any) -> Any:
+    """A form sends a line break as two characters, which neither its field's maxlength nor a token knows."""
+    return text.replace("\r\n", "\n") if isinstance(text, str) else text
+
+
+FormText = Annotated[str, Field(max_length=20_000), BeforeValidator(_lines)]
+"""a text of several lines, as a form sends it"""
 
 
 class FormQuery(Record):
@@ -227,7 +236,7 @@ def random_of_list(
     return RedirectResponse(address, 302, headers={"cache-control": "no-store"})
 
 
-@router.get("/{model:model}/{source}/{kind}-{token_id:int}", include_in_schema=False)
+@router.get("/{model:model}/{source}/{kind}-{token_id:number}", include_in_schema=False)
 def token_direction(
     store: OpenStore,
     model: ModelId,

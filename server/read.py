@@ -9,7 +9,7 @@ from fastapi import Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from lexiscope.records.live import ReadResponse
@@ -19,8 +19,9 @@ from server.errors import error_responses, unknown_model
 from server.kept_studies import dark_matter
 from server.live import WorkerClient, WorkerRefused
 from server.page_router import PageRouter
+from server.pages import FormQuery, FormText
 from server.read_examples import EXAMPLES
-from server.read_response import read_response
+from server.read_response import check_positions, read_response
 from server.requests_to_jobs import read_job
 from server.responses import PageContent, is_json_route, json_response, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, collect
@@ -31,12 +32,12 @@ ERRORS = (404, 422, 429, 503, 504)
 router = PageRouter()
 
 
-class ReadQuery(BaseModel):
+class ReadQuery(FormQuery):
     """A ReadRequest as a form sends it, and the token whose features are listed on the page."""
 
     model: str = Field("", max_length=200)
-    text: str = Field("", max_length=20_000)
-    contrast: str = Field("", max_length=20_000)
+    text: FormText = ""
+    contrast: FormText = ""
     source: list[Annotated[str, Field(max_length=200)]] = Field(
         [], max_length=64, description="dictionaries to read with"
     )
@@ -50,7 +51,10 @@ class ReadQuery(BaseModel):
         "", max_length=500, description="one feature whose activation is shown at every token"
     )
     token: int | None = Field(
-        None, ge=0, lt=1_000_000, description="the token whose active features are listed; none unless given"
+        None,
+        ge=0,
+        lt=1_000_000,
+        description="the token of `text` whose active features are listed; none unless given",
     )
 
     def request(self) -> ReadRequest:
@@ -93,7 +97,10 @@ async def page(
     record, failure = None, Failure()
     if query.text:
         try:
-            record = await _read(request, query.request(), store, worker)
+            read = await _read(request, query.request(), store, worker)
+            if read is not None and query.token is not None:
+                check_positions([query.token], len(read.texts[0].tokens))
+            record = read
         except (NotFound, WorkerRefused, HTTPException) as error:
             if is_json_route(request):
                 raise

@@ -71,7 +71,7 @@ def read_response(
         store, [f"{job.model}/{source}/{index}" for (_, source), code in codes.items() for index in code.mean]
     )
     dictionaries = [NamedDictionary(place, refs) for place in places]
-    _check_positions(request, read)
+    check_positions(request.positions or [], max(map(len, read.texts)))
     texts = []
     for number, shown in enumerate(read.texts):
         layers, top = [], {}
@@ -97,12 +97,11 @@ def read_response(
     )
 
 
-def _check_positions(request: ReadRequest, read: RawReadTokens) -> None:
-    """Raises HTTPException 422 for a position after the longest text."""
-    n_tokens = max(map(len, read.texts))
-    if request.positions and max(request.positions) >= n_tokens:
+def check_positions(positions: Sequence[int], n_tokens: int) -> None:
+    """Raises HTTPException 422 for a position after the text's end."""
+    if positions and max(positions) >= n_tokens:
         raise HTTPException(
-            422, f"there is no token {max(request.positions)}: the text has tokens 0 to {n_tokens - 1}"
+            422, f"there is no token {max(positions)}: the text has tokens 0 to {n_tokens - 1}"
         )
 
 

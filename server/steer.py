@@ -22,6 +22,7 @@ from server.errors import error_responses, unknown_model
 from server.live.messages import Event, RawSteerMeasured
 from server.openapi import EVENT_STREAM
 from server.page_router import PageRouter
+from server.pages import FormText
 from server.requests_to_jobs import steer_job, sweep_job
 from server.responses import PageContent, json_response, respond
 from server.worker_requests import CLIENT_CLOSED_REQUEST, EventToRecord, collect, stream
@@ -45,7 +46,7 @@ class SteerQuery(BaseModel):
         [], max_length=32, description="texts or ids of tokens"
     )
     layer: int | None = Field(None, description="layer of the tokens")
-    prompt: str = Field("", max_length=20_000)
+    prompt: FormText = ""
     chat: bool = False
     state: str = Field(
         "",

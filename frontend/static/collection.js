@@ -5,27 +5,46 @@
 
 const KEY = "lexiscope.lists";
 const FIRST = "My list";
-export const FEATURE_ID = /^[^/\\\s]+\/\d+-[^/\\\s]+\/(token-)?\d+$/;
+/** Of a feature, or of a token's direction: as ListedId of lexiscope/records/requests.py. */
+export const FEATURE_ID = /^[^/\\\s]+\/\d+-[^/\\\s]+\/((token|embedding|jacobian)-)?\d+$/;
 
-const empty = () => ({ open: FIRST, lists: { [FIRST]: [] } });
+/** Without a prototype: a list may be called "constructor". */
+const byName = (given) => Object.assign(Object.create(null), given);
+
+/** The lists in a stored text, one of them open; null where it holds none. Throws where it is no JSON. */
+function read(text) {
+  const found = JSON.parse(text);
+  const lists = byName(found?.lists);
+  if (!found?.lists || !Object.values(lists).every(Array.isArray)) return null;
+  if (!Object.keys(lists).length) lists[FIRST] = [];
+  const open = found.open in lists ? found.open : Object.keys(lists)[0];
+  return { open, lists, versions: byName(found.versions) };
+}
 
 export function load() {
   let text = null;
   try {
     text = localStorage.getItem(KEY);
-    const found = JSON.parse(text);
-    if (found?.lists?.[found.open] && Object.values(found.lists).every(Array.isArray)) return found;
+    const found = read(text);
+    if (found) return found;
     if (text) localStorage.setItem(`${KEY}.damaged`, text);
   } catch {
     if (text) localStorage.setItem(`${KEY}.damaged`, text);
   }
-  return empty();
+  return { open: FIRST, lists: byName({ [FIRST]: [] }), versions: byName() };
 }
 
-/** Throws where the browser does not store anything. */
+export const NOTHING_STORED = "This browser stores nothing for this site, so nothing was changed.";
+
+/** False where the browser stores nothing. */
 export function store(all) {
-  localStorage.setItem(KEY, JSON.stringify(all));
+  try {
+    localStorage.setItem(KEY, JSON.stringify(all));
+  } catch {
+    return false;
+  }
   document.dispatchEvent(new CustomEvent("listschange"));
+  return true;
 }
 
 export const opened = () => {
@@ -35,23 +54,29 @@ export const opened = () => {
 
 export const has = (id) => opened().features.some((one) => one.id === id);
 
-/** Adds a feature to the open list, or takes it out. Returns a sentence on what was done. */
+/** Adds a feature to the open list, or takes it out. Returns a sentence on what was done, and, for a feature that was
+ * taken out, a function that puts it back with its note. */
 export function toggle(id) {
   const all = load();
-  const list = all.lists[all.open];
+  const name = all.open;
+  const list = all.lists[name];
   const place = list.findIndex((one) => one.id === id);
-  if (place < 0) list.push({ id, note: "" });
-  else list.splice(place, 1);
-  try {
-    store(all);
-  } catch {
-    return "This browser stores nothing for this site, so the feature was not saved.";
-  }
-  return place < 0 ? `Saved ${id} to “${all.open}” (${list.length}).` : `Took ${id} out of “${all.open}”.`;
+  const [removed] = place < 0 ? [] : list.splice(place, 1);
+  if (!removed) list.push({ id, note: "" });
+  if (!store(all)) return { text: NOTHING_STORED };
+  if (!removed) return { text: `Saved ${id} to “${name}” (${list.length}).` };
+  return { text: `Took ${id} out of “${name}”.`, undo: () => putBack(name, removed, place) };
+}
+
+function putBack(name, entry, place) {
+  const all = load();
+  const list = (all.lists[name] ??= []);
+  if (!list.some((one) => one.id === entry.id)) list.splice(place, 0, entry);
+  return { text: store(all) ? `Put ${entry.id} back into “${name}”.` : NOTHING_STORED };
 }
 
 /** Adds features, a new note replacing an old one, to a list that is made where it is missing; `version` is that of
- * the list on the server, where they come from there. */
+ * one's own list on the server, where they come from there. False where the browser stores nothing. */
 export function merge(name, features, version = 0) {
   const all = load();
   const list = (all.lists[name] ??= []);
@@ -61,7 +86,15 @@ export function merge(name, features, version = 0) {
     else list.push({ id, note: note ?? "" });
   }
   all.open = name;
-  if (version) all.versions = { ...all.versions, [name]: version };
+  if (version) all.versions[name] = version;
+  return store(all);
+}
+
+/** The server no longer has the version of a list that this browser knows: the next is sent as a new list, which
+ * replaces none. */
+export function forgetVersion(name) {
+  const all = load();
+  delete all.versions[name];
   store(all);
 }
 

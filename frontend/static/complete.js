@@ -3,8 +3,9 @@
 // data-complete="feature" the id of one of its best features; data-model names the field that says which model's
 // tokens are meant, else they are those of all models.
 
+import { FEATURE_ID } from "./collection.js";
+
 const WAIT = 90;
-const FEATURE_ID = /^[^/\s]+\/./;
 let count = 0;
 
 const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
@@ -84,7 +85,7 @@ class Completion {
   featureOption(ref) {
     const option = this.option(`/${ref.id}`, ref.id);
     option.append(
-      make("span", { className: "best", textContent: `fires ${ref.relation}` }),
+      make("span", { className: "muted", textContent: `fires ${ref.relation}` }),
       ...ref.words.map((word) => make("bdi", { className: "chip", textContent: word.shown })),
       make("span", { className: "muted", textContent: `${percent(ref.share)} · ${ref.source} · ${ref.index}` }),
     );

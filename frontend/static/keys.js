@@ -9,10 +9,10 @@ const KEYS = [
   ["Enter", "open the row's feature"],
   ["n", "next feature, or next page of a list"],
   ["p", "previous feature, or previous page"],
-  ["s", "save the row's or the page's feature to your list"],
+  ["s", "save the chosen or the page's feature to your list, or take it out"],
   ["?", "show this"],
 ];
-const ROWS = "main :is(table.list tbody tr, .neighbours li, .hits li):has(a)";
+const ROWS = "main :is(table.list tbody tr, .neighbours li):has(a)";
 const TYPING = "input:not([type=checkbox]), textarea, select, [contenteditable]";
 const make = (tag, given = {}, ...children) => {
   const e = Object.assign(document.createElement(tag), given);
@@ -24,8 +24,12 @@ const idOf = (path) => {
   const id = decodeURIComponent(path).slice(1);
   return FEATURE_ID.test(id) ? id : null;
 };
-const linked = (row) =>
-  [...(row?.querySelectorAll("a") ?? [])].map((a) => idOf(new URL(a.href).pathname)).find(Boolean);
+/** The feature of the focused row: of its link that has the focus, else of its first. */
+function chosen() {
+  const row = document.activeElement?.closest(ROWS);
+  const links = row ? [document.activeElement.closest("a"), ...row.querySelectorAll("a")] : [];
+  return links.map((a) => a && idOf(new URL(a.href).pathname)).find(Boolean);
+}
 
 function find() {
   const box = document.querySelector("input[type=search]");
@@ -45,19 +49,23 @@ function move(step) {
 const follow = (rel) => document.querySelector(`main a[rel=${rel}]`)?.click();
 
 let said = null;
-function say(text) {
+function say({ text, undo }) {
   said ??= document.body.appendChild(make("p", { className: "toast" }));
   said.setAttribute("role", "status");
   said.replaceChildren(text, " ", make("a", { href: "/lists", textContent: "Lists" }));
+  if (undo) {
+    const button = make("button", { type: "button", textContent: "Undo" });
+    button.addEventListener("click", () => say(undo()));
+    said.append(" ", button);
+  }
   said.hidden = false;
   clearTimeout(said.timer);
   said.timer = setTimeout(() => (said.hidden = true), 6000);
 }
 
 function save() {
-  const id = linked(document.activeElement?.closest(ROWS)) ?? idOf(location.pathname);
-  if (id) say(toggle(id));
-  else say("Choose a feature first: j and k move through a list.");
+  const id = chosen() ?? idOf(location.pathname);
+  say(id ? toggle(id) : { text: "Choose a feature first: j and k move through a list." });
 }
 
 let help = null;
@@ -106,6 +114,7 @@ for (const button of document.querySelectorAll("button[data-save]")) {
   };
   button.addEventListener("click", () => say(toggle(button.dataset.save)));
   document.addEventListener("listschange", label);
-  label();
+  addEventListener("storage", label);
+  addEventListener("pageshow", label); // Back shows a page as it was left
 }
 document.querySelector("button[data-keys]")?.addEventListener("click", showHelp);

@@ -5,21 +5,34 @@ const form = section.querySelector("form");
 const said = form.querySelector("[role=alert]");
 
 async function send(path, options) {
-  const answer = await fetch(section.dataset.labels + path, options);
-  if (answer.ok) {
-    location.reload();
-    return;
+  try {
+    const answer = await fetch(section.dataset.labels + path, options);
+    if (answer.ok) return location.reload();
+    said.textContent = (await answer.json().catch(() => ({ detail: answer.statusText }))).detail;
+  } catch (error) {
+    said.textContent = `The server cannot be reached: ${error.message}. What you wrote is still here.`;
   }
-  const problem = await answer.json().catch(() => ({ detail: answer.statusText }));
-  said.textContent = problem.detail;
   said.hidden = false;
 }
 
+/** The name that was given last; empty where the browser stores nothing. */
+function lastAuthor() {
+  try {
+    return localStorage.getItem("author") ?? "";
+  } catch {
+    return "";
+  }
+}
+
+form.author.value = lastAuthor();
 form.hidden = false;
-form.author.value = localStorage.getItem("author") ?? "";
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  localStorage.setItem("author", form.author.value);
+  try {
+    localStorage.setItem("author", form.author.value);
+  } catch {
+    /* the name is asked for again next time */
+  }
   send("", {
     method: "POST",
     headers: { "content-type": "application/json" },

@@ -1,7 +1,7 @@
 // The page of lists: choose, rename, delete, note, share, export and import those of this browser.
 
-import { address, load, merge, parse, store, toCsv, toJson } from "./collection.js";
-import { FEATURE_ID } from "./steer_state.js";
+import { address, FEATURE_ID, forgetVersion, load, merge, NOTHING_STORED } from "./collection.js";
+import { parse, store, toCsv, toJson } from "./collection.js";
 
 const at = (id) => document.getElementById(id);
 const make = (tag, given = {}, ...children) => {
@@ -10,56 +10,80 @@ const make = (tag, given = {}, ...children) => {
   return e;
 };
 const say = (text) => (at("said").textContent = text);
-let known = {}; // features of the open list by id, as the server describes them
+const known = {}; // features by id, as the server describes them; null for one that it does not have
+let shows = 0;
 
-/** What the server knows of features, 60 at a time; an id that it does not have is left out. */
+const refusal = async (answer) => (await answer.json().catch(() => ({ detail: answer.statusText }))).detail;
+
+/** Asks the server for what `known` lacks of the features, 60 at a time. */
 async function describe(ids) {
-  const missing = ids.filter((id) => !(id in known) && FEATURE_ID.test(id)); // another would be refused with the rest
+  for (const id of ids) if (!FEATURE_ID.test(id)) known[id] = null; // it would be refused with the rest
+  const missing = ids.filter((id) => !(id in known));
   for (let start = 0; start < missing.length; start += 60) {
     const query = new URLSearchParams(missing.slice(start, start + 60).map((id) => ["feature", id]));
     const answer = await fetch(`/lists.json?${query}`);
-    if (!answer.ok) continue;
-    for (const { feature } of (await answer.json()).entries) if (feature) known[feature.id] = feature;
+    if (!answer.ok) throw new Error(await refusal(answer));
+    for (const { id, feature } of (await answer.json()).entries) known[id] = feature;
   }
 }
 
-/** A row of the list `name`. An edit is made in the list as it is stored by then: another tab may have changed it. */
-function row(name, entry) {
-  const feature = known[entry.id];
+/** Fills in what is known of a row's feature. */
+function fill(tr) {
+  const [head, fires, verdict] = tr.cells;
+  const feature = known[tr.dataset.id];
+  if (feature === undefined || fires.hasChildNodes()) return;
   const words = feature?.relation
     ? `${feature.relation} ${feature.words[0].shown}`
     : (feature ? `anchor ${feature.name.shown}` : "not in this index");
-  const note = make("input", { value: entry.note, maxLength: 500, placeholder: "a note" });
-  note.setAttribute("aria-label", `Note on ${entry.id}`);
+  if (!feature) head.textContent = tr.dataset.id; // its page does not exist
+  fires.append(make("bdi", { className: feature ? "" : "muted", textContent: words }));
+  verdict.append(
+    feature ? make("span", { className: `badge is-${feature.verdict}`, textContent: feature.verdict }) : "–",
+  );
+}
+
+/** A row of the list `name`. An edit is made in the list as it is stored by then: another tab may have changed it. */
+function row(name, id) {
+  const note = make("input", { maxLength: 500, placeholder: "a note" });
+  note.setAttribute("aria-label", `Note on ${id}`);
   note.addEventListener("change", () =>
     change((all) => {
-      const own = all.lists[name]?.find(({ id }) => id === entry.id);
+      const own = all.lists[name]?.find((one) => one.id === id);
       if (own) own.note = note.value;
       return name;
     }),
   );
   const remove = make("button", { type: "button", textContent: "Remove" });
-  remove.setAttribute("aria-label", `Remove ${entry.id}`);
+  remove.setAttribute("aria-label", `Remove ${id}`);
   remove.addEventListener("click", () =>
     change((all) => {
       const list = all.lists[name];
-      if (list) all.lists[name] = list.filter(({ id }) => id !== entry.id);
+      if (list) all.lists[name] = list.filter((one) => one.id !== id);
       return name;
     }),
   );
-  return make(
-    "tr",
-    {},
-    make("th", { scope: "row" }, feature ? make("a", { href: `/${entry.id}`, textContent: entry.id }) : entry.id),
-    make("td", {}, make("bdi", { className: feature ? "" : "muted", textContent: words })),
-    make(
-      "td",
-      {},
-      feature ? make("span", { className: `badge is-${feature.verdict}`, textContent: feature.verdict }) : "–",
-    ),
-    make("td", {}, note),
-    make("td", {}, remove),
-  );
+  const cells = [make("td"), make("td"), make("td", {}, note), make("td", {}, remove)];
+  const link = FEATURE_ID.test(id) ? make("a", { href: `/${id}`, textContent: id }) : id;
+  const tr = make("tr", {}, make("th", { scope: "row" }, link), ...cells);
+  tr.dataset.id = id;
+  fill(tr);
+  return tr;
+}
+
+/** Makes the rows those of the list. One that stays is left in its place, with what is typed there. */
+function draw(name, list) {
+  const rows = at("rows");
+  if (rows.dataset.list !== name) rows.replaceChildren();
+  rows.dataset.list = name;
+  const there = new Map([...rows.rows].map((tr) => [tr.dataset.id, tr]));
+  const wanted = new Set(list.map(({ id }) => id));
+  for (const [id, tr] of there) if (!wanted.has(id)) tr.remove();
+  list.forEach(({ id, note }, place) => {
+    const tr = there.get(id) ?? row(name, id);
+    if (rows.rows[place] !== tr) rows.insertBefore(tr, rows.rows[place] ?? null);
+    const field = tr.querySelector("input");
+    if (field !== document.activeElement) field.value = note;
+  });
 }
 
 async function show() {
@@ -74,19 +98,21 @@ async function show() {
   at("none").hidden = list.length > 0;
   at("rows").closest(".scroll").hidden = list.length === 0;
   at("share").href = address(all.open, list);
-  await describe(list.map(({ id }) => id));
-  at("rows").replaceChildren(...list.map((entry) => row(all.open, entry)));
+  draw(all.open, list);
+  const own = ++shows;
+  try {
+    await describe(list.map(({ id }) => id));
+  } catch (error) {
+    say(`The server does not say what these features are: ${error.message}.`);
+  }
+  if (own !== shows) return; // another list is shown by now, or this one as it was changed
+  for (const tr of at("rows").rows) fill(tr);
 }
 
 function change(edit) {
   const all = load();
   const name = edit(all);
-  if (name === null) return;
-  try {
-    store(all);
-  } catch {
-    say("This browser stores nothing for this site.");
-  }
+  if (name !== null && !store(all)) say(NOTHING_STORED);
 }
 
 function save(name, text, type) {
@@ -95,12 +121,19 @@ function save(name, text, type) {
   URL.revokeObjectURL(url);
 }
 
-const refusal = async (answer) =>
-  (await answer.json().catch(() => ({ detail: answer.statusText }))).detail;
-
 const nameGiven = () => at("name").value.trim().slice(0, 80);
 
-at("which").addEventListener("change", () => change((all) => (all.open = at("which").value)));
+at("which").addEventListener("change", () =>
+  change((all) => {
+    const name = at("which").value;
+    if (!(name in all.lists)) {
+      say(`“${name}” is no longer there: another tab renamed or deleted it.`);
+      show();
+      return null;
+    }
+    return (all.open = name);
+  }),
+);
 at("new").addEventListener("click", () =>
   change((all) => {
     const name = nameGiven();
@@ -123,7 +156,7 @@ at("rename").addEventListener("click", () =>
     }
     all.lists[name] = all.lists[all.open];
     delete all.lists[all.open];
-    delete all.versions?.[all.open];
+    delete all.versions[all.open];
     all.open = name;
     at("name").value = "";
     return name;
@@ -134,7 +167,7 @@ at("delete").addEventListener("click", () =>
     const { open, lists } = all;
     if (!confirm(`Delete the list “${open}” with ${lists[open].length} features?`)) return null;
     delete lists[open];
-    delete all.versions?.[open];
+    delete all.versions[open];
     if (!Object.keys(lists).length) lists["My list"] = [];
     [all.open] = Object.keys(lists);
     say(`Deleted “${open}”.`);
@@ -159,7 +192,7 @@ at("file").addEventListener("change", async () => {
   if (!file) return;
   try {
     const { name, features } = parse(await file.text(), file.name);
-    merge(name, features);
+    if (!merge(name, features)) throw new Error(NOTHING_STORED.slice(0, -1));
     say(`Read ${features.length} features into “${name}”.`);
   } catch (error) {
     say(`Nothing was read. ${error.message}.`);
@@ -168,33 +201,39 @@ at("file").addEventListener("change", async () => {
 });
 at("keep")?.addEventListener("click", () => {
   const { name, features, version } = JSON.parse(at("shared-data").textContent);
-  merge(name, features, version);
-  say(`Kept “${name}” in this browser.`);
+  say(merge(name, features, version) ? `Kept “${name}” in this browser.` : NOTHING_STORED);
 });
-at("forget")?.addEventListener("click", async () => {
-  const answer = await fetch(at("forget").dataset.list, { method: "DELETE" });
-  if (answer.ok) location.assign("/lists");
-  else say(await refusal(answer));
-});
-at("send")?.addEventListener("click", async () => {
-  const all = load();
-  const name = all.open;
-  const answer = await fetch("/api/v1/lists/kept", {
-    method: "PUT",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ name, features: all.lists[name], version: all.versions?.[name] ?? 0 }),
-  });
-  if (!answer.ok) {
-    say(await refusal(answer));
-    return;
-  }
-  const kept = await answer.json();
-  merge(name, [], kept.version);
-  const link = make("a", { href: `/lists/${kept.id}`, textContent: `/lists/${kept.id}` });
-  at("said").replaceChildren(`Kept “${name}” on the server, as `, link, ".");
-});
+
+/** Asks the server for something, and says what came of it. */
+const asked = (work) => () => work().catch((error) => say(`The server cannot be reached: ${error.message}.`));
+
+at("forget")?.addEventListener(
+  "click",
+  asked(async () => {
+    const answer = await fetch(at("forget").dataset.list, { method: "DELETE" });
+    if (!answer.ok) return say(await refusal(answer));
+    forgetVersion(JSON.parse(at("shared-data").textContent).name);
+    location.assign("/lists");
+  }),
+);
+at("send")?.addEventListener(
+  "click",
+  asked(async () => {
+    const all = load();
+    const name = all.open;
+    const answer = await fetch("/api/v1/lists/kept", {
+      method: "PUT",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ name, features: all.lists[name], version: all.versions[name] ?? 0 }),
+    });
+    if (answer.status === 409) forgetVersion(name);
+    if (!answer.ok) return say(await refusal(answer));
+    const kept = await answer.json();
+    merge(name, [], kept.version);
+    const link = make("a", { href: `/lists/${kept.id}`, textContent: `/lists/${kept.id}` });
+    at("said").replaceChildren(`Kept “${name}” on the server, as `, link, ".");
+  }),
+);
 document.addEventListener("listschange", show);
-addEventListener("storage", () => {
-  if (!document.activeElement.matches("#rows input")) show(); // else what is typed there would be lost
-});
+addEventListener("storage", show);
 show();

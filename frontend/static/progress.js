@@ -7,7 +7,7 @@ async function renew() {
   const answer = await fetch("/progress", { headers: { accept: "text/html" } });
   if (!answer.ok) return true;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  for (const id of ["build", "built"]) {
+  for (const id of ["now", "build", "built"]) {
     const [now, next] = [part(document, id), part(page, id)];
     if (now.innerHTML !== next.innerHTML) now.replaceChildren(...next.childNodes);
   }

@@ -19,9 +19,14 @@ k?.addEventListener("change", () => {
   if (new URLSearchParams(location.search).get("text")) form.requestSubmit(); // the text that is read already
 });
 
-async function show(link, push) {
+let asked = null;
+let shown = location.search;
+
+async function show(link) {
+  asked?.abort(); // the answer to an earlier click may come later than this one's
+  asked = new AbortController();
   setStatus("Reading …");
-  const response = await fetch(link.href);
+  const response = await fetch(link.href, { signal: asked.signal });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const section = page.getElementById("token");
   if (!response.ok || !section) {
@@ -31,7 +36,8 @@ async function show(link, push) {
   document.getElementById("token").replaceWith(section);
   for (const other of document.querySelectorAll(".grid thead a")) other.removeAttribute("aria-current");
   link.setAttribute("aria-current", "true");
-  if (push) history.pushState(null, "", link.href);
+  history.pushState(null, "", link.href);
+  shown = location.search;
   setStatus("");
   section.scrollIntoView({ block: "nearest" });
 }
@@ -40,6 +46,6 @@ document.querySelector(".grid thead")?.addEventListener("click", (event) => {
   const link = event.target.closest("a");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  show(link, true).catch(() => location.assign(link.href));
+  show(link).catch((error) => error.name === "AbortError" || location.assign(link.href));
 });
-addEventListener("popstate", () => location.reload());
+addEventListener("popstate", () => location.search === shown || location.reload()); // not for a fragment alone

@@ -1,7 +1,8 @@
 // The state of /steer in its address: the request in the query, and what was generated in the fragment, so that a link
 // shows a finished steer without a run of the model. Nothing is stored on the server.
 
-export const FEATURE_ID = /^[^/\\\s]+\/\d+-[^/\\\s]+\/((token|embedding|jacobian)-)?\d+$/; // of a feature, or of a token's direction
+import { FEATURE_ID } from "./collection.js";
+
 const MOST = 100_000; // characters of an address that browsers take
 
 /** The address of a request (a SteerRequest), without the fields that are as by default. */

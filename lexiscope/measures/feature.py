@@ -198,7 +198,7 @@ FEATURE = by_name(
             "q, reading",
             "q-value",
             "false-discovery-rate q-value of reads_here or reads_family, over live features",
-            absent=_UNSEEN,
+            absent=_SILENT,
         ),
         Measure(
             "q_predicts",
@@ -206,7 +206,7 @@ FEATURE = by_name(
             "q-value",
             "false-discovery-rate q-value of predicts, and of the ablation test where it was run, over live "
             "features",
-            absent=_UNSEEN,
+            absent=_SILENT,
         ),
         Measure(
             "name_rank",

@@ -65,7 +65,7 @@ class Filters(Record):
     layer: int | None = None
     min_cosine: float | None = Field(None, ge=-1, le=1)
     live: bool | None = None
-    relation: Relation | None = None
+    relation: Relation | None = Field(None, description="in a search: to a word that it found")
     verdict: Verdict | None = None
     write_verdict: WriteVerdict | None = None
     holds: bool | None = Field(None, description="whether the verdict is specific or partial")

@@ -97,9 +97,13 @@ class KeptLists:
         if found is None:
             raise Conflict(f"{owner} has {MOST} lists on the server: remove one first")
         if isinstance(found, int):
-            now = f"is at version {found}" if found else "is not there"
+            own_list = f"{owner}'s list {request.name!r}"
+            if not found:
+                raise Conflict(
+                    f"{own_list} is no longer on the server: send it again as a new one, with version 0"
+                )
             raise Conflict(
-                f"{owner}'s list {request.name!r} {now} on the server, not at version {request.version}: "
+                f"{own_list} is at version {found} on the server, not at version {request.version}: "
                 "read it first, and send what both have"
             )
         return _summary(found)

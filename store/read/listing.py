@@ -29,9 +29,10 @@ HELD = ("specific", "partial")
 
 
 class NameFilter:
-    """The names of the features to list."""
+    """The names of the features to list; with `by_relation`, a nearest anchor is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_relation: bool = False) -> None:
+        self.by_relation = by_relation
         self.tokens: dict[str, list[int]] = {}
         """model → token ids, at least one each"""
         self.n_features = 0
@@ -221,7 +222,13 @@ def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.Col
 
 
 def _named_by(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
-    """A condition on `by_name`. Token ids belong to a model: of several, each has its own condition."""
+    """A condition on `by_name`."""
+    of_tokens = _of_tokens(build, names)
+    return sa.and_(of_tokens, schema.by_name.c.by_relation == 1) if names.by_relation else of_tokens
+
+
+def _of_tokens(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
+    """Token ids belong to a model: of several, each has its own condition."""
     named = schema.by_name.c
     own = {model: _among(named.token, ids) for model, ids in names.tokens.items()}
     if len(own) == 1 and len(build.models) == 1:

@@ -64,7 +64,8 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
         islice(matches(build, query, filters.model, filters.match), tokens_from, tokens_from + filters.limit)
     )
     names, n_tokens = build.remembered(
-        ("names", query, filters.model, filters.match), lambda: _all_names(build, query, filters)
+        ("names", query, filters.model, filters.match, filters.relation is None),
+        lambda: _all_names(build, query, filters),
     )
     if not n_tokens:
         listed, n_features = FeatureList([]), 0
@@ -95,9 +96,14 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
     )
 
 
+def _no_names(filters: Filters) -> NameFilter:
+    """To be filled. A relation that is asked for is one to the words that are searched."""
+    return NameFilter(by_relation=filters.relation is not None)
+
+
 def _all_names(build: OpenBuild, query: str, filters: Filters) -> tuple[NameFilter, int]:
     """All tokens that match and name something, and how many match."""
-    names, n_tokens = NameFilter(), 0
+    names, n_tokens = _no_names(filters), 0
     for match in matches(build, query, filters.model, filters.match):
         names.add(match.model, match.entry)
         n_tokens += 1
@@ -147,7 +153,7 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     portions = _before if back else _from
     order = [key.reversed() for key in BEST_FIRST] if back else BEST_FIRST
     where = None if at is None else (int(at.values[0]), int(at.values[1]))
-    for tier, names, earlier in portions(_groups(build, query, filters), where, NAMES * wanted):
+    for tier, names, earlier in portions(_groups(build, query, filters), where, NAMES * wanted, filters):
         after = at.values[1:] if at is not None and tier == at.values[0] else None
         rows = rows_of(
             build,
@@ -194,30 +200,30 @@ def _by_place(found: Iterable[TokenMatch]) -> list[TokenMatch]:
     return sorted(found, key=attrgetter("place"))
 
 
-def _from(groups: Iterable[_Group], start: tuple[int, int] | None, room: int) -> Portions:
+def _from(groups: Iterable[_Group], start: tuple[int, int] | None, room: int, filters: Filters) -> Portions:
     """The groups from `start` (tier, place) on, in portions of one tier each."""
-    earlier = NameFilter()
+    earlier = _no_names(filters)
     for tier, of_tier in groupby(groups, key=lambda group: group.tier):
-        names = NameFilter()
+        names = _no_names(filters)
         for group in of_tier:
             group.add_to(earlier if start is not None and (tier, group.place) < start else names)
             if names.n_features >= room:
                 yield tier, names, earlier
                 earlier.join(names)
-                names, room = NameFilter(), room * GROWTH
+                names, room = _no_names(filters), room * GROWTH
         if names.tokens:
             yield tier, names, earlier
             earlier.join(names)
 
 
-def _before(groups: Iterable[_Group], end: tuple[int, int] | None, room: int) -> Portions:
+def _before(groups: Iterable[_Group], end: tuple[int, int] | None, room: int, filters: Filters) -> Portions:
     """The groups up to `end` (tier, place), the last first."""
     known = list(takewhile(lambda group: end is None or (group.tier, group.place) <= end, groups))
     while known:
-        tier, names = known[-1].tier, NameFilter()
+        tier, names = known[-1].tier, _no_names(filters)
         while known and known[-1].tier == tier and names.n_features < room:
             known.pop().add_to(names)
-        earlier = NameFilter()
+        earlier = _no_names(filters)
         for group in known:
             group.add_to(earlier)
         yield tier, names, earlier

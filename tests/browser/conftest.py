@@ -13,7 +13,7 @@ from tests.server_thread import running
 from tests.store import synthetic
 
 try:
-    from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+    from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
     from tests.browser.chromium import NoBrowser, launch
 except ImportError:
@@ -55,3 +55,14 @@ def context(chromium: "Browser", site: str) -> Iterator["BrowserContext"]:
 @pytest.fixture
 def page(context: "BrowserContext") -> "Page":
     return context.new_page()
+
+
+def held(page: "Page", address: str) -> list["Route"]:
+    """The requests for an address from now on, which wait until the test answers them."""
+    waiting: list[Route] = []
+
+    def hold(route: "Route") -> None:
+        waiting.append(route)
+
+    page.route(address, hold)
+    return waiting

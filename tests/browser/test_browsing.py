@@ -96,6 +96,27 @@ def test_a_feature_page_has_a_section_for_each_kind_of_evidence(page):
     assert page.locator("#activity ~ .two figure svg").count() == 2
 
 
+def test_a_phone_has_every_figure_of_the_evidence_and_no_bars(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto("/tiny/1-vasae/6")
+    heads = page.locator("section:has(> #writes) thead th")
+    assert heads.all_inner_texts()[-1] == "added, rises by" and heads.last.is_visible()
+    bars = page.locator(".evidence td:has(.bar)")
+    assert bars.count() > 2 and not any(bar.is_visible() for bar in bars.all())
+
+
+def test_a_label_is_written_where_nothing_is_stored_and_a_server_that_is_away_is_said(page):
+    page.add_init_script(
+        "Storage.prototype.getItem = Storage.prototype.setItem = () => { throw new Error(); }"
+    )
+    page.route("**/labels", lambda route: route.abort())
+    page.goto("/tiny/1-vasae/6")
+    page.get_by_label("Label", exact=True).fill("capitals")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("alert").get_by_text("The server cannot be reached").wait_for()
+    assert page.get_by_label("Label", exact=True).input_value() == "capitals"
+
+
 def test_a_related_feature_in_the_next_layer_is_a_link(page):
     page.goto("/tiny/1-vasae/6")
     page.locator("#near ~ .three > div").last.locator("a.chip").first.click()

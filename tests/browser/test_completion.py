@@ -79,6 +79,24 @@ def test_the_feature_to_follow_is_found_by_its_word(page):
     assert re.fullmatch(r"tiny/\d-\w+/\d+", page.locator("[name=feature]").input_value())
 
 
+def test_a_suggested_feature_has_its_relation_on_a_phone_too(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto("/read?model=tiny")
+    page.get_by_text("More options").click()
+    page.locator("[name=feature]").click()
+    page.keyboard.type("paris")
+    option = page.locator(OPTIONS).first
+    option.wait_for()
+    assert option.get_by_text("fires ").is_visible()
+
+
+def test_a_slash_alone_makes_no_id(page):
+    page.goto("/steer")
+    page.locator(".target").first.click()
+    with page.expect_response(lambda response: "prefix=and%2Fo" in response.url):
+        page.keyboard.type("and/o")
+
+
 def test_a_click_chooses(page):
     page.goto("/tiny/1-vasae/0")
     options = typed(page, "lond")

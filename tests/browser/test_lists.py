@@ -8,6 +8,7 @@ import pytest
 from lexiscope.settings import Settings
 from server import create_app
 from store import ApiKeys
+from tests.browser.conftest import held
 from tests.server_thread import running
 from tests.store import synthetic
 
@@ -31,6 +32,7 @@ def test_a_feature_is_saved_by_key_and_button_and_is_there_after_a_restart(page,
     page.close()
     again = context.new_page()
     assert saved(again) == [ID, OTHER]
+    again.locator("#rows .badge").nth(1).wait_for()
     assert "before 100%" in again.locator("#rows").inner_text() and again.locator("#rows .badge").count() == 2
 
 
@@ -46,6 +48,38 @@ def test_a_row_of_a_list_is_chosen_by_keys_and_saved(page):
     page.get_by_role("status").get_by_text("Saved tiny/1-vasae/1 ").wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url("**/tiny/1-vasae/1*")
+
+
+def test_the_focused_feature_of_a_row_with_several_is_saved(page):
+    page.goto("/search?q=word")
+    page.locator("details.more summary").click()
+    row = page.locator("table.hits tbody tr", has=page.locator("a.best:nth-of-type(2)")).first
+    first, second = (row.locator("a.best").nth(place) for place in (0, 1))
+    for link in (second, first):
+        link.focus()
+        page.keyboard.press("s")
+        page.get_by_role("status").get_by_text(f"Saved {link.get_attribute('title')} ").wait_for()
+
+
+def test_a_feature_that_is_taken_out_comes_back_with_its_note(page):
+    kept = {"open": "a", "lists": {"a": [{"id": ID, "note": "mine"}, {"id": OTHER, "note": ""}]}}
+    page.goto(f"/{ID}")
+    page.evaluate("lists => localStorage.setItem('lexiscope.lists', JSON.stringify(lists))", kept)
+    page.reload()
+    page.get_by_role("button", name="Saved").click()
+    page.get_by_role("status").get_by_text(f"Took {ID} out").wait_for()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("status").get_by_text(f"Put {ID} back").wait_for()
+    assert page.get_by_role("button", name="Saved").is_visible()
+    assert json.loads(page.evaluate("localStorage['lexiscope.lists']"))["lists"] == kept["lists"]
+
+
+def test_the_button_says_what_another_tab_did(page, context):
+    page.goto(f"/{ID}")
+    other = context.new_page()
+    other.goto(f"/{ID}")
+    other.keyboard.press("s")
+    page.get_by_role("button", name="Saved").wait_for()
 
 
 def test_n_and_p_walk_through_features(page):
@@ -112,6 +146,87 @@ def test_what_another_tab_saved_is_shown_and_survives_an_edit(page, context):
     other.keyboard.press("s")
     page.get_by_label(f"Note on {OTHER}").wait_for(state="detached")
     assert saved(page) == [ID]
+
+
+def test_lists_without_the_open_one_are_all_there(page):
+    kept = {
+        "open": "gone",
+        "lists": {"constructor": [{"id": ID, "note": "a"}], "b": [{"id": OTHER, "note": ""}]},
+    }
+    page.goto("/lists")
+    page.evaluate("lists => localStorage.setItem('lexiscope.lists', JSON.stringify(lists))", kept)
+    assert saved(page) == [ID]
+    page.goto(f"/{OTHER}")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text(f"Saved {OTHER} to “constructor” (2).").wait_for()
+    stored = json.loads(page.evaluate("localStorage['lexiscope.lists']"))
+    assert stored["open"] == "constructor" and list(stored["lists"]) == ["constructor", "b"]
+    assert [one["id"] for one in stored["lists"]["constructor"]] == [ID, OTHER]
+
+
+def test_a_list_may_have_any_name_and_one_that_is_gone_is_not_opened(page, context):
+    page.goto("/lists")
+    for name in ("constructor", "__proto__"):
+        page.get_by_label("Name").fill(name)
+        page.get_by_role("button", name="New list").click()
+        page.locator("#which option", has_text=f"{name} (0)").wait_for(state="attached")
+    page.evaluate("document.getElementById('which').append(new Option('gone', 'gone'))")
+    page.locator("#which").select_option("gone")
+    page.get_by_text("“gone” is no longer there").wait_for()
+    assert json.loads(page.evaluate("localStorage['lexiscope.lists']"))["open"] == "__proto__"
+
+
+def test_rows_are_there_before_the_server_describes_them_and_stay_while_it_does(page):
+    lists = {
+        "a": [{"id": one, "note": ""} for one in (ID, "tiny/9-gone/1")],
+        "b": [{"id": OTHER, "note": ""}],
+    }
+    page.goto("/lists")
+    page.evaluate(
+        "lists => localStorage.setItem('lexiscope.lists', JSON.stringify({ open: 'a', lists }))", lists
+    )
+    asked = held(page, "**/lists.json?*")
+    page.goto("/lists")
+    page.get_by_label(f"Note on {ID}").fill("typed")
+    page.locator("#which").select_option("b")
+    page.get_by_label(f"Note on {OTHER}").wait_for()
+    while len(asked) < 3:  # of each show: a, a with its note, b
+        page.wait_for_timeout(20)
+    for route in reversed(asked):  # the first asked is answered last
+        route.continue_()
+    page.locator("#rows .badge").wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator("#rows tr").count() == 1 and page.locator("#rows th").inner_text() == OTHER
+    page.locator("#which").select_option("a")
+    page.get_by_text("not in this index").wait_for()
+    assert len(asked) == 3, "what the server knows or does not know is asked once"
+    assert page.get_by_label(f"Note on {ID}").input_value() == "typed"
+
+
+def test_the_field_after_an_edited_note_keeps_the_focus(page):
+    for one in (ID, OTHER):
+        page.goto(f"/{one}")
+        page.keyboard.press("s")
+        page.get_by_role("status").get_by_text("Saved").wait_for()
+    saved(page)
+    page.locator("#rows .badge").nth(1).wait_for()
+    page.get_by_label(f"Note on {ID}").fill("a")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.type("b")
+    page.keyboard.press("Tab")
+    stored = json.loads(page.evaluate("localStorage['lexiscope.lists']"))
+    assert [one["note"] for one in stored["lists"]["My list"]] == ["a", "b"]
+
+
+def test_a_server_that_does_not_answer_leaves_the_list(page):
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text("Saved").wait_for()
+    page.route("**/lists.json?*", lambda route: route.abort())
+    assert saved(page) == [ID]
+    page.get_by_text("The server does not say what these features are").wait_for()
 
 
 def test_the_address_of_another_host_is_no_link(page):
@@ -208,3 +323,33 @@ def test_a_list_of_a_key_is_kept_by_the_server_and_found_in_another_browser(chro
             context.close()
         kept = httpx.get(f"{address}/api/v1/lists/kept/1", headers={"x-api-key": password["password"]}).json()
     assert kept["kept"]["version"] == 2 and [entry["id"] for entry in kept["entries"]] == [ID, OTHER]
+
+
+def test_a_list_that_was_removed_from_the_server_is_sent_again_as_a_new_one(chromium, tmp_path):
+    synthetic.publish(tmp_path)
+    settings = Settings(index=tmp_path)
+    keys = ApiKeys(settings)
+    password = {"username": "ann", "password": keys.add("ann")}
+    keys.close()
+    key = {"x-api-key": password["password"]}
+    with running(settings) as address:
+        context = chromium.new_context(base_url=address, http_credentials=password)
+        page = context.new_page()
+        page.goto(f"/{ID}")
+        page.keyboard.press("s")
+        page.get_by_role("status").get_by_text("Saved").wait_for()
+        saved(page)
+        send = page.get_by_role("button", name="Keep it on the server")
+        send.click()
+        page.get_by_role("status").get_by_text("as /lists/1").wait_for()
+        page.goto("/lists/1")
+        page.get_by_role("button", name="Remove it from the server").click()
+        page.wait_for_url("**/lists")
+        send.click()
+        page.get_by_role("status").get_by_text("as /lists/2").wait_for()
+        httpx.delete(f"{address}/api/v1/lists/kept/2", headers=key).raise_for_status()
+        send.click()
+        page.get_by_role("status").get_by_text("send it again as a new one").wait_for()
+        send.click()
+        page.get_by_role("status").get_by_text("as /lists/3").wait_for()
+        context.close()

@@ -1,7 +1,10 @@
 """The reading page over the tiny live model: the table of names, the features of one token, two texts."""
 
+import contextlib
+
 import pytest
 
+from tests.browser.conftest import held
 from tests.live.conftest import client, tiny  # noqa: F401 (fixtures)
 from tests.server_thread import running
 
@@ -47,6 +50,37 @@ def test_a_text_is_read_and_a_token_lists_its_features(reading):
     page.get_by_text("Select a token in the first row").wait_for()
 
 
+def test_a_fragment_is_no_new_reading_and_the_last_token_that_was_chosen_is_shown(reading):
+    page = reading.new_page()
+    page.goto(f"/read?model=tiny&text={TEXT}")
+    page.evaluate("window.sameDocument = true")
+    page.get_by_text("Skip to the content").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**#main")
+    page.go_back()
+    page.wait_for_url(f"**/read?model=tiny&text={TEXT.replace(' ', '%20')}")
+    first = held(page, "**/read?*token=1*")
+    page.locator(".grid thead a").nth(1).click()
+    page.locator(".grid thead a").nth(2).click()
+    page.locator("#token-h").get_by_text("position 2").wait_for()
+    for route in first:
+        with contextlib.suppress(Exception):  # it was given up already
+            route.continue_()
+    page.wait_for_timeout(300)
+    assert page.locator("#token-h").inner_text().endswith("position 2") and "token=2" in page.url
+    assert page.evaluate("window.sameDocument"), "nothing was loaded again"
+
+
+def test_a_text_of_several_lines_is_read_as_it_was_typed(reading):
+    page = reading.new_page()
+    page.goto("/read?model=tiny")
+    page.locator("textarea[name=text]").fill("\na\nb")
+    page.get_by_role("button", name="Read", exact=True).click()
+    page.get_by_role("heading", name="Layers × tokens").wait_for()
+    assert page.locator(".grid thead th a").all_inner_texts() == ["↵", "a", "↵", "b"]
+    assert page.locator("textarea[name=text]").input_value() == "\na\nb"
+
+
 def test_the_page_works_without_scripts(reading, chromium):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -80,6 +114,25 @@ def test_a_feature_that_fires_negatively_on_ones_own_text_is_not_silent(page):
     page.locator("#own-result span").first.wait_for()
     assert "Fires on 2 of 3 tokens, at most −2.500" in page.locator("#own-words").inner_text()
     assert page.locator("#own-result span.below").inner_text() == "a"
+
+
+def test_the_parts_of_a_character_are_one_on_ones_own_text(page):
+    raws = ["f09f", "9880", "20e2", "80", "8b61", "f09f91a9", "e2808d", "f09f94ac", "ff"]
+    tokens = [{"id": one, "shown": f"⟨{raw}⟩", "raw": raw} for one, raw in enumerate(raws)]
+    values = [[0, 2, 0, 0, 0, 0, 0, -1, 0]]
+    answer = {"texts": [{"tokens": tokens}], "followed": {"values": values}}
+    page.route("**/api/v1/read", lambda route: route.fulfill(json=answer))
+    page.goto("/tiny/1-vasae/6")
+    page.get_by_placeholder("Does it fire on your own text?").fill("abc")
+    page.get_by_role("button", name="Test").click()
+    page.locator("#own-result span").first.wait_for()
+    spans = page.locator("#own-result span")
+    assert spans.evaluate_all("all => all.map((one) => one.textContent)") == [
+        *("😀", " \u200ba", "👩\u200d🔬", "⟨ff⟩")
+    ]
+    heated = spans.evaluate_all("all => all.map((one) => one.classList.contains('heat'))")
+    assert heated == [True, False, True, False]
+    assert page.locator("#own-result").get_attribute("dir") == "auto"
 
 
 def test_without_scripts_the_text_is_read_on_the_reading_page(reading, chromium):

@@ -68,6 +68,13 @@ def test_a_text_is_read_with_both(client):
     assert "The text, read with both" in html
 
 
+def test_a_text_that_cannot_be_read_leaves_the_directions_compared(client):
+    record = client.get("/compare.json", params={**PAIR, "text": "a" * 3000}).json()
+    assert record["summary"] is not None and record["read"] is None
+    [note] = record["notes"]
+    assert note.startswith("The text was not read. ") and "3,000 tokens" in note
+
+
 def test_the_page_its_twin_and_its_rest_address_are_one_record(client):
     twin, rest = client.get("/compare.json", params=PAIR), client.get("/api/v1/compare", params=PAIR)
     assert twin.status_code == 200 and twin.json() == rest.json()

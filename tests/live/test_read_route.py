@@ -190,6 +190,22 @@ def test_special_tokens_in_a_text_are_noted_as_characters(model, client):
     assert chat["notes"] == [] and model.bos in [token["id"] for token in chat["texts"][0]["tokens"]]
 
 
+def test_a_line_break_that_a_form_sends_is_one_character(client):
+    query = {"model": "tiny", "text": "a\r\nb"}
+    assert client.get("/read.json", params=query).json() == post(client, text="a\nb", positions=[]).json()
+    of_form = {"min_cosine": "", "k": "", "feature": "", "contrast": ""}  # fields that were cleared
+    page = client.get("/read", params={**query, "text": "\r\na\r\n", **of_form})
+    assert page.status_code == 200 and ">\n\na\n</textarea>" in page.text, "a parser drops the first break"
+
+
+def test_a_token_that_only_the_second_text_has_is_refused(client):
+    query = {"model": "tiny", "text": TEXT, "contrast": TEXT * 2, "token": len(TEXT)}
+    page = client.get("/read", params=query, headers={"accept": "text/html"})
+    assert page.status_code == 422 and f"the text has tokens 0 to {len(TEXT) - 1}" in page.text
+    assert f"{TEXT}</textarea>" in page.text, "the form stays as it was"
+    assert client.get("/read.json", params=query).status_code == 422
+
+
 def test_an_empty_form_is_a_page_and_markup_in_a_text_is_escaped(client):
     assert client.get("/read").status_code == 200
     page = client.get("/read", params={"model": "tiny", "text": "<script>alert(1)</script>"})

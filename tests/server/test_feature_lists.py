@@ -83,6 +83,8 @@ def test_a_keys_list_is_kept_by_the_server_and_read_by_every_key(tmp_path: Path)
         assert "Kept on the server by <bdi>ann</bdi>" in page.text and "not in this index" in page.text
         assert "a &lt;b&gt;" in page.text and 'id="forget"' not in page.text
         assert 'id="forget"' in ann.get(f"/lists/{kept.id}").text
+        assert '"version": 2' in ann.get(f"/lists/{kept.id}").text, "which the owner's browser sends back"
+        assert '"version": 0' in page.text, "of a list of bob's own the server has no version"
         record = bob.get(f"{KEPT}/{kept.id}").json()
         assert record == bob.get(f"/lists/{kept.id}.json").json()
         assert [entry["id"] for entry in record["entries"]] == [one["id"] for one in features]

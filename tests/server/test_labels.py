@@ -70,6 +70,12 @@ def test_labels_are_searched_in_pages_and_exported(client: TestClient, settings:
     assert [(row["feature"], row["author"]) for row in rows] == [(one.feature, "Zoë") for one in made[::-1]]
 
 
+@pytest.mark.parametrize("query", ["", "?limit=3"])
+def test_without_labels_the_page_says_that_there_are_none(client: TestClient, query: str) -> None:
+    assert "Nobody has labelled a feature yet." in client.get(f"/labels{query}").text
+    assert "No label holds this." in client.get("/labels?q=a").text
+
+
 def test_an_exported_label_is_one_line_whatever_it_holds(client: TestClient) -> None:
     made = [add(client, text, note=text) for text in ("a\u2028b", "a\u2029b", "a\x85b")]
     lines = client.get("/api/v1/labels/export").text.splitlines()

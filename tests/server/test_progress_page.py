@@ -1,5 +1,6 @@
 """The progress page, and what other pages respond while the first index is built."""
 
+import re
 from pathlib import Path
 
 from fastapi.testclient import TestClient
@@ -25,6 +26,10 @@ def test_before_the_first_index_the_home_page_leads_to_the_progress_page(tmp_pat
         assert (home.status_code, home.headers["location"]) == (303, "/progress")
         page = server.get("/progress")
         assert page.status_code == 200 and "train 4-vasae" in page.text and "Nothing yet" in page.text
+        live = re.findall(r'role="status">\s*([^<]*?)\s*<', page.text)
+        assert live == ["train 4-vasae"] and "aria-live" not in page.text, (
+            "a reader hears the step, not the clock"
+        )
         record = server.get("/progress.json").json()
         assert (record["state"], record["steps"][0]["state"], record["dictionaries"]) == (
             "running",

@@ -176,7 +176,7 @@ def test_a_list_is_replaced_only_by_who_knows_its_version(place: Settings) -> No
     for version in (0, 2):
         with pytest.raises(Conflict, match="at version 1 on the server"):
             lists.put(asked("cities", version=version), owner="ann")
-    with pytest.raises(Conflict, match="is not there on the server"):
+    with pytest.raises(Conflict, match="no longer on the server: send it again as a new one"):
         lists.put(asked("rivers", version=1), owner="ann")
     second = lists.put(asked("cities", "a/0-b/2", "a/0-b/1", version=1), owner="ann")
     assert (second.id, second.version) == (first.id, 2)
