@@ -163,9 +163,9 @@ def test_other_names_of_a_feature_take_the_shares_that_a_count_over_its_firings_
                 if value > 0:
                     on[index][int(ids[1 + row])] += 1
                     before[index][following[row]] += 1
-    beaten = set()
+    store, beaten = Store(indexed), set()
     for index in sorted(on, key=lambda index: -on[index].total())[:40]:
-        feature, n = Store(indexed).feature("tiny", "0-vasae", index).feature, on[index].total()
+        feature, n = store.feature("tiny", "0-vasae", index).feature, on[index].total()
         gains = {
             token: hits / n * math.log(hits / n / (text[token] / text.total()))
             for token, hits in on[index].items()

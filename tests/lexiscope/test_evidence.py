@@ -186,17 +186,21 @@ def test_a_family_as_common_as_the_feature_makes_it_is_no_evidence() -> None:
 
 
 def test_features_that_never_fire_leave_the_pooled_chance_of_the_others_as_it_is() -> None:
-    names, _, tables = setup()
-    text = FlatText(random_text())
-    code, silent = random_code(len(text)), names.repeat(20)
-    found = []
-    for each in (names, torch.cat([names, silent])):
+    """Features that fire on their names, and all but the first on the control of all of them."""
+    tokens = np.random.default_rng(0).permutation(np.repeat(np.arange(VOCAB), 8)).reshape(10, 40)
+    text, control = FlatText(list(tokens), first=0), VOCAB - 1
+    tables = NameTables(torch.arange(VOCAB)[:, None], torch.full((VOCAB, 4), control))
+    firing = {control: range(1, 10), 20: range(1), 21: range(1), **{name: [name] for name in range(10)}}
+    values, indices = torch.zeros(len(text), 9), torch.zeros(len(text), 9, dtype=torch.long)
+    for place, token in enumerate(text.current.tolist()):
+        for column, feature in enumerate(firing.get(token, ())):
+            values[place, column], indices[place, column] = 1, feature
+    names, found = torch.arange(10), []
+    for each in (names, names.repeat(100)):
         counts = EvidenceCounts(each, tables)
-        counts.add(code, text)
-        found.append(counts.result(counts.firings > 0))
-    few, many = found
-    assert torch.equal(many.q_reads[:FEATURES], few.q_reads)
-    assert torch.equal(many.q_predicts[:FEATURES], few.q_predicts)
+        counts.add(SparseCode(values, indices), text)
+        found.append(counts.result(counts.firings > 0).q_reads[:10])
+    assert torch.equal(*found) and found[0][0] > FDR
 
 
 def slow_ablation_p(n: int, hits: int, pooled: float, rate: float, controls: list[float]) -> float:
