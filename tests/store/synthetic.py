@@ -49,6 +49,8 @@ HISTOGRAM_EDGES = [0.01, 0.1, 1.0, 10.0, 100.0]
 POSITION_EDGES = [1, 2, 4, 16, 64]
 HEADERS, BLOCK = 3 * 4096, 256 * 1024
 """bytes of a DuckDB file's headers, and of each of its blocks"""
+OPENED = ("meta", "dictionary", "layer_summary", "token", "token_row")
+"""tables that are read to open a build"""
 UNTESTED = "other"
 """the model whose ablation pass was not run"""
 
@@ -447,22 +449,31 @@ def _follows(one: Dictionary, other: Dictionary) -> bool:
     return (one.model, one.recipe, one.layer + 1) == (other.model, other.recipe, other.layer)
 
 
-def spoil(build: Path, table: str) -> None:
-    """Change bytes of a build's file that hold rows of one table, and nothing that is read to open it."""
-    blocks = "SELECT block_id FROM pragma_storage_info(?) WHERE block_id >= 0"
-    with duckdb.connect(str(build), read_only=True) as connection:
-        of = {
-            name: {row[0] for row in connection.execute(blocks, [name]).fetchall()}
-            for name in (table, "meta", "dictionary", "layer_summary", "token", "token_row")
-        }
-    own = of.pop(table) - set().union(*of.values())
-    content = bytearray(build.read_bytes())
-    for block in own:
-        at = HEADERS + block * BLOCK + 1000
-        content[at : at + 16] = bytes(255 - byte for byte in content[at : at + 16])
-    assert own
-    build.unlink()  # a reader that has it open keeps what it had
-    build.write_bytes(content)
+def spoil(build: Path) -> str:
+    """Change bytes of a build's file that nothing reads to open it; the table whose rows they hold: feature
+    or context.
+    """
+    content = build.read_bytes()
+    for start in range(HEADERS, len(content), BLOCK):
+        changed = bytearray(content)
+        changed[start + 1000] ^= 255
+        build.unlink()  # a reader that has it open keeps what it had
+        build.write_bytes(changed)
+        if _readable(build, OPENED):
+            for table in ("feature", "context"):
+                if not _readable(build, [table]):
+                    return table
+    raise AssertionError("every block is read to open the build")
+
+
+def _readable(build: Path, tables: Sequence[str]) -> bool:
+    try:
+        with duckdb.connect(str(build), read_only=True) as connection:
+            for table in tables:
+                connection.execute(f"SELECT * FROM {table}").fetchall()
+    except duckdb.Error:
+        return False
+    return True
 
 
 def publish(where: Settings | Path, entries: Sequence[Dictionary] = USUAL) -> str:

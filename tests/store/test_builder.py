@@ -289,7 +289,7 @@ def truncated(root: Path, build: str) -> None:
 
 
 def spoiled(root: Path, build: str) -> None:
-    synthetic.spoil(build_files.build_path(root, build), "context")
+    synthetic.spoil(build_files.build_path(root, build))
 
 
 Damage = Callable[[Path, str], None]

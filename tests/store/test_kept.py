@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -198,10 +199,10 @@ def overtaken(by: Callable[[], object]) -> Iterator[None]:
     """The first row that is inserted in the block is inserted after `by`."""
     waiting, execute = [by], sa.Connection.execute
 
-    def after(connection: sa.Connection, statement: sa.Executable, *given: object) -> object:
+    def after(connection: sa.Connection, statement: sa.Executable, *given: Any, **named: Any) -> object:
         if isinstance(statement, sa.Insert) and waiting:
             waiting.pop()()
-        return execute(connection, statement, *given)
+        return execute(connection, statement, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sa.Connection, "execute", after)
