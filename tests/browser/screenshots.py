@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -21,7 +22,7 @@ from tests.browser.chromium import launch
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = DOCS / "screenshots"
-VIEWS = {
+VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
@@ -42,7 +43,7 @@ def pages(
     without a steered one the feature that raises its token most.
     """
 
-    def record(path: str, **query: object) -> dict:
+    def record(path: str, **query: Any) -> dict:
         return client.get(path, params=query).raise_for_status().json()
 
     (model, *_) = record("/index.json")["models"]
