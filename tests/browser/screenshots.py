@@ -43,7 +43,7 @@ def pages(
     without a steered one the feature that raises its token most.
     """
 
-    def record(path: str, **query: str | int) -> dict:
+    def record(path: str, **query: Any) -> dict:
         return client.get(path, params=query).raise_for_status().json()
 
     (model, *_) = record("/index.json")["models"]
