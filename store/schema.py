@@ -232,7 +232,7 @@ context = sa.Table(
         "top (strongest), quantile (sampled from a fifth of its firings) or near_miss (nearly selected)",
     ),
     _nullable("quantile", sa.Integer, "0 (weakest fifth of its firings) to 4 (strongest), for kind quantile"),
-    _column("rank", sa.Integer, "place among the contexts of its kind and quantile, 0 first"),
+    _column("rank", sa.Integer, "place among the contexts of its kind, 0 for the strongest"),
     _column("passage", sa.BigInteger, "passage_id of the text"),
     _column("position", sa.Integer, "token of the passage that put this context here"),
     _column(

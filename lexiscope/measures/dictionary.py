@@ -9,7 +9,7 @@ OFTEN, FOUND = 10, 0.5
 
 _NO_PASS = "where the ablation pass was not run"
 _NOT_STEERED = "where the causal pass steered nothing"
-_NOT_JUDGED = "where nothing could be judged, in an import"
+_NOT_JUDGED = "where there is nothing to judge: in an import, for example"
 _NOT_RECORDED = "where the checkpoint does not record it"
 
 DICTIONARY = by_name(

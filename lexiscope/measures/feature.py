@@ -5,8 +5,11 @@ from lexiscope.measures.measure import Measure, Place, by_name
 WRITTEN = 3
 """The first tokens of a write list, which are tested together by ablation; steering tests the first."""
 
-_SILENT = "where the feature never fired"
+_NEVER_FIRED = "where the feature never fired"
+_SILENT = "where the feature never fired in the passages that names are judged on, which alone are counted"
+_NARROW = "below two firings, or where they spread too little for it to be told from rounding"
 _UNNAMED = "where no word and relation could be chosen"
+_UNJUDGED = f"{_UNNAMED}, or the feature never fired in the passages that judge them"
 _NOT_ABLATED = "where the ablation pass did not test it"
 _NOT_STEERED = "where it was not drawn to be steered"
 
@@ -23,13 +26,17 @@ FEATURE = by_name(
             "share",
             "share",
             "share of the judged firings in the feature's relation to its words",
-            absent=_UNNAMED,
+            absent=_UNJUDGED,
         ),
         Measure(
-            "relation_low", "share, low", "share", "lower end of the share's 95 % interval", absent=_UNNAMED
+            "relation_low", "share, low", "share", "lower end of the share's 95 % interval", absent=_UNJUDGED
         ),
         Measure(
-            "relation_high", "share, high", "share", "upper end of the share's 95 % interval", absent=_UNNAMED
+            "relation_high",
+            "share, high",
+            "share",
+            "upper end of the share's 95 % interval",
+            absent=_UNJUDGED,
         ),
         Measure(
             "relation_chance",
@@ -37,15 +44,15 @@ FEATURE = by_name(
             "share",
             "what chance gives: the rate of the relation in the text, or the share for words as frequent, "
             "whichever is larger",
-            absent=_UNNAMED,
+            absent=_UNJUDGED,
         ),
-        Measure("relation_lift", "lift", "number", "the share over chance", absent=_UNNAMED),
+        Measure("relation_lift", "lift", "number", "the share over chance", absent=_UNJUDGED),
         Measure(
             "relation_q",
             "q",
             "q-value",
             "false-discovery-rate q-value of the relation, over the live features tested",
-            absent=_UNNAMED,
+            absent=_UNJUDGED,
         ),
         Measure(
             "judged_firings",
@@ -135,7 +142,7 @@ FEATURE = by_name(
             "number",
             "third standardised moment of the activation over its firings: 0 where strong and weak firings "
             "balance, positive with a tail of strong ones",
-            absent="without spread",
+            absent=_NARROW,
             places=("activity",),
         ),
         Measure(
@@ -144,7 +151,7 @@ FEATURE = by_name(
             "number",
             "excess kurtosis of the activation over its firings: 0 for a normal distribution, positive where "
             "extreme values are common",
-            absent="without spread",
+            absent=_NARROW,
             places=("activity",),
         ),
         _tested("reads_here", "on the name", "share of firings on the name itself", _SILENT, "evidence"),
@@ -288,14 +295,14 @@ FEATURE = by_name(
             "fires on the lift token",
             "share",
             "share of firings on the token of highest lift",
-            absent=_SILENT,
+            absent=_NEVER_FIRED,
         ),
         Measure(
             "logit_share",
             "the top logit token comes next",
             "share",
             "share of firings that the top token of the direction through norm and unembedding follows",
-            absent=_SILENT,
+            absent=_NEVER_FIRED,
         ),
         Measure(
             "beats_name",

@@ -126,9 +126,7 @@ class Context(Record):
 
 
 class Moments(Record):
-    """Of the activation, over the positions where the feature fires; absent below two firings or without
-    spread.
-    """
+    """Of the activation, over the positions where the feature fires; absent where one of them is null."""
 
     mean: float = measured(FEATURE["mean_activation"])
     std: float = measured(FEATURE["std_activation"])
@@ -212,7 +210,9 @@ class Writing(Record):
 
 
 class NameEvidence(Record):
-    """Does the feature do what its nearest anchor says? Shares of all its firings."""
+    """Does the feature do what its nearest anchor says? Shares of its firings in the passages that names are
+    judged on; `n_firings` are those of the whole text.
+    """
 
     n_firings: int = measured(FEATURE["n_firings"])
     reads_here: Share = measured(FEATURE["reads_here"])
@@ -298,7 +298,9 @@ class FeatureRecord(Record):
         "Jacobian lens; empty where the lens was not fitted",
     )
     evidence: NameEvidence | None = Field(
-        None, description="absent when the feature never fired on the corpus"
+        None,
+        description="absent where the feature never fired in the passages that names are judged on, half of "
+        "the text",
     )
     afterwards: Afterwards | None = None
     contexts: list[Context]

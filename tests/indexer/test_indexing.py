@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -12,8 +14,10 @@ import indexer
 from indexer.rows.context_rows import rounded
 from lexiscope.checkpoint import load_checkpoint, new_checkpoint, save_weights
 from lexiscope.errors import CheckpointError, LexiscopeError, TextError
+from lexiscope.evidence import CHOOSING, JUDGING, FlatText, halves_of
 from lexiscope.language_model import LanguageModel, load_language_model
-from lexiscope.records import Filters
+from lexiscope.measures import FEATURE
+from lexiscope.records import FeatureRecord, Filters
 from lexiscope.selection import AbsTopK
 from lexiscope.settings import Settings
 from lexiscope.text import passages
@@ -153,6 +157,45 @@ def test_every_layer_has_a_summary_and_every_token_a_page(
         assert layer.text == text_file.name
     (cat,) = model.tokenise(" cat")
     assert store.token_page("tiny", cat).count > 0
+
+
+def test_evidence_for_the_nearest_anchor_is_of_the_judged_passages_and_says_so(indexed: Settings) -> None:
+    store = Store(indexed)
+    with store.snapshot() as whole:
+        part = whole.part(model="tiny", source="0-vasae")
+        passage_rows = pa.concat_tables(part.rows("passage")).to_pylist()
+        features = pa.concat_tables(part.rows("feature")).to_pylist()
+        contexts = pa.concat_tables(part.rows("context")).to_pylist()
+    halves = {
+        row["passage_id"]: halves_of(FlatText([np.array(row["tokens"], np.int32)], filters=False))[0]
+        for row in passage_rows
+    }
+    fired_in: dict[int, set[int]] = {}
+    for row in contexts:
+        if row["kind"] == "top":
+            fired_in.setdefault(row["feature"], set()).add(halves[row["passage"]])
+    unjudged = [row for row in features if row["n_firings"] and row["reads_here"] is None]
+    assert unjudged
+    for row in unjudged:
+        assert fired_in[row["index"]] == {CHOOSING}
+        assert store.feature("tiny", "0-vasae", row["index"]).feature.evidence is None
+        assert row["recall"] is None and row["q_reads"] is None and row["lift_share"] is not None
+    assert all(row["reads_here"] is not None for row in features if JUDGING in fired_in.get(row["index"], ()))
+    for said in (FeatureRecord.model_fields["evidence"].description, FEATURE["reads_here"].comment):
+        assert said is not None and "in the passages that names are judged on" in said
+
+
+def test_shares_of_no_tested_feature_are_absent(
+    model: LanguageModel, runs: list[Path], text_file: Path, tmp_path: Path
+) -> None:
+    settings = Settings(index=tmp_path)
+    assert quick(settings, model, runs[:1], text_file, tokens=150)
+    [summary] = Store(settings).home().models[0].layers
+    assert summary.tested_live == summary.holds_live == 0
+    absent = (summary.holds_tested, summary.share_tested, summary.chance_tested, summary.finds)
+    assert absent == (None, None, None, None)
+    browser = TestClient(create_app(settings))
+    assert [browser.get(page).status_code for page in ("/", "/tiny/0-vasae")] == [200, 200]
 
 
 def test_features_of_neighbouring_layers_that_fire_together_are_matched(indexed: Settings) -> None:
