@@ -230,8 +230,7 @@ def test_shares_of_no_tested_feature_are_absent(
 ) -> None:
     settings = Settings(index=tmp_path)
     assert quick(settings, model, runs[:1], text_file, tokens=150)
-    [entry] = Store(settings).dictionaries()
-    summary = entry.summary
+    [summary] = Store(settings).home().models[0].layers
     assert summary.tested_live == summary.holds_live == 0
     absent = (summary.holds_tested, summary.share_tested, summary.chance_tested, summary.finds)
     assert absent == (None, None, None, None)

@@ -119,7 +119,7 @@ def test_a_killed_job_leaves_the_index_that_serves_and_resumes_to_the_same_rows(
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
     )
-    for _ in range(1200):
+    for _ in range(6000):
         if any(tmp_path.glob("work-*/all.npz")) or job.poll() is not None:
             break
         time.sleep(0.05)
