@@ -330,7 +330,8 @@ def test_mfr_trains_its_peers_too_and_penalises_rows_that_they_lack() -> None:
         values, indices = (x @ p[f"encoder{suffix}"].T + p[f"b_enc{suffix}"]).topk(4)
         code = torch.zeros(len(x), D_SAE).scatter(1, indices, values.relu())
         decoder = unit(p[f"decoder{suffix}"])
-        output = code @ decoder + x @ p["dense_in"] @ p["dense_out"] + p[f"b_dec{suffix}"]
+        dense_part = x @ p["dense_in"] @ p["dense_out"]
+        output = code @ decoder + (dense_part.detach() if suffix else dense_part) + p[f"b_dec{suffix}"]
         loss = loss + (output - x).square().mean()
         rows.append(decoder)
     cosines = [(a @ b.T).max(1).values.mean() for a in rows for b in rows if a is not b]
