@@ -300,7 +300,9 @@ class FeatureRecord(Record):
         "Jacobian lens; empty where the lens was not fitted",
     )
     evidence: NameEvidence | None = Field(
-        None, description="absent when the feature did not fire on the passages that evidence is counted on"
+        None,
+        description="absent where the feature never fired in the passages that names are judged on, or in "
+        "the contexts of an import",
     )
     afterwards: Afterwards | None = None
     contexts: list[Context]

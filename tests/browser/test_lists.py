@@ -332,7 +332,7 @@ def test_a_list_that_was_removed_from_the_server_is_sent_again_as_a_new_one(chro
     password = {"username": "ann", "password": keys.add("ann")}
     keys.close()
     key = {"x-api-key": password["password"]}
-    with running(settings) as address:
+    with running(create_app(settings)) as address:
         context = chromium.new_context(base_url=address, http_credentials=password)
         page = context.new_page()
         page.goto(f"/{ID}")

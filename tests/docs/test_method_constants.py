@@ -27,7 +27,7 @@ def default(function: Callable, parameter: str) -> object:
 CONE, VASAE = presets.recipe("cone"), presets.recipe("vasae")
 DEFINED = {
     # the words of the document: the numbers in them, and those of the code
-    "every tenth passage of the training text": (10, plan.HELD_OUT_EVERY),
+    "every tenth passage of each training text": (10, plan.HELD_OUT_EVERY),
     "fires on at least one token in 100,000": (1e-5, metrics.LIVE_RATE),
     "cosine to the nearest own anchor at least 0.8": (0.8, anchors.ALIGNED),
     "norm is above four times the median are left out": (4, anchors.OUTLIER),

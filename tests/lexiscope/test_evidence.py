@@ -46,7 +46,7 @@ def test_a_feature_that_fired_on_no_passage_that_is_judged_has_no_evidence() -> 
     for name, values in counts.result(torch.tensor([True, True])).measures().items():
         assert values.isnan().tolist() == [True, False], name
         if name in FEATURE:
-            assert "did not fire on the passages that evidence is counted on" in FEATURE[name].comment
+            assert "never fired in the passages that names are judged on" in FEATURE[name].comment
 
 
 def random_code(n: int, *, seed: int = 1) -> SparseCode:

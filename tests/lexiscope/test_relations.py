@@ -326,7 +326,7 @@ def test_the_shares_of_a_dictionary_are_over_its_live_and_tested_features_and_ov
         "untested": 10 / 1005,
         "dead": 5 / 1005,
     }
-    assert set(found.shares(live & False, firings).values()) == {0, 0.25}
+    assert set(found.shares(live & False, firings).values()) == {None, 0.25}
 
 
 def test_a_word_is_found_by_a_detector_of_it() -> None:

@@ -102,7 +102,10 @@ def test_an_unmeasured_token_means_the_feature_whose_write_list_holds_it_highest
     token = next(row["write_tokens"][0] for row in live if row["write_tokens"][0] not in measured)
     [found] = steer_job(store, request(token=token, layer=1, mode="clamp")).features
     assert found.by == "write list" and found.measured is None and found.feature.writes[0].id == token
-    assert "50 % raise the first token" in found.sure
+    [share] = {
+        one.write_steering for one in store.dictionaries() if one.source == found.feature.id.split("/")[1]
+    }
+    assert f"{100 * share:.0f} % raise the first token" in found.sure
 
 
 def test_a_condition_and_the_source_of_a_swap_fire_on_the_token(store: Store) -> None:

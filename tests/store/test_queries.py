@@ -192,10 +192,11 @@ def test_a_walk_by_cursor_is_the_whole_list_once_in_order(
             for i, raw in enumerate(synthetic.spellings())
             if word in raw.decode(errors="replace").casefold()
         }
+    by_anchor = rest["relation"] is None  # a relation is one to a word that was found
     wanted = {
         ref.id
         for ref in everything.values()
-        if (named is None or named & {ref.name.id, *(word.id for word in ref.words)})
+        if (named is None or named & {word.id for word in ref.words} or (by_anchor and ref.name.id in named))
         and (rest["relation"] is None or ref.relation == rest["relation"])
         and (rest["min_share"] is None or (ref.share or 0) >= float(str(rest["min_share"])))
         and (rest["verdict"] is None or ref.verdict == rest["verdict"])
