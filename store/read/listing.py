@@ -29,10 +29,9 @@ HELD = ("specific", "partial")
 
 
 class NameFilter:
-    """The names of the features to list; with `by_relation`, a nearest anchor is none."""
+    """The names of the features to list."""
 
-    def __init__(self, *, by_relation: bool = False) -> None:
-        self.by_relation = by_relation
+    def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
         """model → token ids, at least one each"""
         self.n_features = 0
@@ -150,14 +149,14 @@ def rows_of(
     if names is None:
         statement = statement.where(*_within(build, entries))
     elif earlier is None:
-        statement = statement.where(*_within(build, entries), LISTING.key.in_(_keys(build, names)))
+        statement = statement.where(*_within(build, entries), LISTING.key.in_(_keys(build, filters, names)))
     else:
-        found = carriers(_named_by(build, names))
+        found = carriers(_named_by(build, filters, names))
         if names.n_features <= MAX_INDEXED_FEATURES:
             found = found.prefix_with("MATERIALIZED")
         statement = statement.where(*_within(build, entries), TURN == 1).add_cte(found)
         if earlier.tokens:
-            statement = statement.where(LISTING.key.not_in(_keys(build, earlier)))
+            statement = statement.where(LISTING.key.not_in(_keys(build, filters, earlier)))
     if beyond is not None:
         statement = statement.where(cursors.after(keys, beyond))
     rows = build.rows(statement.order_by(*(key.order() for key in keys)).limit(limit))
@@ -172,9 +171,9 @@ def count_features(build: OpenBuild, filters: Filters, names: NameFilter) -> int
     counted = sa.select(sa.func.count(sa.distinct(LISTING.key)))
     statement = counted.where(*conditions(filters), *_within(build, entries))
     if beyond_listing(filters):
-        statement = with_feature(statement, entries).where(LISTING.key.in_(_keys(build, names)))
+        statement = with_feature(statement, entries).where(LISTING.key.in_(_keys(build, filters, names)))
     else:
-        named = sa.select(schema.by_name).where(_named_by(build, names))
+        named = sa.select(schema.by_name).where(_named_by(build, filters, names))
         statement = statement.add_cte(named.cte(schema.listing.name))
     return int(build.rows(statement)[0][0])
 
@@ -221,10 +220,12 @@ def _within(build: OpenBuild, entries: Sequence[DictionaryEntry]) -> list[sa.Col
     )
 
 
-def _named_by(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
-    """A condition on `by_name`."""
+def _named_by(build: OpenBuild, filters: Filters, names: NameFilter) -> sa.ColumnElement[bool]:
+    """A condition on `by_name`. A relation that is filtered on is one to these names: a nearest anchor is
+    none.
+    """
     of_tokens = _of_tokens(build, names)
-    return sa.and_(of_tokens, schema.by_name.c.by_relation == 1) if names.by_relation else of_tokens
+    return of_tokens if filters.relation is None else sa.and_(of_tokens, schema.by_name.c.by_relation == 1)
 
 
 def _of_tokens(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
@@ -240,9 +241,9 @@ def _of_tokens(build: OpenBuild, names: NameFilter) -> sa.ColumnElement[bool]:
     return sa.or_(*(sa.and_(named.dictionary_id.in_(of_model[model]), among) for model, among in own.items()))
 
 
-def _keys(build: OpenBuild, names: NameFilter) -> sa.Select[Any]:
+def _keys(build: OpenBuild, filters: Filters, names: NameFilter) -> sa.Select[Any]:
     """Keys of the features that any of the tokens names."""
-    return sa.select(schema.by_name.c.key).where(_named_by(build, names))
+    return sa.select(schema.by_name.c.key).where(_named_by(build, filters, names))
 
 
 def listed(ids: Sequence[int]) -> list[int]:

@@ -64,8 +64,7 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
         islice(matches(build, query, filters.model, filters.match), tokens_from, tokens_from + filters.limit)
     )
     names, n_tokens = build.remembered(
-        ("names", query, filters.model, filters.match, filters.relation is None),
-        lambda: _all_names(build, query, filters),
+        ("names", query, filters.model, filters.match), lambda: _all_names(build, query, filters)
     )
     if not n_tokens:
         listed, n_features = FeatureList([]), 0
@@ -96,14 +95,9 @@ def search(build: OpenBuild, query: str, filters: Filters, *, tokens_from: int =
     )
 
 
-def _no_names(filters: Filters) -> NameFilter:
-    """To be filled. A relation that is asked for is one to the words that are searched."""
-    return NameFilter(by_relation=filters.relation is not None)
-
-
 def _all_names(build: OpenBuild, query: str, filters: Filters) -> tuple[NameFilter, int]:
     """All tokens that match and name something, and how many match."""
-    names, n_tokens = _no_names(filters), 0
+    names, n_tokens = NameFilter(), 0
     for match in matches(build, query, filters.model, filters.match):
         names.add(match.model, match.entry)
         n_tokens += 1
@@ -153,7 +147,7 @@ def _best_first(build: OpenBuild, query: str, filters: Filters) -> FeatureList:
     portions = _before if back else _from
     order = [key.reversed() for key in BEST_FIRST] if back else BEST_FIRST
     where = None if at is None else (int(at.values[0]), int(at.values[1]))
-    for tier, names, earlier in portions(_groups(build, query, filters), where, NAMES * wanted, filters):
+    for tier, names, earlier in portions(_groups(build, query, filters), where, NAMES * wanted):
         after = at.values[1:] if at is not None and tier == at.values[0] else None
         rows = rows_of(
             build,
@@ -200,30 +194,30 @@ def _by_place(found: Iterable[TokenMatch]) -> list[TokenMatch]:
     return sorted(found, key=attrgetter("place"))
 
 
-def _from(groups: Iterable[_Group], start: tuple[int, int] | None, room: int, filters: Filters) -> Portions:
+def _from(groups: Iterable[_Group], start: tuple[int, int] | None, room: int) -> Portions:
     """The groups from `start` (tier, place) on, in portions of one tier each."""
-    earlier = _no_names(filters)
+    earlier = NameFilter()
     for tier, of_tier in groupby(groups, key=lambda group: group.tier):
-        names = _no_names(filters)
+        names = NameFilter()
         for group in of_tier:
             group.add_to(earlier if start is not None and (tier, group.place) < start else names)
             if names.n_features >= room:
                 yield tier, names, earlier
                 earlier.join(names)
-                names, room = _no_names(filters), room * GROWTH
+                names, room = NameFilter(), room * GROWTH
         if names.tokens:
             yield tier, names, earlier
             earlier.join(names)
 
 
-def _before(groups: Iterable[_Group], end: tuple[int, int] | None, room: int, filters: Filters) -> Portions:
+def _before(groups: Iterable[_Group], end: tuple[int, int] | None, room: int) -> Portions:
     """The groups up to `end` (tier, place), the last first."""
     known = list(takewhile(lambda group: end is None or (group.tier, group.place) <= end, groups))
     while known:
-        tier, names = known[-1].tier, _no_names(filters)
+        tier, names = known[-1].tier, NameFilter()
         while known and known[-1].tier == tier and names.n_features < room:
             known.pop().add_to(names)
-        earlier = _no_names(filters)
+        earlier = NameFilter()
         for group in known:
             group.add_to(earlier)
         yield tier, names, earlier

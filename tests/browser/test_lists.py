@@ -301,55 +301,57 @@ def test_lists_are_made_renamed_and_deleted(page):
     assert json.loads(page.evaluate("localStorage['lexiscope.lists']"))["open"] == "My list"
 
 
-def test_a_list_of_a_key_is_kept_by_the_server_and_found_in_another_browser(chromium, tmp_path):
+@pytest.fixture
+def site_of_ann(tmp_path):
+    """(address, user and password) of a server that asks for keys, with one of ann's."""
     synthetic.publish(tmp_path)
     settings = Settings(index=tmp_path)
     keys = ApiKeys(settings)
     password = {"username": "ann", "password": keys.add("ann")}
     keys.close()
     with running(create_app(settings)) as address:
-        for number in range(2):
-            context = chromium.new_context(base_url=address, http_credentials=password)
-            page = context.new_page()
-            if number:
-                page.goto("/lists/1")
-                page.get_by_role("button", name="Keep it in this browser").click()
-            page.goto(f"/{(ID, OTHER)[number]}")
-            page.keyboard.press("s")
-            page.get_by_role("status").get_by_text("Saved").wait_for()
-            saved(page)
-            page.get_by_role("button", name="Keep it on the server").click()
-            page.get_by_role("status").get_by_text("on the server, as /lists/1").wait_for()
-            context.close()
-        kept = httpx.get(f"{address}/api/v1/lists/kept/1", headers={"x-api-key": password["password"]}).json()
-    assert kept["kept"]["version"] == 2 and [entry["id"] for entry in kept["entries"]] == [ID, OTHER]
+        yield address, password
 
 
-def test_a_list_that_was_removed_from_the_server_is_sent_again_as_a_new_one(chromium, tmp_path):
-    synthetic.publish(tmp_path)
-    settings = Settings(index=tmp_path)
-    keys = ApiKeys(settings)
-    password = {"username": "ann", "password": keys.add("ann")}
-    keys.close()
-    key = {"x-api-key": password["password"]}
-    with running(create_app(settings)) as address:
+def test_a_list_of_a_key_is_kept_by_the_server_and_found_in_another_browser(chromium, site_of_ann):
+    address, password = site_of_ann
+    for number in range(2):
         context = chromium.new_context(base_url=address, http_credentials=password)
         page = context.new_page()
-        page.goto(f"/{ID}")
+        if number:
+            page.goto("/lists/1")
+            page.get_by_role("button", name="Keep it in this browser").click()
+        page.goto(f"/{(ID, OTHER)[number]}")
         page.keyboard.press("s")
         page.get_by_role("status").get_by_text("Saved").wait_for()
         saved(page)
-        send = page.get_by_role("button", name="Keep it on the server")
-        send.click()
-        page.get_by_role("status").get_by_text("as /lists/1").wait_for()
-        page.goto("/lists/1")
-        page.get_by_role("button", name="Remove it from the server").click()
-        page.wait_for_url("**/lists")
-        send.click()
-        page.get_by_role("status").get_by_text("as /lists/2").wait_for()
-        httpx.delete(f"{address}/api/v1/lists/kept/2", headers=key).raise_for_status()
-        send.click()
-        page.get_by_role("status").get_by_text("send it again as a new one").wait_for()
-        send.click()
-        page.get_by_role("status").get_by_text("as /lists/3").wait_for()
+        page.get_by_role("button", name="Keep it on the server").click()
+        page.get_by_role("status").get_by_text("on the server, as /lists/1").wait_for()
         context.close()
+    kept = httpx.get(f"{address}/api/v1/lists/kept/1", headers={"x-api-key": password["password"]}).json()
+    assert kept["kept"]["version"] == 2 and [entry["id"] for entry in kept["entries"]] == [ID, OTHER]
+
+
+def test_a_list_that_was_removed_from_the_server_is_sent_again_as_a_new_one(chromium, site_of_ann):
+    address, password = site_of_ann
+    key = {"x-api-key": password["password"]}
+    context = chromium.new_context(base_url=address, http_credentials=password)
+    page = context.new_page()
+    page.goto(f"/{ID}")
+    page.keyboard.press("s")
+    page.get_by_role("status").get_by_text("Saved").wait_for()
+    saved(page)
+    send = page.get_by_role("button", name="Keep it on the server")
+    send.click()
+    page.get_by_role("status").get_by_text("as /lists/1").wait_for()
+    page.goto("/lists/1")
+    page.get_by_role("button", name="Remove it from the server").click()
+    page.wait_for_url("**/lists")
+    send.click()
+    page.get_by_role("status").get_by_text("as /lists/2").wait_for()
+    httpx.delete(f"{address}/api/v1/lists/kept/2", headers=key).raise_for_status()
+    send.click()
+    page.get_by_role("status").get_by_text("send it again as a new one").wait_for()
+    send.click()
+    page.get_by_role("status").get_by_text("as /lists/3").wait_for()
+    context.close()
